@@ -1,0 +1,102 @@
+"""profile.json and plan.json: values to JSON and back. Keys are a contract; more may be added."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from luq_gguf.errors import RunFolderError
+from luq_gguf.values import LayerEntropy, Plan, Profile
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Indented JSON, written beside its name and renamed when whole."""
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    beside.replace(path)
+
+
+def read_json(path: Path, made_by: str) -> Any:
+    """Raises RunFolderError where the file is missing or damaged; `made_by` is the command that makes it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunFolderError(f"{path.parent} holds no {path.name}.", f"Run luq-gguf {made_by} first.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise RunFolderError(f"{path} is not valid JSON.", f"Run luq-gguf {made_by} again.") from None
+
+
+def profile_to_json(profile: Profile) -> dict[str, Any]:
+    return {
+        "version": profile.version,
+        "model": profile.model,
+        "layers": [
+            {
+                "layer": layer.layer,
+                "entropy_bits": layer.bits,
+                "spread_bits": layer.spread_bits,
+                "by_modality": dict(layer.by_modality),
+                "n_tokens": layer.n_tokens,
+            }
+            for layer in profile.layers
+        ],
+        "estimator": dict(profile.estimator),
+        "calibration": dict(profile.calibration),
+    }
+
+
+def read_profile(path: Path) -> Profile:
+    content = read_json(path, "profile")
+    try:
+        layers = tuple(
+            LayerEntropy(
+                int(row["layer"]),
+                float(row["entropy_bits"]),
+                float(row["spread_bits"]),
+                int(row.get("n_tokens", 0)),
+                row["by_modality"],
+            )
+            for row in content["layers"]
+        )
+        return Profile(
+            content.get("model", ""), layers, content["estimator"], content["calibration"], content.get("version", 1)
+        )
+    except (KeyError, TypeError, ValueError):
+        raise RunFolderError(f"{path} is no profile of luq-gguf's.", "Run luq-gguf profile again.") from None
+
+
+def plan_to_json(plan: Plan) -> dict[str, Any]:
+    return {
+        "ranking": plan.ranking,
+        "low": plan.low,
+        "high": plan.high,
+        "low_layers": list(plan.low_layers),
+        "predicted_bytes": plan.predicted_bytes,
+        "predicted_file_bytes": plan.predicted_file_bytes,
+        "bpw": plan.bpw,
+        "budget": dict(plan.budget) | {"counts": "the text model's file; mmproj and KV cache are not counted"},
+        "order": list(plan.order),
+        "near_ties": [list(pair) for pair in plan.near_ties],
+        "tensor_types": dict(plan.tensor_types),
+    }
+
+
+def read_plan(path: Path) -> Plan:
+    content = read_json(path, "plan")
+    try:
+        return Plan(
+            low=str(content["low"]),
+            high=str(content["high"]),
+            ranking=str(content["ranking"]),
+            low_layers=tuple(int(n) for n in content["low_layers"]),
+            tensor_types={str(k): str(v) for k, v in content["tensor_types"].items()},
+            predicted_bytes=int(content["predicted_bytes"]),
+            predicted_file_bytes=int(content["predicted_file_bytes"]),
+            bpw=float(content["bpw"]),
+            near_ties=tuple((int(a), int(b)) for a, b in content["near_ties"]),
+            order=tuple(int(n) for n in content["order"]),
+            budget={k: v for k, v in content["budget"].items() if k != "counts"},
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise RunFolderError(f"{path} is no plan of luq-gguf's.", "Run luq-gguf plan again.") from None

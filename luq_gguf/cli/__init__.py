@@ -1,0 +1,89 @@
+"""The command line. Each command's file is imported when it is called, so `luq-gguf --help` is quick."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+
+import click
+
+from luq_gguf import __version__, interrupts
+from luq_gguf.errors import LuqError
+
+COMMANDS = {
+    "convert": "From a checkpoint to a LUQ GGUF: profile, plan and quantize in one go.",
+    "profile": "Measure layer entropies and the importance matrix of a checkpoint.",
+    "plan": "Choose a type for every tensor under a budget.",
+    "quantize": "Write and verify the GGUF that a plan describes.",
+    "inspect": "Show sizes and types of a GGUF file.",
+    "doctor": "Check that everything needed is there, and say what to do if not.",
+    "demo": "Convert the shipped little model and compare it with its 16-bit and Q4_K_M files.",
+}
+
+
+class _Lazy(click.Group):
+    """Commands by name; help texts come from the table, so listing them imports nothing."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"luq_gguf.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="luq-gguf")
+def cli() -> None:
+    """Layerwise ultra-low-bit GGUF files of vision-language models, for stock llama.cpp."""
+
+
+def main() -> None:
+    """Run a command; turn errors into one sentence what is wrong, one what to do, and an exit code."""
+    interrupts.install()
+    sys.exit(_run())
+
+
+def _run() -> int:
+    try:
+        result = cli.main(standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else "", err=True)
+        return 2
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except LuqError as error:
+        return _report(error, error.message, error.hint, error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("\nInterrupted. The same command goes on where this one stopped.", err=True)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        return _report(error, f"{where}{error.strerror}.", "Finished stages are kept; mend this and run it again.", 1)
+    except Exception as error:
+        hint = "This is a bug in luq-gguf. LUQ_DEBUG=1 shows where; please report it."
+        return _report(error, f"Unexpected {type(error).__name__}: {error}", hint, 1)
+
+
+def _report(error: BaseException, message: str, hint: str, code: int) -> int:
+    if os.environ.get("LUQ_DEBUG") == "1":
+        traceback.print_exception(error)
+    click.echo(click.style("Error: ", fg="red", bold=True) + message, err=True)
+    if hint:
+        click.echo(hint, err=True)
+    return code

@@ -1,0 +1,65 @@
+"""luq-gguf convert: the whole road."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from luq_gguf.cli import options, output
+
+
+@click.command("convert")
+@click.argument("model")
+@options.out
+@options.calibration
+@options.types
+@options.budget
+@options.device
+@options.threads
+@click.option("--keep-f16", is_flag=True, help="Keep the 16-bit GGUF.")
+@options.trust
+@options.force
+@options.as_json
+def command(
+    model: str,
+    out: Path,
+    calib: str | None,
+    calib_text: str | None,
+    alpha: float,
+    samples: int,
+    seed: int,
+    low: str,
+    high: str,
+    low_layers: int | None,
+    target_size: int | None,
+    target_bpw: float | None,
+    rule: str,
+    as_json: bool,
+    **rest: Any,
+) -> None:
+    """Turn MODEL (a checkpoint folder or a Hub id) into a LUQ GGUF in the folder --out.
+
+    \b
+    luq-gguf convert Qwen/Qwen2.5-VL-7B-Instruct --out out/ --target-size 3.4GiB
+    """
+    budget = options.make_budget(low_layers, target_size, target_bpw)
+    from luq_gguf import pipeline
+    from luq_gguf.planner import format_size
+
+    request = pipeline.CalibrationRequest(calib, calib_text, alpha, samples, seed)
+    with output.listener() as listener:
+        made = pipeline.convert(model, out, budget, request, low=low, high=high, rule=rule, listener=listener, **rest)
+    if as_json:
+        output.print_json(made.to_json())
+        return
+    output.print_table(output.profile_table(made.profile, made.plan.low_layers))
+    for line in output.plan_lines(made.plan):
+        click.echo(line)
+    click.echo(f"model   {made.model.path}  ({format_size(made.model.n_bytes)}, every tensor as planned)")
+    if made.mmproj:
+        click.echo(f"mmproj  {made.mmproj}  ({format_size(made.mmproj.stat().st_size)})")
+        click.echo(f"\nTry it: llama-mtmd-cli -m {made.model.path} --mmproj {made.mmproj} --image IMAGE -p QUESTION")
+    else:
+        click.echo(f"\nTry it: llama-cli -m {made.model.path}")

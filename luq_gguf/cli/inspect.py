@@ -1,0 +1,30 @@
+"""luq-gguf inspect: what is in a GGUF file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from luq_gguf.cli import options, output
+
+
+@click.command("inspect")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--png", type=click.Path(path_type=Path), help="Also draw the types as a picture.")
+@options.as_json
+def command(file: Path, png: Path | None, as_json: bool) -> None:
+    """Show sizes, bits per weight and each layer's tensor types of FILE.gguf."""
+    from luq_gguf.llamacpp import gguf_files
+    from luq_gguf.report import type_map
+
+    info = gguf_files.read(file)
+    picture = type_map.TypeMap.of(info)
+    if png:
+        type_map.draw(picture, png)
+    if as_json:
+        output.print_json(picture.to_json())
+        return
+    output.print_table(type_map.table(picture))
+    if png:
+        click.echo(f"picture  {png}")

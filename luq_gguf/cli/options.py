@@ -1,0 +1,75 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from luq_gguf.errors import BudgetError
+from luq_gguf.ranking import RANKINGS
+from luq_gguf.values import Budget
+
+F = TypeVar("F", bound=Callable[..., Any])
+_UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "KI": 1024, "MI": 1024**2, "GI": 1024**3}
+
+
+class Size(click.ParamType):  # type: ignore[type-arg]
+    """A number of bytes such as 3.4GiB, 900MiB, 3.6GB or 3650000000."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]I?|)B?\s*", str(value).upper())
+        if not match or float(match[1]) == 0:
+            self.fail(f"{value!r} is no size; write 3.4GiB, 900MiB or 3650000000.", param, ctx)
+        return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _chain(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    def apply(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+out = click.option("--out", required=True, type=click.Path(path_type=Path), help="The run folder.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout, nothing else.")
+device = click.option("--device", default="auto", show_default=True, help="Where the reference model runs.")
+threads = click.option("--threads", type=click.IntRange(1), help="Threads for llama-quantize.  [default: all cores]")
+trust = click.option("--trust-remote-code", is_flag=True, help="Run Python code from the checkpoint's repository.")
+force = click.option("--force", is_flag=True, help="Use a folder that holds something else; accept fallback types.")
+calibration = _chain(
+    click.option("--calib", metavar="SET", help="Folder of images, a .jsonl, or a Hub dataset id."),
+    click.option("--calib-text", metavar="TEXT", help="A text file or a Hub dataset id for the text-only share."),
+    click.option("--alpha", default=0.5, show_default=True, help="Share of multimodal samples, 0 to 1."),
+    click.option("--samples", default=128, show_default=True, help="Calibration samples in all."),
+    click.option("--seed", default=0, show_default=True, help="Seed of sampling, K-means and --rank random."),
+)
+types = _chain(
+    click.option("--low", default="IQ1_M", show_default=True, help="Tensor type of low layers."),
+    click.option("--high", default="Q4_K_M", show_default=True, help="File type of everything else."),
+)
+budget = _chain(
+    click.option("--low-layers", type=int, help="How many layers become low."),
+    click.option("--target-size", type=Size(), help="Largest text-model file, e.g. 3.4GiB (mmproj not counted)."),
+    click.option("--target-bpw", type=float, help="Most bits per weight of the text model."),
+    click.option("--rank", "rule", type=click.Choice(RANKINGS), default="entropy", show_default=True,
+                 help="Which layers become low first."),
+)  # fmt: skip
+
+
+def make_budget(low_layers: int | None, target_size: int | None, target_bpw: float | None) -> Budget:
+    """Exactly one of the three. Raises BudgetError."""
+    given = [x for x in (low_layers, target_size, target_bpw) if x is not None]
+    if len(given) != 1:
+        problem = "No budget was given." if not given else "More than one budget was given."
+        raise BudgetError(problem, "Give exactly one of --low-layers N, --target-size 3.4GiB, --target-bpw 3.7.")
+    return Budget(low_layers, target_size, target_bpw)

@@ -1,0 +1,48 @@
+"""luq-gguf quantize: write what the plan describes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from luq_gguf.cli import options, output
+
+
+@click.command("quantize")
+@click.argument("run_dir", type=click.Path(path_type=Path))
+@options.threads
+@click.option("--keep-f16", is_flag=True, help="Keep the 16-bit GGUF.")
+@click.option("--model", help="The checkpoint, if it is not where the profile found it.")
+@options.trust
+@options.force
+@options.as_json
+def command(
+    run_dir: Path,
+    threads: int | None,
+    keep_f16: bool,
+    model: str | None,
+    trust_remote_code: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Write the GGUF and mmproj of RUN_DIR's plan.json, and compare every tensor's type with the plan."""
+    from luq_gguf import pipeline
+    from luq_gguf.planner import format_size
+
+    with output.listener() as listener:
+        made = pipeline.quantize_plan(
+            run_dir,
+            threads=threads,
+            keep_f16=keep_f16,
+            model=model,
+            trust_remote_code=trust_remote_code,
+            force=force,
+            listener=listener,
+        )
+    if as_json:
+        output.print_json(made.to_json())
+        return
+    click.echo(f"model   {made.model.path}  ({format_size(made.model.n_bytes)}, every tensor as planned)")
+    if made.mmproj:
+        click.echo(f"mmproj  {made.mmproj}  ({format_size(made.mmproj.stat().st_size)})")

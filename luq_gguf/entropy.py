@@ -1,0 +1,35 @@
+"""Entropy of a layer's output activations (paper, section "The method", step 1).
+
+Whole token vectors are clustered by K-means into K clusters; with p_k the share of tokens in cluster k the entropy is
+H = -sum p_k log2 p_k, in bits, at most log2 K. The estimate depends on the K-means seed, so it is repeated.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.cluster import KMeans
+
+K = 100
+
+
+def histogram_entropy(counts: np.ndarray) -> float:
+    """Entropy in bits of a histogram: counts [k], non-negative with a positive sum."""
+    total = counts.sum()
+    if total <= 0:
+        raise ValueError("the histogram is empty")
+    shares = counts[counts > 0] / total
+    return float(-(shares * np.log2(shares)).sum()) + 0.0  # no negative zero
+
+
+def cluster_histogram(vectors: np.ndarray, k: int, seed: int) -> np.ndarray:
+    """Tokens per cluster, int64 [k], of token vectors [n_tokens, width]. Raises ValueError where n_tokens < k."""
+    if len(vectors) < k:
+        raise ValueError(f"{len(vectors)} token vectors cannot fill {k} clusters")
+    labels = KMeans(n_clusters=k, n_init=1, random_state=seed, copy_x=False).fit_predict(vectors)
+    return np.bincount(labels, minlength=k)
+
+
+def mean_and_spread(entropies_bits: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation (of the sample; 0 for one seed) over seeds [n_seeds]."""
+    spread = float(np.std(entropies_bits, ddof=1)) if len(entropies_bits) > 1 else 0.0
+    return float(np.mean(entropies_bits)), spread

@@ -1,0 +1,79 @@
+"""Errors a user can meet. Each says in one sentence what is wrong and in one what to do.
+
+LuqError                    exit code 1: the job failed
+├── ToolsError              llama.cpp's tools are missing, foreign or too old
+├── ConversionError         llama.cpp's converter or llama-quantize failed
+├── VerificationError       the written file is not what was planned
+├── RunnerError             libllama or libmtmd failed on a file
+├── DiskSpaceError          not enough room for the job
+└── InputError              exit code 2: refused at the door, before anything heavy
+    ├── CheckpointError     not a checkpoint that can be converted
+    ├── CalibrationError    calibration input that cannot be read, or is empty
+    ├── BudgetError         no plan fits, or the request contradicts itself
+    ├── TypeNameError       a tensor type that does not exist or cannot be used here
+    ├── RunFolderError      the run folder is held by another run, or holds something else
+    └── GGUFFileError       not a readable GGUF file
+"""
+
+from __future__ import annotations
+
+
+class LuqError(Exception):
+    """Base of all errors a user can meet: a message (what is wrong) and a hint (what to do)."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class ToolsError(LuqError):
+    """llama.cpp's tools are missing, foreign or too old."""
+
+
+class ConversionError(LuqError):
+    """llama.cpp's converter or llama-quantize failed."""
+
+
+class VerificationError(LuqError):
+    """The written file is not what was planned."""
+
+
+class RunnerError(LuqError):
+    """libllama or libmtmd failed on a file."""
+
+
+class DiskSpaceError(LuqError):
+    """Not enough room for the job."""
+
+
+class InputError(LuqError):
+    """Refused at the door, before anything heavy."""
+
+    exit_code = 2
+
+
+class CheckpointError(InputError):
+    """Not a checkpoint that can be converted."""
+
+
+class CalibrationError(InputError):
+    """Calibration input that cannot be read, or is empty."""
+
+
+class BudgetError(InputError):
+    """No plan fits, or the request contradicts itself."""
+
+
+class TypeNameError(InputError):
+    """A tensor type that does not exist or cannot be used here."""
+
+
+class RunFolderError(InputError):
+    """The run folder is held by another run, or holds something else."""
+
+
+class GGUFFileError(InputError):
+    """Not a readable GGUF file."""

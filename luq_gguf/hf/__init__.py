@@ -1,0 +1,1 @@
+"""Edge to Hugging Face: reference models, processors, calibration data, activations."""

@@ -1,0 +1,192 @@
+"""Read calibration input: a folder of images, a .jsonl, or a Hub dataset; and text from a file or a Hub dataset.
+
+Of `n_samples` a share alpha is multimodal (image and prompt) and the rest text only (paper, "Mixed-token
+calibration"). Images are opened here, before anything heavy: unreadable ones are named and skipped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from luq_gguf.errors import CalibrationError
+from luq_gguf.values import CalibrationSet, Sample
+
+DEFAULT_IMAGES = "HuggingFaceM4/A-OKVQA"
+DEFAULT_TEXT = "Salesforce/wikitext:wikitext-2-raw-v1"
+FOLDER_PROMPT = "Describe this image in detail."
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+CHARACTERS_PER_CHUNK = 4096  # enough text for a chunk of 512 tokens in any of the usual vocabularies
+
+
+def read_calibration(
+    images: str | None, text: str | None, *, n_samples: int, alpha: float, seed: int, cache: Path
+) -> CalibrationSet:
+    """Draw a calibration set. `cache` receives images of Hub datasets. Raises CalibrationError.
+
+    Where images are given and text is not, the text-only samples are the same set's prompts and answers without
+    their images: nothing is fetched that was not asked for.
+    """
+    if not 0 <= alpha <= 1:
+        raise CalibrationError(f"--alpha {alpha} is no share.", "Give a number from 0 (text only) to 1 (images only).")
+    if n_samples < 1:
+        raise CalibrationError("--samples must be at least 1.", "The default is 128.")
+    n_multimodal = round(alpha * n_samples)
+    n_text = n_samples - n_multimodal
+    pool: list[Sample] = []
+    sources: list[str] = []
+    image_set = images or DEFAULT_IMAGES
+    if n_multimodal or (n_text and images and text is None):
+        pool = list(_read_set(image_set, seed, n_samples, cache))
+        if not pool:
+            raise CalibrationError(f"{image_set} holds no calibration samples.", "Give images, or .jsonl lines.")
+        sources.append(source_name(image_set))
+    rng = np.random.default_rng(seed)
+    order = [pool[i] for i in rng.permutation(len(pool))]
+    multimodal, skipped = _readable(order, n_multimodal)
+    if n_multimodal and not multimodal:
+        raise CalibrationError(
+            f"None of the {len(skipped)} images of {image_set} can be read (first: {skipped[0]}).",
+            "They must be files that Pillow opens, beside the .jsonl or in the folder.",
+        )
+    samples: tuple[Sample, ...] = ()
+    document = None
+    if n_text and images and text is None:
+        spare = [s for s in order if s not in set(multimodal)] + list(multimodal)
+        samples = tuple(Sample(s.prompt, None, s.answer) for s in spare[:n_text])
+    elif n_text:
+        document = _read_text(text or DEFAULT_TEXT, n_text * CHARACTERS_PER_CHUNK)
+        sources.append(source_name(text or DEFAULT_TEXT))
+    digest = _digest(multimodal, samples, document)
+    return CalibrationSet(
+        tuple(multimodal), samples, document, n_text, alpha, seed, digest, tuple(sources), tuple(skipped)
+    )
+
+
+def source_name(source: str) -> str:
+    """How a source is named in files that are published: a Hub id, or a file's name without its folders."""
+    return Path(source).name if Path(source).exists() else source
+
+
+def _digest(multimodal: Iterable[Sample], text: Iterable[Sample], document: str | None) -> str:
+    digest = hashlib.sha256()
+    for sample in (*multimodal, *text):
+        image = hashlib.sha256(sample.image.read_bytes()).hexdigest() if sample.image else ""
+        digest.update(json.dumps([image, sample.prompt, sample.answer]).encode())
+    digest.update((document or "").encode())
+    return digest.hexdigest()
+
+
+def _readable(samples: Iterable[Sample], wanted: int) -> tuple[list[Sample], list[str]]:
+    """The first samples whose images can be decoded, and the names of those met that cannot."""
+    from PIL import Image
+
+    good: list[Sample] = []
+    bad: list[str] = []
+    for sample in samples:
+        if len(good) == wanted:
+            break
+        if sample.image is None:
+            continue
+        try:
+            with Image.open(sample.image) as picture:
+                picture.convert("RGB")
+            good.append(sample)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            bad.append(sample.image.name)
+    return good, bad
+
+
+def _read_set(source: str, seed: int, n_samples: int, cache: Path) -> Iterator[Sample]:
+    path = Path(source).expanduser()
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        return iter([Sample(FOLDER_PROMPT, file) for file in files])
+    if path.is_file():
+        return read_jsonl(path)
+    if "/" in source and not source.startswith((".", "/", "~")) and path.suffix != ".jsonl":
+        return samples_from_rows(_hub_rows(source, seed), n_samples, cache)
+    raise CalibrationError(
+        f"{source}: no such file or folder.", "Give a folder of images, a .jsonl or a Hub dataset id."
+    )
+
+
+def read_jsonl(path: Path) -> Iterator[Sample]:
+    """Lines {"image", "prompt", "answers"}; paths are relative to the file. Raises CalibrationError with the line."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+                prompt = row["prompt"]
+                answers = row.get("answers") or []
+                image = row.get("image")
+                if not isinstance(prompt, str) or not isinstance(image, str | None):
+                    raise TypeError
+                first = answers if isinstance(answers, str) else (str(answers[0]) if answers else None)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                raise CalibrationError(
+                    f"{path.name}, line {number}: not a calibration sample.",
+                    'Each line is an object {"image": "a.png", "prompt": "...", "answers": ["..."]}.',
+                ) from None
+            yield Sample(prompt, path.parent / image if image else None, first)
+
+
+def _hub_rows(source: str, seed: int) -> Iterator[dict[str, Any]]:
+    """Rows of a Hub dataset's train split ("owner/name" or "owner/name:config"), streamed and shuffled by buffer."""
+    import datasets
+
+    name, _, config = source.partition(":")
+    try:
+        rows = datasets.load_dataset(name, config or None, split="train", streaming=True)
+        yield from rows.shuffle(seed=seed, buffer_size=1000)
+    except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
+        raise CalibrationError(
+            f"The Hub dataset {source} could not be read ({type(error).__name__}).",
+            "Check its name and the network; or give --calib a folder of images or a .jsonl, and --calib-text a file.",
+        ) from None
+
+
+def samples_from_rows(rows: Iterable[dict[str, Any]], wanted: int, cache: Path) -> Iterator[Sample]:
+    """Rows with an image column and a question; images are kept in `cache`, named by their content."""
+    for row in itertools.islice(rows, wanted):
+        image: Any = next((row[k] for k in ("image", "images") if row.get(k) is not None), None)
+        image = image[0] if isinstance(image, list) and image else image
+        prompt = next((row[k] for k in ("question", "prompt", "query") if isinstance(row.get(k), str)), FOLDER_PROMPT)
+        answers = next((row[k] for k in ("answers", "direct_answers", "answer", "label") if row.get(k)), None)
+        answer = answers[0] if isinstance(answers, list) else answers
+        if image is None or not hasattr(image, "save"):
+            raise CalibrationError(
+                "The dataset's rows have no image column.", "Choose a dataset with `image` and `question` columns."
+            )
+        cache.mkdir(parents=True, exist_ok=True)
+        name = hashlib.sha256(image.convert("RGB").tobytes()).hexdigest()[:24]
+        path = cache / f"{name}.png"
+        if not path.exists():
+            image.convert("RGB").save(path)
+        yield Sample(prompt, path, answer if isinstance(answer, str) else None)
+
+
+def _read_text(source: str, n_characters: int) -> str:
+    path = Path(source).expanduser()
+    if path.is_file():
+        with path.open(encoding="utf-8", errors="replace") as file:
+            text = file.read(n_characters)
+    elif "/" in source and not source.startswith((".", "/", "~")):
+        text = ""
+        for row in _hub_rows(source, 0):
+            text += str(row.get("text") or "")
+            if len(text) >= n_characters:
+                break
+    else:
+        raise CalibrationError(f"{source}: no such text file.", "Give --calib-text a file or a Hub dataset id.")
+    if not text.strip():
+        raise CalibrationError(f"{source} holds no text.", "Give --calib-text a file or a dataset with a text column.")
+    return text

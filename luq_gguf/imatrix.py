@@ -1,0 +1,30 @@
+"""Importance matrices as values: adding them up and reading means from them. File formats are llamacpp's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from luq_gguf.values import ImportanceMatrix
+
+
+def merge(parts: Sequence[ImportanceMatrix]) -> ImportanceMatrix:
+    """The importance over all tokens of all parts: sums and counts add up.
+
+    Raises ValueError where a tensor's width differs between parts.
+    """
+    in_sum2: dict[str, np.ndarray] = {}
+    counts: dict[str, int] = {}
+    for part in parts:
+        for name, sums in part.in_sum2.items():
+            if name in in_sum2 and in_sum2[name].shape != sums.shape:
+                raise ValueError(f"{name} has {sums.shape} columns here and {in_sum2[name].shape} there")
+            in_sum2[name] = in_sum2[name] + sums if name in in_sum2 else sums.copy()
+            counts[name] = counts.get(name, 0) + part.counts[name]
+    return ImportanceMatrix(in_sum2, counts, sum(part.n_samples for part in parts))
+
+
+def mean_squares(matrix: ImportanceMatrix, name: str) -> np.ndarray:
+    """Mean of x^2 per input column, float64 [n_in]: what llama-quantize weighs errors with."""
+    return matrix.in_sum2[name] / matrix.counts[name]

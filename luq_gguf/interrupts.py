@@ -1,0 +1,28 @@
+"""Ctrl-C that is never lost.
+
+Python raises KeyboardInterrupt wherever the program happens to be. In a destructor or a fork callback it is printed and
+dropped, and the program would run on. So the signal is also remembered, and places that come by often ask.
+"""
+
+from __future__ import annotations
+
+import signal
+
+_received: list[int] = []
+
+
+def install() -> None:
+    """Remember SIGINT and SIGTERM, and raise KeyboardInterrupt for both."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _remember)
+
+
+def _remember(number: int, frame: object) -> None:
+    _received.append(number)
+    raise KeyboardInterrupt
+
+
+def check() -> None:
+    """Raise KeyboardInterrupt if a signal has come, also one that was dropped."""
+    if _received:
+        raise KeyboardInterrupt

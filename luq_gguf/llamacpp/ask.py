@@ -1,0 +1,91 @@
+"""Ask a GGUF file questions about images, through libllama and libmtmd in a worker process."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from luq_gguf.errors import RunnerError
+from luq_gguf.llamacpp import tools
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A greedy answer: its text, its token ids, and how many tokens the prompt had."""
+
+    text: str
+    tokens: tuple[int, ...]
+    n_prompt: int
+
+
+class Runner:
+    """A loaded model, as a context manager. Raises RunnerError where the file does not load or a prompt fails."""
+
+    def __init__(
+        self, model: Path, mmproj: Path | None = None, *, threads: int | None = None, n_ctx: int = 4096
+    ) -> None:
+        self._command = [sys.executable, "-m", "luq_gguf.llamacpp.worker", str(model), "--ctx", str(n_ctx)]
+        self._command += ["--mmproj", str(mmproj)] if mmproj else []
+        self._command += ["--threads", str(threads)] if threads else []
+        self._name = model.name
+
+    def __enter__(self) -> Runner:
+        self._errors = tempfile.TemporaryFile("w+", errors="replace")
+        self._child = subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            start_new_session=True,
+            preexec_fn=tools.die_with_parent,
+        )
+        try:
+            self._reply()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def ask(self, prompt: str, image: Path | None = None, *, max_tokens: int = 64) -> Answer:
+        """The model's greedy answer to a prompt in its own chat format."""
+        assert self._child.stdin
+        wanted = {"prompt": prompt, "image": str(image) if image else None, "max_tokens": max_tokens}
+        with contextlib.suppress(BrokenPipeError):  # the reply, or its absence, says why
+            self._child.stdin.write(json.dumps(wanted) + "\n")
+            self._child.stdin.flush()
+        reply = self._reply()
+        return Answer(reply["text"], tuple(reply["tokens"]), reply["n_prompt"])
+
+    def _reply(self) -> dict[str, Any]:
+        assert self._child.stdout
+        line = self._child.stdout.readline()
+        if not line:
+            code = self._child.wait()
+            self._errors.seek(0)
+            told = " ".join(self._errors.read().split()[-60:])
+            raise RunnerError(f"llama.cpp ended with code {code} while running {self._name}: {told}", "")
+        reply: dict[str, Any] = json.loads(line)
+        if "error" in reply:
+            raise RunnerError(f"{self._name}: {reply['error']}.", "")
+        return reply
+
+    def _stop(self) -> None:
+        self._child.kill()
+        self._child.wait()
+        for stream in (self._child.stdin, self._child.stdout, self._errors):
+            if stream:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()

@@ -1,0 +1,73 @@
+"""llama.cpp's convert_hf_to_gguf.py, run as a child process and never imported."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from luq_gguf.errors import CheckpointError, ConversionError
+from luq_gguf.llamacpp import gguf_files, tools
+from luq_gguf.llamacpp.tools import LlamaCpp
+
+_PERCENT = re.compile(r"Writing:\s+(\d+)%")
+
+
+def _command(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> list[str | Path]:
+    return [tools.python(), llama.converter, checkpoint, "--outfile", out, "--outtype", "f16", "--model-name", name]
+
+
+def metadata_only(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> gguf_files.GGUFInfo:
+    """Write the model's metadata and vocabulary, without tensors: seconds for any size of model.
+
+    The converter refuses here what it would refuse after minutes: architectures and tokenizers it does not know.
+    Raises CheckpointError with its words.
+    """
+    command = [*_command(llama, checkpoint, out, name), "--vocab-only"]
+    tools.run(command, failure=CheckpointError, what="llama.cpp's converter", environment=tools.python_environment())
+    return gguf_files.read(out)
+
+
+def known_mmproj_architectures(llama: LlamaCpp) -> set[str]:
+    """Class names whose vision half the converter can write (its --print-supported-models)."""
+    told = tools.run(
+        [tools.python(), llama.converter, "--print-supported-models"],
+        failure=ConversionError,
+        what="llama.cpp's converter",
+        environment=tools.python_environment(),
+    )
+    _, _, vision = told.partition("MMPROJ models")
+    return set(re.findall(r"\b([A-Z]\w+)\b", vision))
+
+
+def to_16_bit(
+    llama: LlamaCpp,
+    checkpoint: Path,
+    out: Path,
+    name: str,
+    *,
+    mmproj: bool = False,
+    on_progress: Callable[[float], None] = lambda share: None,
+) -> gguf_files.GGUFInfo:
+    """Convert the text model, or the vision half, to a 16-bit GGUF; written beside its name and renamed when whole."""
+
+    def on_line(line: str) -> None:
+        if match := _PERCENT.search(line):
+            on_progress(int(match[1]) / 100)
+
+    part = out.with_name(out.name + ".part")
+    command = _command(llama, checkpoint, part, name) + (["--mmproj"] if mmproj else [])
+    try:
+        tools.run(
+            command,
+            failure=ConversionError,
+            what="llama.cpp's converter",
+            on_line=on_line,
+            environment=tools.python_environment(),
+        )
+        written = part if part.exists() else part.with_name(f"mmproj-{part.name}")  # it prefixes mmproj files
+        written.replace(out)
+    finally:
+        for left in (part, part.with_name(f"mmproj-{part.name}")):
+            left.unlink(missing_ok=True)
+    return gguf_files.read(out)

@@ -1,0 +1,92 @@
+"""Read GGUF files: tensors, types, metadata, and how long the header is. All through the `gguf` package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+
+from luq_gguf.errors import GGUFFileError, TypeNameError
+
+IMATRIX_TYPES = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S")  # llama-quantize refuses these without importance
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A tensor as the file's header has it; shape in GGUF order (columns first)."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    n_weights: int
+    n_bytes: int
+
+
+@dataclass(frozen=True)
+class GGUFInfo:
+    """Header of a GGUF file. `header_bytes` is where tensor data begins."""
+
+    path: Path
+    n_bytes: int
+    header_bytes: int
+    metadata: dict[str, Any]
+    tensors: tuple[TensorInfo, ...]
+
+    @property
+    def arch(self) -> str:
+        return str(self.metadata["general.architecture"])
+
+    @property
+    def n_layers(self) -> int:
+        return int(self.metadata[f"{self.arch}.block_count"])
+
+    @property
+    def types(self) -> dict[str, str]:
+        return {tensor.name: tensor.type for tensor in self.tensors}
+
+    @property
+    def bpw(self) -> float:
+        return 8 * sum(t.n_bytes for t in self.tensors) / max(1, sum(t.n_weights for t in self.tensors))
+
+
+def read(path: Path) -> GGUFInfo:
+    """The header of a GGUF file; tensor data is mapped, not read. Raises GGUFFileError where it is none."""
+    if not path.is_file():
+        raise GGUFFileError(f"{path} is no file.", "Give the path of a .gguf file.")
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise GGUFFileError(f"{path} is not a GGUF file.", "It does not begin with GGUF's magic number.")
+    try:
+        reader = gguf.GGUFReader(path)
+        tensors = tuple(
+            TensorInfo(t.name, t.tensor_type.name, tuple(int(n) for n in t.shape), int(t.n_elements), int(t.n_bytes))
+            for t in reader.tensors
+        )
+        metadata = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")}
+        data_offset = int(reader.data_offset)
+    except (ValueError, KeyError, IndexError, OverflowError, UnicodeDecodeError) as error:
+        raise GGUFFileError(f"{path} is damaged: {error}", "Download or convert it again.") from None
+    return GGUFInfo(path, path.stat().st_size, data_offset, metadata, tensors)
+
+
+def type_bytes(kind: str, n_weights: int) -> int:
+    """Bytes of that many weights in a type; their number divides by the type's block."""
+    block: int
+    size: int
+    block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+    if n_weights % block:
+        raise ValueError(f"{n_weights} weights do not fill blocks of {block} ({kind})")
+    return n_weights // block * size
+
+
+def check_type(kind: str, option: str) -> str:
+    """The canonical name of a tensor type given by a user. Raises TypeNameError where GGUF has none of that name."""
+    name = kind.upper()
+    known = [t.name for t in gguf.GGMLQuantizationType if t.name.startswith(("Q", "IQ", "TQ")) and "Q8_K" not in t.name]
+    if name not in known or name == "Q8_1":
+        raise TypeNameError(
+            f"{option} {kind}: GGUF has no such quantized type.", f"One of: {', '.join(sorted(known))}."
+        )
+    return name

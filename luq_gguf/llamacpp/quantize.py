@@ -1,0 +1,158 @@
+"""llama-quantize: dry runs that tell types and sizes, and the real run with its proof."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from luq_gguf import tensor_types
+from luq_gguf.errors import ConversionError, TypeNameError, VerificationError
+from luq_gguf.llamacpp import gguf_files, skeleton, tools
+from luq_gguf.llamacpp.tools import LlamaCpp
+from luq_gguf.values import ModelTensors, Plan, QuantizedModel, TensorChoice
+
+_TENSOR = re.compile(r"\[ *\d+/ *\d+\] (?P<name>\S+) +- \[[^]]*\], type = +(?P<type>\w+), (?:.*\((?P<new>\w+)\)\s*$)?")
+_STEP = re.compile(r"\[ *(\d+)/ *(\d+)\]")
+_FTYPE = re.compile(r"^\s*\d+\s+or\s+(\w+)\s*:", re.MULTILINE)
+
+
+def ftypes(llama: LlamaCpp) -> list[str]:
+    """The file types llama-quantize offers, as its help names them."""
+    run = subprocess.run([llama.tool("llama-quantize"), "--help"], capture_output=True, text=True, timeout=60)
+    return _FTYPE.findall(run.stdout + run.stderr)
+
+
+def check_ftype(llama: LlamaCpp, ftype: str) -> str:
+    """The canonical name of a quantizing ftype. Raises TypeNameError with the known ones."""
+    known = [name for name in ftypes(llama) if name not in ("F16", "BF16", "F32", "COPY")]
+    if ftype.upper() not in known:
+        raise TypeNameError(f"--high {ftype}: llama-quantize knows no such file type.", f"One of: {', '.join(known)}.")
+    return ftype.upper()
+
+
+def dry_run(llama: LlamaCpp, source: Path, ftype: str, types: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The type llama-quantize would give every tensor of a 16-bit file (or of its skeleton)."""
+    command: list[str | Path] = [llama.tool("llama-quantize"), "--dry-run"]
+    listed = source.with_name("dry-run-types.txt")
+    try:
+        if types:
+            listed.write_text(tensor_types.to_text(types))
+            command += ["--tensor-type-file", listed]
+        told = tools.run([*command, source, ftype], failure=ConversionError, what="llama-quantize --dry-run")
+    finally:
+        listed.unlink(missing_ok=True)
+    found = {}
+    for line in told.splitlines():
+        if match := _TENSOR.search(line):
+            found[match["name"]] = (match["new"] or match["type"]).upper()
+    return found
+
+
+def model_tensors(
+    llama: LlamaCpp, source: gguf_files.GGUFInfo, low: str, high: str, datasets: tuple[str, ...]
+) -> ModelTensors:
+    """Both possible types and sizes of every tensor: stock types from a dry run, low ones from another.
+
+    A decoder layer's low type holds for all its matrices; where a row does not fit the type's blocks,
+    llama-quantize's fallback is what the second dry run tells.
+    """
+    stock = dry_run(llama, source.path, high)
+    missing = [t.name for t in source.tensors if t.name not in stock]
+    if missing:
+        raise ConversionError(f"llama-quantize's dry run does not tell of {missing[0]}.", "Is this build too old?")
+    matrices = {
+        t.name: low
+        for t in source.tensors
+        if len(t.shape) > 1 and tensor_types.layer_of(t.name) is not None and stock[t.name] != t.type
+    }
+    lowered = dry_run(llama, source.path, high, stock_map(source, stock) | matrices)
+    choices = tuple(
+        TensorChoice(
+            name=t.name,
+            layer=tensor_types.layer_of(t.name),
+            n_weights=t.n_weights,
+            high_type=stock[t.name],
+            high_bytes=gguf_files.type_bytes(stock[t.name], t.n_weights),
+            low_type=lowered[t.name],
+            low_bytes=gguf_files.type_bytes(lowered[t.name], t.n_weights),
+        )
+        for t in source.tensors
+    )
+    header = skeleton.quantized_header_bytes(source, datasets)
+    return ModelTensors(choices, source.n_layers, low, high, header, skeleton.ALIGNMENT)
+
+
+def stock_map(source: gguf_files.GGUFInfo, types: Mapping[str, str]) -> dict[str, str]:
+    """Overrides for the tensors that are quantized at all; the others keep their type by themselves."""
+    return {t.name: types[t.name] for t in source.tensors if types[t.name] != t.type}
+
+
+def overrides(source: gguf_files.GGUFInfo, plan: Plan) -> dict[str, str]:
+    """What tensor-types.txt holds for this plan and source."""
+    return stock_map(source, plan.tensor_types)
+
+
+def fallbacks(tensors: ModelTensors) -> dict[str, list[str]]:
+    """Tensors of decoder layers whose low type is not the one asked for: type they get -> names."""
+    told: dict[str, list[str]] = {}
+    for choice in tensors.choices:
+        if choice.layer is not None and choice.low_type not in (tensors.low, "F32") and "norm" not in choice.name:
+            told.setdefault(choice.low_type, []).append(choice.name)
+    return told
+
+
+def quantize(
+    llama: LlamaCpp,
+    source: Path,
+    out: Path,
+    plan: Plan,
+    types_file: Path,
+    *,
+    threads: int | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> QuantizedModel:
+    """Run llama-quantize in the run folder, with relative paths: it writes the imatrix's path into the file.
+
+    The file is read again and every tensor's type compared with the plan. Raises VerificationError, naming the
+    tensors, after removing a file that differs.
+    """
+
+    def on_line(line: str) -> None:
+        if match := _STEP.match(line):
+            on_progress(int(match[1]), int(match[2]))
+
+    part = out.with_name(out.name + ".part")
+    command: list[str | Path] = [llama.tool("llama-quantize"), "--imatrix", skeleton.IMATRIX_NAME]
+    command += ["--tensor-type-file", types_file.name, source.name, part.name, plan.high]
+    command += [str(threads)] if threads else []
+    try:
+        tools.run(command, failure=ConversionError, what="llama-quantize", on_line=on_line, cwd=out.parent)
+        verify(part, plan)
+        part.replace(out)
+    finally:
+        part.unlink(missing_ok=True)
+    info = gguf_files.read(out)
+    return QuantizedModel(out, info.n_bytes, file_sha256(out), info.types)
+
+
+def verify(path: Path, plan: Plan) -> None:
+    """Compare a written file with its plan: every tensor's type, and no local path in the metadata."""
+    info = gguf_files.read(path)
+    wrong = tensor_types.differences(plan.tensor_types, info.types)
+    if wrong:
+        raise VerificationError(
+            f"{len(wrong)} tensors are not as planned: {'; '.join(wrong[:5])}.",
+            "The file was removed. This is a bug or a llama.cpp that ignores overrides: see luq-gguf doctor.",
+        )
+    for key, value in info.metadata.items():
+        if isinstance(value, str) and value.startswith(("/", "~/", "\\\\")) and not key.startswith("tokenizer."):
+            raise VerificationError(f"The file's metadata {key} holds a local path: {value}.", "The file was removed.")
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,73 @@
+"""A GGUF with the real header and no data: what llama-quantize's dry run needs, in seconds and a few kilobytes.
+
+The tensors' room is a hole in a sparse file. With it every type and byte of a plan is known before any weight of the
+checkpoint has been read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+from luq_gguf.llamacpp import gguf_files
+
+IMATRIX_NAME = "imatrix.gguf"  # the path llama-quantize is given, and writes into the file
+ALIGNMENT = 32
+
+
+def write(out: Path, metadata: Path, shapes: Mapping[str, tuple[int, ...]]) -> gguf_files.GGUFInfo:
+    """Metadata from a GGUF without tensors, and tensors of these shapes (torch order): 2-D ones F16, others F32."""
+    reader = gguf.GGUFReader(metadata)
+    arch = reader.fields["general.architecture"].contents()
+    writer = gguf.GGUFWriter(out, arch)
+    for name, field in reader.fields.items():
+        if name.startswith("GGUF.") or name == "general.architecture":
+            continue
+        kind, sub = field.types[0], field.types[-1] if len(field.types) > 1 else None
+        writer.add_key_value(name, field.contents(), kind, sub)
+    if "general.size_label" not in reader.fields:  # needs the number of weights, so metadata alone lacks it
+        n_weights = sum(int(np.prod(shape)) for shape in shapes.values())
+        writer.add_string("general.size_label", gguf.size_label(n_weights, 0, 0, 0))
+    n_bytes = 0
+    for name, shape in shapes.items():
+        dtype = np.dtype(np.float16 if len(shape) > 1 else np.float32)
+        size = int(np.prod(shape)) * dtype.itemsize
+        writer.add_tensor_info(name, shape, dtype, size)
+        n_bytes += -(-size // ALIGNMENT) * ALIGNMENT
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    start = -(-out.stat().st_size // ALIGNMENT) * ALIGNMENT
+    with out.open("r+b") as file:
+        file.truncate(start + n_bytes)
+    return gguf_files.read(out)
+
+
+def quantized_header_bytes(source: gguf_files.GGUFInfo, datasets: tuple[str, ...]) -> int:
+    """Header size of the file that llama-quantize makes of `source`: it adds four entries about the imatrix.
+
+    Source: tools/quantize/quantize.cpp (key-value overrides) and GGUF's layout of key-value pairs; a value is cut at
+    127 bytes there.
+    """
+
+    def string(text: str) -> int:
+        return 8 + len(text.encode())
+
+    entries = string("quantize.imatrix.file") + 4 + string(IMATRIX_NAME)
+    if datasets:
+        entries += string("quantize.imatrix.dataset") + 4 + 8 + len(datasets[0].encode()[:127])
+    entries += string("quantize.imatrix.entries_count") + 4 + 4
+    entries += string("quantize.imatrix.chunks_count") + 4 + 4
+    unpadded = _header_end(source) + entries
+    return -(-unpadded // ALIGNMENT) * ALIGNMENT
+
+
+def _header_end(source: gguf_files.GGUFInfo) -> int:
+    """Where the last tensor's description ends, before padding."""
+    reader = gguf.GGUFReader(source.path)
+    last = reader.tensors[-1].field
+    return int(last.offset) + sum(int(part.nbytes) for part in last.parts)

@@ -1,0 +1,109 @@
+"""From a ranking and a budget to a type for every tensor. Pure arithmetic on bytes that the caller measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from luq_gguf.errors import BudgetError
+from luq_gguf.values import Budget, ModelTensors, Plan
+
+GIB = 1024**3
+
+
+def tensor_types(tensors: ModelTensors, low_layers: Sequence[int]) -> dict[str, str]:
+    """The type of every tensor when these layers are low and all else has its stock type."""
+    low = set(low_layers)
+    return {c.name: c.low_type if c.layer in low else c.high_type for c in tensors.choices}
+
+
+def data_bytes(tensors: ModelTensors, low_layers: Sequence[int]) -> int:
+    """Bytes of all tensors, without header and padding: the sum that llama-quantize's dry run gives."""
+    low = set(low_layers)
+    return sum(c.low_bytes if c.layer in low else c.high_bytes for c in tensors.choices)
+
+
+def file_bytes(tensors: ModelTensors, low_layers: Sequence[int]) -> int:
+    """Bytes of the whole file: header, and every tensor padded to the alignment."""
+    low = set(low_layers)
+    sizes = (c.low_bytes if c.layer in low else c.high_bytes for c in tensors.choices)
+    padding = tensors.alignment
+    return tensors.header_bytes + sum(-(-size // padding) * padding for size in sizes)
+
+
+def bits_per_weight(tensors: ModelTensors, low_layers: Sequence[int]) -> float:
+    """8 x tensor bytes / weights of the text model, embeddings and head included."""
+    return 8 * data_bytes(tensors, low_layers) / tensors.n_weights
+
+
+def check_budget(tensors: ModelTensors, budget: Budget) -> None:
+    """Raise BudgetError, naming the smallest possible file, where no number of low layers meets the budget.
+
+    Holds for every ranking, so it runs before anything heavy.
+    """
+    n, all_layers = tensors.n_layers, range(tensors.n_layers)
+    if budget.low_layers is not None and not 0 <= budget.low_layers <= n:
+        raise BudgetError(
+            f"--low-layers {budget.low_layers} is impossible: the model has {n} decoder layers.",
+            f"Choose a number from 0 to {n}.",
+        )
+    smallest, least = file_bytes(tensors, all_layers), bits_per_weight(tensors, all_layers)
+    if budget.n_bytes is not None and budget.n_bytes < smallest:
+        raise BudgetError(
+            f"No file of {format_size(budget.n_bytes)} is possible: with all {n} layers in {tensors.low} "
+            f"the text model still takes {format_size(smallest)} ({smallest} bytes, {least:.2f} bpw).",
+            f"Ask for --target-size {format_size(smallest, up=True).replace(' ', '')} or more, "
+            "or choose smaller --low or --high types.",
+        )
+    if budget.bpw is not None and budget.bpw < least:
+        raise BudgetError(
+            f"No file of {budget.bpw:g} bpw is possible: with all {n} layers in {tensors.low} the text model "
+            f"still takes {least:.3f} bpw ({format_size(smallest)}).",
+            f"Ask for --target-bpw {least + 0.0005:.3f} or more, or choose smaller --low or --high types.",
+        )
+
+
+def low_layer_count(tensors: ModelTensors, order: Sequence[int], budget: Budget) -> int:
+    """The fewest layers, taken from the front of the order, that meet the budget."""
+    check_budget(tensors, budget)
+    if budget.low_layers is not None:
+        return budget.low_layers
+    for count in range(tensors.n_layers + 1):
+        low = order[:count]
+        if budget.n_bytes is not None and file_bytes(tensors, low) <= budget.n_bytes:
+            return count
+        if budget.bpw is not None and bits_per_weight(tensors, low) <= budget.bpw:
+            return count
+    raise BudgetError("No budget was given.", "Give --low-layers, --target-size or --target-bpw.")
+
+
+def make_plan(
+    tensors: ModelTensors,
+    order: Sequence[int],
+    budget: Budget,
+    ranking: str,
+    near_ties: Sequence[tuple[int, int]] = (),
+) -> Plan:
+    """Layers in the order given become low until the budget is met; raises BudgetError where it cannot be."""
+    low = tuple(sorted(order[: low_layer_count(tensors, order, budget)]))
+    return Plan(
+        low=tensors.low,
+        high=tensors.high,
+        ranking=ranking,
+        low_layers=low,
+        tensor_types=tensor_types(tensors, low),
+        predicted_bytes=data_bytes(tensors, low),
+        predicted_file_bytes=file_bytes(tensors, low),
+        bpw=bits_per_weight(tensors, low),
+        near_ties=tuple((a, b) for a, b in near_ties),
+        order=tuple(order),
+        budget={k: v for k, v in vars(budget).items() if v is not None},
+    )
+
+
+def format_size(n_bytes: int, *, up: bool = False) -> str:
+    """A size for people, in GiB or MiB; `up` rounds so that the text is never less than the number."""
+    unit, name = (GIB, "GiB") if n_bytes >= GIB // 10 else (1024**2, "MiB")
+    value = n_bytes / unit
+    if up:
+        value = -(-n_bytes * 100 // unit) / 100
+    return f"{value:.2f} {name}"

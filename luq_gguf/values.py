@@ -1,0 +1,143 @@
+"""Frozen values that pass between the stages. Tensor names are GGUF's everywhere beyond the hf edge.
+
+"Layer" is a decoder layer N, GGUF's ``blk.N``; "type" a tensor's GGUF type in upper case; "ftype" the label of a
+whole file. Sizes carry their unit in the name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One calibration sample: a prompt, with an image (multimodal) or without (text only), and its answer if known."""
+
+    prompt: str
+    image: Path | None = None
+    answer: str | None = None
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """What flows through the reference model: multimodal samples, and n_text text-only ones.
+
+    The text-only ones are prompts without images (`text`), or chunks of a `document`.
+    """
+
+    multimodal: tuple[Sample, ...]
+    text: tuple[Sample, ...]
+    document: str | None
+    n_text: int
+    alpha: float
+    seed: int
+    sha256: str
+    sources: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ImportanceMatrix:
+    """Sums of squared inputs per weight tensor, as llama.cpp's imatrix holds them.
+
+    in_sum2[name]: float64 [n_in], raw sums of x^2 per input column; counts[name]: tokens summed.
+    """
+
+    in_sum2: Mapping[str, np.ndarray]
+    counts: Mapping[str, int]
+    n_samples: int = 0
+
+
+@dataclass(frozen=True)
+class LayerEntropy:
+    """Entropy of one decoder layer's output activations, in bits: mean and standard deviation over K-means seeds.
+
+    `by_modality` holds the mean for tokens of "multimodal" and of "text" samples (None where there were too few).
+    """
+
+    layer: int
+    bits: float
+    spread_bits: float
+    n_tokens: int
+    by_modality: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Entropies of all layers, with what they were estimated from."""
+
+    model: str
+    layers: tuple[LayerEntropy, ...]
+    estimator: Mapping[str, object]
+    calibration: Mapping[str, object]
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How far to go. Exactly one is set; the size is that of the text model's file: mmproj and KV cache not counted."""
+
+    low_layers: int | None = None
+    n_bytes: int | None = None
+    bpw: float | None = None
+
+
+@dataclass(frozen=True)
+class TensorChoice:
+    """A tensor of the text model and its two possible types. Outside decoder layers both are the same."""
+
+    name: str
+    layer: int | None
+    n_weights: int
+    high_type: str
+    high_bytes: int
+    low_type: str
+    low_bytes: int
+
+
+@dataclass(frozen=True)
+class ModelTensors:
+    """All tensors of the text model under one pair of types, and the bytes of the file that are not tensors."""
+
+    choices: tuple[TensorChoice, ...]
+    n_layers: int
+    low: str
+    high: str
+    header_bytes: int
+    alignment: int = 32
+
+    @property
+    def n_weights(self) -> int:
+        return sum(choice.n_weights for choice in self.choices)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A type for every tensor. `predicted_bytes` counts tensor data, as llama-quantize's dry run does;
+    `predicted_file_bytes` also the header and padding."""
+
+    low: str
+    high: str
+    ranking: str
+    low_layers: tuple[int, ...]
+    tensor_types: Mapping[str, str]
+    predicted_bytes: int
+    predicted_file_bytes: int
+    bpw: float
+    near_ties: tuple[tuple[int, int], ...] = ()
+    order: tuple[int, ...] = ()
+    budget: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class QuantizedModel:
+    """A file that llama-quantize wrote and that was read again."""
+
+    path: Path
+    n_bytes: int
+    sha256: str
+    tensor_types: Mapping[str, str]

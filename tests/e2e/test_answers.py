@@ -1,0 +1,115 @@
+"""Files of the road answer questions about images, in libmtmd and in stock tools."""
+
+import base64
+import json
+import re
+import socket
+import subprocess
+import time
+import urllib.request
+
+import pytest
+from reference_answers import answers as reference_answers
+
+from luq_gguf.errors import RunnerError
+from luq_gguf.llamacpp.ask import Runner
+
+
+def ask_all(model, mmproj, questions):
+    with Runner(model, mmproj, n_ctx=512) as runner:
+        return [runner.ask(text, image, max_tokens=4).text.strip() for image, text, _ in questions]
+
+
+def accuracy(said, questions):
+    return sum(s == answer for s, (_, _, answer) in zip(said, questions, strict=True)) / len(questions)
+
+
+def test_the_16_bit_file_answers_as_the_reference_model(converted, tiny_model, test_set):
+    ours, theirs = ask_all(converted.f16, converted.mmproj, test_set), reference_answers(tiny_model, test_set)
+    same = sum(a == b for a, b in zip(ours, theirs, strict=True)) / len(test_set)
+    assert same >= 0.99
+    assert accuracy(ours, test_set) >= 0.93
+
+
+def test_prompts_have_as_many_tokens_as_in_transformers(converted, tiny_model, test_set):
+    from PIL import Image
+
+    from luq_gguf.hf.processor import load_processor
+
+    processor = load_processor(tiny_model)
+    image, text, _ = test_set[0]
+    turns = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]
+    chat = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    wanted = processor(images=[Image.open(image)], text=[chat])["input_ids"][0]
+    with Runner(converted.f16, converted.mmproj, n_ctx=512) as runner:
+        assert runner.ask(text, image, max_tokens=1).n_prompt == len(wanted)
+
+
+def test_the_image_matters(converted, test_set):
+    swapped = [(test_set[(i + 71) % len(test_set)][0], text, answer) for i, (_, text, answer) in enumerate(test_set)]
+    right = accuracy(ask_all(converted.f16, converted.mmproj, test_set), test_set)
+    wrong = accuracy(ask_all(converted.f16, converted.mmproj, swapped), swapped)
+    assert wrong < right - 0.2
+
+
+def test_the_luq_file_still_answers(converted, test_set):
+    said = ask_all(converted.model, converted.mmproj, test_set)
+    assert accuracy(said, test_set) >= 0.75
+
+
+def test_llama_mtmd_cli_runs_the_file(converted, llama, test_set):
+    image, text, _ = test_set[0]
+    command = [llama.tool("llama-mtmd-cli"), "-m", converted.model, "--mmproj", converted.mmproj, "--image", image]
+    done = subprocess.run([*command, "-p", text, "-n", "4", "--temp", "0"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split()[-1] in ask_all(converted.model, converted.mmproj, test_set[:1])
+
+
+def test_llama_server_runs_the_file(converted, llama, test_set):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [llama.tool("llama-server"), "-m", converted.model, "--mmproj", converted.mmproj, "--port", str(port)]
+    command += ["--host", "127.0.0.1", "-c", "1024", "--offline"]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        image, text, _ = test_set[0]
+        data = "data:image/png;base64," + base64.b64encode(image.read_bytes()).decode()
+        content = [{"type": "image_url", "image_url": {"url": data}}, {"type": "text", "text": text}]
+        body = {"messages": [{"role": "user", "content": content}], "max_tokens": 4, "temperature": 0}
+        deadline = time.monotonic() + 120
+        while True:
+            request = urllib.request.Request(
+                f"http://127.0.0.1:{port}/v1/chat/completions",
+                json.dumps(body).encode(),
+                {"Content-Type": "application/json"},
+            )
+            try:
+                with urllib.request.urlopen(request, timeout=60) as reply:
+                    said = json.load(reply)["choices"][0]["message"]["content"]
+                break
+            except OSError:
+                assert server.poll() is None, "llama-server ended"
+                assert time.monotonic() < deadline
+                time.sleep(0.3)
+    finally:
+        server.kill()
+        server.wait()
+    assert re.sub(r"\W", "", said) in ask_all(converted.model, converted.mmproj, test_set[:1])
+
+
+def test_a_file_that_does_not_load_is_one_sentence(tmp_path, converted):
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(converted.model.read_bytes()[:100_000])
+    with pytest.raises(RunnerError, match=r"cannot load broken\.gguf"), Runner(broken, converted.mmproj):
+        pass
+
+
+def test_the_demo_runs_and_tells_what_it_did(cli, tmp_path):
+    done = cli("demo", "--out", tmp_path / "demo", "--questions", 40, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert [row["label"] for row in report["files"]] == ["16-bit", "Q4_K_M", "LUQ-6"]
+    sizes = [row["n_bytes"] for row in report["files"]]
+    assert sizes == sorted(sizes, reverse=True)
+    assert report["files"][0]["accuracy"] >= 0.9

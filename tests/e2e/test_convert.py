@@ -1,0 +1,156 @@
+"""The whole road on the shipped model, through the command line."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from luq_gguf.llamacpp import gguf_files
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_convert_prints_its_contract_and_nothing_else(converted):
+    result = converted.result
+    assert {"run_dir", "model", "mmproj", "low_layers", "n_bytes", "bpw", "predicted_bytes"} <= set(result)
+    assert len(result["low_layers"]) == 6
+    assert Path(result["model"]).name == "tiny-qwen2.5-vl-LUQ6-IQ1_M-Q4_K_M.gguf"
+    assert Path(result["mmproj"]).name == "mmproj-tiny-qwen2.5-vl-F16.gguf"
+
+
+def test_the_file_is_exactly_as_large_as_predicted(converted):
+    info = gguf_files.read(converted.model)
+    assert converted.result["n_bytes"] == info.n_bytes == converted.result["predicted_file_bytes"]
+    assert converted.result["predicted_bytes"] == sum(t.n_bytes for t in info.tensors)
+    assert converted.result["bpw"] == pytest.approx(info.bpw)
+
+
+def test_every_tensor_is_as_planned(converted):
+    plan = json.loads((converted.folder / "plan.json").read_text())
+    assert gguf_files.read(converted.model).types == plan["tensor_types"]
+    assert plan["low_layers"] == converted.result["low_layers"]
+    assert plan["ranking"] == "entropy"
+
+
+def test_low_layers_are_those_of_lowest_entropy(converted):
+    profile = json.loads((converted.folder / "profile.json").read_text())
+    layers = sorted(profile["layers"], key=lambda layer: layer["entropy_bits"])
+    assert sorted(layer["layer"] for layer in layers[:6]) == converted.result["low_layers"]
+    assert all(0 < layer["entropy_bits"] < 6.65 and layer["spread_bits"] > 0 for layer in layers)
+    assert all(isinstance(layer["by_modality"][m], float) for layer in layers for m in ("multimodal", "text"))
+
+
+def test_no_local_path_is_in_the_published_files(converted):
+    home, folder = os.path.expanduser("~"), str(converted.folder.parent)
+    for path in (converted.model, converted.mmproj, converted.folder / "imatrix.gguf"):
+        header = path.read_bytes()[: 4 * 1024**2]
+        assert folder.encode() not in header
+        assert f"{home}/".encode() not in header
+
+
+def test_nothing_half_written_is_left(converted):
+    assert not [p.name for p in converted.folder.rglob("*") if p.name.endswith(".part")]
+
+
+def test_a_second_run_repeats_no_stage(converted, cli):
+    before = json.loads((converted.folder / "run.json").read_text())["stages"]
+    done = cli(*converted.arguments)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == converted.result
+    assert json.loads((converted.folder / "run.json").read_text())["stages"] == before
+
+
+def test_the_same_inputs_give_the_same_bytes(converted, cli, tmp_path):
+    arguments = [tmp_path / "again" if a == converted.folder else a for a in converted.arguments]
+    done = cli(*[a for a in arguments if a != "--keep-f16"])
+    assert done.returncode == 0, done.stderr
+    again = json.loads(done.stdout)
+    assert digest(Path(again["model"])) == digest(converted.model)
+    assert digest(Path(again["mmproj"])) == digest(converted.mmproj)
+    for name in ("imatrix.gguf", "profile.json", "plan.json", "tensor-types.txt"):
+        assert digest(tmp_path / "again" / name) == digest(converted.folder / name), name
+    assert list((tmp_path / "again").glob("*-F16.gguf")) != [], "the mmproj is 16-bit"
+    assert [p.name for p in (tmp_path / "again").glob("tiny*-F16.gguf")] == []
+
+
+def test_stages_one_by_one_make_the_same_file(converted, cli, tmp_path, tiny_model, calibration_file):
+    out = tmp_path / "steps"
+    done = cli("profile", tiny_model, "--out", out, "--calib", calibration_file, "--samples", 64, "--json")
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["layers"]) == 12
+    done = cli("plan", out, "--low-layers", 6, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["low_layers"] == converted.result["low_layers"]
+    done = cli("quantize", out, "--json")
+    assert done.returncode == 0, done.stderr
+    assert digest(Path(json.loads(done.stdout)["model"])) == digest(converted.model)
+
+
+def test_another_budget_reuses_the_profile(converted, cli):
+    size = converted.result["n_bytes"] + 1
+    before = json.loads((converted.folder / "run.json").read_text())["stages"]["profile"]
+    done = cli("plan", converted.folder, "--target-size", size, "--json")
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert plan["predicted_file_bytes"] <= size
+    assert len(plan["low_layers"]) <= 6
+    assert json.loads((converted.folder / "run.json").read_text())["stages"]["profile"] == before
+    done = cli(*converted.arguments)  # leaves the folder as it was found
+    assert json.loads(done.stdout) == converted.result
+
+
+def test_an_impossible_size_is_refused_before_anything_heavy(cli, tiny_model, calibration_file, tmp_path):
+    out = tmp_path / "run"
+    done = cli("convert", tiny_model, "--out", out, "--calib", calibration_file, "--target-size", "1MiB")
+    assert done.returncode == 2
+    assert "No file of 1.00 MiB is possible" in done.stderr
+    assert not out.exists()
+
+
+def test_inspect_shows_layers_as_table_json_and_picture(converted, cli, tmp_path):
+    done = cli("inspect", converted.model, "--png", tmp_path / "types.png", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert [layer["layer"] for layer in report["layers"]] == list(range(12))
+    low = [layer["layer"] for layer in report["layers"] if layer["types"]["attn_q"] == "IQ1_M"]
+    assert low == converted.result["low_layers"]
+    assert report["other"]["token_embd.weight"]
+    assert report["n_bytes"] == converted.result["n_bytes"]
+    assert (tmp_path / "types.png").read_bytes().startswith(b"\x89PNG")
+    table = cli("inspect", converted.model)
+    assert table.returncode == 0
+    assert "IQ1_M" in table.stdout
+
+
+@pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
+@pytest.mark.parametrize("moment", ["profile.json", "plan.json"])
+def test_an_interrupted_run_goes_on_and_ends_with_the_same_file(converted, cli, tmp_path, kill, moment):
+    out = tmp_path / "run"
+    arguments = [str(out) if a == converted.folder else str(a) for a in converted.arguments if a != "--keep-f16"]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "luq_gguf", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 600
+    while not (out / moment).exists() and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    child.send_signal(kill)
+    _, told = child.communicate(timeout=60)
+    if kill == signal.SIGINT:
+        assert child.returncode == 130, told
+        assert "goes on where this one stopped" in told
+        assert not list(out.rglob("*.part"))
+    profiled = (out / "profile.json").stat().st_mtime_ns
+    done = cli(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert digest(Path(json.loads(done.stdout)["model"])) == digest(converted.model)
+    assert not list(out.rglob("*.part"))
+    if moment == "plan.json":
+        assert (out / "profile.json").stat().st_mtime_ns == profiled

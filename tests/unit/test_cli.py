@@ -1,0 +1,85 @@
+"""The command line without heavy work: help, wrong use, exit codes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+def test_help_loads_neither_torch_nor_transformers():
+    code = (
+        "import sys; from click.testing import CliRunner; from luq_gguf.cli import cli;"
+        "result = CliRunner().invoke(cli, ['--help']); assert 'convert' in result.output;"
+        "sys.exit(bool({'torch', 'transformers', 'sklearn'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("command", ["convert", "profile", "plan", "quantize", "inspect", "doctor", "demo"])
+def test_every_command_has_help(cli, command):
+    done = cli(command, "--help")
+    assert done.returncode == 0
+    assert "Usage:" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "Usage:"),
+        (["nothing"], "No such command"),
+        (["convert"], "Missing argument 'MODEL'"),
+        (["convert", "M", "--low-layers", "2"], "Missing option '--out'"),
+        (["convert", "M", "--out", "{out}"], "No budget was given"),
+        (["convert", "M", "--out", "{out}", "--low-layers", "1", "--target-bpw", "3"], "More than one budget"),
+        (["convert", "M", "--out", "{out}", "--target-size", "much"], "is no size"),
+        (["convert", "M", "--out", "{out}", "--low-layers", "1", "--low", "IQ9_Z"], "no such quantized type"),
+        (["convert", "M", "--out", "{out}", "--low-layers", "1", "--high", "Q9"], "no such file type"),
+        (["convert", "M", "--out", "{out}", "--low-layers", "1"], "no such folder"),
+        (["convert", "M", "--out", "{out}", "--low-layers", "1", "--rank", "luck"], "is not one of"),
+        (["plan", "{out}", "--low-layers", "1"], "is no run folder"),
+        (["quantize", "{out}"], "is no run folder"),
+        (["inspect", "{out}"], "is no file"),
+        (["inspect", __file__], "is not a GGUF file"),
+    ],
+)
+def test_wrong_use_is_one_sentence_and_exit_code_2(cli, tmp_path, arguments, words):
+    done = cli(*(a.replace("{out}", str(tmp_path / "out")) for a in arguments))
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_debug_adds_the_traceback(cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("LUQ_DEBUG", "1")
+    done = cli("inspect", tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+
+
+def test_doctor_finds_everything_here(cli):
+    done = cli("doctor", "--json")
+    assert done.returncode == 0, done.stdout
+    report = json.loads(done.stdout)
+    assert report["ok"]
+    assert {"llama-quantize", "llama-server", "converter", "libllama, libmtmd"} <= {c["name"] for c in report["checks"]}
+    assert all(set(check) == {"name", "ok", "found", "hint"} for check in report["checks"])
+
+
+def test_doctor_says_what_to_do_about_missing_tools(cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("LUQ_LLAMA_CPP", str(tmp_path))
+    done = cli("doctor", "--json")
+    assert done.returncode == 1
+    wrong = [check for check in json.loads(done.stdout)["checks"] if not check["ok"]]
+    assert any("holds no llama-quantize" in check["found"] and check["hint"] for check in wrong)
+
+
+def test_a_users_own_llama_cpp_is_used(cli, llama, tmp_path, monkeypatch):
+    (tmp_path / "build").mkdir()
+    (tmp_path / "build" / "bin").symlink_to(llama.tools)
+    (tmp_path / "convert_hf_to_gguf.py").symlink_to(llama.converter)
+    monkeypatch.setenv("LUQ_LLAMA_CPP", str(tmp_path))
+    done = cli("doctor", "--json")
+    assert done.returncode == 0, done.stdout
+    assert str(tmp_path) in done.stdout

@@ -1,0 +1,58 @@
+import pytest
+from builders import model
+
+from luq_gguf.errors import BudgetError
+from luq_gguf.planner import format_size, make_plan
+from luq_gguf.values import Budget
+
+ORDER = (2, 0, 3, 1)
+
+
+def plan(budget: Budget):
+    return make_plan(model(), ORDER, budget, "entropy")
+
+
+def test_low_layers_take_the_front_of_the_order():
+    made = plan(Budget(low_layers=2))
+    assert made.low_layers == (0, 2)
+    assert made.tensor_types["blk.2.ffn_up.weight"] == "IQ1_M"
+    assert made.tensor_types["blk.1.ffn_up.weight"] == "Q4_K"
+    assert made.tensor_types["blk.2.attn_norm.weight"] == "F32"
+    assert made.predicted_bytes == 2000 + 2 * 400 + 2 * 1000 + 4 * 32
+    # each tensor is padded to 32 bytes: 2016 + 2 * 416 + 2 * 1024 + 4 * 32, and 100 of header
+    assert made.predicted_file_bytes == 100 + 2016 + 2 * 416 + 2 * 1024 + 4 * 32
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "low"), [(6340, ()), (6339, (2,)), (5732, (2,)), (5731, (0, 2)), (5123, (0, 2, 3))]
+)
+def test_a_size_budget_takes_as_few_layers_as_will_do(n_bytes, low):
+    made = plan(Budget(n_bytes=n_bytes))
+    assert made.low_layers == low
+    assert made.predicted_file_bytes <= n_bytes
+
+
+def test_a_bpw_budget_counts_all_weights_of_the_text_model():
+    weights = 4096 + 4 * (2048 + 8)
+    made = plan(Budget(bpw=8 * 4928 / weights))
+    assert made.low_layers == (0, 2)
+    assert made.bpw == pytest.approx(8 * 4928 / weights)
+
+
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        (Budget(n_bytes=3000), "4 layers in IQ1_M the text model still takes .*3908 bytes"),
+        (Budget(bpw=0.5), "still takes"),
+        (Budget(low_layers=5), "has 4 decoder layers"),
+        (Budget(low_layers=-1), "has 4 decoder layers"),
+    ],
+)
+def test_an_impossible_budget_says_what_is_possible(budget, words):
+    with pytest.raises(BudgetError, match=words):
+        plan(budget)
+
+
+def test_sizes_for_people_round_up_when_they_are_limits():
+    assert format_size(3 * 1024**3) == "3.00 GiB"
+    assert format_size(5 * 1024**2 + 1, up=True) == "5.01 MiB"

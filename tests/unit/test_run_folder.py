@@ -1,0 +1,90 @@
+import json
+
+import pytest
+
+from luq_gguf.errors import InputError, RunFolderError
+from luq_gguf.run_folder import RunFolder, hash_of
+
+
+def stage(run, key, content="x"):
+    return run.run_stage("s", key, ["out.txt"], lambda: run.file("out.txt").write_text(content) and None)
+
+
+def test_a_stage_runs_once_for_the_same_inputs(tmp_path):
+    with RunFolder(tmp_path / "run", create=True) as run:
+        assert stage(run, "a")
+        assert not stage(run, "a")
+        assert stage(run, "b")
+
+
+@pytest.mark.parametrize("change", [lambda p: p.unlink(), lambda p: p.write_text("other")], ids=["removed", "changed"])
+def test_a_stage_runs_again_when_its_output_is_gone_or_changed(tmp_path, change):
+    with RunFolder(tmp_path / "run", create=True) as run:
+        stage(run, "a")
+        change(run.file("out.txt"))
+        assert stage(run, "a")
+
+
+def test_a_copied_run_folder_is_still_done(tmp_path):
+    import shutil
+
+    with RunFolder(tmp_path / "run", create=True) as run:
+        stage(run, "a")
+    shutil.copytree(tmp_path / "run", tmp_path / "copy", copy_function=shutil.copy)
+    with RunFolder(tmp_path / "copy") as run:
+        assert not stage(run, "a")
+
+
+def test_a_failed_stage_is_not_recorded_and_leaves_no_part(tmp_path):
+    with pytest.raises(ZeroDivisionError), RunFolder(tmp_path / "run", create=True) as run:
+
+        def fail() -> None:
+            run.file("out.txt.part").write_text("half")
+            raise ZeroDivisionError
+
+        run.run_stage("s", "a", ["out.txt"], fail)
+    assert not list((tmp_path / "run").glob("*.part"))
+    with RunFolder(tmp_path / "run", create=True) as run:
+        assert stage(run, "a")
+
+
+def test_a_second_process_is_told_who_holds_the_folder(tmp_path):
+    with (
+        RunFolder(tmp_path / "run", create=True),
+        pytest.raises(RunFolderError, match=r"in use by process \d+"),
+        RunFolder(tmp_path / "run", create=True),
+    ):
+        pass
+
+
+def test_a_folder_with_other_things_is_refused_unless_forced(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunFolderError, match="holds thesis.tex"):
+        RunFolder(tmp_path, create=True)
+    with RunFolder(tmp_path, create=True, force=True):
+        pass
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_file_or_a_stranger_in_place_of_the_folder(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunFolderError, match="is a file"):
+        RunFolder(tmp_path / "file", create=True)
+    with pytest.raises(RunFolderError, match="no run folder"):
+        RunFolder(tmp_path)
+    (tmp_path / "run.json").write_text(json.dumps({"other": 1}))
+    with pytest.raises(RunFolderError, match="not luq-gguf's"), RunFolder(tmp_path) as run:
+        run.read()
+
+
+def test_a_folder_made_for_a_refused_job_is_removed(tmp_path):
+    for kept, folder in ((False, tmp_path / "new"), (True, tmp_path)):
+        with pytest.raises(InputError), RunFolder(folder, create=True) as run:
+            run.update(model="m")
+            raise InputError("refused")
+        assert folder.exists() == kept
+
+
+def test_keys_follow_their_inputs():
+    assert hash_of({"a": 1, "b": [2]}) == hash_of({"b": [2], "a": 1})
+    assert hash_of("a", "b") != hash_of("ab")
