@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from luq_gguf import easy_vqa, pipeline
+from luq_gguf.door import Listener, safe_name
 from luq_gguf.errors import CheckpointError
 from luq_gguf.llamacpp import gguf_files
 from luq_gguf.llamacpp.ask import Runner
+from luq_gguf.stages import CalibrationRequest
 from luq_gguf.values import Budget
 
 MODEL = "tiny-qwen2.5-vl"
@@ -55,12 +57,12 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     return float(middle - half), float(middle + half)
 
 
-def run(out: Path, *, low_layers: int, n_questions: int, threads: int | None, listener: pipeline.Listener) -> Demo:
+def run(out: Path, *, low_layers: int, n_questions: int, threads: int | None, listener: Listener) -> Demo:
     """Convert with that many layers low, then ask all three files the same test questions."""
     model = shipped_model()
     data = out / "easy-vqa"
     calibration = easy_vqa.write_set(data / "train", "train", 256)
-    request = pipeline.CalibrationRequest(images=str(calibration), n_samples=256)
+    request = CalibrationRequest(images=str(calibration), n_samples=256)
     converted = pipeline.convert(
         str(model),
         out / "run",
@@ -71,8 +73,8 @@ def run(out: Path, *, low_layers: int, n_questions: int, threads: int | None, li
         force=True,  # a demo's folder holds nothing but demos
         listener=listener,
     )
-    baseline = pipeline.make_baseline(out / "run", threads=threads, listener=listener)
-    f16 = out / "run" / f"{pipeline.safe_name(model.name)}-F16.gguf"
+    baseline = pipeline.baseline(out / "run", threads=threads, listener=listener)
+    f16 = out / "run" / f"{safe_name(model.name)}-F16.gguf"
     pool = easy_vqa.questions("test")
     order = np.random.default_rng(0).permutation(len(pool))[:n_questions]
     asked = tuple(pool[i] for i in order)

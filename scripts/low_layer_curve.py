@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""How a little model's accuracy falls with every layer more in the low type: whether it is a usable instrument.
+"""What every layer more in the low type does to a little model: whether it is a usable instrument.
 
-    scripts/demo && .venv/bin/python scripts/low_layer_curve.py out/demo/run [--questions 500]
+    scripts/demo && .venv/bin/python scripts/low_layer_curve.py out/demo/run [--questions 200]
 
-Uses the demo's run folder (its 16-bit GGUF is kept) and changes its plan; run the demo again to restore it.
+Prints for 0 to all low layers: size, accuracy, and the KL divergence from the 16-bit file on the text tokens of
+questions and answers, given their images (mean, 90th percentile, same top token). Uses the demo's run folder (its
+16-bit GGUF is kept) and changes its plan; run the demo again to restore it.
 """
 
 from __future__ import annotations
@@ -15,30 +17,45 @@ import numpy as np
 
 from luq_gguf import demo, easy_vqa, pipeline
 from luq_gguf.artefacts import read_profile
+from luq_gguf.divergence import kl_divergence, same_top
+from luq_gguf.llamacpp.ask import Runner
 from luq_gguf.planner import format_size
 from luq_gguf.ranking import RANKINGS
 from luq_gguf.values import Budget
 
 
+def scores(model: Path, mmproj: Path, asked, pictures) -> list[np.ndarray]:
+    """Log-probabilities behind every text token of each question with its right answer."""
+    with Runner(model, mmproj, n_ctx=512) as runner:
+        return [runner.score(q.text, pictures[q.image], answer=q.answer).log_probabilities for q in asked]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run_dir", type=Path)
-    parser.add_argument("--questions", type=int, default=500)
+    parser.add_argument("--questions", type=int, default=200)
     parser.add_argument("--rank", choices=RANKINGS, default="entropy")
     args = parser.parse_args()
     pool = easy_vqa.questions("test")
     asked = tuple(pool[i] for i in np.random.default_rng(0).permutation(len(pool))[: args.questions])
     pictures = demo.write_pictures(args.run_dir.parent / "easy-vqa" / "test", asked)
     n_layers = len(read_profile(args.run_dir / "profile.json").layers)
+    f16 = next(p for p in args.run_dir.glob("*-F16.gguf") if not p.name.startswith("mmproj-"))
+    reference = scores(f16, next(args.run_dir.glob("mmproj-*.gguf")), asked, pictures)
+    print("low layers      size   accuracy (95% interval)      KLD mean     p90  same top  which", flush=True)
     for count in range(n_layers + 1):
         budget = Budget(low_layers=count)
         plan = pipeline.plan(args.run_dir, budget, low="IQ1_M", high="Q4_K_M", rule=args.rank, seed=0)
         made = pipeline.quantize_plan(args.run_dir, keep_f16=True)
         found = demo.measure(f"LUQ-{count}", made.model.path, made.mmproj, asked, pictures, None, lambda *_: None)
         low, high = found.interval
-        size = format_size(found.n_bytes)
+        ours = scores(made.model.path, made.mmproj, asked, pictures)
+        kld = np.concatenate([kl_divergence(p, q) for p, q in zip(reference, ours, strict=True)])
+        top = np.concatenate([same_top(p, q) for p, q in zip(reference, ours, strict=True)])
         print(
-            f"{count:3} low  {size:>9}  {found.accuracy:.1%} ({low:.1%} to {high:.1%})  {plan.low_layers}", flush=True
+            f"{count:10} {format_size(found.n_bytes):>9}   {found.accuracy:6.1%} ({low:6.1%} to {high:6.1%})   "
+            f"{kld.mean():8.5f} {np.quantile(kld, 0.9):7.4f} {top.mean():9.2%}  {list(plan.low_layers)}",
+            flush=True,
         )
         made.model.path.unlink()
 

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Train one of the two little vision-language models that tests and the demo convert.
+r"""Train one of the two little vision-language models that tests and the demo convert.
 
     python scripts/train_tiny_vlm.py qwen2.5-vl tests/models/tiny-qwen2.5-vl
-    python scripts/train_tiny_vlm.py llava-1.5 tests/models/tiny-llava-1.5
+    python scripts/train_tiny_vlm.py llava-1.5 tests/models/tiny-llava-1.5 \
+        --decoder-from tests/models/tiny-qwen2.5-vl --steps 2000
     python scripts/train_tiny_vlm.py qwen2.5-vl tests/models/tiny-qwen2.5-vl --evaluate
 
 Both are real architectures of transformers with random beginnings, taught easy-VQA (train split and pictures drawn
@@ -16,6 +17,9 @@ in the same manner). Five habits make them learn in about an hour on two cores:
 - plain questions ("is there a circle?") come first and negated ones are mixed in later: from the start and in equal
   numbers, "present" and "negated" are an exclusive or that nothing learns from for a long time;
 - later steps skip a few decoder layers at random, which makes damage to a layer survivable.
+
+With --decoder-from the decoder begins as that of a little model trained before (attention biases are left behind, rows
+of the vocabulary go by their tokens): it knows the questions, and only the new vision tower has to be understood.
 
 A run is interrupted and taken up again at any time: state is written beside the output every few minutes. Batches
 depend on the seed and the step alone. At the end (or with --evaluate) the accuracy on easy-VQA's test questions is
@@ -261,6 +265,25 @@ def initialise(model, seed: int) -> None:
             weight.copy_(torch.randn(weight.shape, generator=generator) * std)
 
 
+@torch.no_grad()
+def begin_as(model, tokenizer, folder: Path) -> None:
+    """Take over the decoder of another little model: what is of the same name and shape, and known tokens' rows."""
+    from transformers import AutoModelForImageTextToText
+
+    other = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+    vocabulary = load_processor(folder).tokenizer.get_vocab()
+    theirs, ours = zip(*[(vocabulary[t], i) for t, i in tokenizer.get_vocab().items() if t in vocabulary], strict=True)
+    pairs = ((model.get_input_embeddings(), other.get_input_embeddings()), (model.lm_head, other.lm_head))
+    for mine, its in pairs:
+        mine.weight[list(ours)] = its.weight[list(theirs)]
+    state = other.model.language_model.state_dict()
+    layers = {
+        k: v for k, v in state.items() if k in model.model.language_model.state_dict() and "embed_tokens" not in k
+    }
+    model.model.language_model.load_state_dict(layers, strict=False)
+    print(f"{len(ours)} tokens' rows and {len(layers)} tensors of {folder.name}", flush=True)
+
+
 def negated_share(step: int, tower: int, steps: int) -> float:
     """A tenth in the first half of the whole model's steps, then rising to the half that easy-VQA has."""
     at = (step - tower) / max(1, steps - tower)
@@ -283,6 +306,8 @@ def learning_rate(step: int, tower: int, steps: int, peak: float) -> float:
 
 def train(model, processor, out: Path, args: argparse.Namespace, device: torch.device) -> None:
     initialise(model, args.seed)
+    if args.decoder_from:
+        begin_as(model, processor.tokenizer, args.decoder_from)
     model.to(device).train()
     width = model.config.text_config.hidden_size
     heads = nn.ModuleList([nn.Linear(width, len(SHAPES)), nn.Linear(width, len(COLORS))]).to(device)
@@ -325,7 +350,7 @@ def train(model, processor, out: Path, args: argparse.Namespace, device: torch.d
             if step < tower:
                 loss, right = attributes, torch.zeros(())
             else:
-                negated = negated_share(step, tower, args.steps)
+                negated = 0.5 if args.decoder_from else negated_share(step, tower, args.steps)
                 ids, weight, _, about = (t.to(device) for t in batches.questions(step, shapes, colors, negated))
                 keep = kept_layers(n_layers, step, tower, args)
                 hidden, middle = packing.hidden(model, features, ids, keep)
@@ -414,6 +439,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, default=2700)
     parser.add_argument("--tower-steps", type=int, default=1200, help="of these, for the vision tower alone")
+    parser.add_argument("--decoder-from", type=Path, help="a little model whose decoder to begin with")
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--evaluate", action="store_true", help="only measure the model that is there")

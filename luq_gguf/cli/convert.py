@@ -47,8 +47,9 @@ def command(
     budget = options.make_budget(low_layers, target_size, target_bpw)
     from luq_gguf import pipeline
     from luq_gguf.planner import format_size
+    from luq_gguf.stages import CalibrationRequest
 
-    request = pipeline.CalibrationRequest(calib, calib_text, alpha, samples, seed)
+    request = CalibrationRequest(calib, calib_text, alpha, samples, seed)
     with output.listener() as listener:
         made = pipeline.convert(model, out, budget, request, low=low, high=high, rule=rule, listener=listener, **rest)
     if as_json:

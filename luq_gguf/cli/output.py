@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from luq_gguf.pipeline import Listener
+from luq_gguf.door import Listener
 from luq_gguf.planner import format_size
 from luq_gguf.values import LayerEntropy, Plan, Profile
 

@@ -32,8 +32,9 @@ def command(
 ) -> None:
     """Run calibration data through MODEL once; write profile.json and imatrix.gguf into the folder --out."""
     from luq_gguf import artefacts, pipeline
+    from luq_gguf.stages import CalibrationRequest
 
-    request = pipeline.CalibrationRequest(calib, calib_text, alpha, samples, seed)
+    request = CalibrationRequest(calib, calib_text, alpha, samples, seed)
     with output.listener() as listener:
         profile = pipeline.profile(
             model, out, request, device=device, trust_remote_code=trust_remote_code, force=force, listener=listener

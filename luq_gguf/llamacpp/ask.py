@@ -1,4 +1,4 @@
-"""Ask a GGUF file questions about images, through libllama and libmtmd in a worker process."""
+"""Ask a GGUF file questions about images, or what it expects, through libllama and libmtmd in a worker process."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 from luq_gguf.errors import RunnerError
 from luq_gguf.llamacpp import tools
 
@@ -22,6 +24,18 @@ class Answer:
 
     text: str
     tokens: tuple[int, ...]
+    n_prompt: int
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a model expects behind every text token of a prompt with its answer.
+
+    tokens: their ids [n]; log_probabilities: float32 [n, n_vocab]; n_prompt counts the image's tokens too.
+    """
+
+    tokens: tuple[int, ...]
+    log_probabilities: np.ndarray
     n_prompt: int
 
 
@@ -61,13 +75,22 @@ class Runner:
 
     def ask(self, prompt: str, image: Path | None = None, *, max_tokens: int = 64) -> Answer:
         """The model's greedy answer to a prompt in its own chat format."""
+        reply = self._request(prompt=prompt, image=str(image) if image else None, max_tokens=max_tokens)
+        return Answer(reply["text"], tuple(reply["tokens"]), reply["n_prompt"])
+
+    def score(self, prompt: str, image: Path | None = None, *, answer: str = "") -> Scored:
+        """What the model expects behind every text token of the prompt in its chat format and of an answer."""
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "scores.npy"
+            reply = self._request(prompt=prompt, image=str(image) if image else None, answer=answer, out=str(out))
+            return Scored(tuple(reply["tokens"]), np.load(out, allow_pickle=False), reply["n_prompt"])
+
+    def _request(self, **wanted: Any) -> dict[str, Any]:
         assert self._child.stdin
-        wanted = {"prompt": prompt, "image": str(image) if image else None, "max_tokens": max_tokens}
         with contextlib.suppress(BrokenPipeError):  # the reply, or its absence, says why
             self._child.stdin.write(json.dumps(wanted) + "\n")
             self._child.stdin.flush()
-        reply = self._reply()
-        return Answer(reply["text"], tuple(reply["tokens"]), reply["n_prompt"])
+        return self._reply()
 
     def _reply(self) -> dict[str, Any]:
         assert self._child.stdout

@@ -1,8 +1,11 @@
 """Answers prompts about images with libllama and libmtmd. Run as a child process by `ask.Runner`: a failed assertion in
 either library aborts the process it happens in.
 
-Reads a JSON object a line from stdin: {"prompt", "image": path or null, "max_tokens"}; writes one a line to stdout:
-{"text", "tokens", "n_prompt"} or {"error"}. The first line out is {"ready": true}.
+Reads a JSON object a line from stdin and writes one a line to stdout; the first line out is {"ready": true}.
+
+    {"prompt", "image": path or null, "max_tokens"}     -> {"text", "tokens", "n_prompt"}
+    {"prompt", "image", "answer", "out": path of .npy}  -> {"tokens", "n_prompt"}, and the log-probabilities in the file
+    anything that fails                                 -> {"error"}
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ def _quiet(level: int, text: bytes, data: Any) -> None:
 
 
 class Model:
-    """A text model, and its mmproj where given, loaded for greedy answers."""
+    """A text model, and its mmproj where given, loaded; each call begins with an empty context."""
 
     def __init__(self, model: Path, mmproj: Path | None, threads: int, n_ctx: int) -> None:
         llama_cpp.llama_log_set(_quiet, ctypes.c_void_p(0))
@@ -77,45 +80,69 @@ class Model:
 
     def answer(self, prompt: str, image: str | None, max_tokens: int) -> dict[str, Any]:
         """Greedy answer: text, token ids and the prompt's length in tokens."""
+        position, _, n_prompt = self._read(self.prompt_text(prompt, image is not None), image)
+        tokens: list[int] = []
+        while len(tokens) < max_tokens and position < self.n_ctx:
+            token = int(np.argmax(self._logits(-1)))
+            if llama_cpp.llama_vocab_is_eog(self.vocab, token):
+                break
+            tokens.append(token)
+            self._decode([token], position)
+            position += 1
+        return {"text": self._text(tokens), "tokens": tokens, "n_prompt": n_prompt}
+
+    def score(self, prompt: str, image: str | None, answer: str, out: Path) -> dict[str, Any]:
+        """Log-probabilities behind every text token of prompt and answer, written as float32 [n_tokens, n_vocab]."""
+        rows: list[np.ndarray] = []
+        text = self.prompt_text(prompt, image is not None) + answer
+        _, tokens, n_prompt = self._read(text, image, rows)
+        logits = np.concatenate(rows).astype(np.float64)
+        top = logits.max(axis=1, keepdims=True)
+        logits -= top + np.log(np.exp(logits - top).sum(axis=1, keepdims=True))
+        np.save(out, logits.astype(np.float32))
+        return {"tokens": tokens, "n_prompt": n_prompt}
+
+    def _logits(self, index: int) -> np.ndarray:
+        """float32 [n_vocab] behind a token of the last batch."""
+        pointer = llama_cpp.llama_get_logits_ith(self.context, index)
+        return np.ctypeslib.as_array(pointer, (self.n_vocab,))
+
+    def _decode(self, tokens: list[int], position: int, rows: list[np.ndarray] | None = None) -> None:
+        """Read text tokens; logits are kept behind the last one, or behind all where `rows` takes them."""
+        for at in range(0, len(tokens), N_BATCH):
+            part = tokens[at : at + N_BATCH]
+            batch = llama_cpp.llama_batch_init(len(part), 0, 1)
+            try:
+                batch.n_tokens = len(part)
+                for i, token in enumerate(part):
+                    batch.token[i], batch.pos[i] = token, position + at + i
+                    batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
+                    batch.logits[i] = rows is not None or at + i == len(tokens) - 1
+                if llama_cpp.llama_decode(self.context, batch):
+                    raise WorkerError("libllama failed to read the prompt")
+                if rows is not None:
+                    rows.append(np.stack([self._logits(i) for i in range(len(part))]))
+            finally:
+                llama_cpp.llama_batch_free(batch)
+
+    def _read(self, text: str, image: str | None, rows: list[np.ndarray] | None = None) -> tuple[int, list[int], int]:
+        """Read a prompt into an empty context: the next position, its text tokens, and its length with the image's."""
         if image is not None and self.mtmd is None:
             raise WorkerError("an image was given and no mmproj")
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)
-        text = self.prompt_text(prompt, image is not None)
-        n_prompt, position = self._read_media(text, image) if self.mtmd else self._read_text(text)
-        tokens: list[int] = []
-        batch = llama_cpp.llama_batch_init(1, 0, 1)
-        try:
-            while len(tokens) < max_tokens and position < self.n_ctx:
-                token = int(np.argmax(self.logits()))
-                if llama_cpp.llama_vocab_is_eog(self.vocab, token):
-                    break
-                tokens.append(token)
-                batch.n_tokens, batch.token[0], batch.pos[0] = 1, token, position
-                batch.n_seq_id[0], batch.seq_id[0][0], batch.logits[0] = 1, 0, True
-                if llama_cpp.llama_decode(self.context, batch):
-                    raise WorkerError("libllama failed to decode a token")
-                position += 1
-        finally:
-            llama_cpp.llama_batch_free(batch)
-        return {"text": self._text(tokens), "tokens": tokens, "n_prompt": n_prompt}
+        if self.mtmd:
+            return self._read_media(text, image, rows)
+        raw = text.encode()
+        room = (llama_cpp.llama_token * (len(raw) + 8))()
+        n = llama_cpp.llama_tokenize(self.vocab, raw, len(raw), room, len(room), True, True)
+        self._check_room(n)
+        self._decode(list(room[:n]), 0, rows)
+        return n, list(room[:n]), n
 
-    def logits(self) -> np.ndarray:
-        """float32 [n_vocab] behind the last token."""
-        pointer = llama_cpp.llama_get_logits_ith(self.context, -1)
-        return np.ctypeslib.as_array(pointer, (self.n_vocab,))
-
-    def _read_media(self, text: str, image: str | None) -> tuple[int, int]:
-        from PIL import Image
-
+    def _read_media(self, text: str, image: str | None, rows: list[np.ndarray] | None) -> tuple[int, list[int], int]:
         raw = text.encode()
         given = mtmd.mtmd_input_text(text=raw, text_len=len(raw), add_special=True, parse_special=True)
-        bitmaps = []
-        if image is not None:
-            with Image.open(image) as opened:
-                picture = opened.convert("RGB")
-            pixels = np.ascontiguousarray(np.asarray(picture))
-            data = pixels.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
-            bitmaps.append(mtmd.mtmd_bitmap_init(picture.width, picture.height, data))
+        bitmaps = [_bitmap(image)] if image is not None else []
         chunks = mtmd.mtmd_input_chunks_init()
         try:
             array = (mtmd.mtmd_bitmap_p_ctypes * len(bitmaps))(*bitmaps)
@@ -123,28 +150,31 @@ class Model:
                 raise WorkerError(f"libmtmd failed to tokenize the prompt (code {code})")
             n_prompt = int(mtmd.mtmd_helper_get_n_tokens(chunks))
             self._check_room(n_prompt)
-            position = llama_cpp.llama_pos(0)
-            code = mtmd.mtmd_helper_eval_chunks(
-                self.mtmd, self.context, chunks, 0, 0, N_BATCH, True, ctypes.byref(position)
-            )
-            if code:
-                raise WorkerError(f"libmtmd failed to read the prompt (code {code})")
+            position, said = 0, []
+            for k in range(mtmd.mtmd_input_chunks_size(chunks)):
+                chunk = mtmd.mtmd_input_chunks_get(chunks, k)
+                n = ctypes.c_size_t(0)
+                tokens = mtmd.mtmd_input_chunk_get_tokens_text(chunk, ctypes.byref(n))
+                if tokens:
+                    self._decode(tokens[: n.value], position, rows)
+                    said += tokens[: n.value]
+                    position += n.value
+                else:
+                    position = self._read_image(chunk, position)
         finally:
             mtmd.mtmd_input_chunks_free(chunks)
             for bitmap in bitmaps:
                 mtmd.mtmd_bitmap_free(bitmap)
-        return n_prompt, position.value
+        return position, said, n_prompt
 
-    def _read_text(self, text: str) -> tuple[int, int]:
-        raw = text.encode()
-        tokens = (llama_cpp.llama_token * (len(raw) + 8))()
-        n = llama_cpp.llama_tokenize(self.vocab, raw, len(raw), tokens, len(tokens), True, True)
-        self._check_room(n)
-        for at in range(0, n, N_BATCH):
-            part = (llama_cpp.llama_token * min(N_BATCH, n - at))(*tokens[at : min(at + N_BATCH, n)])
-            if llama_cpp.llama_decode(self.context, llama_cpp.llama_batch_get_one(part, len(part))):
-                raise WorkerError("libllama failed to read the prompt")
-        return n, n
+    def _read_image(self, chunk: Any, position: int) -> int:
+        after = llama_cpp.llama_pos(0)
+        code = mtmd.mtmd_helper_eval_chunk_single(
+            self.mtmd, self.context, chunk, position, 0, N_BATCH, True, ctypes.byref(after)
+        )
+        if code:
+            raise WorkerError(f"libmtmd failed to read the image (code {code})")
+        return int(after.value)
 
     def _check_room(self, n: int) -> None:
         if n >= self.n_ctx:
@@ -157,6 +187,15 @@ class Model:
         array = (llama_cpp.llama_token * len(tokens))(*tokens)
         n = llama_cpp.llama_detokenize(self.vocab, array, len(tokens), buffer, len(buffer), False, True)
         return buffer.raw[: max(n, 0)].decode("utf-8", "replace")
+
+
+def _bitmap(image: str) -> Any:
+    from PIL import Image
+
+    with Image.open(image) as opened:
+        picture = opened.convert("RGB")
+    pixels = np.ascontiguousarray(np.asarray(picture))
+    return mtmd.mtmd_bitmap_init(picture.width, picture.height, pixels.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8)))
 
 
 def main() -> None:
@@ -178,7 +217,10 @@ def main() -> None:
     for line in sys.stdin:
         wanted = json.loads(line)
         try:
-            reply = model.answer(wanted["prompt"], wanted.get("image"), int(wanted.get("max_tokens", 64)))
+            if "out" in wanted:
+                reply = model.score(wanted["prompt"], wanted["image"], wanted["answer"], Path(wanted["out"]))
+            else:
+                reply = model.answer(wanted["prompt"], wanted["image"], int(wanted["max_tokens"]))
         except (WorkerError, OSError) as failure:
             reply = {"error": str(failure)}
         out.write(json.dumps(reply) + "\n")

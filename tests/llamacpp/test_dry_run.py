@@ -15,11 +15,11 @@ MIB = 1024**2
 
 @pytest.fixture(scope="module")
 def door(tmp_path_factory, tiny_model):
-    from luq_gguf import pipeline
+    from luq_gguf.door import open_door
     from luq_gguf.run_folder import RunFolder
 
     with RunFolder(tmp_path_factory.mktemp("door") / "run", create=True) as run:
-        yield pipeline.open_door(run, str(tiny_model))
+        yield open_door(run, str(tiny_model))
 
 
 @pytest.mark.parametrize("count", [0, 1, 6, 12])
