@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from luq_gguf import planner
 from luq_gguf.errors import CheckpointError, DiskSpaceError
 from luq_gguf.hf import checkpoint as checkpoints
+from luq_gguf.hf import llava
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.tensor_names import TensorNames, text_shapes
 from luq_gguf.llamacpp import converter, gguf_files, quantize, skeleton, tools
 from luq_gguf.llamacpp.tools import LlamaCpp
 from luq_gguf.run_folder import RunFolder, hash_of
-from luq_gguf.values import ModelTensors, Profile
+from luq_gguf.values import ClipVision, ModelTensors, Profile
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,17 @@ class Listener:
 
 @dataclass(frozen=True)
 class Door:
-    """What is known of a checkpoint before anything heavy: names, both types of every tensor, all sizes."""
+    """What is known of a checkpoint before anything heavy: names, both types of every tensor, all sizes.
+
+    `clip` is set where the vision half is LLaVA's, which luq-gguf writes itself.
+    """
 
     checkpoint: Checkpoint
     llama: LlamaCpp
     source: gguf_files.GGUFInfo
     names: TensorNames
     tensors: ModelTensors
+    clip: ClipVision | None = None
 
 
 def safe_name(name: str) -> str:
@@ -61,15 +66,15 @@ def open_door(
     llama = tools.find()
     low, high = gguf_files.check_type(low, "--low"), quantize.check_ftype(llama, high)
     checkpoint = checkpoints.open_checkpoint(model, trust_remote_code=trust_remote_code)
+    clip = llava.clip_vision(checkpoint) if llava.is_clip_llava(checkpoint) else None
+    if clip:
+        llava.vision_names(checkpoint, clip)
     path, metadata = run.work / "skeleton.gguf", run.work / "metadata.gguf"
 
     def make() -> None:
         listener.say(f"reading {checkpoint.name}")
-        if checkpoint.has_vision and checkpoint.architecture not in converter.known_mmproj_architectures(llama):
-            raise CheckpointError(
-                f"llama.cpp's converter cannot write the vision half of {checkpoint.architecture}.",
-                "Choose a vision-language model of another family.",
-            )
+        if checkpoint.has_vision and clip is None:
+            converter.check_mmproj(llama, checkpoint.folder, run.work / "vision.gguf", checkpoint.name)
         info = converter.metadata_only(llama, checkpoint.folder, metadata, checkpoint.name)
         shapes = text_shapes(checkpoint.shapes, TensorNames(info.arch, info.n_layers))
         part = path.with_name(path.name + ".part")
@@ -82,7 +87,7 @@ def open_door(
     names = TensorNames(source.arch, source.n_layers)
     tensors = quantize.model_tensors(llama, source, low, high, (dataset,) if dataset else ())
     _check_fallbacks(tensors, force, listener)
-    return Door(checkpoint, llama, source, names, tensors)
+    return Door(checkpoint, llama, source, names, tensors, clip)
 
 
 def _check_fallbacks(tensors: ModelTensors, force: bool, listener: Listener) -> None:

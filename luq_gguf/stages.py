@@ -12,8 +12,9 @@ from luq_gguf import artefacts, planner, ranking, tensor_types
 from luq_gguf.door import Door, Listener, safe_name
 from luq_gguf.errors import CheckpointError, RunFolderError
 from luq_gguf.hf import calibration as calibration_input
+from luq_gguf.hf import llava
 from luq_gguf.hf.checkpoint import Checkpoint
-from luq_gguf.llamacpp import converter, gguf_files, imatrix_file, quantize, skeleton
+from luq_gguf.llamacpp import clip_mmproj, converter, gguf_files, imatrix_file, quantize, skeleton
 from luq_gguf.run_folder import RunFolder, hash_of
 from luq_gguf.values import Budget, Plan, Profile, QuantizedModel
 
@@ -145,15 +146,21 @@ def make_mmproj(run: RunFolder, door: Door, listener: Listener = Listener()) -> 
     if name is None:
         return None
 
+    def on_progress(share: float) -> None:
+        listener.progress("vision half to F16", share, 1.0)
+
     def make() -> None:
-        converter.to_16_bit(
-            door.llama,
-            door.checkpoint.folder,
-            run.file(name),
-            door.checkpoint.name,
-            mmproj=True,
-            on_progress=lambda share: listener.progress("vision half to F16", share, 1.0),
-        )
+        checkpoint, out = door.checkpoint, run.file(name)
+        if door.clip:
+            names = llava.vision_names(checkpoint, door.clip)
+            hf_names = {ours: theirs for theirs, ours in names.items()}
+            shapes = {ours: checkpoint.shapes[theirs] for theirs, ours in names.items()}
+            read = lambda tensor: llava.read_tensor(checkpoint, hf_names[tensor])  # noqa: E731
+            clip_mmproj.write(out, checkpoint.name, door.clip, shapes, read, on_progress)
+        else:
+            converter.to_16_bit(
+                door.llama, checkpoint.folder, out, checkpoint.name, mmproj=True, on_progress=on_progress
+            )
 
     run.run_stage("mmproj", _conversion_key(door), [name], make)
     return run.file(name)

@@ -134,6 +134,28 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class ClipVision:
+    """LLaVA's vision half: a CLIP tower and a projector of two layers.
+
+    `feature_layers` are the hidden states that the projector reads, counted as transformers does: 0 is what enters
+    the first block, n_layers what leaves the last.
+    """
+
+    n_layers: int
+    width: int
+    ffn_width: int
+    n_heads: int
+    eps: float
+    activation: str
+    image_size: int
+    patch_size: int
+    text_width: int
+    feature_layers: tuple[int, ...]
+    image_mean: tuple[float, ...]
+    image_std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class QuantizedModel:
     """A file that llama-quantize wrote and that was read again."""
 

@@ -58,14 +58,14 @@ def build(architecture: str, folder: Path, questions: list[str], answers: tuple[
     else:
         model, processor = _llava(tokenizer, ids)
     processor.save_pretrained(folder)
-    _complete_tokenizer_config(folder / "tokenizer_config.json", architecture)
+    complete_tokenizer_config(folder / "tokenizer_config.json", architecture == "llava-1.5")
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     _one_attention_call_for_all_images()
     return model, processor
 
 
-def _complete_tokenizer_config(path: Path, architecture: str) -> None:
+def complete_tokenizer_config(path: Path, add_bos: bool, prefix: bool = True) -> None:
     """transformers saves neither `legacy` nor `add_bos_token`, but how the tokenizer happened to be loaded.
 
     Without the second, llama.cpp begins every prompt with a token that transformers does not add.
@@ -73,10 +73,7 @@ def _complete_tokenizer_config(path: Path, architecture: str) -> None:
     saved = json.loads(path.read_text())
     for key in ("is_local", "local_files_only", "backend"):
         saved.pop(key, None)
-    path.write_text(
-        json.dumps(saved | {"legacy": True, "add_bos_token": architecture == "llava-1.5"}, indent=1, sort_keys=True)
-        + "\n"
-    )
+    path.write_text(json.dumps(saved | {"legacy": prefix, "add_bos_token": add_bos}, indent=1, sort_keys=True) + "\n")
 
 
 def image_inputs(processor, pixels: list[np.ndarray]) -> dict[str, Tensor]:
@@ -84,10 +81,28 @@ def image_inputs(processor, pixels: list[np.ndarray]) -> dict[str, Tensor]:
 
 
 def _tokenizer(architecture: str, folder: Path, questions: list[str], answers: tuple[str, ...]):
-    from transformers import LlamaTokenizer
-
-    controls = _CONTROLS[architecture]
     lines = [*questions, *answers, *_LANGUAGE.splitlines()] * 3
+    end, pad = ("<|im_end|>", "<|im_end|>") if architecture == "qwen2.5-vl" else ("</s>", "<pad>")
+    return train_tokenizer(folder, lines, _CONTROLS[architecture], end, pad, architecture == "llava-1.5")
+
+
+def train_tokenizer(
+    folder: Path,
+    lines: list[str],
+    controls: list[str],
+    end: str,
+    pad: str,
+    add_bos: bool,
+    whole: tuple[str, ...] = (),
+    prefix: bool = True,
+):
+    """A SentencePiece tokenizer of these lines; its tokenizer.model is what llama.cpp's converter reads.
+
+    `whole` are pieces of text that are never cut; `prefix` puts a space before every piece of text behind a special
+    token, as llama.cpp's SentencePiece tokenizer does unless a model's family says otherwise.
+    """
+    from transformers import AddedToken, LlamaTokenizer
+
     with (folder / "tokenizer.model").open("wb") as file:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(lines),
@@ -97,21 +112,24 @@ def _tokenizer(architecture: str, folder: Path, questions: list[str], answers: t
             hard_vocab_limit=False,
             byte_fallback=True,
             control_symbols=controls,
+            user_defined_symbols=list(whole),
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,
             add_dummy_prefix=False,
             num_threads=1,
             minloglevel=2,
         )
-    end, pad = ("<|im_end|>", "<|im_end|>") if architecture == "qwen2.5-vl" else ("</s>", "<pad>")
-    return LlamaTokenizer.from_pretrained(
+    tokenizer = LlamaTokenizer.from_pretrained(
         folder,
-        legacy=True,  # a space before every piece of text behind a special token, as llama.cpp's SPM tokenizer does
-        add_bos_token=architecture == "llava-1.5",
+        legacy=prefix,
+        add_prefix_space=prefix,
+        add_bos_token=add_bos,
         eos_token=end,
         pad_token=pad,
         extra_special_tokens=controls,
     )
+    tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in whole])
+    return tokenizer
 
 
 def _text_config() -> dict:

@@ -21,12 +21,14 @@ _HEADER_LIMIT = 100 * 1024 * 1024  # the limit of the safetensors library
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose files are complete. `shapes`: tensor name -> shape, as in the safetensors headers."""
+    """A checkpoint whose files are complete. Of every tensor: `shapes`, its shape in the safetensors header;
+    `shards`, the file that holds it."""
 
     folder: Path
     name: str
     config: dict[str, Any]
     shapes: dict[str, tuple[int, ...]]
+    shards: dict[str, Path]
     n_bytes: int
     fingerprint: str
     trust_remote_code: bool = False
@@ -83,8 +85,11 @@ def _open_folder(folder: Path, trust_remote_code: bool, name: str | None = None)
     _check_config(config, folder, trust_remote_code)
     shards = _shards(folder)
     shapes: dict[str, tuple[int, ...]] = {}
+    holders: dict[str, Path] = {}
     for shard in shards:
-        shapes |= safetensors_shapes(shard)
+        found = safetensors_shapes(shard)
+        shapes |= found
+        holders |= dict.fromkeys(found, shard)
     _check_index(folder, shapes)
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for file in sorted(folder.iterdir()):
@@ -96,6 +101,7 @@ def _open_folder(folder: Path, trust_remote_code: bool, name: str | None = None)
         name=name or folder.name,
         config=config,
         shapes=shapes,
+        shards=holders,
         n_bytes=sum(shard.stat().st_size for shard in shards),
         fingerprint=digest.hexdigest(),
         trust_remote_code=trust_remote_code,

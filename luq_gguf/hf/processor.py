@@ -7,23 +7,26 @@ reads video, so it loads a processor that knows images and text, and works where
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 
 def images_and_text(processor_class: type) -> type:
-    """The same processor class without a video processor: transformers reads the parts from __init__'s signature."""
+    """The same processor class without a video processor."""
     if "video_processor" not in processor_class.get_attributes():  # type: ignore[attr-defined]
         return processor_class
 
     class ImagesAndText(processor_class):  # type: ignore[misc, valid-type]
-        # The video processor (None) that the parent passes on positionally, last, falls away: ProcessorMixin
-        # counts the parts of this signature.
-        def __init__(
-            self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None, **kwargs: Any
-        ) -> None:
-            super().__init__(
-                image_processor=image_processor, tokenizer=tokenizer, chat_template=chat_template, **kwargs
-            )
+        video_processor = SimpleNamespace(num_frames=None, fps=None)  # SmolVLM's asks for these on every call
+
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            """The parts to load and to save. What the parent passes on beyond them, last, falls away."""
+            return [name for name in super().get_attributes() if name != "video_processor"]
+
+        @classmethod
+        def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+            return super().from_args_and_dict(args, processor_dict, **kwargs | {"video_processor": None})
 
     ImagesAndText.__name__ = processor_class.__name__  # what save_pretrained writes
     return ImagesAndText

@@ -33,7 +33,7 @@ class TensorNames:
 
         A vision-language model's text half is named as if it stood alone, as the converter does.
         """
-        name = hf_name.replace("language_model.", "")
+        name = hf_name.replace("language_model.", "").replace("text_model.", "")
         name = name if name.startswith(("model.", "lm_head")) else f"model.{name}"
         found: str | None = self._map.get_name(name, try_suffixes=(".weight", ".bias"))
         return found

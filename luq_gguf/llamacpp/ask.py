@@ -80,9 +80,14 @@ class Runner:
 
     def score(self, prompt: str, image: Path | None = None, *, answer: str = "") -> Scored:
         """What the model expects behind every text token of the prompt in its chat format and of an answer."""
+        text = self._request(render=prompt, image=image is not None)["text"]
+        return self.score_text(text + answer, image)
+
+    def score_text(self, text: str, image: Path | None = None) -> Scored:
+        """The same for a text as it stands, with libmtmd's marker ``<__media__>`` where the image goes."""
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "scores.npy"
-            reply = self._request(prompt=prompt, image=str(image) if image else None, answer=answer, out=str(out))
+            reply = self._request(text=text, image=str(image) if image else None, out=str(out))
             return Scored(tuple(reply["tokens"]), np.load(out, allow_pickle=False), reply["n_prompt"])
 
     def _request(self, **wanted: Any) -> dict[str, Any]:

@@ -28,16 +28,18 @@ def metadata_only(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> gg
     return gguf_files.read(out)
 
 
-def known_mmproj_architectures(llama: LlamaCpp) -> set[str]:
-    """Class names whose vision half the converter can write (its --print-supported-models)."""
-    told = tools.run(
-        [tools.python(), llama.converter, "--print-supported-models"],
-        failure=ConversionError,
-        what="llama.cpp's converter",
+def check_mmproj(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> None:
+    """Let the converter walk through the vision half without writing it.
+
+    Raises CheckpointError with its words where it cannot write this model's.
+    """
+    command = [*_command(llama, checkpoint, out, name), "--mmproj", "--dry-run"]
+    tools.run(
+        command,
+        failure=CheckpointError,
+        what="llama.cpp's converter cannot write the vision half of this model; it",
         environment=tools.python_environment(),
     )
-    _, _, vision = told.partition("MMPROJ models")
-    return set(re.findall(r"\b([A-Z]\w+)\b", vision))
 
 
 def to_16_bit(

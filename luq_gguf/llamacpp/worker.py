@@ -4,7 +4,8 @@ either library aborts the process it happens in.
 Reads a JSON object a line from stdin and writes one a line to stdout; the first line out is {"ready": true}.
 
     {"prompt", "image": path or null, "max_tokens"}     -> {"text", "tokens", "n_prompt"}
-    {"prompt", "image", "answer", "out": path of .npy}  -> {"tokens", "n_prompt"}, and the log-probabilities in the file
+    {"text", "image", "out": path of .npy}              -> {"tokens", "n_prompt"}, and the log-probabilities in the file
+    {"render": prompt, "image"}                         -> {"text"}: the prompt in the file's chat template
     anything that fails                                 -> {"error"}
 """
 
@@ -21,6 +22,8 @@ from typing import Any
 import llama_cpp
 import numpy as np
 from llama_cpp import mtmd_cpp as mtmd
+
+from luq_gguf.llamacpp import prompt
 
 N_BATCH = 512
 
@@ -65,22 +68,26 @@ class Model:
         self.n_ctx = n_ctx
         self.template = llama_cpp.llama_model_chat_template(self.model, None)
 
-    def prompt_text(self, prompt: str, has_image: bool) -> str:
+    def prompt_text(self, text: str, has_image: bool) -> str:
         """The prompt in the file's own chat template, with libmtmd's marker where the image goes."""
-        content = (mtmd.mtmd_default_marker().decode() if has_image else "") + prompt
-        if not self.template:
-            return content
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
+        template = self.template.decode("utf-8", "replace") if self.template else None
+        marker = mtmd.mtmd_default_marker().decode() if has_image else None
+        # Where the tokenizer adds the BOS token itself, the template must not.
+        adds_bos = llama_cpp.llama_vocab_get_add_bos(self.vocab)
+        bos = "" if adds_bos else self._piece(llama_cpp.llama_vocab_bos(self.vocab))
+        eos = self._piece(llama_cpp.llama_vocab_eos(self.vocab))
+        try:
+            return prompt.render(template, text, marker, bos, eos)
+        except ValueError as failure:
+            raise WorkerError(str(failure)) from None
 
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        # The tokenizer adds the BOS token itself where the model wants one.
-        return environment.from_string(self.template.decode()).render(
-            messages=[{"role": "user", "content": content}], add_generation_prompt=True, bos_token="", eos_token=""
-        )
+    def _piece(self, token: int) -> str:
+        text = llama_cpp.llama_vocab_get_text(self.vocab, token) if token >= 0 else None
+        return text.decode("utf-8", "replace") if text else ""
 
-    def answer(self, prompt: str, image: str | None, max_tokens: int) -> dict[str, Any]:
+    def answer(self, text: str, image: str | None, max_tokens: int) -> dict[str, Any]:
         """Greedy answer: text, token ids and the prompt's length in tokens."""
-        position, _, n_prompt = self._read(self.prompt_text(prompt, image is not None), image)
+        position, _, n_prompt = self._read(self.prompt_text(text, image is not None), image)
         tokens: list[int] = []
         while len(tokens) < max_tokens and position < self.n_ctx:
             token = int(np.argmax(self._logits(-1)))
@@ -91,10 +98,9 @@ class Model:
             position += 1
         return {"text": self._text(tokens), "tokens": tokens, "n_prompt": n_prompt}
 
-    def score(self, prompt: str, image: str | None, answer: str, out: Path) -> dict[str, Any]:
-        """Log-probabilities behind every text token of prompt and answer, written as float32 [n_tokens, n_vocab]."""
+    def score(self, text: str, image: str | None, out: Path) -> dict[str, Any]:
+        """Log-probabilities behind every token of a text with an image marker, as float32 [n, n_vocab] in a file."""
         rows: list[np.ndarray] = []
-        text = self.prompt_text(prompt, image is not None) + answer
         _, tokens, n_prompt = self._read(text, image, rows)
         logits = np.concatenate(rows).astype(np.float64)
         top = logits.max(axis=1, keepdims=True)
@@ -217,8 +223,10 @@ def main() -> None:
     for line in sys.stdin:
         wanted = json.loads(line)
         try:
-            if "out" in wanted:
-                reply = model.score(wanted["prompt"], wanted["image"], wanted["answer"], Path(wanted["out"]))
+            if "render" in wanted:
+                reply = {"text": model.prompt_text(wanted["render"], bool(wanted["image"]))}
+            elif "text" in wanted:
+                reply = model.score(wanted["text"], wanted["image"], Path(wanted["out"]))
             else:
                 reply = model.answer(wanted["prompt"], wanted["image"], int(wanted["max_tokens"]))
         except (WorkerError, OSError) as failure:

@@ -1,0 +1,117 @@
+"""LLaVA-1.5's vision half in a checkpoint: what its mmproj file has to say, and its tensors.
+
+llama.cpp's converter has lost CLIP towers (conversion/llava.py knows Pixtral's only), its runtime has not.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import gguf
+import numpy as np
+
+from luq_gguf.errors import CheckpointError
+from luq_gguf.hf.checkpoint import Checkpoint
+from luq_gguf.hf.processor import load_processor
+from luq_gguf.values import ClipVision
+
+_TOWER = re.compile(r"^(?:model\.)?vision_tower\.(?:vision_model\.)?")
+_PROJECTOR = re.compile(r"^(?:model\.)?multi_modal_projector\.linear_([12])\.(weight|bias)$")
+_UNUSED = re.compile(r"post_layernorm|position_ids$")  # hidden states are read before the last norm
+
+
+def is_clip_llava(checkpoint: Checkpoint) -> bool:
+    """Whether the vision half is a CLIP tower, which llama.cpp's converter does not write."""
+    vision = checkpoint.config.get("vision_config")
+    kind = vision.get("model_type") if isinstance(vision, dict) else None
+    return checkpoint.architecture == "LlavaForConditionalGeneration" and kind == "clip_vision_model"
+
+
+def clip_vision(checkpoint: Checkpoint) -> ClipVision:
+    """The tower and its projector. Raises CheckpointError for a variant that libmtmd would compute otherwise."""
+    from transformers import LlavaConfig
+
+    config: Any = LlavaConfig.from_dict(checkpoint.config)
+    tower = config.vision_config
+    if config.vision_feature_select_strategy != "default":
+        raise _unlike("keeps the class token (vision_feature_select_strategy full)")
+    if config.projector_hidden_act != "gelu":
+        raise _unlike(f"has a projector with {config.projector_hidden_act}")
+    if tower.hidden_act not in ("quick_gelu", "gelu", "gelu_pytorch_tanh"):
+        raise _unlike(f"has a vision tower with {tower.hidden_act}")
+    layers = config.vision_feature_layer
+    features = tuple(n if n >= 0 else tower.num_hidden_layers + 1 + n for n in np.atleast_1d(layers).tolist())
+    if features != tuple(sorted(features)) or not 0 <= features[0] <= features[-1] <= tower.num_hidden_layers:
+        raise _unlike(f"reads the vision layers {layers}")
+    pictures = _image_processor(checkpoint)
+    crop = _side(pictures.crop_size if getattr(pictures, "do_center_crop", False) else pictures.size)
+    if crop != tower.image_size:
+        raise _unlike(f"cuts pictures to {crop} pixels for a tower of {tower.image_size}")
+    return ClipVision(
+        n_layers=tower.num_hidden_layers,
+        width=tower.hidden_size,
+        ffn_width=tower.intermediate_size,
+        n_heads=tower.num_attention_heads,
+        eps=tower.layer_norm_eps,
+        activation=tower.hidden_act,
+        image_size=tower.image_size,
+        patch_size=tower.patch_size,
+        text_width=config.text_config.hidden_size,
+        feature_layers=features,
+        image_mean=tuple(float(v) for v in pictures.image_mean),
+        image_std=tuple(float(v) for v in pictures.image_std),
+    )
+
+
+def _unlike(what: str) -> CheckpointError:
+    return CheckpointError(
+        f"This LLaVA {what}, which llama.cpp's LLaVA does not do.", "Choose a checkpoint of LLaVA-1.5's usual form."
+    )
+
+
+def _image_processor(checkpoint: Checkpoint) -> Any:
+    try:
+        return load_processor(checkpoint.folder).image_processor
+    except (OSError, ValueError, KeyError, ImportError, AttributeError) as error:
+        raise CheckpointError(
+            f"{checkpoint.name} has no usable image processor: {str(error).splitlines()[0]}",
+            "The checkpoint needs its preprocessor_config.json.",
+        ) from None
+
+
+def _side(size: Any) -> int:
+    sizes = {int(v) for v in dict(size).values() if v is not None}
+    return sizes.pop() if len(sizes) == 1 else -1
+
+
+def vision_names(checkpoint: Checkpoint, vision: ClipVision) -> dict[str, str]:
+    """HF name -> name in the mmproj file, of the tower's and the projector's tensors, in the file's order.
+
+    Raises CheckpointError naming a tensor without a name there.
+    """
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.MMPROJ, vision.n_layers)
+    found: dict[str, str] = {}
+    for hf_name in checkpoint.shapes:
+        if match := _PROJECTOR.match(hf_name):
+            found[hf_name] = f"mm.{0 if match[1] == '1' else 2}.{match[2]}"  # libmtmd numbers the GELU between them
+        elif _TOWER.match(hf_name) and not _UNUSED.search(hf_name):
+            plain = _TOWER.sub("vision_tower.vision_model.", hf_name)
+            name = names.get_name(plain, try_suffixes=(".weight", ".bias"))
+            if name is None:
+                raise CheckpointError(
+                    f"The vision tensor {hf_name} has no name in llama.cpp's LLaVA.",
+                    "luq-gguf cannot convert this model yet; please report it with the model's name.",
+                )
+            found[hf_name] = name
+    return dict(sorted(found.items(), key=lambda item: item[1]))
+
+
+def read_tensor(checkpoint: Checkpoint, name: str) -> np.ndarray:
+    """float32 tensor of a checkpoint, read from its shard alone."""
+    import torch
+    from safetensors import safe_open
+
+    with safe_open(checkpoint.shards[name], framework="pt") as shard:
+        tensor: torch.Tensor = shard.get_tensor(name)
+        return np.asarray(tensor.float().numpy())
