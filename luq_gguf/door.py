@@ -65,7 +65,13 @@ def open_door(
     """
     llama = tools.find()
     low, high = gguf_files.check_type(low, "--low"), quantize.check_ftype(llama, high)
-    checkpoint = checkpoints.open_checkpoint(model, trust_remote_code=trust_remote_code)
+    known = run.read()
+    own = known.get("model") == model  # a run stays with the commit it began with
+    checkpoint = checkpoints.open_checkpoint(
+        model, trust_remote_code=trust_remote_code, revision=known.get("revision") if own else None
+    )
+    if own:
+        run.update(revision=checkpoint.revision)
     clip = llava.clip_vision(checkpoint) if llava.is_clip_llava(checkpoint) else None
     if clip:
         llava.vision_names(checkpoint, clip)

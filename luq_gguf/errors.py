@@ -6,6 +6,7 @@ LuqError                    exit code 1: the job failed
 ├── VerificationError       the written file is not what was planned
 ├── RunnerError             libllama or libmtmd failed on a file
 ├── DiskSpaceError          not enough room for the job
+├── DownloadError           the Hub could not be reached, or broke off
 └── InputError              exit code 2: refused at the door, before anything heavy
     ├── CheckpointError     not a checkpoint that can be converted
     ├── CalibrationError    calibration input that cannot be read, or is empty
@@ -47,6 +48,10 @@ class RunnerError(LuqError):
 
 class DiskSpaceError(LuqError):
     """Not enough room for the job."""
+
+
+class DownloadError(LuqError):
+    """The Hub could not be reached, or broke off."""
 
 
 class InputError(LuqError):

@@ -87,6 +87,8 @@ def _claim(run: RunFolder, model: str, force: bool) -> None:
         raise RunFolderError(
             f"{run.path} holds a run of {before}.", "Give --out another folder, or add --force to use this one."
         )
+    if before != model:
+        run.update(revision=None)
     run.update(model=model, llama_cpp=tools.pin()["version"])
 
 

@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from luq_gguf.errors import CheckpointError
+from luq_gguf.hf import download
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
-_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model", "*.txt", "README.md"]
 _HEADER_LIMIT = 100 * 1024 * 1024  # the limit of the safetensors library
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint whose files are complete. Of every tensor: `shapes`, its shape in the safetensors header;
-    `shards`, the file that holds it."""
+    `shards`, the file that holds it. `revision` is the commit of one that was fetched from the Hub."""
 
     folder: Path
     name: str
@@ -32,6 +32,7 @@ class Checkpoint:
     n_bytes: int
     fingerprint: str
     trust_remote_code: bool = False
+    revision: str | None = None
 
     @property
     def architecture(self) -> str:
@@ -42,8 +43,11 @@ class Checkpoint:
         return "vision_config" in self.config
 
 
-def open_checkpoint(model: str, *, trust_remote_code: bool = False) -> Checkpoint:
-    """Check a local folder, or fetch a Hub id's files and check them. Raises CheckpointError."""
+def open_checkpoint(model: str, *, trust_remote_code: bool = False, revision: str | None = None) -> Checkpoint:
+    """Check a local folder, or fetch a Hub id's files (at a commit, or the newest) and check them.
+
+    Raises CheckpointError, and what `download.fetch` raises.
+    """
     folder = Path(model).expanduser()
     if folder.is_dir():
         return _open_folder(folder.resolve(), trust_remote_code)
@@ -55,32 +59,17 @@ def open_checkpoint(model: str, *, trust_remote_code: bool = False) -> Checkpoin
         raise CheckpointError(
             f"{model}: no such folder.", "Give a checkpoint folder or a Hub id such as Qwen/Qwen2.5-VL-7B-Instruct."
         )
-    return _open_folder(_fetch(model), trust_remote_code, name=model.split("/")[1])
+
+    def check(fetched: Path) -> None:
+        _check_config(_read_json(fetched / "config.json", fetched), fetched, trust_remote_code)
+
+    found = download.fetch(model, revision, check, code=trust_remote_code)
+    return _open_folder(found.folder, trust_remote_code, name=model.split("/")[1], revision=found.revision)
 
 
-def _fetch(model: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    try:
-        return Path(snapshot_download(model, allow_patterns=_FILES))
-    except GatedRepoError:
-        raise CheckpointError(
-            f"{model} is gated on the Hub.", "Accept its terms on its page and run `hf auth login`."
-        ) from None
-    except RepositoryNotFoundError:
-        raise CheckpointError(
-            f"{model} is neither a folder here nor a model on the Hub that you can see.",
-            "Check the spelling; for a private model run `hf auth login`.",
-        ) from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise CheckpointError(
-            f"{model} is no folder here and could not be fetched from the Hub ({type(error).__name__}).",
-            "Check the network (and HF_HUB_OFFLINE), or give a local folder.",
-        ) from None
-
-
-def _open_folder(folder: Path, trust_remote_code: bool, name: str | None = None) -> Checkpoint:
+def _open_folder(
+    folder: Path, trust_remote_code: bool, name: str | None = None, revision: str | None = None
+) -> Checkpoint:
     config = _read_json(folder / "config.json", folder)
     _check_config(config, folder, trust_remote_code)
     shards = _shards(folder)
@@ -105,6 +94,7 @@ def _open_folder(folder: Path, trust_remote_code: bool, name: str | None = None)
         n_bytes=sum(shard.stat().st_size for shard in shards),
         fingerprint=digest.hexdigest(),
         trust_remote_code=trust_remote_code,
+        revision=revision,
     )
 
 

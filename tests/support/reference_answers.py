@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +62,26 @@ def _load_exact(folder: Path):
     has_vision = hasattr(AutoConfig.from_pretrained(folder), "vision_config")
     kind = AutoModelForImageTextToText if has_vision else AutoModelForCausalLM
     return kind.from_pretrained(folder, dtype=torch.float32).eval(), load_processor(folder)
+
+
+@contextmanager
+def as_libmtmd_orders_clip() -> Iterator[None]:
+    """LLaVA in transformers as the pinned libmtmd computes it: the class token behind the patches instead of before
+    them (tools/mtmd/models/llava.cpp; ggml-org/llama.cpp issue 25814), so that each patch has its neighbour's position,
+    and the first patch is dropped in place of the class token."""
+    from transformers.models.clip.modeling_clip import CLIPVisionEmbeddings
+
+    def forward(self, pixel_values, **_):
+        patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2)
+        last = self.class_embedding.expand(len(patches), 1, -1)
+        return torch.cat([patches, last], dim=1) + self.position_embedding(self.position_ids)
+
+    before = CLIPVisionEmbeddings.forward
+    CLIPVisionEmbeddings.forward = forward
+    try:
+        yield
+    finally:
+        CLIPVisionEmbeddings.forward = before
 
 
 def _log_probabilities(model, **inputs) -> np.ndarray:
