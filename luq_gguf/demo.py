@@ -16,8 +16,6 @@ from luq_gguf.llamacpp.ask import Runner
 from luq_gguf.stages import CalibrationRequest
 from luq_gguf.values import Budget
 
-MODEL = "tiny-qwen2.5-vl"
-
 
 @dataclass(frozen=True)
 class Measured:
@@ -41,11 +39,11 @@ class Demo:
     files: tuple[Measured, ...]
 
 
-def shipped_model() -> Path:
-    """The little model of a checkout. Raises CheckpointError where this is no checkout."""
-    folder = Path(__file__).resolve().parent.parent / "tests" / "models" / MODEL
+def shipped_model(name: str) -> Path:
+    """A little model of a checkout ("qwen2.5-vl" or "llava-1.5"). Raises CheckpointError where this is no checkout."""
+    folder = Path(__file__).resolve().parent.parent / "tests" / "models" / f"tiny-{name}"
     if not (folder / "config.json").is_file():
-        raise CheckpointError("The demo's model lies in the repository, not in the package.", "Run it in a clone.")
+        raise CheckpointError("The demo's models lie in the repository, not in the package.", "Run it in a clone.")
     return folder
 
 
@@ -57,15 +55,15 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     return float(middle - half), float(middle + half)
 
 
-def run(out: Path, *, low_layers: int, n_questions: int, threads: int | None, listener: Listener) -> Demo:
+def run(out: Path, *, model: str, low_layers: int, n_questions: int, threads: int | None, listener: Listener) -> Demo:
     """Convert with that many layers low, then ask all three files the same test questions."""
-    model = shipped_model()
+    checkpoint, run_dir = shipped_model(model), out / model
     data = out / "easy-vqa"
     calibration = easy_vqa.write_set(data / "train", "train", 256)
     request = CalibrationRequest(images=str(calibration), n_samples=256)
     converted = pipeline.convert(
-        str(model),
-        out / "run",
+        str(checkpoint),
+        run_dir,
         Budget(low_layers=low_layers),
         request,
         threads=threads,
@@ -73,8 +71,8 @@ def run(out: Path, *, low_layers: int, n_questions: int, threads: int | None, li
         force=True,  # a demo's folder holds nothing but demos
         listener=listener,
     )
-    baseline = pipeline.baseline(out / "run", threads=threads, listener=listener)
-    f16 = out / "run" / f"{safe_name(model.name)}-F16.gguf"
+    baseline = pipeline.baseline(run_dir, threads=threads, listener=listener)
+    f16 = run_dir / f"{safe_name(checkpoint.name)}-F16.gguf"
     pool = easy_vqa.questions("test")
     order = np.random.default_rng(0).permutation(len(pool))[:n_questions]
     asked = tuple(pool[i] for i in order)

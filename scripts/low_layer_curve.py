@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What every layer more in the low type does to a little model: whether it is a usable instrument.
 
-    scripts/demo && .venv/bin/python scripts/low_layer_curve.py out/demo/run [--questions 200]
+    scripts/demo && .venv/bin/python scripts/low_layer_curve.py out/demo/qwen2.5-vl [--questions 200]
 
 Prints for 0 to all low layers: size, accuracy, and the KL divergence from the 16-bit file on the text tokens of
 questions and answers, given their images (mean, 90th percentile, same top token). Uses the demo's run folder (its

@@ -122,7 +122,7 @@ def train_tokenizer(
     tokenizer = LlamaTokenizer.from_pretrained(
         folder,
         legacy=prefix,
-        add_prefix_space=prefix,
+        add_prefix_space=None if prefix else False,
         add_bos_token=add_bos,
         eos_token=end,
         pad_token=pad,

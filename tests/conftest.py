@@ -23,9 +23,10 @@ def _caches_in_a_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> N
     os.environ["HF_HOME"] = str(tmp_path_factory.mktemp("hf-home"))
 
 
-@pytest.fixture(scope="session")
-def tiny_model() -> Path:
-    return MODELS / "tiny-qwen2.5-vl"
+@pytest.fixture(scope="session", params=["tiny-qwen2.5-vl", "tiny-llava-1.5"])
+def tiny_model(request: pytest.FixtureRequest) -> Path:
+    """Each of the trained models in turn."""
+    return MODELS / request.param
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +68,7 @@ def cli():
 class Run:
     folder: Path
     result: dict
-    arguments: tuple[object, ...]
+    arguments: tuple[str | Path, ...]
 
     @property
     def model(self) -> Path:
@@ -79,15 +80,24 @@ class Run:
 
     @property
     def f16(self) -> Path:
-        return self.folder / "tiny-qwen2.5-vl-F16.gguf"
+        return self.folder / f"{Path(self.arguments[1]).name}-F16.gguf"
 
 
 @pytest.fixture(scope="session")
 def converted(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, calibration_file: Path) -> Run:
     """The shipped model converted once, six layers low, by the command line; the 16-bit file kept."""
     folder = tmp_path_factory.mktemp("run") / "out"
-    arguments = ("convert", tiny_model, "--out", folder, "--calib", calibration_file, "--samples", 64)
-    arguments += ("--low-layers", 6, "--keep-f16", "--json")
+    arguments: tuple[str | Path, ...] = (
+        "convert",
+        tiny_model,
+        "--out",
+        folder,
+        "--calib",
+        calibration_file,
+        "--samples",
+        "64",
+    )
+    arguments += ("--low-layers", "6", "--keep-f16", "--json")
     done = luq(*arguments)
     assert done.returncode == 0, done.stderr
     return Run(folder, json.loads(done.stdout), arguments)

@@ -18,12 +18,12 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_convert_prints_its_contract_and_nothing_else(converted):
-    result = converted.result
+def test_convert_prints_its_contract_and_nothing_else(converted, tiny_model):
+    result, name = converted.result, tiny_model.name
     assert {"run_dir", "model", "mmproj", "low_layers", "n_bytes", "bpw", "predicted_bytes"} <= set(result)
     assert len(result["low_layers"]) == 6
-    assert Path(result["model"]).name == "tiny-qwen2.5-vl-LUQ6-IQ1_M-Q4_K_M.gguf"
-    assert Path(result["mmproj"]).name == "mmproj-tiny-qwen2.5-vl-F16.gguf"
+    assert Path(result["model"]).name == f"{name}-LUQ6-IQ1_M-Q4_K_M.gguf"
+    assert Path(result["mmproj"]).name == f"mmproj-{name}-F16.gguf"
 
 
 def test_the_file_is_exactly_as_large_as_predicted(converted):
@@ -130,6 +130,7 @@ def test_inspect_shows_layers_as_table_json_and_picture(converted, cli, tmp_path
     assert "IQ1_M" in table.stdout
 
 
+@pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True)  # the other takes the same road
 @pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
 @pytest.mark.parametrize("moment", ["profile.json", "plan.json"])
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_file(converted, cli, tmp_path, kill, moment):

@@ -3,13 +3,16 @@
 import json
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
+MODELS = Path(__file__).parents[1] / "models"
+
 
 @pytest.fixture
-def text_model(tmp_path, tiny_model):
-    """A random text-only Llama with the shipped model's tokenizer."""
+def text_model(tmp_path):
+    """A random text-only Llama with a shipped model's tokenizer."""
 
     def build(hidden: int = 256, name: str = "random-llama"):
         import torch
@@ -22,7 +25,7 @@ def text_model(tmp_path, tiny_model):
         )  # fmt: skip
         LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path / name)
         for file in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json"):
-            shutil.copy(tiny_model / file, tmp_path / name)
+            shutil.copy(MODELS / "tiny-qwen2.5-vl" / file, tmp_path / name)
         return tmp_path / name
 
     return build
