@@ -20,11 +20,13 @@ def folder(tmp_path):
     return tmp_path
 
 
-def refused(folder, words, **options):
-    with pytest.raises(CheckpointError, match=words) as caught:
+def refusal(folder, **options) -> str:
+    """What a user is told: one sentence what is wrong; that there is one what to do is seen to here."""
+    with pytest.raises(CheckpointError) as caught:
         open_checkpoint(str(folder), **options)
     assert caught.value.hint
     assert "\n" not in caught.value.message
+    return caught.value.message
 
 
 def test_a_whole_checkpoint_opens(folder):
@@ -42,15 +44,15 @@ def test_the_fingerprint_follows_the_files(folder):
 
 
 def test_a_folder_without_config(tmp_path):
-    refused(tmp_path, "is no checkpoint: it has no config.json")
+    assert "is no checkpoint: it has no config.json" in refusal(tmp_path)
 
 
 def test_no_such_folder(tmp_path):
-    refused(tmp_path / "nowhere" / "at" / "all", "no such folder")
+    assert "no such folder" in refusal(tmp_path / "nowhere" / "at" / "all")
 
 
 def test_a_file_is_no_folder(folder):
-    refused(folder / "config.json", "is a file")
+    assert "is a file" in refusal(folder / "config.json")
 
 
 def test_a_hub_id_offline():
@@ -62,25 +64,25 @@ def test_a_hub_id_offline():
 @pytest.mark.parametrize("text", ["{", "[1]", '{"model_type": 3}'], ids=["cut", "list", "no architectures"])
 def test_a_damaged_config(folder, text):
     (folder / "config.json").write_text(text)
-    refused(folder, "config.json")
+    assert "config.json" in refusal(folder)
 
 
 def test_a_missing_shard(folder):
     index = {"weight_map": {"model.norm.weight": "model.safetensors", "lm_head.weight": "model-2.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    refused(folder, "lacks the shard model-2.safetensors")
+    assert "lacks the shard model-2.safetensors" in refusal(folder)
 
 
 def test_a_shard_name_that_leaves_the_folder(folder):
     index = {"weight_map": {"model.norm.weight": "../model.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    refused(folder, "names no usable shards")
+    assert "names no usable shards" in refusal(folder)
 
 
 def test_a_tensor_that_no_shard_holds(folder):
     index = {"weight_map": {"model.norm.weight": "model.safetensors", "lm_head.weight": "model.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    refused(folder, "lack the tensor lm_head.weight")
+    assert "lack the tensor lm_head.weight" in refusal(folder)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +91,7 @@ def test_a_tensor_that_no_shard_holds(folder):
 def test_truncated_safetensors(folder, keep):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
-    refused(folder, "model.safetensors is truncated or damaged")
+    assert "model.safetensors is truncated or damaged" in refusal(folder)
 
 
 def test_a_header_longer_than_the_file(tmp_path):
@@ -101,15 +103,15 @@ def test_a_header_longer_than_the_file(tmp_path):
 
 def test_pickles_only(folder):
     shutil.move(folder / "model.safetensors", folder / "pytorch_model.bin")
-    refused(folder, "pickles only")
+    assert "pickles only" in refusal(folder)
 
 
 def test_remote_code_is_named_and_runs_on_request_alone(folder):
     (folder / "config.json").write_text(json.dumps({"architectures": ["Own"], "model_type": "own", "auto_map": {}}))
-    refused(folder, "needs code from its repository")
+    assert "needs code from its repository" in refusal(folder)
     assert open_checkpoint(str(folder), trust_remote_code=True).architecture == "Own"
 
 
 def test_an_architecture_unknown_to_transformers(folder):
     (folder / "config.json").write_text(json.dumps({"architectures": ["Own"], "model_type": "own"}))
-    refused(folder, "does not know the architecture Own")
+    assert "does not know the architecture Own" in refusal(folder)
