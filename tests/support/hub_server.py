@@ -35,7 +35,7 @@ class Hub:
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
     url: str = ""
 
-    def add(self, name: str, folder: Path, **more: bytes) -> Repository:
+    def add(self, name: str, folder: Path) -> Repository:
         files = {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
         repository = Repository({commit_of(files): files})
         self.repositories[name] = repository
