@@ -78,6 +78,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         "budget": dict(plan.budget) | {"counts": "the text model's file; mmproj and KV cache are not counted"},
         "order": list(plan.order),
         "near_ties": [list(pair) for pair in plan.near_ties],
+        "without_importance": list(plan.without_importance),
         "tensor_types": dict(plan.tensor_types),
     }
 
@@ -96,6 +97,7 @@ def read_plan(path: Path) -> Plan:
             bpw=float(content["bpw"]),
             near_ties=tuple((int(a), int(b)) for a, b in content["near_ties"]),
             order=tuple(int(n) for n in content["order"]),
+            without_importance=tuple(str(name) for name in content.get("without_importance", ())),
             budget={k: v for k, v in content["budget"].items() if k != "counts"},
         )
     except (KeyError, TypeError, ValueError, AttributeError):

@@ -5,18 +5,24 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from luq_gguf import planner
+from luq_gguf import artefacts, planner
 from luq_gguf.errors import CheckpointError, DiskSpaceError
 from luq_gguf.hf import checkpoint as checkpoints
 from luq_gguf.hf import llava
 from luq_gguf.hf.checkpoint import Checkpoint
-from luq_gguf.hf.tensor_names import TensorNames, text_shapes
+from luq_gguf.hf.tensor_names import TensorNames
 from luq_gguf.llamacpp import converter, gguf_files, quantize, skeleton, tools
 from luq_gguf.llamacpp.tools import LlamaCpp
 from luq_gguf.run_folder import RunFolder, hash_of
 from luq_gguf.values import ClipVision, ModelTensors, Profile
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -60,8 +66,9 @@ def open_door(
 ) -> Door:
     """Check model, tools and types, and learn all tensors. Raises InputError's children with what is wrong.
 
-    The converter writes the model's metadata (it refuses unknown architectures and tokenizers there), and a skeleton
-    with the tensors' shapes goes through llama-quantize's dry run.
+    The converter walks through the checkpoint without reading weights (it refuses unknown architectures and tokenizers
+    there), a skeleton of the file it would write goes through llama-quantize's dry run, and transformers' modules,
+    made without weights, tell which matrices can be listened to.
     """
     llama = tools.find()
     low, high = gguf_files.check_type(low, "--low"), quantize.check_ftype(llama, high)
@@ -75,25 +82,63 @@ def open_door(
     clip = llava.clip_vision(checkpoint) if llava.is_clip_llava(checkpoint) else None
     if clip:
         llava.vision_names(checkpoint, clip)
-    path, metadata = run.work / "skeleton.gguf", run.work / "metadata.gguf"
+    path, listenable = run.work / "skeleton.gguf", run.work / "listenable.json"
 
     def make() -> None:
         listener.say(f"reading {checkpoint.name}")
-        if checkpoint.has_vision and clip is None:
-            converter.check_mmproj(llama, checkpoint.folder, run.work / "vision.gguf", checkpoint.name)
-        info = converter.metadata_only(llama, checkpoint.folder, metadata, checkpoint.name)
-        shapes = text_shapes(checkpoint.shapes, TensorNames(info.arch, info.n_layers))
-        part = path.with_name(path.name + ".part")
-        skeleton.write(part, metadata, shapes)
-        part.replace(path)
-        metadata.unlink()
+        _learn(llama, checkpoint, path, listenable, own_vision=clip is not None)
 
-    run.run_stage("door", hash_of(checkpoint.fingerprint, str(llama.converter)), [".work/skeleton.gguf"], make)
+    key = hash_of(checkpoint.fingerprint, str(llama.converter))
+    run.run_stage("door", key, [".work/skeleton.gguf", ".work/listenable.json"], make)
     source = gguf_files.read(path)
-    names = TensorNames(source.arch, source.n_layers)
-    tensors = quantize.model_tensors(llama, source, low, high, (dataset,) if dataset else ())
+    known = artefacts.read_json(listenable, "profile")
+    tensors = quantize.model_tensors(
+        llama,
+        source,
+        low,
+        high,
+        n_layers=known["n_layers"],
+        measured=set(known["tensors"]),
+        datasets=(dataset,) if dataset else (),
+    )
     _check_fallbacks(tensors, force, listener)
-    return Door(checkpoint, llama, source, names, tensors, clip)
+    return Door(checkpoint, llama, source, _names(source), tensors, clip)
+
+
+def _names(source: gguf_files.GGUFInfo) -> TensorNames:
+    return TensorNames(source.arch, source.n_layers, source.types)
+
+
+def _learn(llama: LlamaCpp, checkpoint: Checkpoint, path: Path, listenable: Path, *, own_vision: bool) -> None:
+    """Write the skeleton of the text model's file, and what can be listened to: layers computed, names of matrices."""
+    asked, beside = (llama, checkpoint.folder), path.parent
+    metadata = beside / "metadata.gguf"
+    with ThreadPoolExecutor() as pool:  # each takes seconds on one core, most of them for imports
+        tensors = pool.submit(converter.text_tensors, *asked, beside / "text.gguf", checkpoint.name)
+        written = pool.submit(converter.metadata_only, *asked, metadata, checkpoint.name)
+        outline = pool.submit(_outline, checkpoint)
+        if checkpoint.has_vision and not own_vision:
+            pool.submit(converter.check_mmproj, *asked, beside / "vision.gguf", checkpoint.name).result()
+    part = path.with_name(path.name + ".part")
+    info = skeleton.write(part, written.result().path, tensors.result())
+    n_layers, measured = _listenable(outline.result(), _names(info))
+    artefacts.write_json(listenable, {"n_layers": n_layers, "tensors": measured})
+    part.replace(path)
+    metadata.unlink()
+
+
+def _outline(checkpoint: Checkpoint) -> nn.Module:
+    from luq_gguf.hf import reference
+
+    return reference.outline(checkpoint)
+
+
+def _listenable(model: nn.Module, names: TensorNames) -> tuple[int, list[str]]:
+    """How many decoder layers transformers computes, and the matrices whose inputs it will show."""
+    from luq_gguf.hf import taps
+
+    matrices = taps.decoder_matrices(model, names)
+    return len(taps.decoder_layers(model)), sorted(matrices.shapes())
 
 
 def _check_fallbacks(tensors: ModelTensors, force: bool, listener: Listener) -> None:

@@ -10,7 +10,7 @@ from luq_gguf import artefacts, planner, tensor_types
 from luq_gguf.door import Listener, check_disk, open_door, with_dataset
 from luq_gguf.errors import RunFolderError
 from luq_gguf.hf import calibration as calibration_input
-from luq_gguf.llamacpp import quantize, tools
+from luq_gguf.llamacpp import gguf_files, imatrix_file, quantize, skeleton, tools
 from luq_gguf.run_folder import RunFolder
 from luq_gguf.stages import CalibrationRequest, make_baseline, make_file, make_plan, make_profile, mmproj_name
 from luq_gguf.values import Budget, Plan, Profile, QuantizedModel
@@ -162,6 +162,7 @@ def quantize_plan(
             raise RunFolderError(
                 f"plan.json and {door.checkpoint.name} disagree on the tensor {min(wrong)}.", "Run luq-gguf plan again."
             )
+        _check_importance(run, planned)
         part = run.file("tensor-types.txt.part")
         part.write_text(tensor_types.to_text(quantize.overrides(door.source, planned)))
         part.replace(run.file("tensor-types.txt"))
@@ -169,6 +170,17 @@ def quantize_plan(
         made = make_file(run, door, planned, threads=threads, keep_f16=keep_f16, listener=listener)
         name = mmproj_name(door.checkpoint)
         return Converted(run.path, made, run.file(name) if name else None, planned, profiled)
+
+
+def _check_importance(run: RunFolder, planned: Plan) -> None:
+    """A person may have edited the plan or brought another imatrix: llama-quantize would fail in mid-run."""
+    known = imatrix_file.read(run.file(skeleton.IMATRIX_NAME)).in_sum2
+    for name, kind in planned.tensor_types.items():
+        if name not in known and gguf_files.needs_importance(name, kind, planned.high):
+            raise RunFolderError(
+                f"plan.json gives {name} the type {kind}, which needs an importance entry; imatrix.gguf has none.",
+                "Choose another type for it, such as Q2_K, or run luq-gguf plan again.",
+            )
 
 
 def baseline(run_dir: Path, *, threads: int | None = None, listener: Listener = Listener()) -> QuantizedModel:

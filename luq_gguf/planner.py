@@ -96,6 +96,7 @@ def make_plan(
         bpw=bits_per_weight(tensors, low),
         near_ties=tuple((a, b) for a, b in near_ties),
         order=tuple(order),
+        without_importance=tensors.without_importance,
         budget={k: v for k, v in vars(budget).items() if v is not None},
     )
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from luq_gguf import artefacts, planner, ranking, tensor_types
 from luq_gguf.door import Door, Listener, safe_name
-from luq_gguf.errors import CheckpointError, RunFolderError
+from luq_gguf.errors import CheckpointError, ConversionError, RunFolderError
 from luq_gguf.hf import calibration as calibration_input
 from luq_gguf.hf import llava
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.llamacpp import clip_mmproj, converter, gguf_files, imatrix_file, quantize, skeleton
 from luq_gguf.run_folder import RunFolder, hash_of
-from luq_gguf.values import Budget, Plan, Profile, QuantizedModel
+from luq_gguf.values import COLUMNS, Budget, Plan, Profile, QuantizedModel
 
 PROFILE_FILES = ("profile.json", "profile.safetensors", skeleton.IMATRIX_NAME)
 PROFILE_STATE = ("pass.npz", "entropies.npz", "reservoir-multimodal.bin", "reservoir-text.bin")
@@ -83,14 +83,14 @@ def make_profile(
             lambda done, total: listener.progress("calibration samples", done, total),
             lambda done, total: listener.progress("layer entropies", done, total),
         )
-        profile, matrix, histograms = profiler.profile(
+        profile, matrix, arrays = profiler.profile(
             checkpoint, calibration, door.names, run.work, device=device, progress=progress
         )
         part = run.file(skeleton.IMATRIX_NAME + ".part")
         imatrix_file.write(part, matrix, calibration.sources, 512)
         part.replace(run.file(skeleton.IMATRIX_NAME))
         part = run.file("profile.safetensors.part")
-        save_file(histograms, part)
+        save_file(arrays, part)
         part.chmod(run.file("run.json").stat().st_mode & 0o777)  # the library makes it private
         part.replace(run.file("profile.safetensors"))
         artefacts.write_json(run.file("profile.json"), artefacts.profile_to_json(profile))
@@ -179,6 +179,7 @@ def make_f16(run: RunFolder, door: Door, listener: Listener = Listener()) -> Pat
             on_progress=lambda share: listener.progress("text model to F16", share, 1.0),
         )
         _check_same_tensors(info, door.source)
+        _check_same_columns(run, path)
 
     run.run_stage("f16", _conversion_key(door), [path.name], make)
     return path
@@ -256,3 +257,21 @@ def _check_same_tensors(written: gguf_files.GGUFInfo, expected: gguf_files.GGUFI
             f"llama.cpp's converter wrote {name} as {theirs.get(name)}, planned was {ours.get(name)}.",
             "This architecture is changed by its conversion in a way luq-gguf does not know yet; please report it.",
         )
+
+
+def _check_same_columns(run: RunFolder, f16: Path) -> None:
+    """Importance is per column as transformers has them: the converter must not have put them in another order."""
+    from safetensors.numpy import load_file
+
+    for name, ours in load_file(run.file("profile.safetensors")).items():
+        if not name.startswith(COLUMNS):
+            continue
+        theirs = gguf_files.column_energies(f16, name.removeprefix(COLUMNS))
+        shares = ours / max(ours.sum(), 1e-300), theirs / max(theirs.sum(), 1e-300)
+        # 16-bit rounding moves a share by 1e-4 of itself, another order by some percent.
+        if abs(shares[0] - shares[1]).max() > 5e-3 * shares[0].mean():
+            raise ConversionError(
+                f"llama.cpp's converter puts the columns of {name.removeprefix(COLUMNS)} in an order of its own, so "
+                "their importance would weigh on others.",
+                "luq-gguf does not know this order yet; please report it with the model's name.",
+            )

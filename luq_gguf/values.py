@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+COLUMNS = "columns."  # prefix of a matrix's column energies in profile.safetensors
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -44,12 +46,18 @@ class CalibrationSet:
 class ImportanceMatrix:
     """Sums of squared inputs per weight tensor, as llama.cpp's imatrix holds them.
 
-    in_sum2[name]: float64 [n_in], raw sums of x^2 per input column; counts[name]: tokens summed.
+    in_sum2[name]: float64 [n_mat, n_in], raw sums of x^2 per input column; counts[name]: int64 [n_mat], tokens summed.
+    n_mat is the number of experts of a mixture's tensor, else 1; an expert that no token reached has count 0.
     """
 
     in_sum2: Mapping[str, np.ndarray]
-    counts: Mapping[str, int]
+    counts: Mapping[str, np.ndarray]
     n_samples: int = 0
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that went through the model: what a matrix that reads all of them has counted."""
+        return max(int(count.max()) for count in self.counts.values())
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,8 @@ class Budget:
 
 @dataclass(frozen=True)
 class TensorChoice:
-    """A tensor of the text model and its two possible types. Outside decoder layers both are the same."""
+    """A tensor of the text model and its two possible types. Outside decoder layers both are the same, and `layer` is
+    None: also in blocks behind the last layer, such as heads that predict several tokens (MTP)."""
 
     name: str
     layer: int | None
@@ -101,7 +110,10 @@ class TensorChoice:
 
 @dataclass(frozen=True)
 class ModelTensors:
-    """All tensors of the text model under one pair of types, and the bytes of the file that are not tensors."""
+    """All tensors of the text model under one pair of types, and the bytes of the file that are not tensors.
+
+    `without_importance` names matrices that no calibration reaches: their choices hold types that need no importance.
+    """
 
     choices: tuple[TensorChoice, ...]
     n_layers: int
@@ -109,6 +121,7 @@ class ModelTensors:
     high: str
     header_bytes: int
     alignment: int = 32
+    without_importance: tuple[str, ...] = ()
 
     @property
     def n_weights(self) -> int:
@@ -130,6 +143,7 @@ class Plan:
     bpw: float
     near_ties: tuple[tuple[int, int], ...] = ()
     order: tuple[int, ...] = ()
+    without_importance: tuple[str, ...] = ()
     budget: Mapping[str, object] = field(default_factory=dict)
 
 

@@ -82,6 +82,13 @@ def plan_lines(plan: Plan) -> list[str]:
         f"{', '.join(map(str, plan.low_layers)) or 'none'}; all else as in {plan.high}",
         f"predicted file: {format_size(plan.predicted_file_bytes)} ({plan.bpw:.3f} bpw), without mmproj and KV cache",
     ]
+    if plan.without_importance:
+        told = [f"{name} {plan.tensor_types[name]}" for name in plan.without_importance]
+        more = f" and {len(told) - 3} more" if len(told) > 3 else ""
+        lines.append(
+            f"{len(told)} matrices that the reference model does not compute have no importance, and types that need "
+            f"none: {', '.join(told[:3])}{more}"
+        )
     low = set(plan.low_layers)
     crossing = [pair for pair in plan.near_ties if (pair[0] in low) != (pair[1] in low)]
     for a, b in crossing:

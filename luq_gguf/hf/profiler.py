@@ -23,9 +23,9 @@ from luq_gguf.errors import CalibrationError
 from luq_gguf.hf import reference
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.reservoir import MODALITIES, Reservoir
-from luq_gguf.hf.taps import Taps, decoder_layers
+from luq_gguf.hf.taps import Taps, decoder_layers, decoder_matrices
 from luq_gguf.hf.tensor_names import TensorNames
-from luq_gguf.values import CalibrationSet, ImportanceMatrix, LayerEntropy, Profile
+from luq_gguf.values import COLUMNS, CalibrationSet, ImportanceMatrix, LayerEntropy, Profile
 
 CAPACITY = 8192  # token vectors per layer and modality
 SEEDS = 5  # K-means repetitions; two seeds rank a real model's layers with a Kendall tau of 0.73 only
@@ -53,7 +53,8 @@ def profile(
 ) -> tuple[Profile, ImportanceMatrix, dict[str, np.ndarray]]:
     """Profile a model; `work` keeps the state of an interrupted pass.
 
-    Returns the profile, the importance matrix, and cluster histograms int [n_seeds, K] by "<group>.<layer>".
+    Returns the profile, the importance matrix, and arrays: cluster histograms int [n_seeds, K] by "<group>.<layer>",
+    and column energies (taps.Matrices) by "columns.<tensor>".
     Raises CalibrationError where the set has fewer tokens than clusters.
     """
     seeds = list(seeds) if seeds is not None else [calibration.seed + i for i in range(SEEDS)]
@@ -71,6 +72,7 @@ def profile(
     reservoir = Reservoir(work, CAPACITY, len(decoder_layers(model)), width, dtype, calibration.seed)
     try:
         matrix = _pass(model, processor, calibration, names, reservoir, state, state_path, key, progress)
+        energies = decoder_matrices(model, names).column_energies()
         n_layers = len(decoder_layers(model))
         del model
         if max(reservoir.count("multimodal") + reservoir.count("text"), 0) < entropy.K:
@@ -97,12 +99,13 @@ def profile(
         "alpha": calibration.alpha,
         "n_multimodal": len(calibration.multimodal),
         "n_text": matrix.n_samples - len(calibration.multimodal),
-        "n_tokens": next(iter(matrix.counts.values())),
+        "n_tokens": matrix.n_tokens,
         "seed": calibration.seed,
         "sha256": calibration.sha256,
         "skipped_images": list(calibration.skipped),
     }
-    return Profile(checkpoint.name, layers, estimator, described), matrix, histograms
+    columns = {COLUMNS + name: energy for name, energy in energies.items()}
+    return Profile(checkpoint.name, layers, estimator, described), matrix, histograms | columns
 
 
 def _pass(
@@ -120,7 +123,7 @@ def _pass(
     start, done = 0, 0
     if state is not None:
         sums = {name.removeprefix("sum."): value for name, value in state.items() if name.startswith("sum.")}
-        taps.restore(ImportanceMatrix(sums, dict.fromkeys(sums, int(state["n_tokens"]))))
+        taps.restore(ImportanceMatrix(sums, {name: state[f"count.{name}"] for name in sums}))
         for name in MODALITIES:
             reservoir.keys[name][:] = state[f"keys.{name}"]
         start, done = int(state["batch"]), int(state["samples"])
@@ -132,12 +135,9 @@ def _pass(
             state_path,
             key,
             {f"sum.{name}": value for name, value in matrix.in_sum2.items()}
+            | {f"count.{name}": value for name, value in matrix.counts.items()}
             | {f"keys.{name}": value for name, value in reservoir.keys.items()}
-            | {
-                "n_tokens": np.array(next(iter(matrix.counts.values()))),
-                "batch": np.array(batch),
-                "samples": np.array(done),
-            },
+            | {"batch": np.array(batch), "samples": np.array(done)},
         )
 
     total = len(calibration.multimodal) + calibration.n_text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from luq_gguf.errors import CalibrationError, CheckpointError
+from luq_gguf.hf import experts
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.processor import load_processor
 from luq_gguf.values import CalibrationSet, Sample
@@ -50,33 +52,61 @@ def choose_device(device: str) -> torch.device:
         raise CheckpointError(f"--device {device}: torch knows no such device.", "Try auto, cpu or cuda.") from None
 
 
+def outline(checkpoint: Checkpoint) -> nn.Module:
+    """The model's modules without weights (torch's meta device): seconds for any size.
+
+    Raises CheckpointError where transformers cannot make a model of the config.
+    """
+    from transformers import AutoConfig
+
+    with _refusals(checkpoint), torch.device("meta"):
+        config = AutoConfig.from_pretrained(
+            checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code, local_files_only=True
+        )
+        made: nn.Module = _auto_class(checkpoint).from_config(
+            config, trust_remote_code=checkpoint.trust_remote_code, dtype=torch.bfloat16
+        )
+    return made
+
+
 def load_reference(checkpoint: Checkpoint, device: torch.device) -> tuple[nn.Module, Any]:
     """The model in eval mode and its processor (a tokenizer for text-only models).
 
     bfloat16 where the device has it, else float32. Raises CheckpointError where transformers refuses the checkpoint.
     """
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
     from transformers.utils import logging as transformers_logging
 
-    dtype = torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
-    options = {
-        "dtype": dtype,
-        "use_safetensors": True,
-        "trust_remote_code": checkpoint.trust_remote_code,
-        "local_files_only": True,
-    }
     transformers_logging.disable_progress_bar()
-    kind = AutoModelForImageTextToText if checkpoint.has_vision else AutoModelForCausalLM
-    try:
-        model = kind.from_pretrained(checkpoint.folder, **options)
+    experts.register()
+    with _refusals(checkpoint):
+        model = _auto_class(checkpoint).from_pretrained(
+            checkpoint.folder,
+            dtype=torch.bfloat16 if has_fast_bfloat16(device) else torch.float32,
+            use_safetensors=True,
+            trust_remote_code=checkpoint.trust_remote_code,
+            local_files_only=True,
+            experts_implementation=experts.NAME,
+        )
         processor = load_processor(checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code)
+    placed: nn.Module = model.to(device).eval()
+    return placed, processor
+
+
+def _auto_class(checkpoint: Checkpoint) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    return AutoModelForImageTextToText if checkpoint.has_vision else AutoModelForCausalLM
+
+
+@contextmanager
+def _refusals(checkpoint: Checkpoint) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
             f"transformers cannot load {checkpoint.name}: {reason}", "Is the checkpoint complete and unmodified?"
         ) from None
-    placed: nn.Module = model.to(device).eval()
-    return placed, processor
 
 
 def batches(model: nn.Module, processor: Any, calibration: CalibrationSet, start: int = 0) -> Iterator[Batch]:

@@ -1,58 +1,49 @@
-"""HF tensor and module names -> GGUF tensor names, by gguf's own TensorNameMap."""
+"""HF module names -> GGUF tensor names, by gguf's own TensorNameMap and the tensors that the converter writes."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Collection
+from typing import Any
 
 import gguf
+import numpy as np
 
 from luq_gguf.errors import CheckpointError
 
-# What is not the text model: the converter writes it to the mmproj file, or not at all.
-_NOT_TEXT = re.compile(
-    r"(^|\.)(visual|vision_\w+|image_\w+|audio_\w+|mm_projector|multi_modal_projector|connector|embed_vision)(\.|$)"
-    r"|rotary_emb\.inv_freq$"
-)
-
 
 class TensorNames:
-    """The name map of one architecture and depth. Raises CheckpointError where gguf does not know the architecture."""
+    """The names of one architecture and depth, limited to `tensors`: what the converter writes for the model.
 
-    def __init__(self, arch: str, n_layers: int) -> None:
+    Raises CheckpointError where gguf does not know the architecture.
+    """
+
+    def __init__(self, arch: str, n_layers: int, tensors: Collection[str]) -> None:
         known = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
         if arch not in known:
             raise CheckpointError(
                 f"The installed gguf package does not know the architecture {arch}.", "Upgrade the gguf package."
             )
         self._map = gguf.get_tensor_name_map(known[arch], n_layers)
+        self._tensors = frozenset(tensors)
         self.arch = arch
 
-    def gguf_name(self, hf_name: str) -> str | None:
-        """The GGUF name of a tensor such as ``model.layers.0.mlp.up_proj.weight``; None where it has none.
+    def weight(self, hf_name: str) -> str | None:
+        """The GGUF tensor of a weight such as ``model.layers.0.mlp.up_proj``; None where the file has none.
 
         A vision-language model's text half is named as if it stood alone, as the converter does.
         """
         name = hf_name.replace("language_model.", "").replace("text_model.", "")
         name = name if name.startswith(("model.", "lm_head")) else f"model.{name}"
-        found: str | None = self._map.get_name(name, try_suffixes=(".weight", ".bias"))
-        return found
+        found: str | None = self._map.get_name(f"{name}.weight", try_suffixes=(".weight",))
+        return found if found in self._tensors else None
 
+    def column_order(self, name: str, parent: Any) -> np.ndarray | None:
+        """Which of transformers' columns stands at each place of this tensor, where the converter reorders them.
 
-def text_shapes(shapes: Mapping[str, tuple[int, ...]], names: TensorNames) -> dict[str, tuple[int, ...]]:
-    """GGUF name -> shape (torch order) of the text model's tensors.
-
-    Raises CheckpointError naming a tensor that belongs to the text model and has no GGUF name.
-    """
-    found = {}
-    for hf_name, shape in shapes.items():
-        if _NOT_TEXT.search(hf_name):
-            continue
-        name = names.gguf_name(hf_name)
-        if name is None:
-            raise CheckpointError(
-                f"The tensor {hf_name} has no GGUF name in the architecture {names.arch}.",
-                "luq-gguf cannot convert this model yet; please report it with the model's name.",
-            )
-        found[name] = shape
-    return found
+        It does so for linear attention with more value than key heads: value heads grouped by key head become value
+        heads dealt out to the key heads in turn (conversion/qwen.py). `parent` is the module that holds the matrix.
+        """
+        if self.arch not in ("qwen35", "qwen35moe") or not name.endswith(".ssm_out.weight"):
+            return None
+        heads = np.arange(parent.num_v_heads * parent.head_v_dim).reshape(parent.num_k_heads, -1, parent.head_v_dim)
+        return heads.swapaxes(0, 1).reshape(-1)

@@ -11,6 +11,7 @@ from luq_gguf.llamacpp import gguf_files, tools
 from luq_gguf.llamacpp.tools import LlamaCpp
 
 _PERCENT = re.compile(r"Writing:\s+(\d+)%")
+_TENSOR = re.compile(r"(?P<name>[\w.]+), +torch\.\S+ --> (?P<type>\w+), shape = \{(?P<shape>[\d, ]+)\}")
 
 
 def _command(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> list[str | Path]:
@@ -20,12 +21,35 @@ def _command(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> list[st
 def metadata_only(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> gguf_files.GGUFInfo:
     """Write the model's metadata and vocabulary, without tensors: seconds for any size of model.
 
-    The converter refuses here what it would refuse after minutes: architectures and tokenizers it does not know.
-    Raises CheckpointError with its words.
+    Raises CheckpointError with the converter's words, as for a tokenizer it does not know.
     """
     command = [*_command(llama, checkpoint, out, name), "--vocab-only"]
     tools.run(command, failure=CheckpointError, what="llama.cpp's converter", environment=tools.python_environment())
     return gguf_files.read(out)
+
+
+def text_tensors(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """GGUF name -> 16-bit type and shape (torch order) of every tensor the converter would write for the text model.
+
+    It walks through the checkpoint without reading weights, so split, fused, added and skipped tensors are all as in
+    the real file. Raises CheckpointError with its words where it cannot convert the model.
+    """
+    found = {}
+
+    def on_line(line: str) -> None:
+        if match := _TENSOR.search(line):
+            found[match["name"]] = match["type"], tuple(int(n) for n in match["shape"].split(",")[::-1])
+
+    tools.run(
+        [*_command(llama, checkpoint, out, name), "--dry-run"],
+        failure=CheckpointError,
+        what="llama.cpp's converter cannot convert this model; it",
+        on_line=on_line,
+        environment=tools.python_environment(),
+    )
+    if not found:
+        raise CheckpointError("llama.cpp's converter tells of no tensor.", "Is this llama.cpp another than the pin?")
+    return found
 
 
 def check_mmproj(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> None:

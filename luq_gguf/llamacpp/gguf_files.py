@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import numpy as np
 
 from luq_gguf.errors import GGUFFileError, TypeNameError
 
-IMATRIX_TYPES = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S")  # llama-quantize refuses these without importance
+# llama-quantize refuses these without importance (src/llama-quant.cpp, tensor_requires_imatrix), but for the
+# embeddings and the head.
+IMATRIX_TYPES = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS")
+NEVER_MEASURED = ("token_embd.weight", "output.weight")
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,16 @@ def read(path: Path) -> GGUFInfo:
     return GGUFInfo(path, path.stat().st_size, data_offset, metadata, tensors)
 
 
+def column_energies(path: Path, name: str) -> np.ndarray:
+    """Sums of squared weights per column, float64 [n_in], of a matrix in 16 or 32 bits."""
+    tensor = next(t for t in gguf.GGUFReader(path).tensors if t.name == name)
+    matrix = tensor.data.reshape(-1, int(tensor.shape[0]))
+    energy = np.zeros(matrix.shape[1])
+    for start in range(0, len(matrix), 1024):  # a few rows at a time: a head may have gigabytes
+        energy += np.square(matrix[start : start + 1024].astype(np.float64)).sum(0)
+    return energy
+
+
 def type_bytes(kind: str, n_weights: int) -> int:
     """Bytes of that many weights in a type; their number divides by the type's block."""
     block: int
@@ -79,6 +93,12 @@ def type_bytes(kind: str, n_weights: int) -> int:
     if n_weights % block:
         raise ValueError(f"{n_weights} weights do not fill blocks of {block} ({kind})")
     return n_weights // block * size
+
+
+def needs_importance(name: str, kind: str, ftype: str) -> bool:
+    """Whether llama-quantize gives this tensor this type, in a file of this ftype, only with an importance entry."""
+    needed = kind in IMATRIX_TYPES or (kind == "Q2_K" and ftype == "Q2_K_S")
+    return needed and name not in NEVER_MEASURED
 
 
 def check_type(kind: str, option: str) -> str:

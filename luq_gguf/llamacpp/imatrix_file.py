@@ -22,8 +22,8 @@ def write(path: Path, matrix: ImportanceMatrix, datasets: Sequence[str], chunk_s
     writer.add_uint32("imatrix.chunk_size", chunk_size)
     for name in sorted(matrix.in_sum2):
         sums = matrix.in_sum2[name].astype(np.float32)
-        writer.add_tensor(f"{name}.in_sum2", sums.reshape(1, -1))
-        writer.add_tensor(f"{name}.counts", np.array([[matrix.counts[name]]], dtype=np.float32))
+        writer.add_tensor(f"{name}.in_sum2", sums)
+        writer.add_tensor(f"{name}.counts", matrix.counts[name].astype(np.float32).reshape(-1, 1))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -31,14 +31,19 @@ def write(path: Path, matrix: ImportanceMatrix, datasets: Sequence[str], chunk_s
 
 
 def read(path: Path) -> ImportanceMatrix:
-    """Read sums and counts. Raises GGUFFileError where the file is no importance matrix of dense layers."""
-    reader = gguf.GGUFReader(path)
+    """Read sums and counts. Raises GGUFFileError where the file is no importance matrix."""
+    hint = "Run luq-gguf profile."
+    try:
+        reader = gguf.GGUFReader(path)
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise GGUFFileError(f"{path} cannot be read: {error}.", hint) from None
     tensors = {tensor.name: np.asarray(tensor.data, dtype=np.float64) for tensor in reader.tensors}
     names = [name.removesuffix(".in_sum2") for name in tensors if name.endswith(".in_sum2")]
-    if not names or any(f"{name}.counts" not in tensors or tensors[f"{name}.counts"].size != 1 for name in names):
-        raise GGUFFileError(f"{path} is no importance matrix that can be read here.", "Run luq-gguf profile.")
+    counts = {name: tensors.get(f"{name}.counts", np.empty(0)).reshape(-1).astype(np.int64) for name in names}
+    if not names or any(not n.size or tensors[f"{name}.in_sum2"].size % n.size for name, n in counts.items()):
+        raise GGUFFileError(f"{path} is no importance matrix that can be read here.", hint)
     return ImportanceMatrix(
-        {name: tensors[f"{name}.in_sum2"].reshape(-1) for name in names},
-        {name: int(tensors[f"{name}.counts"].item()) for name in names},
+        {name: tensors[f"{name}.in_sum2"].reshape(counts[name].size, -1) for name in names},
+        counts,
         int(reader.fields["imatrix.chunk_count"].contents()),
     )

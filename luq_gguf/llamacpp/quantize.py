@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from luq_gguf import tensor_types
@@ -52,27 +52,44 @@ def dry_run(llama: LlamaCpp, source: Path, ftype: str, types: Mapping[str, str] 
 
 
 def model_tensors(
-    llama: LlamaCpp, source: gguf_files.GGUFInfo, low: str, high: str, datasets: tuple[str, ...]
+    llama: LlamaCpp,
+    source: gguf_files.GGUFInfo,
+    low: str,
+    high: str,
+    *,
+    n_layers: int,
+    measured: Collection[str],
+    datasets: tuple[str, ...] = (),
 ) -> ModelTensors:
     """Both possible types and sizes of every tensor: stock types from a dry run, low ones from another.
 
     A decoder layer's low type holds for all its matrices; where a row does not fit the type's blocks,
-    llama-quantize's fallback is what the second dry run tells.
+    llama-quantize's fallback is what the second dry run tells. Tensors that are not `measured` (they will have no
+    importance entry) get types that need none: their high type, or Q2_K (Q3_K in a Q2_K_S file) where that needs one.
     """
     stock = dry_run(llama, source.path, high)
     missing = [t.name for t in source.tensors if t.name not in stock]
     if missing:
         raise ConversionError(f"llama-quantize's dry run does not tell of {missing[0]}.", "Is this build too old?")
-    matrices = {
-        t.name: low
-        for t in source.tensors
-        if len(t.shape) > 1 and tensor_types.layer_of(t.name) is not None and stock[t.name] != t.type
-    }
-    lowered = dry_run(llama, source.path, high, stock_map(source, stock) | matrices)
+
+    def layer_of(name: str) -> int | None:
+        layer = tensor_types.layer_of(name)
+        return layer if layer is not None and layer < n_layers else None
+
+    matrices = [t.name for t in source.tensors if len(t.shape) > 1 and stock[t.name] != t.type]
+    unmeasured = [name for name in matrices if name not in measured and name not in gguf_files.NEVER_MEASURED]
+    for name in unmeasured:
+        if gguf_files.needs_importance(name, stock[name], high):
+            stock[name] = "Q3_K" if high == "Q2_K_S" else "Q2_K"
+    lowered = {name: low for name in matrices if layer_of(name) is not None}
+    for name in unmeasured:
+        if name in lowered and gguf_files.needs_importance(name, low, high):
+            lowered[name] = stock[name]
+    lowered = dry_run(llama, source.path, high, stock_map(source, stock) | lowered)
     choices = tuple(
         TensorChoice(
             name=t.name,
-            layer=tensor_types.layer_of(t.name),
+            layer=layer_of(t.name),
             n_weights=t.n_weights,
             high_type=stock[t.name],
             high_bytes=gguf_files.type_bytes(stock[t.name], t.n_weights),
@@ -82,7 +99,7 @@ def model_tensors(
         for t in source.tensors
     )
     header = skeleton.quantized_header_bytes(source, datasets)
-    return ModelTensors(choices, source.n_layers, low, high, header, skeleton.ALIGNMENT)
+    return ModelTensors(choices, n_layers, low, high, header, skeleton.ALIGNMENT, tuple(unmeasured))
 
 
 def stock_map(source: gguf_files.GGUFInfo, types: Mapping[str, str]) -> dict[str, str]:
@@ -98,8 +115,11 @@ def overrides(source: gguf_files.GGUFInfo, plan: Plan) -> dict[str, str]:
 def fallbacks(tensors: ModelTensors) -> dict[str, list[str]]:
     """Tensors of decoder layers whose low type is not the one asked for: type they get -> names."""
     told: dict[str, list[str]] = {}
+    fine = {tensors.low, "F32", "F16", "BF16"}  # these were not quantized at all
     for choice in tensors.choices:
-        if choice.layer is not None and choice.low_type not in (tensors.low, "F32") and "norm" not in choice.name:
+        if choice.layer is None or choice.low_type in fine or choice.name in tensors.without_importance:
+            continue
+        if "norm" not in choice.name:
             told.setdefault(choice.low_type, []).append(choice.name)
     return told
 

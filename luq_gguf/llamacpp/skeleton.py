@@ -18,8 +18,8 @@ IMATRIX_NAME = "imatrix.gguf"  # the path llama-quantize is given, and writes in
 ALIGNMENT = 32
 
 
-def write(out: Path, metadata: Path, shapes: Mapping[str, tuple[int, ...]]) -> gguf_files.GGUFInfo:
-    """Metadata from a GGUF without tensors, and tensors of these shapes (torch order): 2-D ones F16, others F32."""
+def write(out: Path, metadata: Path, tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> gguf_files.GGUFInfo:
+    """Metadata from a GGUF without tensors, and tensors of these types (F16 or F32) and shapes (torch order)."""
     reader = gguf.GGUFReader(metadata)
     arch = reader.fields["general.architecture"].contents()
     writer = gguf.GGUFWriter(out, arch)
@@ -28,15 +28,14 @@ def write(out: Path, metadata: Path, shapes: Mapping[str, tuple[int, ...]]) -> g
             continue
         kind, sub = field.types[0], field.types[-1] if len(field.types) > 1 else None
         writer.add_key_value(name, field.contents(), kind, sub)
-    if "general.size_label" not in reader.fields:  # needs the number of weights, so metadata alone lacks it
-        n_weights = sum(int(np.prod(shape)) for shape in shapes.values())
-        writer.add_string("general.size_label", gguf.size_label(n_weights, 0, 0, 0))
     n_bytes = 0
-    for name, shape in shapes.items():
-        dtype = np.dtype(np.float16 if len(shape) > 1 else np.float32)
+    for name, (kind, shape) in tensors.items():
+        dtype = np.dtype({"F16": np.float16, "F32": np.float32}[kind])
         size = int(np.prod(shape)) * dtype.itemsize
         writer.add_tensor_info(name, shape, dtype, size)
         n_bytes += -(-size // ALIGNMENT) * ALIGNMENT
+    if "general.size_label" not in reader.fields:  # needs the number of weights, so metadata alone lacks it
+        writer.add_string("general.size_label", gguf.size_label(*writer.get_total_parameter_count()))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()

@@ -18,10 +18,11 @@ from pathlib import Path
 import torch
 
 from luq_gguf import easy_vqa
+from luq_gguf.door import open_door
 from luq_gguf.hf import calibration, checkpoint, profiler, reference
 from luq_gguf.hf.reservoir import Reservoir
 from luq_gguf.hf.taps import Taps, decoder_layers
-from luq_gguf.hf.tensor_names import TensorNames
+from luq_gguf.run_folder import RunFolder
 
 TINY = Path(__file__).parent.parent / "models" / "tiny-qwen2.5-vl"
 
@@ -33,7 +34,6 @@ def peak_mib() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", type=Path, default=TINY)
-    parser.add_argument("--arch", default="qwen2vl", help="GGUF architecture of the text model")
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--pairs", type=int, default=7)
     args = parser.parse_args()
@@ -48,7 +48,8 @@ def main() -> None:
         prepared = list(reference.batches(model, processor, chosen))
         loaded = peak_mib()
         layers = decoder_layers(model)
-        names = TensorNames(args.arch, len(layers))
+        with RunFolder(work / "run", create=True) as run:
+            names = open_door(run, str(args.model), force=True).names
         width = model.config.get_text_config().hidden_size
         dtype = next(model.parameters()).dtype
 

@@ -1,11 +1,17 @@
 """What the door learns of a checkpoint, and what it refuses, before any weight is read."""
 
 import json
+import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from families import FAMILIES, any_tokenizer_environment
+
+from luq_gguf.llamacpp import gguf_files
 
 MODELS = Path(__file__).parents[1] / "models"
 
@@ -95,7 +101,69 @@ def test_a_tensor_without_a_gguf_name_is_named(cli, text_model, tmp_path):
     save_file(tensors, model / "model.safetensors")
     done = cli("convert", model, "--out", tmp_path / "run", "--low-layers", 1)
     assert done.returncode == 2
-    assert "model.layers.0.self_attn.extra_proj.weight has no GGUF name" in done.stderr
+    assert "model.layers.0.self_attn.extra_proj.weight" in done.stderr
+    assert not (tmp_path / "run" / "profile.json").exists()
+
+
+def test_a_linear_layer_that_the_file_does_not_hold_as_such_is_named_before_any_weight_is_read(
+    cli, llama, book, tmp_path
+):
+    """The converter parts this model's key-value projection in two."""
+    family = next(f for f in FAMILIES if f.name == "llama")
+    from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
+
+    def make(tokenizer, ids):
+        sizes = {"hidden_size": 256, "intermediate_size": 256, "moe_intermediate_size": 256, "num_hidden_layers": 2}
+        experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1}
+        ranks = {"q_lora_rank": 64, "kv_lora_rank": 64, "first_k_dense_replace": 1, "num_attention_heads": 4}
+        heads = {"qk_rope_head_dim": 32, "qk_nope_head_dim": 32, "v_head_dim": 32, "num_key_value_heads": 4}
+        config = DeepseekV3Config(vocab_size=len(tokenizer), **sizes, **experts, **ranks, **heads)
+        return DeepseekV3ForCausalLM(config), tokenizer
+
+    model = replace(family, make=make, byte_level=True).build(tmp_path / "parted")
+    more = any_tokenizer_environment(tmp_path / "llama.cpp", llama)
+    done = cli("convert", model, "--out", tmp_path / "run", "--low-layers", 1, env=os.environ | more)
+    assert done.returncode == 2
+    assert "The linear layer model.layers.0.self_attn.kv_b_proj has no GGUF tensor of its own" in done.stderr
+    assert not (tmp_path / "run" / "profile.json").exists()
+
+
+def test_blocks_that_the_reference_model_does_not_compute_get_types_that_need_no_importance(cli, llama, book, tmp_path):
+    family = next(f for f in FAMILIES if f.name == "qwen3.5")
+    model = family.build(tmp_path / "with-mtp")
+    more = any_tokenizer_environment(tmp_path / "llama.cpp", llama)
+    arguments = (model, "--out", tmp_path / "run", "--calib-text", book, "--alpha", 0, "--samples", 3)
+    done = cli("convert", *arguments, "--low-layers", 4, "--high", "IQ2_M", env=os.environ | more)
+    assert done.returncode == 0, done.stderr
+    assert "matrices that the reference model does not compute have no importance" in done.stdout
+    plan = json.loads((tmp_path / "run" / "plan.json").read_text())
+    assert plan["low_layers"] == [0, 1, 2, 3]
+    names = plan["without_importance"]
+    assert "blk.4.ffn_down.weight" in names
+    assert all(name.startswith("blk.4.") for name in names)
+    assert not {plan["tensor_types"][name] for name in names} & set(gguf_files.IMATRIX_TYPES)
+
+    plan["tensor_types"]["blk.4.ffn_down.weight"] = "IQ1_M"
+    (tmp_path / "run" / "plan.json").write_text(json.dumps(plan))
+    edited = cli("quantize", tmp_path / "run", env=os.environ | more)
+    assert edited.returncode == 2
+    assert "blk.4.ffn_down.weight the type IQ1_M, which needs an importance entry" in edited.stderr
+
+
+def test_columns_in_another_order_than_measured_are_noticed(cli, text_model, book, tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    arguments = ("--out", tmp_path / "run", "--calib-text", book, "--samples", 3, "--low-layers", 1, "--json")
+    done = cli("convert", text_model(), *arguments)
+    assert done.returncode == 0, done.stderr
+    saved = load_file(tmp_path / "run" / "profile.safetensors")
+    saved["columns.blk.0.ffn_down.weight"] = np.roll(saved["columns.blk.0.ffn_down.weight"], 64)
+    save_file(saved, tmp_path / "run" / "profile.safetensors")
+    Path(json.loads(done.stdout)["model"]).unlink()
+    again = cli("quantize", tmp_path / "run")
+    assert again.returncode == 1
+    assert "puts the columns of blk.0.ffn_down.weight in an order of its own" in again.stderr
+    assert not list((tmp_path / "run").glob("*LUQ*"))
 
 
 def test_calibration_of_too_few_tokens_says_how_many_it_takes(cli, text_model, tmp_path):

@@ -1,11 +1,12 @@
 """Families that people publish: a small random checkpoint of each goes the whole road and computes what it did."""
 
 import json
+import os
 from contextlib import nullcontext
 
 import numpy as np
 import pytest
-from families import FAMILIES
+from families import FAMILIES, any_tokenizer_environment
 from PIL import Image
 from reference_answers import as_libmtmd_orders_clip, expectations, expectations_of_tokens
 
@@ -30,7 +31,8 @@ def pictures(tmp_path_factory):
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_the_16_bit_file_expects_what_the_reference_model_expects(family, cli, tmp_path, pictures):
+def test_the_16_bit_file_expects_what_the_reference_model_expects(family, cli, llama, tmp_path, pictures):
+    more = any_tokenizer_environment(tmp_path / "llama.cpp", llama) if family.byte_level else {}
     model = family.build(tmp_path / family.name)
     image = pictures / f"{family.side}-0.png" if family.image else None
     lines = [{"image": f"{family.side}-{n}.png", "prompt": QUESTION, "answers": ["red"]} for n in range(8)]
@@ -39,7 +41,7 @@ def test_the_16_bit_file_expects_what_the_reference_model_expects(family, cli, t
     book = tmp_path / "book.txt"
     book.write_text("is there a blue triangle? yes, there is one of them.\n" * 100)
     arguments = ("--calib", calibration, "--calib-text", book, "--samples", 12, "--low-layers", 1, "--keep-f16")
-    done = cli("convert", model, "--out", tmp_path / "run", *arguments, "--json")
+    done = cli("convert", model, "--out", tmp_path / "run", *arguments, "--json", env=os.environ | more)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert (result["mmproj"] is None) == (image is None)

@@ -1,9 +1,11 @@
 """Our importance matrix against llama-imatrix's, on the same text, model and chunks."""
 
+import os
 import subprocess
 
 import numpy as np
 import pytest
+from families import FAMILIES, LINES, any_tokenizer_environment
 
 from luq_gguf.imatrix import mean_squares
 from luq_gguf.llamacpp import imatrix_file
@@ -41,19 +43,54 @@ def test_show_statistics_reads_it(llama, ours, converted):
     assert "attn_k" in said
 
 
-def test_values_agree_with_llama_imatrix(llama, ours, converted, text, tmp_path):
-    theirs = tmp_path / "theirs.gguf"
-    command = [llama.tool("llama-imatrix"), "-m", converted.f16, "-f", text, "-o", theirs]
-    command += ["--chunks", "4", "-c", "512", "--output-format", "gguf", "--no-ppl"]
+def of_llama_imatrix(llama, model, text, out, *more):
+    command = [llama.tool("llama-imatrix"), "-m", model, "-f", text, "-o", out]
+    command += ["--chunks", "4", "-c", "512", "--output-format", "gguf", "--no-ppl", *more]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    a, b = imatrix_file.read(ours), imatrix_file.read(theirs)
+    return imatrix_file.read(out)
+
+
+def cosine(x, y):
+    return float(x @ y / np.linalg.norm(x) / np.linalg.norm(y))
+
+
+def test_values_agree_with_llama_imatrix(llama, ours, converted, text, tmp_path):
+    a, b = imatrix_file.read(ours), of_llama_imatrix(llama, converted.f16, text, tmp_path / "theirs.gguf")
     names = [name for name in b.in_sum2 if name.startswith("blk.")]
     assert set(names) == set(a.in_sum2)
     assert len(names) == 12 * 7
     for name in names:
-        x, y = mean_squares(a, name), mean_squares(b, name)
-        cosine = float(x @ y / np.linalg.norm(x) / np.linalg.norm(y))
-        assert cosine > 0.999, name
+        x, y = mean_squares(a, name)[0], mean_squares(b, name)[0]
+        assert cosine(x, y) > 0.999, name
         assert x.mean() == pytest.approx(y.mean(), rel=0.02), name
         assert a.counts[name] == 4 * 512
+
+
+@pytest.mark.parametrize(
+    "family", [f for f in FAMILIES if f.name in ("mixtral", "qwen3-moe", "qwen3.5")], ids=lambda f: f.name
+)
+def test_experts_and_linear_attention_agree_with_llama_imatrix(family, cli, llama, tmp_path):
+    """Random models are sensitive: a token may go to another expert for a rounding error, so the bounds are wider."""
+    model = family.build(tmp_path / family.name)
+    more = any_tokenizer_environment(tmp_path / "llama.cpp", llama) if family.byte_level else {}
+    book = tmp_path / "book.txt"
+    lines = [line.split()[::step] for line in LINES for step in (1, 2, 3)]
+    rng = np.random.default_rng(0)
+    book.write_text("\n".join(" ".join(lines[n]) for n in rng.integers(0, len(lines), 400)) + "\n")
+    run = tmp_path / "run"
+    arguments = (model, "--out", run, "--calib-text", book, "--alpha", 0, "--samples", 4, "--low-layers", 0)
+    done = cli("convert", *arguments, "--keep-f16", env=os.environ | more)
+    assert done.returncode == 0, done.stderr
+    a = imatrix_file.read(run / "imatrix.gguf")
+    b = of_llama_imatrix(llama, run / f"{family.name}-F16.gguf", book, tmp_path / "theirs.gguf")
+    assert set(a.in_sum2) <= set(b.in_sum2)
+    expert_tensors = [name for name in a.in_sum2 if "_exps" in name]
+    assert len(expert_tensors) == (0 if family.name == "qwen3.5" else 2 * 3)
+    for name in a.in_sum2:
+        assert a.counts[name].sum() == b.counts[name].sum(), name
+        assert np.abs(a.counts[name] - b.counts[name]).sum() <= 0.02 * b.counts[name].sum(), name
+        for x, y, seen in zip(mean_squares(a, name), mean_squares(b, name), b.counts[name], strict=True):
+            if seen >= 64:
+                assert cosine(x, y) > 0.995, name
+                assert x.mean() == pytest.approx(y.mean(), rel=0.05), name

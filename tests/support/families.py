@@ -45,7 +45,8 @@ def _chat(start: str, end: str, image: str, answer: str) -> str:
 @dataclass(frozen=True)
 class Family:
     """How to build one. `image` is the text behind which the HF processor sees the picture, `media` what libmtmd must
-    be given in its place; `drop` are the tokens of HF's prompt that stand for the picture; `side` its pixels."""
+    be given in its place; `drop` are the tokens of HF's prompt that stand for the picture; `side` its pixels. A
+    `byte_level` tokenizer is known to `any_tokenizer_environment` alone. `more`: tensors that transformers ignores."""
 
     name: str
     controls: tuple[str, ...]
@@ -60,13 +61,18 @@ class Family:
     side: int = SIDE
     hub_names: tuple[str, str] | None = None
     prefix: bool = True
+    byte_level: bool = False
+    more: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None
 
     def build(self, folder: Path) -> Path:
         folder.mkdir(parents=True)
         controls = list(self.controls)
-        tokenizer = train_tokenizer(
-            folder, LINES * 20, controls, self.end, self.end, self.add_bos, self.whole, self.prefix
-        )
+        if self.byte_level:
+            tokenizer = _byte_level_tokenizer(controls, self.end)
+        else:
+            tokenizer = train_tokenizer(
+                folder, LINES * 20, controls, self.end, self.end, self.add_bos, self.whole, self.prefix
+            )
         ids = {token: tokenizer.convert_tokens_to_ids(token) for token in controls}
         torch.manual_seed(0)
         model, processor = self.make(tokenizer, ids)
@@ -75,19 +81,61 @@ class Family:
         else:
             processor.chat_template = self.chat
         processor.save_pretrained(folder)
-        complete_tokenizer_config(folder / "tokenizer_config.json", self.add_bos, self.prefix)
+        if not self.byte_level:
+            complete_tokenizer_config(folder / "tokenizer_config.json", self.add_bos, self.prefix)
         model.to(torch.bfloat16).save_pretrained(folder)
-        if self.hub_names:
-            _rename(folder / "model.safetensors", *self.hub_names)
+        if self.hub_names:  # tensors' names as on the Hub, where transformers 5 saves them under others
+            old, new = self.hub_names
+            _change(folder, lambda tensors: {name.replace(old, new, 1): t for name, t in tensors.items()})
+        if self.more:
+            _change(folder, lambda tensors: tensors | self.more(tensors))
         return folder
 
 
-def _rename(path: Path, old: str, new: str) -> None:
-    """Tensors' names as on the Hub, where transformers 5 saves them under others."""
+def _change(folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
     from safetensors.torch import load_file, save_file
 
-    tensors = {name.replace(old, new, 1): tensor.clone() for name, tensor in load_file(path).items()}
-    save_file(tensors, path, metadata={"format": "pt"})
+    path = folder / "model.safetensors"
+    changed = change(load_file(path))
+    save_file({name: tensor.clone() for name, tensor in changed.items()}, path, metadata={"format": "pt"})
+
+
+def _byte_level_tokenizer(controls: list[str], end: str) -> Any:
+    import json
+
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import AddedToken, Qwen2Tokenizer
+
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator(LINES * 20, vocab_size=480, min_frequency=2, show_progress=False)
+    model = json.loads(trained.to_str())["model"]
+    merges = [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in model["merges"]]
+    tokenizer = Qwen2Tokenizer(vocab=model["vocab"], merges=merges, unk_token=end, eos_token=end, pad_token=end)
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in controls])
+    return tokenizer
+
+
+def any_tokenizer_environment(folder: Path, llama: Any) -> dict[str, str]:
+    """Variables under which luq-gguf uses the pinned tools and a converter that takes any byte-level tokenizer."""
+    folder.mkdir()
+    (folder / "bin").symlink_to(llama.tool("llama-quantize").parent)
+    (folder / llama.converter.name).symlink_to(Path(__file__).parent / "any_tokenizer" / llama.converter.name)
+    return {"LUQ_LLAMA_CPP": str(folder), "LUQ_TEST_CONVERTER": str(llama.converter)}
+
+
+def _ernie_mtp(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Heads that predict further tokens: neither transformers nor the converter reads them."""
+    layer = {name: t for name, t in tensors.items() if name.startswith("model.layers.0.")}
+    block = {name.replace("model.layers.0.", "model.mtp_block.0."): t for name, t in layer.items()}
+    return block | {"model.mtp_linear_proj.0.weight": torch.zeros(256, 512)}
+
+
+def _qwen_mtp(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same, but the converter keeps them as a block behind the last layer."""
+    start = "model.language_model.layers.3."
+    block = {name.replace(start, "mtp.layers.0."): t for name, t in tensors.items() if name.startswith(start)}
+    norms = ("mtp.norm", "mtp.pre_fc_norm_embedding", "mtp.pre_fc_norm_hidden")
+    return block | {"mtp.fc.weight": torch.zeros(256, 512)} | {f"{name}.weight": torch.ones(256) for name in norms}
 
 
 QWEN_CONTROLS = (
@@ -99,6 +147,10 @@ CHATML_CONTROLS = ("<|im_start|>", "<|im_end|>")
 CHATML = _chat("<|im_start|>", "<|im_end|>", "", "assistant")
 
 
+LLAMA_3_ROPE = {
+    "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 256,
+}  # fmt: skip
 VICUNA = (
     "{% for m in messages %}USER: {% for c in m['content'] %}{% if c['type'] == 'image' %}<image>\n"
     "{% else %}{{ c['text'] }}{% endif %}{% endfor %} {% endfor %}ASSISTANT:"
@@ -142,6 +194,28 @@ def _qwen3_vl(tokenizer: Any, ids: dict[str, int]) -> tuple[Any, Any]:
     config = Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False, **_qwen_ids(ids))
     processor = _qwen_processor(Qwen3VLProcessor, tokenizer, patch_size=16, image_mean=[0.5] * 3, image_std=[0.5] * 3)
     return Qwen3VLForConditionalGeneration(config), processor
+
+
+def _qwen3_5(tokenizer: Any, ids: dict[str, int]) -> tuple[Any, Any]:
+    from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration, Qwen3VLProcessor
+
+    rope = {
+        "rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 4, 4], "mrope_interleaved": True,
+        "partial_rotary_factor": 0.5,
+    }  # fmt: skip
+    text = TEXT | {
+        "vocab_size": len(tokenizer), "rope_parameters": rope, "head_dim": 64, "num_hidden_layers": 4,
+        "full_attention_interval": 4, "mtp_num_hidden_layers": 1,
+        "linear_key_head_dim": 64, "linear_value_head_dim": 64, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+        "layer_types": ["linear_attention"] * 3 + ["full_attention"],
+    }  # fmt: skip
+    vision = {
+        "depth": 3, "hidden_size": 128, "intermediate_size": 256, "num_heads": 2, "out_hidden_size": 256,
+        "num_position_embeddings": 64,
+    }  # fmt: skip
+    config = Qwen3_5Config(text_config=text, vision_config=vision, tie_word_embeddings=False, **_qwen_ids(ids))
+    processor = _qwen_processor(Qwen3VLProcessor, tokenizer, patch_size=16, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    return Qwen3_5ForConditionalGeneration(config), processor
 
 
 def _gemma3(tokenizer: Any, ids: dict[str, int]) -> tuple[Any, Any]:
@@ -219,6 +293,7 @@ def _text(config: str, model: str, **more: Any) -> Callable[[Any, dict[str, int]
         import transformers
 
         settings = TEXT | {"vocab_size": len(tokenizer)} | more
+        settings |= {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad")}
         return getattr(transformers, model)(getattr(transformers, config)(**settings)), tokenizer
 
     return make
@@ -227,6 +302,10 @@ def _text(config: str, model: str, **more: Any) -> Callable[[Any, dict[str, int]
 FAMILIES = (
     Family("qwen2-vl", QWEN_CONTROLS, "<|im_end|>", False, QWEN_CHAT, _qwen2_vl, QWEN_IMAGE, drop=("<|image_pad|>",)),
     Family("qwen3-vl", QWEN_CONTROLS, "<|im_end|>", False, QWEN_CHAT, _qwen3_vl, QWEN_IMAGE, drop=("<|image_pad|>",)),
+    Family(
+        "qwen3.5", QWEN_CONTROLS, "<|im_end|>", False, QWEN_CHAT, _qwen3_5, QWEN_IMAGE, drop=("<|image_pad|>",),
+        byte_level=True, more=_qwen_mtp,
+    ),
     Family(
         "gemma-3",
         ("<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>", "<image_soft_token>"),
@@ -266,5 +345,34 @@ FAMILIES = (
     Family(
         "qwen3", CHATML_CONTROLS, "<|im_end|>", False, CHATML,
         _text("Qwen3Config", "Qwen3ForCausalLM", head_dim=64),
+    ),
+    Family(
+        "llama-3", CHATML_CONTROLS, "<|im_end|>", True, CHATML,
+        _text("LlamaConfig", "LlamaForCausalLM", tie_word_embeddings=True, rope_parameters=LLAMA_3_ROPE),
+    ),
+    Family(
+        "phi", CHATML_CONTROLS, "<|im_end|>", True, CHATML,
+        _text("Phi3Config", "Phi3ForCausalLM", sliding_window=2047),
+    ),
+    Family(
+        "mixtral", CHATML_CONTROLS, "<|im_end|>", True, CHATML,
+        _text("MixtralConfig", "MixtralForCausalLM", num_local_experts=8, num_experts_per_tok=2),
+    ),
+    Family(
+        "ernie-4.5-moe", CHATML_CONTROLS, "<|im_end|>", True, CHATML,
+        _text(
+            "Ernie4_5_MoeConfig", "Ernie4_5_MoeForCausalLM", moe_num_experts=8, moe_k=2, moe_num_shared_experts=1,
+            moe_intermediate_size=256, moe_layer_start_index=1, num_hidden_layers=3, tie_word_embeddings=True,
+        ),
+        prefix=False,
+        more=_ernie_mtp,
+    ),
+    Family(
+        "qwen3-moe", CHATML_CONTROLS, "<|im_end|>", False, CHATML,
+        _text(
+            "Qwen3MoeConfig", "Qwen3MoeForCausalLM", head_dim=64, num_experts=8, num_experts_per_tok=2,
+            moe_intermediate_size=256, norm_topk_prob=True,
+        ),
+        byte_level=True,
     ),
 )  # fmt: skip

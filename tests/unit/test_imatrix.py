@@ -1,31 +1,52 @@
 import numpy as np
 import pytest
 
+from luq_gguf.errors import GGUFFileError
 from luq_gguf.imatrix import mean_squares, merge
 from luq_gguf.llamacpp import imatrix_file
 from luq_gguf.values import ImportanceMatrix
 
 
+def matrix(sums, counts, n_samples=1):
+    """From plain lists: {name: rows}, {name: tokens per row}."""
+    arrays = {name: np.array(rows, dtype=float) for name, rows in sums.items()}
+    return ImportanceMatrix(arrays, {name: np.array(n) for name, n in counts.items()}, n_samples)
+
+
 def test_parts_add_up():
-    a = ImportanceMatrix({"x": np.array([1.0, 2.0])}, {"x": 2}, 1)
-    b = ImportanceMatrix({"x": np.array([3.0, 4.0]), "y": np.array([5.0])}, {"x": 6, "y": 1}, 2)
+    a = matrix({"x": [[1.0, 2.0]]}, {"x": [2]}, 1)
+    b = matrix({"x": [[3.0, 4.0]], "y": [[5.0]]}, {"x": [6], "y": [1]}, 2)
     both = merge([a, b])
-    assert both.in_sum2["x"].tolist() == [4.0, 6.0]
-    assert both.counts == {"x": 8, "y": 1}
+    assert both.in_sum2["x"].tolist() == [[4.0, 6.0]]
+    assert {name: n.tolist() for name, n in both.counts.items()} == {"x": [8], "y": [1]}
     assert both.n_samples == 3
-    assert mean_squares(both, "x").tolist() == [0.5, 0.75]
-    assert a.in_sum2["x"].tolist() == [1.0, 2.0]
+    assert mean_squares(both, "x").tolist() == [[0.5, 0.75]]
+    assert a.in_sum2["x"].tolist() == [[1.0, 2.0]]
+    assert a.counts["x"].tolist() == [2]
+
+
+def test_experts_have_counts_of_their_own_and_one_without_tokens_weighs_all_columns_alike():
+    experts = matrix({"x": [[4.0, 8.0], [0.0, 0.0]]}, {"x": [4, 0]})
+    assert mean_squares(experts, "x").tolist() == [[1.0, 2.0], [1.0, 1.0]]
 
 
 def test_parts_of_different_models_do_not_add_up():
-    with pytest.raises(ValueError, match="x has"):
-        merge([ImportanceMatrix({"x": np.ones(2)}, {"x": 1}), ImportanceMatrix({"x": np.ones(3)}, {"x": 1})])
+    with pytest.raises(ValueError, match="x is"):
+        merge([matrix({"x": [[1.0, 1.0]]}, {"x": [1]}), matrix({"x": [[1.0, 1.0, 1.0]]}, {"x": [1]})])
 
 
-def test_a_written_file_reads_back(tmp_path):
-    matrix = ImportanceMatrix({"blk.0.attn_q.weight": np.array([1.5, 0.25, 3.0])}, {"blk.0.attn_q.weight": 7}, 4)
-    imatrix_file.write(tmp_path / "imatrix.gguf", matrix, ["set"], 512)
+@pytest.mark.parametrize(
+    ("sums", "counts"), [([[1.5, 0.25, 3.0]], [7]), ([[1.5, 0.25, 3.0], [0.0, 0.0, 0.0], [2.0, 4.0, 8.0]], [7, 0, 9])]
+)
+def test_a_written_file_reads_back(tmp_path, sums, counts):
+    imatrix_file.write(tmp_path / "imatrix.gguf", matrix({"x": sums}, {"x": counts}, 4), ["set"], 512)
     again = imatrix_file.read(tmp_path / "imatrix.gguf")
-    assert again.in_sum2["blk.0.attn_q.weight"].tolist() == [1.5, 0.25, 3.0]
-    assert again.counts == {"blk.0.attn_q.weight": 7}
+    assert again.in_sum2["x"].tolist() == sums
+    assert again.counts["x"].tolist() == counts
     assert again.n_samples == 4
+
+
+def test_another_gguf_file_is_no_importance_matrix(tmp_path):
+    imatrix_file.write(tmp_path / "empty.gguf", matrix({}, {}), [], 512)
+    with pytest.raises(GGUFFileError, match="no importance matrix"):
+        imatrix_file.read(tmp_path / "empty.gguf")
