@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -39,19 +40,42 @@ class Scored:
     n_prompt: int
 
 
+@dataclass(frozen=True)
+class Measured:
+    """One prompt's greedy answer, and what the model expects behind every text token of the prompt and of an answer.
+
+    `answer` tokens are the greedy ones; `prompt` the prompt's text tokens [n]; `forced` the answer that the
+    expectations follow [m]; log_probabilities: float32 [n + m, n_vocab].
+    """
+
+    text: str
+    answer: tuple[int, ...]
+    prompt: tuple[int, ...]
+    forced: tuple[int, ...]
+    log_probabilities: np.ndarray
+
+
 class Runner:
     """A loaded model, as a context manager. Raises RunnerError where the file does not load or a prompt fails."""
 
     def __init__(
-        self, model: Path, mmproj: Path | None = None, *, threads: int | None = None, n_ctx: int = 4096
+        self,
+        model: Path,
+        mmproj: Path | None = None,
+        *,
+        threads: int | None = None,
+        n_ctx: int = 4096,
+        embeddings: Path | None = None,
     ) -> None:
         self._command = [sys.executable, "-m", "luq_gguf.llamacpp.worker", str(model), "--ctx", str(n_ctx)]
         self._command += ["--mmproj", str(mmproj)] if mmproj else []
         self._command += ["--threads", str(threads)] if threads else []
+        self._command += ["--embeddings", str(embeddings)] if embeddings else []
         self._name = model.name
 
     def __enter__(self) -> Runner:
         self._errors = tempfile.TemporaryFile("w+", errors="replace")
+        self._folder = tempfile.TemporaryDirectory()
         self._child = subprocess.Popen(
             self._command,
             stdin=subprocess.PIPE,
@@ -62,7 +86,7 @@ class Runner:
             preexec_fn=tools.die_with_parent,
         )
         try:
-            self._reply()
+            self.n_vocab = int(self._reply()["n_vocab"])
         except BaseException:
             self._stop()
             raise
@@ -85,10 +109,35 @@ class Runner:
 
     def score_text(self, text: str, image: Path | None = None) -> Scored:
         """The same for a text as it stands, with libmtmd's marker ``<__media__>`` where the image goes."""
-        with tempfile.TemporaryDirectory() as folder:
-            out = Path(folder) / "scores.npy"
-            reply = self._request(text=text, image=str(image) if image else None, out=str(out))
-            return Scored(tuple(reply["tokens"]), np.load(out, allow_pickle=False), reply["n_prompt"])
+        reply, rows = self._scores(text=text, image=str(image) if image else None)
+        return Scored(tuple(reply["tokens"]), rows, reply["n_prompt"])
+
+    def measure(
+        self, prompt: str, image: Path | None = None, *, max_tokens: int = 64, forced: Sequence[int] | None = None
+    ) -> Measured:
+        """Answer and expectations of one prompt, which is read once; `forced` None follows the greedy answer."""
+        reply, rows = self._scores(
+            measure=prompt,
+            image=str(image) if image else None,
+            max_tokens=max_tokens,
+            forced=None if forced is None else [int(token) for token in forced],
+        )
+        prompt_tokens, followed = tuple(reply["prompt"]), tuple(reply["forced"])
+        return Measured(reply["text"], tuple(reply["tokens"]), prompt_tokens, followed, rows)
+
+    def tokenize(self, text: str) -> tuple[list[int], int | None]:
+        """Token ids of a plain text, begun with the BOS token where the tokenizer adds one; and that token."""
+        reply = self._request(tokenize=text)
+        return list(reply["tokens"]), reply["bos"]
+
+    def score_tokens(self, tokens: Sequence[int], start: int) -> np.ndarray:
+        """Log-probabilities behind the tokens from `start` on, float32 [len(tokens) - start, n_vocab]."""
+        return self._scores(tokens=[int(token) for token in tokens], start=start)[1]
+
+    def _scores(self, **wanted: Any) -> tuple[dict[str, Any], np.ndarray]:
+        out = Path(self._folder.name) / "scores.npy"
+        reply = self._request(**wanted, out=str(out))
+        return reply, np.load(out, allow_pickle=False)
 
     def _request(self, **wanted: Any) -> dict[str, Any]:
         assert self._child.stdin
@@ -113,6 +162,7 @@ class Runner:
     def _stop(self) -> None:
         self._child.kill()
         self._child.wait()
+        self._folder.cleanup()
         for stream in (self._child.stdin, self._child.stdout, self._errors):
             if stream:
                 with contextlib.suppress(BrokenPipeError):

@@ -1,207 +1,119 @@
-"""Answers prompts about images with libllama and libmtmd. Run as a child process by `ask.Runner`: a failed assertion in
-either library aborts the process it happens in.
+"""Answers requests about a GGUF file. Run as a child process by `ask.Runner`.
 
-Reads a JSON object a line from stdin and writes one a line to stdout; the first line out is {"ready": true}.
+Reads a JSON object a line from stdin and writes one a line to stdout; the first line out is {"ready": true, "n_vocab"}.
 
-    {"prompt", "image": path or null, "max_tokens"}     -> {"text", "tokens", "n_prompt"}
-    {"text", "image", "out": path of .npy}              -> {"tokens", "n_prompt"}, and the log-probabilities in the file
+    {"prompt", "image": path or null, "max_tokens"}     -> {"text", "tokens", "n_prompt"}: the greedy answer
+    {"measure": prompt, "image", "max_tokens", "forced": token ids or null, "out": path of .npy}
+                                                        -> {"text", "tokens", "prompt", "forced", "n_prompt"}
+    {"text", "image", "out"}                            -> {"tokens", "n_prompt"}
+    {"tokens": ids, "start", "out"}                     -> {}: of the tokens from `start` on
+    {"tokenize": text}                                  -> {"tokens", "bos": id or null}
     {"render": prompt, "image"}                         -> {"text"}: the prompt in the file's chat template
     anything that fails                                 -> {"error"}
+
+What `out` names receives log-probabilities behind every text token, float32 [n, n_vocab].
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-import llama_cpp
 import numpy as np
-from llama_cpp import mtmd_cpp as mtmd
 
-from luq_gguf.llamacpp import prompt
-
-N_BATCH = 512
+from luq_gguf.llamacpp.libllama import Model, WorkerError
 
 
-class WorkerError(Exception):
-    """Something in libllama or libmtmd said no; the message says what."""
+def generate(model: Model, position: int, limit: int, rows: list[np.ndarray] | None = None) -> list[int]:
+    """Greedy tokens from the last logits on; `rows` takes the logits behind each of them."""
+    tokens: list[int] = []
+    while len(tokens) < limit and position < model.n_ctx:
+        token = int(np.argmax(model.logits(-1)))
+        if model.is_end(token):
+            break
+        tokens.append(token)
+        model.decode([token], position, rows)
+        position += 1
+    return tokens
 
 
-@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
-def _quiet(level: int, text: bytes, data: Any) -> None:
-    """Only errors (level 4 in ggml.h) are worth a line on stderr."""
-    if level == 4:
-        sys.stderr.write(text.decode("utf-8", "replace"))
+def answer(model: Model, text: str, image: str | None, max_tokens: int) -> dict[str, Any]:
+    position, _, n_prompt = model.read(model.prompt_text(text, image is not None), image)
+    tokens = generate(model, position, max_tokens)
+    return {"text": model.text(tokens), "tokens": tokens, "n_prompt": n_prompt}
 
 
-class Model:
-    """A text model, and its mmproj where given, loaded; each call begins with an empty context."""
+def measure(
+    model: Model, text: str, image: str | None, max_tokens: int, forced: list[int] | None, out: Path
+) -> dict[str, Any]:
+    """The greedy answer, and what is expected behind every text token of the prompt and of an answer.
 
-    def __init__(self, model: Path, mmproj: Path | None, threads: int, n_ctx: int) -> None:
-        llama_cpp.llama_log_set(_quiet, ctypes.c_void_p(0))
-        mtmd.mtmd_helper_log_set(_quiet, ctypes.c_void_p(0))
-        llama_cpp.llama_backend_init()
-        options = llama_cpp.llama_model_default_params()
-        self.model = llama_cpp.llama_model_load_from_file(str(model).encode(), options)
-        if not self.model:
-            raise WorkerError(f"libllama cannot load {model.name}")
-        self.vocab = llama_cpp.llama_model_get_vocab(self.model)
-        context = llama_cpp.llama_context_default_params()
-        context.n_ctx, context.n_batch, context.n_ubatch = n_ctx, N_BATCH, N_BATCH
-        context.n_threads = context.n_threads_batch = threads
-        self.context = llama_cpp.llama_init_from_model(self.model, context)
-        if not self.context:
-            raise WorkerError(f"libllama cannot make a context of {n_ctx} tokens for {model.name}")
-        self.mtmd = None
-        if mmproj is not None:
-            vision = mtmd.mtmd_context_params_default()
-            vision.n_threads, vision.print_timings, vision.warmup = threads, False, False
-            self.mtmd = mtmd.mtmd_init_from_file(str(mmproj).encode(), self.model, vision)
-            if not self.mtmd:
-                raise WorkerError(f"libmtmd cannot load {mmproj.name} for {model.name}")
-        self.n_vocab = llama_cpp.llama_vocab_n_tokens(self.vocab)
-        self.n_ctx = n_ctx
-        self.template = llama_cpp.llama_model_chat_template(self.model, None)
-
-    def prompt_text(self, text: str, has_image: bool) -> str:
-        """The prompt in the file's own chat template, with libmtmd's marker where the image goes."""
-        template = self.template.decode("utf-8", "replace") if self.template else None
-        marker = mtmd.mtmd_default_marker().decode() if has_image else None
-        # Where the tokenizer adds the BOS token itself, the template must not.
-        adds_bos = llama_cpp.llama_vocab_get_add_bos(self.vocab)
-        bos = "" if adds_bos else self._piece(llama_cpp.llama_vocab_bos(self.vocab))
-        eos = self._piece(llama_cpp.llama_vocab_eos(self.vocab))
-        try:
-            return prompt.render(template, text, marker, bos, eos)
-        except ValueError as failure:
-            raise WorkerError(str(failure)) from None
-
-    def _piece(self, token: int) -> str:
-        text = llama_cpp.llama_vocab_get_text(self.vocab, token) if token >= 0 else None
-        return text.decode("utf-8", "replace") if text else ""
-
-    def answer(self, text: str, image: str | None, max_tokens: int) -> dict[str, Any]:
-        """Greedy answer: text, token ids and the prompt's length in tokens."""
-        position, _, n_prompt = self._read(self.prompt_text(text, image is not None), image)
-        tokens: list[int] = []
-        while len(tokens) < max_tokens and position < self.n_ctx:
-            token = int(np.argmax(self._logits(-1)))
-            if llama_cpp.llama_vocab_is_eog(self.vocab, token):
-                break
-            tokens.append(token)
-            self._decode([token], position)
-            position += 1
-        return {"text": self._text(tokens), "tokens": tokens, "n_prompt": n_prompt}
-
-    def score(self, text: str, image: str | None, out: Path) -> dict[str, Any]:
-        """Log-probabilities behind every token of a text with an image marker, as float32 [n, n_vocab] in a file."""
-        rows: list[np.ndarray] = []
-        _, tokens, n_prompt = self._read(text, image, rows)
-        logits = np.concatenate(rows).astype(np.float64)
-        top = logits.max(axis=1, keepdims=True)
-        logits -= top + np.log(np.exp(logits - top).sum(axis=1, keepdims=True))
-        np.save(out, logits.astype(np.float32))
-        return {"tokens": tokens, "n_prompt": n_prompt}
-
-    def _logits(self, index: int) -> np.ndarray:
-        """float32 [n_vocab] behind a token of the last batch."""
-        pointer = llama_cpp.llama_get_logits_ith(self.context, index)
-        return np.ctypeslib.as_array(pointer, (self.n_vocab,))
-
-    def _decode(self, tokens: list[int], position: int, rows: list[np.ndarray] | None = None) -> None:
-        """Read text tokens; logits are kept behind the last one, or behind all where `rows` takes them."""
-        for at in range(0, len(tokens), N_BATCH):
-            part = tokens[at : at + N_BATCH]
-            batch = llama_cpp.llama_batch_init(len(part), 0, 1)
-            try:
-                batch.n_tokens = len(part)
-                for i, token in enumerate(part):
-                    batch.token[i], batch.pos[i] = token, position + at + i
-                    batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
-                    batch.logits[i] = rows is not None or at + i == len(tokens) - 1
-                if llama_cpp.llama_decode(self.context, batch):
-                    raise WorkerError("libllama failed to read the prompt")
-                if rows is not None:
-                    rows.append(np.stack([self._logits(i) for i in range(len(part))]))
-            finally:
-                llama_cpp.llama_batch_free(batch)
-
-    def _read(self, text: str, image: str | None, rows: list[np.ndarray] | None = None) -> tuple[int, list[int], int]:
-        """Read a prompt into an empty context: the next position, its text tokens, and its length with the image's."""
-        if image is not None and self.mtmd is None:
-            raise WorkerError("an image was given and no mmproj")
-        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)
-        if self.mtmd:
-            return self._read_media(text, image, rows)
-        raw = text.encode()
-        room = (llama_cpp.llama_token * (len(raw) + 8))()
-        n = llama_cpp.llama_tokenize(self.vocab, raw, len(raw), room, len(room), True, True)
-        self._check_room(n)
-        self._decode(list(room[:n]), 0, rows)
-        return n, list(room[:n]), n
-
-    def _read_media(self, text: str, image: str | None, rows: list[np.ndarray] | None) -> tuple[int, list[int], int]:
-        raw = text.encode()
-        given = mtmd.mtmd_input_text(text=raw, text_len=len(raw), add_special=True, parse_special=True)
-        bitmaps = [_bitmap(image)] if image is not None else []
-        chunks = mtmd.mtmd_input_chunks_init()
-        try:
-            array = (mtmd.mtmd_bitmap_p_ctypes * len(bitmaps))(*bitmaps)
-            if code := mtmd.mtmd_tokenize(self.mtmd, chunks, ctypes.byref(given), array, len(bitmaps)):
-                raise WorkerError(f"libmtmd failed to tokenize the prompt (code {code})")
-            n_prompt = int(mtmd.mtmd_helper_get_n_tokens(chunks))
-            self._check_room(n_prompt)
-            position, said = 0, []
-            for k in range(mtmd.mtmd_input_chunks_size(chunks)):
-                chunk = mtmd.mtmd_input_chunks_get(chunks, k)
-                n = ctypes.c_size_t(0)
-                tokens = mtmd.mtmd_input_chunk_get_tokens_text(chunk, ctypes.byref(n))
-                if tokens:
-                    self._decode(tokens[: n.value], position, rows)
-                    said += tokens[: n.value]
-                    position += n.value
-                else:
-                    position = self._read_image(chunk, position)
-        finally:
-            mtmd.mtmd_input_chunks_free(chunks)
-            for bitmap in bitmaps:
-                mtmd.mtmd_bitmap_free(bitmap)
-        return position, said, n_prompt
-
-    def _read_image(self, chunk: Any, position: int) -> int:
-        after = llama_cpp.llama_pos(0)
-        code = mtmd.mtmd_helper_eval_chunk_single(
-            self.mtmd, self.context, chunk, position, 0, N_BATCH, True, ctypes.byref(after)
-        )
-        if code:
-            raise WorkerError(f"libmtmd failed to read the image (code {code})")
-        return int(after.value)
-
-    def _check_room(self, n: int) -> None:
-        if n >= self.n_ctx:
-            raise WorkerError(f"the prompt has {n} tokens, the context {self.n_ctx}")
-
-    def _text(self, tokens: list[int]) -> str:
-        if not tokens:
-            return ""
-        buffer = ctypes.create_string_buffer(64 * len(tokens) + 64)
-        array = (llama_cpp.llama_token * len(tokens))(*tokens)
-        n = llama_cpp.llama_detokenize(self.vocab, array, len(tokens), buffer, len(buffer), False, True)
-        return buffer.raw[: max(n, 0)].decode("utf-8", "replace")
+    That answer is `forced`, or the greedy one. The prompt is read once: where the greedy answer leaves the forced one,
+    the context is rolled back to there.
+    """
+    prompt, rows = model.prompt_text(text, image is not None), list[np.ndarray]()
+    position, read, n_prompt = model.read(prompt, image, rows)
+    if forced is None:
+        tokens = forced = generate(model, position, max_tokens, rows)
+    else:
+        if forced:
+            model.decode(forced, position, rows)
+        behind = np.concatenate(rows)[len(read) - 1 :].argmax(axis=1).tolist()
+        agreed = next((i for i, token in enumerate(forced) if behind[i] != token), len(forced))
+        tokens = forced[:agreed]
+        if agreed < max_tokens and not model.is_end(behind[agreed]):
+            if agreed < len(forced) and not model.forget_from(position + agreed):
+                position = model.read(prompt, image)[0]
+                if agreed:
+                    model.decode(tokens, position)
+            tokens = [*tokens, behind[agreed]]
+            model.decode(tokens[-1:], position + agreed)
+            tokens += generate(model, position + agreed + 1, max_tokens - agreed - 1)
+    _save(out, rows)
+    return {"text": model.text(tokens), "tokens": tokens, "prompt": read, "forced": forced, "n_prompt": n_prompt}
 
 
-def _bitmap(image: str) -> Any:
-    from PIL import Image
+def score(model: Model, text: str, image: str | None, out: Path) -> dict[str, Any]:
+    rows: list[np.ndarray] = []
+    _, tokens, n_prompt = model.read(text, image, rows)
+    _save(out, rows)
+    return {"tokens": tokens, "n_prompt": n_prompt}
 
-    with Image.open(image) as opened:
-        picture = opened.convert("RGB")
-    pixels = np.ascontiguousarray(np.asarray(picture))
-    return mtmd.mtmd_bitmap_init(picture.width, picture.height, pixels.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8)))
+
+def score_tokens(model: Model, tokens: list[int], start: int, out: Path) -> dict[str, Any]:
+    model.clear()
+    rows: list[np.ndarray] = []
+    if start:
+        model.decode(tokens[:start], 0)
+    model.decode(tokens[start:], start, rows)
+    _save(out, rows)
+    return {}
+
+
+def _save(out: Path, rows: list[np.ndarray]) -> None:
+    logits = np.concatenate(rows).astype(np.float64)
+    top = logits.max(axis=1, keepdims=True)
+    logits -= top + np.log(np.exp(logits - top).sum(axis=1, keepdims=True))
+    np.save(out, logits.astype(np.float32))
+
+
+def reply(model: Model, wanted: dict[str, Any]) -> dict[str, Any]:
+    if "prompt" in wanted:
+        return answer(model, wanted["prompt"], wanted["image"], int(wanted["max_tokens"]))
+    if "measure" in wanted:
+        out = Path(wanted["out"])
+        return measure(model, wanted["measure"], wanted["image"], int(wanted["max_tokens"]), wanted["forced"], out)
+    if "text" in wanted:
+        return score(model, wanted["text"], wanted["image"], Path(wanted["out"]))
+    if "tokens" in wanted:
+        return score_tokens(model, wanted["tokens"], int(wanted["start"]), Path(wanted["out"]))
+    if "tokenize" in wanted:
+        return {"tokens": model.tokenize(wanted["tokenize"]), "bos": model.bos()}
+    return {"text": model.prompt_text(wanted["render"], bool(wanted["image"]))}
 
 
 def main() -> None:
@@ -210,28 +122,23 @@ def main() -> None:
     parser.add_argument("--mmproj", type=Path)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--ctx", type=int, default=4096)
+    parser.add_argument("--embeddings", type=Path, help="folder that keeps what the mmproj makes of images")
     args = parser.parse_args()
     # The libraries may print to stdout; answers go to the original one.
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     try:
-        model = Model(args.model, args.mmproj, args.threads, args.ctx)
+        model = Model(args.model, args.mmproj, args.threads, args.ctx, args.embeddings)
     except WorkerError as failure:
         out.write(json.dumps({"error": str(failure)}) + "\n")
         raise SystemExit(1) from None
-    out.write(json.dumps({"ready": True}) + "\n")
+    out.write(json.dumps({"ready": True, "n_vocab": model.n_vocab}) + "\n")
     for line in sys.stdin:
-        wanted = json.loads(line)
         try:
-            if "render" in wanted:
-                reply = {"text": model.prompt_text(wanted["render"], bool(wanted["image"]))}
-            elif "text" in wanted:
-                reply = model.score(wanted["text"], wanted["image"], Path(wanted["out"]))
-            else:
-                reply = model.answer(wanted["prompt"], wanted["image"], int(wanted["max_tokens"]))
+            said = reply(model, json.loads(line))
         except (WorkerError, OSError) as failure:
-            reply = {"error": str(failure)}
-        out.write(json.dumps(reply) + "\n")
+            said = {"error": str(failure)}
+        out.write(json.dumps(said) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,29 @@
+import numpy as np
+import pytest
+
+from luq_gguf.statistics import bootstrap, paired_difference
+
+
+def test_the_interval_is_that_of_the_normal_approximation_for_many_samples():
+    values = (np.arange(2000) % 4 == 0).astype(float)
+    found = bootstrap(values)
+    half = 1.96 * np.sqrt(0.25 * 0.75 / 2000)
+    assert found.value == 0.25
+    assert found.low == pytest.approx(0.25 - half, abs=2e-3)
+    assert found.high == pytest.approx(0.25 + half, abs=2e-3)
+    assert bootstrap(values) == found
+
+
+def test_all_alike_leaves_no_doubt_and_no_samples_have_no_mean():
+    assert bootstrap(np.ones(5)).to_json() == {"value": 1.0, "low": 1.0, "high": 1.0}
+    with pytest.raises(ValueError, match="no samples"):
+        bootstrap(np.empty(0))
+
+
+def test_pairs_that_always_differ_by_the_same_are_certain():
+    rng = np.random.default_rng(0)
+    noisy = rng.normal(size=100)
+    found = paired_difference(noisy, noisy - 0.5)
+    assert (found.value, found.low, found.high) == pytest.approx((-0.5, -0.5, -0.5))
+    with pytest.raises(ValueError, match="same samples"):
+        paired_difference(noisy, noisy[:3])
