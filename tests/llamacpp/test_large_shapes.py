@@ -54,7 +54,7 @@ def test_llava_of_the_hub_is_known_at_the_door(size, tmp_path):
         "num_attention_heads": 16, "image_size": 336, "patch_size": 14, "projection_dim": 768,
     }  # fmt: skip
     config = LlavaConfig(
-        text_config=text, vision_config=vision, image_token_index=before["image_token_id"], image_seq_length=576
+        text_config=text, vision_config=vision, image_token_index=before["image_token_index"], image_seq_length=576
     )
     config.architectures = ["LlavaForConditionalGeneration"]
     config.save_pretrained(folder)
