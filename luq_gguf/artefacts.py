@@ -102,3 +102,15 @@ def read_plan(path: Path) -> Plan:
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise RunFolderError(f"{path} is no plan of luq-gguf's.", "Run luq-gguf plan again.") from None
+
+
+def add_eval(path: Path, content: dict[str, Any]) -> None:
+    """Put a file's evaluation first into eval.json; those of other files or data stay, under "others"."""
+    before: dict[str, Any] = read_json(path, "eval") if path.exists() else {}
+
+    def what(entry: dict[str, Any]) -> tuple[Any, ...]:
+        conditions = entry.get("conditions", {})
+        return entry.get("file"), entry.get("reference"), conditions.get("data_sha256"), entry.get("metric")
+
+    others = [*([{k: v for k, v in before.items() if k != "others"}] if before else []), *before.get("others", [])]
+    write_json(path, content | {"others": [entry for entry in others if what(entry) != what(content)]})

@@ -2,7 +2,60 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+
+
+@dataclass(frozen=True)
+class Expectations:
+    """Log-probabilities at n positions: of the k most expected tokens, and of all others together.
+
+    tokens: int32 [n, k]; log_probabilities: float32 [n, k], descending; tail: float32 [n], -inf where k is all.
+    """
+
+    tokens: np.ndarray
+    log_probabilities: np.ndarray
+    tail: np.ndarray
+
+
+def keep_top(log_probabilities: np.ndarray, k: int) -> Expectations:
+    """The k largest of each row [n, n_vocab]; all of them where the vocabulary has no more."""
+    n_vocab = log_probabilities.shape[1]
+    if k >= n_vocab:
+        order = np.argsort(-log_probabilities, axis=1, kind="stable")
+    else:
+        order = np.argpartition(-log_probabilities, k, axis=1)[:, :k]
+        order = np.take_along_axis(order, np.argsort(-np.take_along_axis(log_probabilities, order, 1), 1), 1)
+    kept = np.take_along_axis(log_probabilities, order, axis=1)
+    return Expectations(order.astype(np.int32), kept, _log_rest(log_probabilities, order))
+
+
+def _log_rest(log_probabilities: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Log of the mass of all tokens that are not in `order` [n, k], float32 [n]; summed, never subtracted from 1."""
+    masses = np.exp(log_probabilities.astype(np.float64))
+    np.put_along_axis(masses, order.astype(np.int64), 0.0, axis=1)
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.log(masses.sum(axis=1)), dtype=np.float32)
+
+
+def kl_from_top(reference: Expectations, other: np.ndarray) -> np.ndarray:
+    """KL(reference || other) in nats, float64 [n], with all tokens beyond the reference's k taken as one.
+
+    Never more than the full divergence, and equal to it where k is the whole vocabulary. `other`: [n, n_vocab].
+    Raises ValueError where positions or vocabulary do not fit.
+    """
+    if len(reference.tokens) != len(other) or (reference.tokens.size and reference.tokens.max() >= other.shape[1]):
+        raise ValueError(f"{reference.tokens.shape} and {other.shape} are not of the same positions and vocabulary")
+    p = reference.log_probabilities.astype(np.float64)
+    q = np.take_along_axis(other, reference.tokens.astype(np.int64), axis=1).astype(np.float64)
+    known = (np.exp(p) * (p - q)).sum(axis=1)
+    tail = reference.tail.astype(np.float64)
+    if np.isneginf(tail).all():
+        return np.asarray(np.maximum(known, 0.0))
+    rest = _log_rest(other, reference.tokens).astype(np.float64)
+    beyond = np.where(np.isneginf(tail), 0.0, np.exp(tail) * (np.maximum(tail, -1e4) - np.maximum(rest, -1e4)))
+    return np.asarray(np.maximum(known + beyond, 0.0))
 
 
 def kl_divergence(reference: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -37,7 +37,8 @@ class Listener:
 class Door:
     """What is known of a checkpoint before anything heavy: names, both types of every tensor, all sizes.
 
-    `clip` is set where the vision half is LLaVA's, which luq-gguf writes itself.
+    `measured` names the matrices whose importance will be known; `clip` is set where the vision half is LLaVA's, which
+    luq-gguf writes itself.
     """
 
     checkpoint: Checkpoint
@@ -45,6 +46,7 @@ class Door:
     source: gguf_files.GGUFInfo
     names: TensorNames
     tensors: ModelTensors
+    measured: frozenset[str]
     clip: ClipVision | None = None
 
 
@@ -94,17 +96,18 @@ def open_door(
     run.run_stage("door", key, [".work/listenable.json"], make)
     source = gguf_files.read(path)
     known = artefacts.read_json(listenable, "profile")
+    measured = frozenset(known["tensors"])
     tensors = quantize.model_tensors(
         llama,
         source,
         low,
         high,
         n_layers=known["n_layers"],
-        measured=set(known["tensors"]),
+        measured=measured,
         datasets=(dataset,) if dataset else (),
     )
     _check_fallbacks(tensors, force, listener)
-    return Door(checkpoint, llama, source, _names(source), tensors, clip)
+    return Door(checkpoint, llama, source, _names(source), tensors, measured, clip)
 
 
 def _names(source: gguf_files.GGUFInfo) -> TensorNames:

@@ -12,6 +12,7 @@ LuqError                    exit code 1: the job failed
     ├── CalibrationError    calibration input that cannot be read, or is empty
     ├── BudgetError         no plan fits, or the request contradicts itself
     ├── TypeNameError       a tensor type that does not exist or cannot be used here
+    ├── EvaluationError     files or data that cannot be compared
     ├── RunFolderError      the run folder is held by another run, or holds something else
     └── GGUFFileError       not a readable GGUF file
 """
@@ -74,6 +75,10 @@ class BudgetError(InputError):
 
 class TypeNameError(InputError):
     """A tensor type that does not exist or cannot be used here."""
+
+
+class EvaluationError(InputError):
+    """Files or data that cannot be compared."""
 
 
 class RunFolderError(InputError):

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from luq_gguf import artefacts, planner, tensor_types
+from luq_gguf import artefacts, evaluation, planner, tensor_types
+from luq_gguf import sweep as sweeping
 from luq_gguf.door import Listener, check_disk, open_door, with_dataset
 from luq_gguf.errors import RunFolderError
+from luq_gguf.expectations import Target
 from luq_gguf.hf import calibration as calibration_input
 from luq_gguf.llamacpp import gguf_files, imatrix_file, quantize, skeleton, tools
 from luq_gguf.run_folder import RunFolder
-from luq_gguf.stages import CalibrationRequest, make_baseline, make_file, make_plan, make_profile, mmproj_name
+from luq_gguf.stages import (
+    CalibrationRequest,
+    make_baseline,
+    make_f16,
+    make_file,
+    make_mmproj,
+    make_plan,
+    make_profile,
+    mmproj_name,
+)
 from luq_gguf.values import Budget, Plan, Profile, QuantizedModel
 
 
@@ -189,6 +201,80 @@ def baseline(run_dir: Path, *, threads: int | None = None, listener: Listener = 
         planned = artefacts.read_plan(run.file("plan.json"))
         door = open_door(run, _model_of(run), low=planned.low, high=planned.high, force=True, listener=listener)
         return make_baseline(run, door, planned, threads=threads, listener=listener)
+
+
+def evaluate(
+    file: Path,
+    reference: Path | None,
+    *,
+    source: str | None,
+    text: Path | None,
+    mmproj: Path | None,
+    metric: str,
+    samples: int | None,
+    chunks: int,
+    max_tokens: int,
+    n_ctx: int,
+    seed: int,
+    threads: int | None,
+    listener: Listener = Listener(),
+) -> dict[str, Any]:
+    """Measure a file; in a run folder the result is added to its eval.json."""
+    in_run = (file.parent / "run.json").is_file()
+    with RunFolder(file.parent) if in_run else nullcontext() as run:
+        work = run.work / "eval" if run else evaluation.cache_folder()
+        data = evaluation.read_data(
+            source, text, file, n_samples=samples, n_chunks=chunks, seed=seed, cache=work / "images"
+        )
+        target = Target(file, evaluation.find_mmproj(file, mmproj, data.samples), threads, n_ctx, max_tokens=max_tokens)
+        against = replace(target, model=reference) if reference else None
+        content = evaluation.evaluate(target, against, data, work, metric=metric, listener=listener).content
+        if run:
+            artefacts.add_eval(run.file("eval.json"), content)
+    return content
+
+
+def sweep(
+    run_dir: Path,
+    request: sweeping.SweepRequest,
+    *,
+    low: str,
+    high: str,
+    source: str | None,
+    text: Path | None,
+    metric: str,
+    samples: int | None,
+    chunks: int,
+    max_tokens: int,
+    n_ctx: int,
+    seed: int,
+    threads: int | None,
+    model: str | None = None,
+    trust_remote_code: bool = False,
+    force: bool = False,
+    listener: Listener = Listener(),
+) -> dict[str, Any]:
+    """Measure many choices of low layers of a profiled run folder's model."""
+    with RunFolder(run_dir) as run:
+        profiled = artefacts.read_profile(run.file("profile.json"))
+        door = open_door(
+            run,
+            model or _model_of(run),
+            low=low,
+            high=high,
+            trust_remote_code=trust_remote_code,
+            force=force,
+            listener=listener,
+        )
+        f16 = make_f16(run, door, listener)
+        work = run.work / "eval"
+        data = evaluation.read_data(
+            source, text, f16, n_samples=samples, n_chunks=chunks, seed=seed, cache=work / "images"
+        )
+        mmproj = make_mmproj(run, door, listener) if any(sample.image for sample in data.samples) else None
+        reference = Target(f16, mmproj, threads, n_ctx, max_tokens=max_tokens)
+        meter = sweeping.Meter(run, door, reference, data, metric, threads, listener)
+        return sweeping.sweep(run, door, profiled, meter, request, listener)
 
 
 def _model_of(run: RunFolder) -> str:

@@ -35,6 +35,13 @@ def bits_per_weight(tensors: ModelTensors, low_layers: Sequence[int]) -> float:
     return 8 * data_bytes(tensors, low_layers) / tensors.n_weights
 
 
+def layer_bits(tensors: ModelTensors, low_layers: Sequence[int]) -> float:
+    """Average bits of the decoder layers' weights alone: what the paper calls bits."""
+    low, inside = set(low_layers), [c for c in tensors.choices if c.layer is not None]
+    n_bytes = sum(c.low_bytes if c.layer in low else c.high_bytes for c in inside)
+    return 8 * n_bytes / sum(c.n_weights for c in inside)
+
+
 def check_budget(tensors: ModelTensors, budget: Budget) -> None:
     """Raise BudgetError, naming the smallest possible file, where no number of low layers meets the budget.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -22,6 +22,11 @@ def rank(layers: Sequence[LayerEntropy], ranking: str, seed: int = 0) -> tuple[i
         return tuple(int(n) for n in np.random.default_rng(seed).permutation(numbers))
     sign = {"entropy": 1, "entropy-desc": -1}[ranking]
     return tuple(layer.layer for layer in sorted(layers, key=lambda item: (sign * item.bits, item.layer)))
+
+
+def rank_by(figures: Mapping[int, float]) -> tuple[int, ...]:
+    """Layer numbers by a measured figure, the smallest in front; equal ones by depth."""
+    return tuple(sorted(figures, key=lambda layer: (figures[layer], layer)))
 
 
 def near_ties(layers: Sequence[LayerEntropy], order: Sequence[int]) -> tuple[tuple[int, int], ...]:

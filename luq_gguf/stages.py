@@ -198,24 +198,31 @@ def _write_quantized(
     key = hash_of(door.checkpoint.fingerprint, dict(plan.tensor_types), plan.high, imatrix, str(door.llama.converter))
 
     def make() -> None:
-        f16 = make_f16(run, door, listener)
-        types = run.file(f"{stage}-types.txt.part")
-        types.write_text(tensor_types.to_text(quantize.overrides(door.source, plan)))
-        quantize.quantize(
-            door.llama,
-            f16,
-            run.file(name),
-            plan,
-            types,
-            threads=threads,
-            on_progress=lambda done, total: listener.progress(f"{stage}: tensors", done, total),
-        )
-        types.unlink()
+        write_plan(run, door, plan, run.file(name), threads, listener, stage)
 
     run.run_stage(stage, key, [name], make)
     written = gguf_files.read(run.file(name))
     digest = run.read()["stages"][stage]["outputs"][name]["sha256"]
     return QuantizedModel(run.file(name), written.n_bytes, digest, written.types)
+
+
+def write_plan(
+    run: RunFolder, door: Door, plan: Plan, path: Path, threads: int | None, listener: Listener, label: str = "quantize"
+) -> None:
+    """Quantize the 16-bit GGUF, made if it is missing, as planned."""
+    f16 = make_f16(run, door, listener)
+    types = run.file(f"{path.stem}-types.txt.part")
+    types.write_text(tensor_types.to_text(quantize.overrides(door.source, plan)))
+    quantize.quantize(
+        door.llama,
+        f16,
+        path,
+        plan,
+        types,
+        threads=threads,
+        on_progress=lambda done, total: listener.progress(f"{label}: tensors", done, total),
+    )
+    types.unlink()
 
 
 def make_file(
@@ -236,6 +243,16 @@ def make_file(
         run.file(f16_name(door.checkpoint)).unlink(missing_ok=True)
         run.forget("f16")
     return made
+
+
+def make_bank(run: RunFolder, door: Door, threads: int | None, listener: Listener) -> tuple[Path, Path]:
+    """The layer bank: the model with all layers low, and with none."""
+    (run.work / "bank").mkdir(exist_ok=True)
+    names = f".work/bank/{door.tensors.low}.gguf", f".work/bank/{door.tensors.high}.gguf"
+    for stage, name, count in (("bank-low", names[0], door.tensors.n_layers), ("bank-high", names[1], 0)):
+        plan = planner.make_plan(door.tensors, range(door.tensors.n_layers), Budget(low_layers=count), "bank")
+        _write_quantized(run, door, plan, stage, name, threads, listener)
+    return run.file(names[0]), run.file(names[1])
 
 
 def make_baseline(

@@ -17,11 +17,16 @@ COLUMNS = "columns."  # prefix of a matrix's column energies in profile.safetens
 
 @dataclass(frozen=True)
 class Sample:
-    """One calibration sample: a prompt, with an image (multimodal) or without (text only), and its answer if known."""
+    """A prompt, with an image (multimodal) or without (text only), and the answers that people gave, if known."""
 
     prompt: str
     image: Path | None = None
-    answer: str | None = None
+    answers: tuple[str, ...] = ()
+
+    @property
+    def answer(self) -> str | None:
+        """The first answer: what calibration appends to the prompt."""
+        return self.answers[0] if self.answers else None
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,18 @@ types = _chain(
     click.option("--low", default="IQ1_M", show_default=True, help="Tensor type of low layers."),
     click.option("--high", default="Q4_K_M", show_default=True, help="File type of everything else."),
 )
+questions = _chain(
+    click.option("--data", "source", metavar="SET", help="A .jsonl, a folder of images, or a Hub dataset id."),
+    click.option("--text", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+                 help="A text, for perplexity and divergence on text."),
+    click.option("--metric", type=click.Choice(["auto", "vqa", "exact", "yes-no", "anls", "relaxed"]), default="auto",
+                 show_default=True, help="How answers are scored; auto: vqa for several answers each, else exact."),
+    click.option("--samples", type=click.IntRange(1), help="So many questions by chance.  [default: all]"),
+    click.option("--chunks", default=32, show_default=True, help="Most chunks of 512 tokens of --text."),
+    click.option("--max-tokens", default=32, show_default=True, help="Longest answer."),
+    click.option("--ctx", "n_ctx", default=4096, show_default=True, help="Context in tokens."),
+    click.option("--seed", default=0, show_default=True, help="Seed of --samples."),
+)  # fmt: skip
 budget = _chain(
     click.option("--low-layers", type=int, help="How many layers become low."),
     click.option("--target-size", type=Size(), help="Largest text-model file, e.g. 3.4GiB (mmproj not counted)."),
@@ -64,6 +76,17 @@ budget = _chain(
     click.option("--rank", "rule", type=click.Choice(RANKINGS), default="entropy", show_default=True,
                  help="Which layers become low first."),
 )  # fmt: skip
+
+
+def numbers(text: str, option: str) -> tuple[int, ...]:
+    """ "0,4,8" or "0-12" or both mixed. Raises BudgetError."""
+    found: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if not match:
+            raise BudgetError(f"{option} {text}: {part!r} is no number.", "Write 0,4,8 or 0-12.")
+        found += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return tuple(found)
 
 
 def make_budget(low_layers: int | None, target_size: int | None, target_bpw: float | None) -> Budget:

@@ -75,6 +75,76 @@ def _bits(layer: LayerEntropy, modality: str) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
+def eval_table(content: dict[str, Any]) -> Table:
+    """What was measured of a file, one figure a row, each with its interval or spread."""
+    against = f"\nagainst {content['reference']}" if content["reference"] else ""
+    data = f"{content['n_samples']} samples of {content['conditions']['data']}"
+    table = Table(title=f"{content['file']}{against}\n{data}")
+    for name in ("", "value", "95% interval", "median", "90%", "99%"):
+        table.add_column(name, justify="left" if not name else "right", no_wrap=True)
+
+    def share(name: str, key: str, sign: str = "") -> None:
+        if content.get(key):
+            value, low, high = (content[key][k] for k in ("value", "low", "high"))
+            table.add_row(name, f"{value:{sign}.1%}", f"{low:{sign}.1%} to {high:{sign}.1%}")
+
+    share(f"accuracy ({content['metric']})", "accuracy")
+    share("- of the reference", "reference_accuracy")
+    share("- change", "accuracy_change", "+")
+    parts = {"KLD, nats": "kld", "- on prompts": "kld_prompt", "- on answers": "kld_answer", "KLD on text": "kld_text"}
+    for name, key in parts.items():
+        if content.get(key):
+            spread = content[key]
+            interval = f"{spread['low']:.1e} to {spread['high']:.1e}"
+            quantiles = (f"{spread[q]:.0e}" for q in ("median", "p90", "p99"))
+            table.add_row(name, f"{spread['mean']:.1e}", interval, *quantiles)
+    if content.get("kld"):
+        table.add_row("- noise floor", f"{content['kld']['floor']:.1e}")
+        table.add_row("same top token", f"{content['same_top']:.1%}")
+    if content.get("f1") is not None:
+        table.add_row("F1 of yes", f"{content['f1']:.3f}")
+    if content["perplexity"]:
+        table.add_row(f"perplexity ({content['n_chunks']} chunks)", f"{content['perplexity']:.4f}")
+    return table
+
+
+def sweep_tables(content: dict[str, Any]) -> list[Table]:
+    """KLD and accuracy by number of low layers and order; and uniform files beside the paper's order at their bytes."""
+    points = [point for point in content["points"] if point["n_low"] is not None]
+    others = [point for point in content["points"] if point["n_low"] is None]
+    columns = sorted({(p["order"], p["seed"]) for p in points}, key=lambda c: [p["order"] for p in points].index(c[0]))
+    conditions = content["conditions"]
+    data = f"{conditions['n_samples'] or conditions['n_chunks']} samples of {conditions['data']}"
+    by_count = Table(title=f"mean KLD in nats (accuracy) by number of layers in {conditions['low']}\n{data}")
+    by_count.add_column("low", justify="right")
+    by_count.add_column("size", justify="right")
+    for order, seed in columns:
+        by_count.add_column(order + (f" {seed}" if order == "random" else ""), justify="right")
+    for count in sorted({p["n_low"] for p in points}):
+        row = {(p["order"], p["seed"]): p for p in points if p["n_low"] == count}
+        size = format_size(next(iter(row.values()))["n_bytes"])
+        by_count.add_row(str(count), size, *(_figures(row.get(column)) for column in columns))
+    uniform = Table(title="uniform files")
+    for name in ("file", "size", "bpw", "mean KLD (accuracy)", "LUQ of no more bytes"):
+        uniform.add_column(name, justify="left" if name == "file" else "right")
+    paper = [p for p in points if p["order"] == "entropy"]
+    for point in sorted(others, key=lambda p: p["n_bytes"]):
+        within = [p for p in paper if p["n_bytes"] <= point["n_bytes"]]
+        best = min(within, key=lambda p: p["n_low"]) if within else None
+        beside = f"{best['n_low']} low: {_figures(best)}" if best else "none so small"
+        name = point["order"].removeprefix("uniform ")
+        uniform.add_row(name, format_size(point["n_bytes"]), f"{point['bpw']:.2f}", _figures(point), beside)
+    return [by_count, uniform]
+
+
+def _figures(point: dict[str, Any] | None) -> str:
+    if point is None:
+        return ""
+    metrics = point["metrics"]
+    kld = f"{metrics['kld']['mean']:.1e}" if metrics["kld"] else ""
+    return kld + (f" ({metrics['accuracy']['value']:.1%})" if metrics["accuracy"] else "")
+
+
 def plan_lines(plan: Plan) -> list[str]:
     """Sentences about a plan."""
     lines = [

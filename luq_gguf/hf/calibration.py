@@ -59,7 +59,7 @@ def read_calibration(
     document = None
     if n_text and images and text is None:
         spare = [s for s in order if s not in set(multimodal)] + list(multimodal)
-        samples = tuple(Sample(s.prompt, None, s.answer) for s in spare[:n_text])
+        samples = tuple(Sample(s.prompt, None, s.answers) for s in spare[:n_text])
     elif n_text:
         document = _read_text(text or DEFAULT_TEXT, n_text * CHARACTERS_PER_CHUNK)
         sources.append(source_name(text or DEFAULT_TEXT))
@@ -67,6 +67,23 @@ def read_calibration(
     return CalibrationSet(
         tuple(multimodal), samples, document, n_text, alpha, seed, digest, tuple(sources), tuple(skipped)
     )
+
+
+def read_questions(source: str, n_samples: int | None, seed: int, cache: Path) -> tuple[Sample, ...]:
+    """Questions to measure with, all or so many by chance. Raises CalibrationError where an image is missing."""
+    found = list(_read_set(source, seed, n_samples or 1000, cache))
+    if not found:
+        raise CalibrationError(f"{source} holds no questions.", 'Give a .jsonl of {"image", "prompt", "answers"}.')
+    if n_samples is not None and n_samples < len(found):
+        found = [found[i] for i in np.sort(np.random.default_rng(seed).permutation(len(found))[:n_samples])]
+    with_image = [sample for sample in found if sample.image]
+    _, bad = _readable(with_image, len(with_image))
+    if bad:
+        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+        raise CalibrationError(
+            f"{source}: the image {bad[0]}{more} cannot be read.", "Figures of half a set would mislead: mend the set."
+        )
+    return tuple(found)
 
 
 def source_name(source: str) -> str:
@@ -126,17 +143,17 @@ def read_jsonl(path: Path) -> Iterator[Sample]:
             try:
                 row = json.loads(line)
                 prompt = row["prompt"]
-                answers = row.get("answers") or []
+                answers = row.get("answers", row.get("answer")) or []
                 image = row.get("image")
                 if not isinstance(prompt, str) or not isinstance(image, str | None):
                     raise TypeError
-                first = answers if isinstance(answers, str) else (str(answers[0]) if answers else None)
+                given = (answers,) if isinstance(answers, str) else tuple(str(answer) for answer in answers)
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise CalibrationError(
                     f"{path.name}, line {number}: not a calibration sample.",
                     'Each line is an object {"image": "a.png", "prompt": "...", "answers": ["..."]}.',
                 ) from None
-            yield Sample(prompt, path.parent / image if image else None, first)
+            yield Sample(prompt, path.parent / image if image else None, given)
 
 
 def _hub_rows(source: str, seed: int) -> Iterator[dict[str, Any]]:
@@ -161,7 +178,7 @@ def samples_from_rows(rows: Iterable[dict[str, Any]], wanted: int, cache: Path) 
         image = image[0] if isinstance(image, list) and image else image
         prompt = next((row[k] for k in ("question", "prompt", "query") if isinstance(row.get(k), str)), FOLDER_PROMPT)
         answers = next((row[k] for k in ("answers", "direct_answers", "answer", "label") if row.get(k)), None)
-        answer = answers[0] if isinstance(answers, list) else answers
+        given = tuple(a for a in (answers if isinstance(answers, list) else [answers]) if isinstance(a, str))
         if image is None or not hasattr(image, "save"):
             raise CalibrationError(
                 "The dataset's rows have no image column.", "Choose a dataset with `image` and `question` columns."
@@ -171,7 +188,7 @@ def samples_from_rows(rows: Iterable[dict[str, Any]], wanted: int, cache: Path) 
         path = cache / f"{name}.png"
         if not path.exists():
             image.convert("RGB").save(path)
-        yield Sample(prompt, path, answer if isinstance(answer, str) else None)
+        yield Sample(prompt, path, given)
 
 
 def _read_text(source: str, n_characters: int) -> str:

@@ -65,9 +65,11 @@ class Runner:
         *,
         threads: int | None = None,
         n_ctx: int = 4096,
+        n_batch: int = 512,
         embeddings: Path | None = None,
     ) -> None:
         self._command = [sys.executable, "-m", "luq_gguf.llamacpp.worker", str(model), "--ctx", str(n_ctx)]
+        self._command += ["--batch", str(n_batch)]
         self._command += ["--mmproj", str(mmproj)] if mmproj else []
         self._command += ["--threads", str(threads)] if threads else []
         self._command += ["--embeddings", str(embeddings)] if embeddings else []

@@ -16,7 +16,7 @@ from llama_cpp import mtmd_cpp as mtmd
 
 from luq_gguf.llamacpp import prompt
 
-N_BATCH = 512
+N_BATCH = 512  # an image that is read non-causally must fit in one batch
 
 
 class WorkerError(Exception):
@@ -31,10 +31,13 @@ def _quiet(level: int, text: bytes, data: Any) -> None:
 
 
 class Model:
-    """A text model, and its mmproj where given, loaded; each call begins with an empty context."""
+    """A text model, and its mmproj where given, loaded; each call begins with an empty context.
+
+    Text is computed `n_batch` tokens at once. `embeddings` is a folder that keeps what the mmproj makes of images.
+    """
 
     def __init__(
-        self, model: Path, mmproj: Path | None, threads: int, n_ctx: int, embeddings: Path | None = None
+        self, model: Path, mmproj: Path | None, threads: int, n_ctx: int, n_batch: int, embeddings: Path | None = None
     ) -> None:
         llama_cpp.llama_log_set(_quiet, ctypes.c_void_p(0))
         mtmd.mtmd_helper_log_set(_quiet, ctypes.c_void_p(0))
@@ -58,7 +61,7 @@ class Model:
             if not self.mtmd:
                 raise WorkerError(f"libmtmd cannot load {mmproj.name} for {model.name}")
         self.n_vocab = llama_cpp.llama_vocab_n_tokens(self.vocab)
-        self.n_ctx = n_ctx
+        self.n_ctx, self.n_batch = n_ctx, n_batch
         self._embeddings = embeddings
         self.template = llama_cpp.llama_model_chat_template(self.model, None)
 
@@ -108,8 +111,8 @@ class Model:
 
     def decode(self, tokens: list[int], position: int, rows: list[np.ndarray] | None = None) -> None:
         """Read text tokens; logits are kept behind the last one, or behind all where `rows` takes them."""
-        for at in range(0, len(tokens), N_BATCH):
-            part = tokens[at : at + N_BATCH]
+        for at in range(0, len(tokens), self.n_batch):
+            part = tokens[at : at + self.n_batch]
             batch = llama_cpp.llama_batch_init(len(part), 0, 1)
             try:
                 batch.n_tokens = len(part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import subprocess
 from collections.abc import Callable, Collection, Mapping
@@ -134,7 +135,7 @@ def quantize(
     threads: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> QuantizedModel:
-    """Run llama-quantize in the run folder, with relative paths: it writes the imatrix's path into the file.
+    """Run llama-quantize in the source's folder, with relative paths: it writes the imatrix's path into the file.
 
     The file is read again and every tensor's type compared with the plan. Raises VerificationError, naming the
     tensors, after removing a file that differs.
@@ -146,10 +147,11 @@ def quantize(
 
     part = out.with_name(out.name + ".part")
     command: list[str | Path] = [llama.tool("llama-quantize"), "--imatrix", skeleton.IMATRIX_NAME]
-    command += ["--tensor-type-file", types_file.name, source.name, part.name, plan.high]
+    command += ["--tensor-type-file", types_file.name, source.name]
+    command += [os.path.relpath(part, source.parent), plan.high]
     command += [str(threads)] if threads else []
     try:
-        tools.run(command, failure=ConversionError, what="llama-quantize", on_line=on_line, cwd=out.parent)
+        tools.run(command, failure=ConversionError, what="llama-quantize", on_line=on_line, cwd=source.parent)
         verify(part, plan)
         part.replace(out)
     finally:

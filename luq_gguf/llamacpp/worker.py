@@ -122,13 +122,14 @@ def main() -> None:
     parser.add_argument("--mmproj", type=Path)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--ctx", type=int, default=4096)
+    parser.add_argument("--batch", type=int, default=512, help="tokens computed at once")
     parser.add_argument("--embeddings", type=Path, help="folder that keeps what the mmproj makes of images")
     args = parser.parse_args()
     # The libraries may print to stdout; answers go to the original one.
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     try:
-        model = Model(args.model, args.mmproj, args.threads, args.ctx, args.embeddings)
+        model = Model(args.model, args.mmproj, args.threads, args.ctx, args.batch, args.embeddings)
     except WorkerError as failure:
         out.write(json.dumps({"error": str(failure)}) + "\n")
         raise SystemExit(1) from None

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luq_gguf import planner
+from luq_gguf.divergence import keep_top, kl_divergence, kl_from_top
 from luq_gguf.entropy import histogram_entropy
 from luq_gguf.errors import BudgetError
 from luq_gguf.imatrix import merge
@@ -89,3 +90,13 @@ def test_merging_does_not_depend_on_order(rows, random):
     one, other = merge(parts), merge(shuffled)
     assert one.in_sum2["a"] == pytest.approx(other.in_sum2["a"])
     assert one.counts["a"] == other.counts["a"]
+
+
+@given(st.integers(2, 40), st.integers(1, 40), st.integers(0, 2**32 - 1))
+def test_the_top_part_never_tells_more_divergence_than_there_is(n_vocab, k, seed):
+    rng = np.random.default_rng(seed)
+    with np.errstate(divide="ignore"):
+        p, q = (np.maximum(np.log(rng.dirichlet(np.full(n_vocab, 0.5), 5)), -80).astype(np.float32) for _ in range(2))
+    parts = kl_from_top(keep_top(p, k), q)
+    assert (parts >= 0).all()
+    assert (parts <= kl_divergence(p, q) + 1e-4).all()

@@ -1,0 +1,35 @@
+"""luq-gguf eval: how good a file is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from luq_gguf.cli import options, output
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command("eval")
+@click.argument("file", type=FILE)
+@click.option("--reference", type=FILE, help="The 16-bit GGUF of the same checkpoint, for divergence.")
+@options.questions
+@click.option("--mmproj", type=FILE, help="The vision half.  [default: the only mmproj beside FILE]")
+@options.threads
+@options.as_json
+def command(file: Path, reference: Path | None, as_json: bool, **rest: Any) -> None:
+    """Measure FILE on questions about images, or on text.
+
+    Beside a run.json the result goes to eval.json too. What was measured is kept: the same again takes no time, and an
+    interrupted measurement goes on.
+    """
+    from luq_gguf import pipeline
+
+    with output.listener() as listener:
+        content = pipeline.evaluate(file, reference, listener=listener, **rest)
+    if as_json:
+        output.print_json(content)
+        return
+    output.print_table(output.eval_table(content))

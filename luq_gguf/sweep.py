@@ -1,0 +1,197 @@
+"""A sweep: what becomes of a model as more of its layers become low, in several orders, and what uniform files do.
+
+Every choice of layers is spliced from the layer bank, measured and deleted; its figures are kept under a key of all
+that they depend on, so an interrupted sweep goes on and a second one with more orders measures only what is new.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from luq_gguf import artefacts, evaluation, planner, ranking, stages
+from luq_gguf.door import Door, Listener
+from luq_gguf.expectations import EvalData, Target
+from luq_gguf.llamacpp import bank, quantize, skeleton
+from luq_gguf.run_folder import RunFolder, hash_of
+from luq_gguf.values import Budget, Plan, Profile
+
+ORDERS = ("entropy", "entropy-desc", "random", "kld")
+UNIFORM = ("IQ1_M", "IQ2_XXS", "IQ2_M", "Q2_K", "IQ3_XXS", "Q3_K_M", "Q4_K_M")
+
+
+@dataclass(frozen=True)
+class SweepRequest:
+    """Which numbers of low layers (None: all), in which orders, how many random ones, against which uniform files."""
+
+    counts: tuple[int, ...] | None = None
+    orders: tuple[str, ...] = ORDERS
+    seeds: int = 1
+    uniform: tuple[str, ...] = UNIFORM
+
+
+class Meter:
+    """Measures choices of low layers of one model on one set of data against its 16-bit file."""
+
+    def __init__(
+        self,
+        run: RunFolder,
+        door: Door,
+        reference: Target,
+        data: EvalData,
+        metric: str,
+        threads: int | None,
+        listener: Listener,
+    ) -> None:
+        self._run, self._door, self._reference, self._data, self._metric = run, door, reference, data, metric
+        self._threads, self._listener = threads, listener
+        self._low, self._high = stages.make_bank(run, door, threads, listener)
+        self._work = run.work / "eval"
+        self._points = run.work / "points"
+        for folder in (self._work, self._points):
+            folder.mkdir(exist_ok=True)
+
+    def plan(self, layers: Iterable[int]) -> Plan:
+        chosen = sorted(layers)
+        order = [*chosen, *(n for n in range(self._door.tensors.n_layers) if n not in set(chosen))]
+        return planner.make_plan(self._door.tensors, order, Budget(low_layers=len(chosen)), "sweep")
+
+    def low(self, layers: Iterable[int]) -> dict[str, Any]:
+        """Figures of the file with these layers low."""
+        plan = self.plan(layers)
+        path = self._points / "point.gguf"
+
+        def make() -> None:
+            bank.splice(self._low, self._high, plan.tensor_types, path)
+
+        return self._measured(plan, path, make) | {
+            "average_bits": planner.layer_bits(self._door.tensors, plan.low_layers)
+        }
+
+    def uniform(self, ftype: str) -> dict[str, Any]:
+        """Figures of llama-quantize's own file of a type, with the same importance matrix."""
+        tensors = quantize.model_tensors(
+            self._door.llama,
+            self._door.source,
+            self._door.tensors.low,
+            ftype,
+            n_layers=self._door.tensors.n_layers,
+            measured=self._door.measured,
+        )
+        plan = planner.make_plan(tensors, range(tensors.n_layers), Budget(low_layers=0), "uniform")
+        path = self._points / "uniform.gguf"
+
+        def make() -> None:
+            stages.write_plan(self._run, self._door, plan, path, self._threads, self._listener)
+
+        return self._measured(plan, path, make) | {"average_bits": planner.layer_bits(tensors, ())}
+
+    def sixteen_bit(self) -> dict[str, Any]:
+        """Figures of the reference itself."""
+        found = evaluation.evaluate(self._reference, self._reference, self._data, self._work, metric=self._metric)
+        return {"n_bytes": self._reference.model.stat().st_size, "bpw": 16.0, "average_bits": 16.0} | {
+            "metrics": _metrics(found.content)
+        }
+
+    def conditions(self) -> dict[str, Any]:
+        """What all points share."""
+        return {
+            "reference": self._reference.model.name,
+            "data": self._data.name,
+            "data_sha256": self._data.sha256,
+            "n_samples": len(self._data.samples),
+            "n_chunks": len(self._data.chunks),
+            "metric": self._metric,
+            "max_tokens": self._reference.max_tokens,
+            "low": self._door.tensors.low,
+            "high": self._door.tensors.high,
+        }
+
+    def _measured(self, plan: Plan, path: Path, make: Callable[[], None]) -> dict[str, Any]:
+        record = self._run.read()["stages"]["profile"]["outputs"][skeleton.IMATRIX_NAME]["sha256"]
+        asked = [self._data.sha256, self._metric, self._reference.key(), record, dict(plan.tensor_types), plan.high]
+        kept = self._points / f"{hash_of(*asked)}.json"
+        if kept.exists():
+            content: dict[str, Any] = artefacts.read_json(kept, "sweep")
+            return content
+        make()
+        target = replace(self._reference, model=path)
+        scratch = self._points / "scratch"
+        found = evaluation.evaluate(
+            target, self._reference, self._data, self._work, metric=self._metric, scratch=scratch
+        )
+        content = {"n_bytes": path.stat().st_size, "bpw": plan.bpw, "metrics": _metrics(found.content)}
+        artefacts.write_json(kept, content)
+        path.unlink()
+        shutil.rmtree(scratch)
+        return content
+
+
+def _metrics(content: dict[str, Any]) -> dict[str, Any]:
+    names = ("accuracy", "accuracy_change", "kld", "kld_answer", "kld_text", "same_top", "perplexity", "metric")
+    return {name: content.get(name) for name in names}
+
+
+def sweep(
+    run: RunFolder,
+    door: Door,
+    profile: Profile,
+    meter: Meter,
+    request: SweepRequest,
+    listener: Listener,
+) -> dict[str, Any]:
+    """All points, written to sweep.json after each one."""
+    n = door.tensors.n_layers
+    counts = sorted(set(request.counts if request.counts is not None else range(n + 1)))
+    done = 0
+
+    def tick(total: int) -> None:
+        nonlocal done
+        done += 1
+        listener.progress("points", done, total)
+
+    orders = {(order, seed): ranking.rank(profile.layers, order, seed) for order, seed in _named(request)}
+    chosen = {frozenset(order[:count]) for order in orders.values() for count in counts}
+    alone = list(range(n)) if "kld" in request.orders else []
+    total = len(chosen) + len(alone) + len(request.uniform) + 1
+    if alone:
+        total += len({count for count in counts if 1 < count < n})
+        by_kld = {}
+        for layer in alone:
+            by_kld[layer] = meter.low([layer])["metrics"]["kld"]["mean"]
+            tick(total)
+        orders["kld", 0] = ranking.rank_by(by_kld)
+    points: list[dict[str, Any]] = []
+    seen: set[frozenset[int]] = set()
+
+    def add(order: str, seed: int, count: int | None, layers: Sequence[int], figures: dict[str, Any]) -> None:
+        told = {"order": order, "seed": seed, "n_low": count, "low_layers": sorted(layers)}
+        points.append(told | figures)
+        content = {"points": points, "conditions": meter.conditions()}
+        artefacts.write_json(run.file("sweep.json"), content)
+
+    for (order, seed), ranked in orders.items():
+        for count in counts:
+            layers = frozenset(ranked[:count])
+            add(order, seed, count, ranked[:count], meter.low(layers))
+            if layers not in seen:
+                seen.add(layers)
+                tick(total)
+    for ftype in request.uniform:
+        add(f"uniform {ftype}", 0, None, (), meter.uniform(ftype))
+        tick(total)
+    add("uniform F16", 0, None, (), meter.sixteen_bit())
+    tick(total)
+    found: dict[str, Any] = artefacts.read_json(run.file("sweep.json"), "sweep")
+    return found
+
+
+def _named(request: SweepRequest) -> list[tuple[str, int]]:
+    found = []
+    for order in request.orders:
+        if order != "kld":
+            found += [(order, seed) for seed in range(request.seeds if order == "random" else 1)]
+    return found

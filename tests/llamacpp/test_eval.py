@@ -1,0 +1,155 @@
+"""`luq-gguf eval` on real files, against llama.cpp's own figures where it has them."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from luq_gguf import easy_vqa
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory):
+    return easy_vqa.write_set(tmp_path_factory.mktemp("questions"), "test", 48)
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory):
+    path = tmp_path_factory.mktemp("book") / "book.txt"
+    path.write_text("\n".join(f"{q.text} {q.answer}" for q in easy_vqa.questions("train")[:500]) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(converted, tmp_path_factory):
+    """A copy of the converted run, so that what eval writes there disturbs no other test."""
+    folder = tmp_path_factory.mktemp("eval") / "run"
+    shutil.copytree(converted.folder, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def evaluated(cli, run, converted, questions, book):
+    arguments = ("--reference", run / converted.f16.name, "--data", questions, "--text", book, "--max-tokens", 4)
+    done = cli("eval", run / converted.model.name, *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_contract_and_the_run_folder_hold_the_same(evaluated, run, converted):
+    assert {"file", "reference", "n_samples", "accuracy", "kld", "same_top", "perplexity"} <= set(evaluated)
+    assert (evaluated["file"], evaluated["n_samples"]) == (converted.model.name, 48)
+    assert {"mean", "median", "p90", "p99", "floor"} <= set(evaluated["kld"])
+    assert 0 < evaluated["kld"]["mean"] < 0.05
+    assert evaluated["kld"]["low"] <= evaluated["kld"]["mean"] <= evaluated["kld"]["high"]
+    assert evaluated["accuracy"]["value"] > 0.9
+    assert evaluated["same_top"] > 0.9
+    saved = json.loads((run / "eval.json").read_text())
+    assert {key: value for key, value in saved.items() if key != "others"} == evaluated
+
+
+def test_the_16_bit_file_against_itself_is_within_the_noise(cli, run, converted, questions, evaluated):
+    f16 = run / converted.f16.name
+    done = cli("eval", f16, "--reference", f16, "--data", questions, "--max-tokens", 4, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert 0 <= found["kld"]["mean"] <= found["kld"]["floor"] < 1e-4
+    assert found["same_top"] == 1
+    assert found["accuracy"] == found["reference_accuracy"]
+    assert found["accuracy_change"]["value"] == 0
+    saved = json.loads((run / "eval.json").read_text())
+    assert [entry["file"] for entry in (saved, *saved["others"])] == [f16.name, converted.model.name]
+
+
+def test_perplexity_and_text_divergence_are_llama_perplexitys(llama, run, converted, book, evaluated, tmp_path):
+    chunks = str(evaluated["n_chunks"])
+    command = [llama.tool("llama-perplexity"), "-f", book, "-c", "512", "--chunks", chunks]
+    base = tmp_path / "base.kld"
+    subprocess.run(
+        [*command, "-m", run / converted.f16.name, "--kl-divergence-base", base], capture_output=True, check=True
+    )
+    compared = [*command, "-m", run / converted.model.name, "--kl-divergence-base", base, "--kl-divergence"]
+    told = subprocess.run(compared, capture_output=True, text=True, check=True)
+    said = told.stdout + told.stderr
+    perplexity = re.search(r"Mean PPL\(Q\)\s*:\s*([\d.]+)", said)
+    divergence = re.search(r"Mean\s+KLD:\s*([\d.]+)", said)
+    assert perplexity, said[-1500:]
+    assert divergence
+    assert evaluated["perplexity"] == pytest.approx(float(perplexity[1]), rel=1e-3)
+    # its base file holds log-probabilities in 16 bits, cut at e^-16 below the largest
+    assert evaluated["kld_text"]["mean"] == pytest.approx(float(divergence[1]), rel=0.05, abs=1e-4)
+
+
+def test_the_same_again_measures_nothing(cli, run, converted, questions, book, evaluated):
+    arguments = ("--reference", run / converted.f16.name, "--data", questions, "--text", book, "--max-tokens", 4)
+    done = cli("eval", run / converted.model.name, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "against" in done.stdout
+    assert "48/48" not in done.stderr  # no bar: nothing was asked
+
+
+def test_a_measurement_goes_on_at_the_part_that_is_missing(cli, run, converted, questions, book, evaluated):
+    folder = next((run / ".work" / "eval").glob("file-reference-*/t0.safetensors")).parent
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert {"q0.safetensors", "q16.safetensors", "q32.safetensors"} <= set(before)
+    (folder / "q16.safetensors").unlink()
+    arguments = ("--reference", run / converted.f16.name, "--data", questions, "--text", book, "--max-tokens", 4)
+    done = cli("eval", run / converted.model.name, *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == evaluated
+    after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert {name for name in before if before[name] != after[name]} == {"q16.safetensors"}
+
+
+@pytest.fixture
+def line():
+    return {"prompt": "is there a circle?", "answers": ["yes"]}
+
+
+def test_a_missing_image_is_refused(cli, run, converted, tmp_path, line):
+    data = tmp_path / "data.jsonl"
+    data.write_text(json.dumps(line | {"image": "nowhere.png"}))
+    done = cli("eval", run / converted.model.name, "--data", data)
+    assert done.returncode == 2
+    assert "nowhere.png cannot be read" in done.stderr
+
+
+def test_a_metric_without_answers_is_refused(cli, run, converted, tmp_path):
+    data = tmp_path / "data.jsonl"
+    data.write_text(json.dumps({"prompt": "is there a circle?"}))
+    done = cli("eval", run / converted.model.name, "--data", data, "--metric", "vqa")
+    assert done.returncode == 2
+    assert "1 of 1 questions have no answers" in done.stderr
+
+
+def test_the_reference_of_another_model_is_refused(cli, run, converted, questions):
+    done = cli("eval", run / converted.model.name, "--reference", run / converted.mmproj.name, "--data", questions)
+    assert done.returncode == 2
+    assert "are not the same model" in done.stderr or "other architecture" in done.stderr
+
+
+def test_nothing_to_measure_on_is_refused(cli, run, converted):
+    done = cli("eval", run / converted.model.name)
+    assert done.returncode == 2
+    assert "--data SET" in done.stderr
+
+
+def test_the_top_part_of_the_vocabulary_states_what_it_misses(run, converted, questions, tmp_path, evaluated):
+    from dataclasses import replace
+
+    from luq_gguf import evaluation
+    from luq_gguf.expectations import Target
+
+    data = evaluation.read_data(
+        str(questions), None, run / converted.f16.name, n_samples=None, n_chunks=0, seed=0, cache=tmp_path
+    )
+    target = Target(run / converted.model.name, run / converted.mmproj.name, max_tokens=4, top=8, n_ctx=512)
+    reference = replace(target, model=run / converted.f16.name)
+    part = evaluation.evaluate(target, reference, data, tmp_path / "work").content["kld"]
+    whole = evaluated["kld"]["mean"]
+    assert part["mean"] <= whole * (1 + 1e-5)
+    assert part["missing_beyond_kept"] >= 0
+    assert np.isfinite(part["missing_beyond_kept"])
