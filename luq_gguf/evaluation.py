@@ -100,13 +100,15 @@ def find_mmproj(model: Path, given: Path | None, samples: Sequence[Sample]) -> P
 def check_comparable(model: Path, reference: Path) -> None:
     """Raise EvaluationError where the reference is another model: other shape or other vocabulary."""
     one, other = gguf_files.read(model), gguf_files.read(reference)
-    for what, a, b in (
-        ("architecture", one.arch, other.arch),
-        ("number of layers", one.n_layers, other.n_layers),
-        ("width", one.metadata.get(f"{one.arch}.embedding_length"), other.metadata.get(f"{one.arch}.embedding_length")),
-        ("vocabulary", one.metadata.get("tokenizer.ggml.tokens"), other.metadata.get("tokenizer.ggml.tokens")),
-        ("chat template", one.metadata.get("tokenizer.chat_template"), other.metadata.get("tokenizer.chat_template")),
-    ):
+    facts = {
+        "architecture": "general.architecture",
+        "number of layers": f"{one.arch}.block_count",
+        "width": f"{one.arch}.embedding_length",
+        "vocabulary": "tokenizer.ggml.tokens",
+        "chat template": "tokenizer.chat_template",
+    }
+    for what, key in facts.items():
+        a, b = one.metadata.get(key), other.metadata.get(key)
         if a != b:
             shown = "" if what in ("vocabulary", "chat template") else f": {a} and {b}"
             raise EvaluationError(
@@ -164,14 +166,14 @@ def evaluate(
         "reference": reference.model.name if reference else None,
         "n_samples": len(data.samples) or len(data.chunks),
         "metric": chosen,
-        "accuracy": statistics.bootstrap(scores).to_json() if scores is not None else None,
+        "accuracy": statistics.accuracy(scores).to_json() if scores is not None else None,
     }
     if chosen == "yes-no":
         content["f1"] = vqa.f1_of_yes(said, [sample.answers[0] for sample in data.samples])
     if scores is not None and theirs is not None:
         before = _scores(theirs, data, chosen)
         assert before is not None
-        content["reference_accuracy"] = statistics.bootstrap(before).to_json()
+        content["reference_accuracy"] = statistics.accuracy(before).to_json()
         content["accuracy_change"] = statistics.paired_difference(before, scores).to_json()
     content |= _divergences(cases, floor)
     nll = [case.nll for case in cases if case.nll is not None]

@@ -33,8 +33,25 @@ def bootstrap(values: np.ndarray, seed: int = 0) -> Estimate:
     return Estimate(float(values.mean()), float(low), float(high))
 
 
+def accuracy(scores: np.ndarray, seed: int = 0) -> Estimate:
+    """Mean of scores between 0 and 1. Where all are alike at an end, resampling shows no doubt, though n samples leave
+    some: there the exact interval of a share (Clopper and Pearson) is given.
+    """
+    found = bootstrap(scores, seed)
+    doubt = 1 - 0.025 ** (1 / len(scores))
+    if found.low == found.high == 1.0:
+        return Estimate(1.0, 1 - doubt, 1.0)
+    if found.low == found.high == 0.0:
+        return Estimate(0.0, 0.0, doubt)
+    return found
+
+
 def paired_difference(one: np.ndarray, other: np.ndarray, seed: int = 0) -> Estimate:
     """Mean of other - one over the same samples, with its interval: far narrower than two intervals apart."""
     if one.shape != other.shape:
         raise ValueError("paired values are of the same samples")
-    return bootstrap(other.astype(np.float64) - one.astype(np.float64), seed)
+    found = bootstrap(other.astype(np.float64) - one.astype(np.float64), seed)
+    if found.low == found.high == 0.0:  # no pair differs: as many samples as these leave this much doubt
+        doubt = 1 - 0.025 ** (1 / len(one))
+        return Estimate(0.0, -doubt, doubt)
+    return found

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from luq_gguf.statistics import bootstrap, paired_difference
+from luq_gguf.statistics import accuracy, bootstrap, paired_difference
 
 
 def test_the_interval_is_that_of_the_normal_approximation_for_many_samples():
@@ -27,3 +27,11 @@ def test_pairs_that_always_differ_by_the_same_are_certain():
     assert (found.value, found.low, found.high) == pytest.approx((-0.5, -0.5, -0.5))
     with pytest.raises(ValueError, match="same samples"):
         paired_difference(noisy, noisy[:3])
+
+
+def test_no_mistake_in_so_many_is_not_certainty():
+    assert accuracy(np.ones(100)).low == pytest.approx(0.025**0.01)
+    assert accuracy(np.zeros(100)).high == pytest.approx(1 - 0.025**0.01)
+    assert accuracy(np.array([1.0, 0.0, 1.0])) == bootstrap(np.array([1.0, 0.0, 1.0]))
+    same = paired_difference(np.ones(100), np.ones(100))
+    assert (same.low, same.high) == pytest.approx((-(1 - 0.025**0.01), 1 - 0.025**0.01))
