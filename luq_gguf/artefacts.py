@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from luq_gguf import ranking
 from luq_gguf.errors import RunFolderError
 from luq_gguf.values import LayerEntropy, Plan, Profile
 
@@ -43,6 +44,8 @@ def profile_to_json(profile: Profile) -> dict[str, Any]:
         ],
         "estimator": dict(profile.estimator),
         "calibration": dict(profile.calibration),
+        "rankings": {way: list(bits) for way, bits in profile.rankings.items()},
+        "kendall_tau": ranking.agreement(profile.rankings),
     }
 
 
@@ -59,8 +62,14 @@ def read_profile(path: Path) -> Profile:
             )
             for row in content["layers"]
         )
+        rankings = {str(way): tuple(float(b) for b in bits) for way, bits in content.get("rankings", {}).items()}
         return Profile(
-            content.get("model", ""), layers, content["estimator"], content["calibration"], content.get("version", 1)
+            content.get("model", ""),
+            layers,
+            content["estimator"],
+            content["calibration"],
+            rankings,
+            content.get("version", 1),
         )
     except (KeyError, TypeError, ValueError):
         raise RunFolderError(f"{path} is no profile of luq-gguf's.", "Run luq-gguf profile again.") from None
@@ -78,6 +87,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         "budget": dict(plan.budget) | {"counts": "the text model's file; mmproj and KV cache are not counted"},
         "order": list(plan.order),
         "near_ties": [list(pair) for pair in plan.near_ties],
+        "unsettled": {str(layer): share for layer, share in plan.unsettled.items()},
         "without_importance": list(plan.without_importance),
         "tensor_types": dict(plan.tensor_types),
     }
@@ -97,6 +107,7 @@ def read_plan(path: Path) -> Plan:
             bpw=float(content["bpw"]),
             near_ties=tuple((int(a), int(b)) for a, b in content["near_ties"]),
             order=tuple(int(n) for n in content["order"]),
+            unsettled={int(layer): float(share) for layer, share in content.get("unsettled", {}).items()},
             without_importance=tuple(str(name) for name in content.get("without_importance", ())),
             budget={k: v for k, v in content["budget"].items() if k != "counts"},
         )

@@ -33,3 +33,20 @@ def mean_and_spread(entropies_bits: np.ndarray) -> tuple[float, float]:
     """Mean and standard deviation (of the sample; 0 for one seed) over seeds [n_seeds]."""
     spread = float(np.std(entropies_bits, ddof=1)) if len(entropies_bits) > 1 else 0.0
     return float(np.mean(entropies_bits)), spread
+
+
+def variant_histograms(vectors: np.ndarray, first_half: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """The same layer clustered in other ways, to see whether the ranking of layers depends on them.
+
+    vectors [n_tokens, width]; first_half bool [n_tokens], by calibration samples. Halves of the data, other K, fewer
+    tokens; a way that has too few tokens is left out.
+    """
+    ways = {
+        "half-a": (vectors[first_half], K),
+        "half-b": (vectors[~first_half], K),
+        "k-50": (vectors, 50),
+        "k-200": (vectors, 200),
+        "tokens-half": (vectors[::2], K),
+        "tokens-quarter": (vectors[::4], K),
+    }
+    return {name: cluster_histogram(rows.copy(), k, seed) for name, (rows, k) in ways.items() if len(rows) >= k}

@@ -14,14 +14,12 @@ from luq_gguf.errors import RunFolderError
 from luq_gguf.expectations import Target
 from luq_gguf.hf import calibration as calibration_input
 from luq_gguf.llamacpp import gguf_files, imatrix_file, quantize, skeleton, tools
+from luq_gguf.measuring import QuestionSet, check_questions, make_meter, measured_plan
 from luq_gguf.run_folder import RunFolder
 from luq_gguf.stages import (
     CalibrationRequest,
     make_baseline,
-    make_f16,
     make_file,
-    make_mmproj,
-    make_plan,
     make_profile,
     mmproj_name,
 )
@@ -61,6 +59,7 @@ def convert(
     low: str = "IQ1_M",
     high: str = "Q4_K_M",
     rule: str = "entropy",
+    eval_source: str | None = None,
     device: str = "auto",
     threads: int | None = None,
     keep_f16: bool = False,
@@ -69,6 +68,7 @@ def convert(
     listener: Listener = Listener(),
 ) -> Converted:
     """The whole road, resuming at the first stage whose inputs changed."""
+    questions = QuestionSet(eval_source or request.images)
     with RunFolder(out, create=True, force=force) as run:
         _claim(run, model, force)
         dataset = calibration_input.source_name(request.images or calibration_input.DEFAULT_IMAGES)
@@ -83,10 +83,12 @@ def convert(
             listener=listener,
         )
         planner.check_budget(door.tensors, budget)
+        check_questions(budget, rule, questions, run)
         check_disk(run, door, planner.file_bytes(door.tensors, ()))
         profile = make_profile(run, door, request, device=device, listener=listener)
         door = with_dataset(door, profile)
-        plan = make_plan(run, door, budget, rule=rule, seed=request.seed)
+        meter = make_meter(run, door, questions, threads, listener)
+        plan = measured_plan(run, door, profile, budget, rule, request.seed, meter, listener)
         made = make_file(run, door, plan, threads=threads, keep_f16=keep_f16, listener=listener)
         name = mmproj_name(door.checkpoint)
         return Converted(run.path, made, run.file(name) if name else None, plan, profile)
@@ -130,6 +132,8 @@ def plan(
     high: str,
     rule: str,
     seed: int,
+    eval_source: str | None = None,
+    threads: int | None = None,
     model: str | None = None,
     trust_remote_code: bool = False,
     force: bool = False,
@@ -142,7 +146,10 @@ def plan(
         door = open_door(
             run, where, low=low, high=high, trust_remote_code=trust_remote_code, force=force, listener=listener
         )
-        return make_plan(run, with_dataset(door, profiled), budget, rule=rule, seed=seed)
+        door, questions = with_dataset(door, profiled), QuestionSet(eval_source)
+        check_questions(budget, rule, questions, run)
+        meter = make_meter(run, door, questions, threads, listener)
+        return measured_plan(run, door, profiled, budget, rule, seed, meter, listener)
 
 
 def quantize_plan(
@@ -206,49 +213,34 @@ def baseline(run_dir: Path, *, threads: int | None = None, listener: Listener = 
 def evaluate(
     file: Path,
     reference: Path | None,
+    questions: QuestionSet,
     *,
-    source: str | None,
-    text: Path | None,
-    mmproj: Path | None,
-    metric: str,
-    samples: int | None,
-    chunks: int,
-    max_tokens: int,
-    n_ctx: int,
-    seed: int,
-    threads: int | None,
+    mmproj: Path | None = None,
+    threads: int | None = None,
     listener: Listener = Listener(),
 ) -> dict[str, Any]:
     """Measure a file; in a run folder the result is added to its eval.json."""
     in_run = (file.parent / "run.json").is_file()
     with RunFolder(file.parent) if in_run else nullcontext() as run:
         work = run.work / "eval" if run else evaluation.cache_folder()
-        data = evaluation.read_data(
-            source, text, file, n_samples=samples, n_chunks=chunks, seed=seed, cache=work / "images"
-        )
-        target = Target(file, evaluation.find_mmproj(file, mmproj, data.samples), threads, n_ctx, max_tokens=max_tokens)
+        data = questions.read(file, work / "images")
+        vision = evaluation.find_mmproj(file, mmproj, data.samples)
+        target = Target(file, vision, threads, questions.n_ctx, max_tokens=questions.max_tokens)
         against = replace(target, model=reference) if reference else None
-        content = evaluation.evaluate(target, against, data, work, metric=metric, listener=listener).content
+        found = evaluation.evaluate(target, against, data, work, metric=questions.metric, listener=listener)
         if run:
-            artefacts.add_eval(run.file("eval.json"), content)
-    return content
+            artefacts.add_eval(run.file("eval.json"), found.content)
+    return found.content
 
 
 def sweep(
     run_dir: Path,
     request: sweeping.SweepRequest,
+    questions: QuestionSet,
     *,
     low: str,
     high: str,
-    source: str | None,
-    text: Path | None,
-    metric: str,
-    samples: int | None,
-    chunks: int,
-    max_tokens: int,
-    n_ctx: int,
-    seed: int,
-    threads: int | None,
+    threads: int | None = None,
     model: str | None = None,
     trust_remote_code: bool = False,
     force: bool = False,
@@ -257,24 +249,38 @@ def sweep(
     """Measure many choices of low layers of a profiled run folder's model."""
     with RunFolder(run_dir) as run:
         profiled = artefacts.read_profile(run.file("profile.json"))
+        where = model or _model_of(run)
         door = open_door(
-            run,
-            model or _model_of(run),
-            low=low,
-            high=high,
-            trust_remote_code=trust_remote_code,
-            force=force,
-            listener=listener,
+            run, where, low=low, high=high, trust_remote_code=trust_remote_code, force=force, listener=listener
         )
-        f16 = make_f16(run, door, listener)
-        work = run.work / "eval"
-        data = evaluation.read_data(
-            source, text, f16, n_samples=samples, n_chunks=chunks, seed=seed, cache=work / "images"
-        )
-        mmproj = make_mmproj(run, door, listener) if any(sample.image for sample in data.samples) else None
-        reference = Target(f16, mmproj, threads, n_ctx, max_tokens=max_tokens)
-        meter = sweeping.Meter(run, door, reference, data, metric, threads, listener)
+        meter = make_meter(run, door, questions, threads, listener)()
         return sweeping.sweep(run, door, profiled, meter, request, listener)
+
+
+def report(run_dir: Path) -> list[Path]:
+    """report.html and figures of what a run folder holds; returns what was written."""
+    from luq_gguf.report import page, type_map
+
+    with RunFolder(run_dir) as run:
+        folder = run.file("figures")
+        folder.mkdir(exist_ok=True)
+        profiled = artefacts.read_profile(run.file("profile.json"))
+        planned = artefacts.read_plan(run.file("plan.json")) if run.file("plan.json").exists() else None
+        sections = [page.profile_section(profiled, planned, folder)]
+        if planned:
+            made = run.read()["stages"].get("quantize", {}).get("outputs", {})
+            drawn = next((run.file(name) for name in made if run.file(name).exists()), None)
+            if drawn:
+                type_map.draw(type_map.TypeMap.of(gguf_files.read(drawn)), folder / "types.png")
+            sections.append(page.plan_section(planned, folder / "types.png" if drawn else None))
+        if run.file("sweep.json").exists():
+            sections.append(page.sweep_section(artefacts.read_json(run.file("sweep.json"), "sweep"), folder))
+        if run.file("eval.json").exists():
+            sections.append(page.eval_section(artefacts.read_json(run.file("eval.json"), "eval")))
+        part = run.file("report.html.part")
+        part.write_text(page.render(profiled.model, sections), encoding="utf-8")
+        part.replace(run.file("report.html"))
+        return [run.file("report.html"), *sorted(folder.glob("*.png"))]
 
 
 def _model_of(run: RunFolder) -> str:

@@ -5,7 +5,8 @@ Nothing here prints: `Listener` is told.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from luq_gguf import artefacts, planner, ranking, tensor_types
@@ -101,8 +102,20 @@ def make_profile(
     return artefacts.read_profile(run.file("profile.json"))
 
 
-def make_plan(run: RunFolder, door: Door, budget: Budget, *, rule: str = "entropy", seed: int = 0) -> Plan:
-    """Plan stage: plan.json, tensor-types.txt."""
+def make_plan(
+    run: RunFolder,
+    door: Door,
+    budget: Budget,
+    *,
+    rule: str = "entropy",
+    seed: int = 0,
+    order: Sequence[int] | None = None,
+    measured: Mapping[str, object] | None = None,
+) -> Plan:
+    """Plan stage: plan.json, tensor-types.txt.
+
+    `order` is given where the rule is more than the profile's entropies; `measured` is added to the budget's account.
+    """
     profile = artefacts.read_profile(run.file("profile.json"))
     if len(profile.layers) != door.tensors.n_layers:
         raise RunFolderError(
@@ -110,9 +123,11 @@ def make_plan(run: RunFolder, door: Door, budget: Budget, *, rule: str = "entrop
             f"{door.tensors.n_layers}.",
             "Run luq-gguf profile again.",
         )
-    order = ranking.rank(profile.layers, rule, seed)
-    ties = ranking.near_ties(profile.layers, order) if rule != "random" else ()
-    plan = planner.make_plan(door.tensors, order, budget, rule, ties)
+    ranked = order if order is not None else ranking.rank(profile.layers, rule, seed)
+    ties = ranking.near_ties(profile.layers, ranked) if rule.startswith("entropy") else ()
+    plan = planner.make_plan(door.tensors, ranked, budget, rule, ties)
+    doubtful = ranking.unsettled(profile.rankings, len(plan.low_layers), rule)
+    plan = replace(plan, unsettled=doubtful, budget={**plan.budget, **(measured or {})})
 
     def make() -> None:
         artefacts.write_json(run.file("plan.json"), artefacts.plan_to_json(plan))

@@ -14,6 +14,7 @@ from typing import Any
 
 from luq_gguf import artefacts, evaluation, planner, ranking, stages
 from luq_gguf.door import Door, Listener
+from luq_gguf.errors import BudgetError
 from luq_gguf.expectations import EvalData, Target
 from luq_gguf.llamacpp import bank, quantize, skeleton
 from luq_gguf.run_folder import RunFolder, hash_of
@@ -146,6 +147,8 @@ def sweep(
     """All points, written to sweep.json after each one."""
     n = door.tensors.n_layers
     counts = sorted(set(request.counts if request.counts is not None else range(n + 1)))
+    if counts and counts[-1] > n:
+        raise BudgetError(f"--low-layers {counts[-1]} is impossible: the model has {n} decoder layers.", f"0 to {n}.")
     done = 0
 
     def tick(total: int) -> None:
@@ -159,11 +162,7 @@ def sweep(
     total = len(chosen) + len(alone) + len(request.uniform) + 1
     if alone:
         total += len({count for count in counts if 1 < count < n})
-        by_kld = {}
-        for layer in alone:
-            by_kld[layer] = meter.low([layer])["metrics"]["kld"]["mean"]
-            tick(total)
-        orders["kld", 0] = ranking.rank_by(by_kld)
+        orders["kld", 0] = order_by_kld(meter, n, lambda: tick(total))
     points: list[dict[str, Any]] = []
     seen: set[frozenset[int]] = set()
 
@@ -187,6 +186,15 @@ def sweep(
     tick(total)
     found: dict[str, Any] = artefacts.read_json(run.file("sweep.json"), "sweep")
     return found
+
+
+def order_by_kld(meter: Meter, n_layers: int, tick: Callable[[], None]) -> tuple[int, ...]:
+    """Layers by the divergence of the file that has each alone low, the least first."""
+    found = {}
+    for layer in range(n_layers):
+        found[layer] = meter.low([layer])["metrics"]["kld"]["mean"]
+        tick()
+    return ranking.rank_by(found)
 
 
 def _named(request: SweepRequest) -> list[tuple[str, int]]:

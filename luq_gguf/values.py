@@ -81,22 +81,37 @@ class LayerEntropy:
 
 @dataclass(frozen=True)
 class Profile:
-    """Entropies of all layers, with what they were estimated from."""
+    """Entropies of all layers, with what they were estimated from.
+
+    `rankings`: entropies of all layers, in bits, in each of several ways of estimating them (entropy.py): other K-means
+    seeds, halves of the data, other K, fewer tokens.
+    """
 
     model: str
     layers: tuple[LayerEntropy, ...]
     estimator: Mapping[str, object]
     calibration: Mapping[str, object]
+    rankings: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     version: int = 1
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How far to go. Exactly one is set; the size is that of the text model's file: mmproj and KV cache not counted."""
+    """How far to go. Exactly one is set; the size is that of the text model's file: mmproj and KV cache not counted.
+
+    `max_kld` (nats, mean over text tokens) and `min_accuracy` bound what is measured of the real file.
+    """
 
     low_layers: int | None = None
     n_bytes: int | None = None
     bpw: float | None = None
+    max_kld: float | None = None
+    min_accuracy: float | None = None
+
+    @property
+    def is_quality(self) -> bool:
+        """Whether only measuring can tell if it is met."""
+        return self.max_kld is not None or self.min_accuracy is not None
 
 
 @dataclass(frozen=True)
@@ -136,7 +151,8 @@ class ModelTensors:
 @dataclass(frozen=True)
 class Plan:
     """A type for every tensor. `predicted_bytes` counts tensor data, as llama-quantize's dry run does;
-    `predicted_file_bytes` also the header and padding."""
+    `predicted_file_bytes` also the header and padding. `unsettled` layers are low in some ways of estimating the
+    ranking and not in others: in what share of them."""
 
     low: str
     high: str
@@ -148,6 +164,7 @@ class Plan:
     bpw: float
     near_ties: tuple[tuple[int, int], ...] = ()
     order: tuple[int, ...] = ()
+    unsettled: Mapping[int, float] = field(default_factory=dict)
     without_importance: tuple[str, ...] = ()
     budget: Mapping[str, object] = field(default_factory=dict)
 

@@ -35,6 +35,8 @@ def command(
     low_layers: int | None,
     target_size: int | None,
     target_bpw: float | None,
+    max_kld: float | None,
+    min_accuracy: float | None,
     rule: str,
     as_json: bool,
     **rest: Any,
@@ -44,7 +46,7 @@ def command(
     \b
     luq-gguf convert Qwen/Qwen2.5-VL-7B-Instruct --out out/ --target-size 3.4GiB
     """
-    budget = options.make_budget(low_layers, target_size, target_bpw)
+    budget = options.make_budget(low_layers, target_size, target_bpw, max_kld, min_accuracy)
     from luq_gguf import pipeline
     from luq_gguf.planner import format_size
     from luq_gguf.stages import CalibrationRequest
@@ -56,6 +58,7 @@ def command(
         output.print_json(made.to_json())
         return
     output.print_table(output.profile_table(made.profile, made.plan.low_layers))
+    click.echo(output.agreement_line(made.profile))
     for line in output.plan_lines(made.plan):
         click.echo(line)
     click.echo(f"model   {made.model.path}  ({format_size(made.model.n_bytes)}, every tensor as planned)")

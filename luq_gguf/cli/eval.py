@@ -19,7 +19,9 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--mmproj", type=FILE, help="The vision half.  [default: the only mmproj beside FILE]")
 @options.threads
 @options.as_json
-def command(file: Path, reference: Path | None, as_json: bool, **rest: Any) -> None:
+def command(
+    file: Path, reference: Path | None, mmproj: Path | None, threads: int | None, as_json: bool, **rest: Any
+) -> None:
     """Measure FILE on questions about images, or on text.
 
     Beside a run.json the result goes to eval.json too. What was measured is kept: the same again takes no time, and an
@@ -28,7 +30,9 @@ def command(file: Path, reference: Path | None, as_json: bool, **rest: Any) -> N
     from luq_gguf import pipeline
 
     with output.listener() as listener:
-        content = pipeline.evaluate(file, reference, listener=listener, **rest)
+        content = pipeline.evaluate(
+            file, reference, options.make_questions(rest), mmproj=mmproj, threads=threads, listener=listener
+        )
     if as_json:
         output.print_json(content)
         return

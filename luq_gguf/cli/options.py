@@ -73,6 +73,10 @@ budget = _chain(
     click.option("--low-layers", type=int, help="How many layers become low."),
     click.option("--target-size", type=Size(), help="Largest text-model file, e.g. 3.4GiB (mmproj not counted)."),
     click.option("--target-bpw", type=float, help="Most bits per weight of the text model."),
+    click.option("--max-kld", type=float, help="Most mean KL divergence from the 16-bit file on --eval, in nats."),
+    click.option("--min-accuracy", type=float, help="Least accuracy on --eval, 0 to 1."),
+    click.option("--eval", "eval_source", metavar="SET",
+                 help="Questions that --max-kld, --min-accuracy and --rank kld are measured on."),
     click.option("--rank", "rule", type=click.Choice(RANKINGS), default="entropy", show_default=True,
                  help="Which layers become low first."),
 )  # fmt: skip
@@ -89,10 +93,29 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
     return tuple(found)
 
 
-def make_budget(low_layers: int | None, target_size: int | None, target_bpw: float | None) -> Budget:
-    """Exactly one of the three. Raises BudgetError."""
-    given = [x for x in (low_layers, target_size, target_bpw) if x is not None]
+def make_budget(
+    low_layers: int | None,
+    target_size: int | None,
+    target_bpw: float | None,
+    max_kld: float | None,
+    min_accuracy: float | None,
+) -> Budget:
+    """Exactly one of the five. Raises BudgetError."""
+    budget = Budget(low_layers, target_size, target_bpw, max_kld, min_accuracy)
+    given = [value for value in vars(budget).values() if value is not None]
     if len(given) != 1:
         problem = "No budget was given." if not given else "More than one budget was given."
-        raise BudgetError(problem, "Give exactly one of --low-layers N, --target-size 3.4GiB, --target-bpw 3.7.")
-    return Budget(low_layers, target_size, target_bpw)
+        raise BudgetError(
+            problem,
+            "Give exactly one of --low-layers N, --target-size 3.4GiB, --target-bpw 3.7, --max-kld X and "
+            "--min-accuracy A.",
+        )
+    return budget
+
+
+def make_questions(values: dict[str, Any]) -> Any:
+    """Takes the options of `questions` out of a command's values."""
+    from luq_gguf.measuring import QuestionSet
+
+    names = ("source", "text", "metric", "samples", "chunks", "max_tokens", "n_ctx", "seed")
+    return QuestionSet(**{name: values.pop(name) for name in names})

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from luq_gguf import ranking
 from luq_gguf.door import Listener
 from luq_gguf.planner import format_size
 from luq_gguf.values import LayerEntropy, Plan, Profile
@@ -68,6 +69,12 @@ def profile_table(profile: Profile, low: tuple[int, ...] = ()) -> Table:
         cells += [_bits(layer, "multimodal"), _bits(layer, "text")]
         table.add_row(*cells, *(["low" if layer.layer in low else ""] if low else []))
     return table
+
+
+def agreement_line(profile: Profile) -> str:
+    """How well the ways of estimating the entropies agree on the ranking."""
+    told = ", ".join(f"{way} {tau:.2f}" for way, tau in ranking.agreement(profile.rankings).items())
+    return f"Kendall's tau of the ranking: {told}" if told else ""
 
 
 def _bits(layer: LayerEntropy, modality: str) -> str:
@@ -152,6 +159,9 @@ def plan_lines(plan: Plan) -> list[str]:
         f"{', '.join(map(str, plan.low_layers)) or 'none'}; all else as in {plan.high}",
         f"predicted file: {format_size(plan.predicted_file_bytes)} ({plan.bpw:.3f} bpw), without mmproj and KV cache",
     ]
+    if plan.unsettled:
+        shares = ", ".join(f"{layer} ({share:.0%})" for layer, share in sorted(plan.unsettled.items()))
+        lines.append(f"not settled, low in so many ways of estimating the ranking: {shares}")
     if plan.without_importance:
         told = [f"{name} {plan.tensor_types[name]}" for name in plan.without_importance]
         more = f" and {len(told) - 3} more" if len(told) > 3 else ""

@@ -15,6 +15,7 @@ from luq_gguf.cli import options, output
 @options.budget
 @click.option("--seed", default=0, show_default=True, help="Seed of --rank random.")
 @click.option("--model", help="The checkpoint, if it is not where the profile found it.")
+@options.threads
 @options.trust
 @options.force
 @options.as_json
@@ -25,15 +26,19 @@ def command(
     low_layers: int | None,
     target_size: int | None,
     target_bpw: float | None,
+    max_kld: float | None,
+    min_accuracy: float | None,
+    eval_source: str | None,
     rule: str,
     seed: int,
+    threads: int | None,
     model: str | None,
     trust_remote_code: bool,
     force: bool,
     as_json: bool,
 ) -> None:
     """Write plan.json and tensor-types.txt into RUN_DIR, a folder that `luq-gguf profile` has filled."""
-    budget = options.make_budget(low_layers, target_size, target_bpw)
+    budget = options.make_budget(low_layers, target_size, target_bpw, max_kld, min_accuracy)
     from luq_gguf import artefacts, pipeline
 
     with output.listener() as listener:
@@ -44,6 +49,8 @@ def command(
             high=high,
             rule=rule,
             seed=seed,
+            eval_source=eval_source,
+            threads=threads,
             model=model,
             trust_remote_code=trust_remote_code,
             force=force,

@@ -43,4 +43,5 @@ def command(
         output.print_json(artefacts.profile_to_json(profile))
         return
     output.print_table(output.profile_table(profile))
+    click.echo(output.agreement_line(profile))
     click.echo(f"profile  {out / 'profile.json'}\nimatrix  {out / 'imatrix.gguf'}")

@@ -51,9 +51,10 @@ def command(
     from luq_gguf.sweep import ORDERS, UNIFORM, SweepRequest
 
     kinds = UNIFORM if uniform is None else tuple(k.upper() for k in uniform.split(",") if k and k.lower() != "none")
+    questions = options.make_questions(rest)
     request = SweepRequest(counts, orders or ORDERS, random_seeds, kinds)
     with output.listener() as listener:
-        content = pipeline.sweep(run_dir, request, listener=listener, **rest)
+        content = pipeline.sweep(run_dir, request, questions, listener=listener, **rest)
     if as_json:
         output.print_json(content)
         return

@@ -31,6 +31,7 @@ CAPACITY = 8192  # token vectors per layer and modality
 SEEDS = 5  # K-means repetitions; two seeds rank a real model's layers with a Kendall tau of 0.73 only
 SAVE_SECONDS = 30.0
 GROUPS = ("all", *MODALITIES)
+STATE = 2  # what the saved state of an interrupted pass holds: other numbers are not read
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,9 @@ def profile(
     """
     seeds = list(seeds) if seeds is not None else [calibration.seed + i for i in range(SEEDS)]
     work.mkdir(parents=True, exist_ok=True)
-    key = json.dumps([checkpoint.fingerprint, calibration.sha256, calibration.n_text, calibration.seed, CAPACITY])
+    key = json.dumps(
+        [checkpoint.fingerprint, calibration.sha256, calibration.n_text, calibration.seed, CAPACITY, STATE]
+    )
     state_path = work / "pass.npz"
     state = _load(state_path, key)
     if state is None:
@@ -81,7 +84,7 @@ def profile(
                 f"the entropy estimate needs {entropy.K} at least, and some thousands to be worth something.",
                 "Give more samples (--samples) or longer text.",
             )
-        layers, histograms = _entropies(reservoir, n_layers, seeds, work, key, progress)
+        layers, rankings, histograms = _entropies(reservoir, n_layers, seeds, work, key, progress)
         counts = {name: reservoir.count(name) for name in MODALITIES}
     finally:
         reservoir.close()
@@ -105,7 +108,7 @@ def profile(
         "skipped_images": list(calibration.skipped),
     }
     columns = {COLUMNS + name: energy for name, energy in energies.items()}
-    return Profile(checkpoint.name, layers, estimator, described), matrix, histograms | columns
+    return Profile(checkpoint.name, layers, estimator, described, rankings), matrix, histograms | columns
 
 
 def _pass(
@@ -126,6 +129,7 @@ def _pass(
         taps.restore(ImportanceMatrix(sums, {name: state[f"count.{name}"] for name in sums}))
         for name in MODALITIES:
             reservoir.keys[name][:] = state[f"keys.{name}"]
+            reservoir.samples[name][:] = state[f"samples.{name}"]
         start, done = int(state["batch"]), int(state["samples"])
 
     def save(batch: int) -> None:
@@ -137,6 +141,7 @@ def _pass(
             {f"sum.{name}": value for name, value in matrix.in_sum2.items()}
             | {f"count.{name}": value for name, value in matrix.counts.items()}
             | {f"keys.{name}": value for name, value in reservoir.keys.items()}
+            | {f"samples.{name}": value for name, value in reservoir.samples.items()}
             | {"batch": np.array(batch), "samples": np.array(done)},
         )
 
@@ -165,11 +170,11 @@ def forward(model: torch.nn.Module, batch: reference.Batch) -> None:
 
 def _entropies(
     reservoir: Reservoir, n_layers: int, seeds: list[int], work: Path, key: str, progress: Progress
-) -> tuple[tuple[LayerEntropy, ...], dict[str, np.ndarray]]:
+) -> tuple[tuple[LayerEntropy, ...], dict[str, tuple[float, ...]], dict[str, np.ndarray]]:
     path, key = work / "entropies.npz", f"{key} {seeds}"
     histograms = _load(path, key) or {}
     groups = [g for g in GROUPS if g == "all" or reservoir.count(g) >= entropy.K]
-    saved = time.monotonic()
+    saved, first_half = time.monotonic(), reservoir.samples_of_all() % 2 == 0
     for layer in range(n_layers):
         progress.on_layers(layer, n_layers)
         for group in groups:
@@ -181,6 +186,9 @@ def _entropies(
                         "Is the checkpoint intact? Another --device may compute in another precision.",
                     )
                 counts = [entropy.cluster_histogram(vectors.copy(), entropy.K, seed) for seed in seeds]
+                if group == "all":
+                    ways = entropy.variant_histograms(vectors, first_half, seeds[0])
+                    histograms |= {f"{way}.{layer}": found[None] for way, found in ways.items()}
                 histograms[f"{group}.{layer}"] = np.array(counts)
         if time.monotonic() - saved > SAVE_SECONDS:
             _save(path, key, histograms)
@@ -193,7 +201,14 @@ def _entropies(
         by_modality = {m: float(bits[m].mean()) if m in bits else None for m in MODALITIES}
         n_tokens = int(histograms[f"all.{layer}"][0].sum())
         layers.append(LayerEntropy(layer, mean, spread, n_tokens, by_modality))
-    return tuple(layers), histograms
+    rankings = {f"seed-{seed}": _bits(histograms, "all", n_layers, i) for i, seed in enumerate(seeds)}
+    others = sorted({name.rpartition(".")[0] for name in histograms} - set(GROUPS))
+    rankings |= {way: _bits(histograms, way, n_layers, 0) for way in others}
+    return tuple(layers), rankings, histograms
+
+
+def _bits(histograms: dict[str, np.ndarray], way: str, n_layers: int, row: int) -> tuple[float, ...]:
+    return tuple(entropy.histogram_entropy(histograms[f"{way}.{layer}"][row]) for layer in range(n_layers))
 
 
 def _save(path: Path, key: str, arrays: dict[str, np.ndarray]) -> None:

@@ -28,6 +28,7 @@ class Reservoir:
         self._itemsize = 2 if self._dtype == torch.bfloat16 else 4
         self._paths = {name: folder / f"reservoir-{name}.bin" for name in MODALITIES}
         self.keys = {name: np.full(capacity, np.inf) for name in MODALITIES}
+        self.samples = {name: np.full(capacity, -1) for name in MODALITIES}  # which sample a slot's token is of
         self._files = {
             name: path.open("r+b" if path.exists() else "w+b", buffering=0) for name, path in self._paths.items()
         }
@@ -45,6 +46,7 @@ class Reservoir:
         kept[keep[keep < self._capacity]] = True
         slots = np.flatnonzero(~kept)[: len(tokens)]
         keys[slots] = fresh[tokens]
+        self.samples[name][slots] = np.repeat(ids, lengths)[tokens]
         return tokens, slots
 
     def write(self, multimodal: bool, layer: int, slots: np.ndarray, vectors: Tensor) -> None:
@@ -63,11 +65,19 @@ class Reservoir:
         """float32 [n, width] of one layer: of a modality, or "all": the smallest keys of both together."""
         if group != "all":
             return self._read(group, layer, np.flatnonzero(np.isfinite(self.keys[group])))
+        first, second = self._slots_of_all()
+        return np.concatenate([self._read(MODALITIES[0], layer, first), self._read(MODALITIES[1], layer, second)])
+
+    def samples_of_all(self) -> np.ndarray:
+        """The sample's number of each token of the group "all", int [n], in the order of its vectors."""
+        slots = self._slots_of_all()
+        return np.concatenate([self.samples[name][held] for name, held in zip(MODALITIES, slots, strict=True)])
+
+    def _slots_of_all(self) -> tuple[np.ndarray, np.ndarray]:
+        """Slots of either modality that hold the smallest keys of both together."""
         both = np.concatenate([self.keys[name] for name in MODALITIES])
         best = np.argsort(both, kind="stable")[: min(self._capacity, int(np.isfinite(both).sum()))]
-        first = np.sort(best[best < self._capacity])
-        second = np.sort(best[best >= self._capacity]) - self._capacity
-        return np.concatenate([self._read(MODALITIES[0], layer, first), self._read(MODALITIES[1], layer, second)])
+        return np.sort(best[best < self._capacity]), np.sort(best[best >= self._capacity]) - self._capacity
 
     def _read(self, name: str, layer: int, slots: np.ndarray) -> np.ndarray:
         if not len(slots):

@@ -1,0 +1,21 @@
+"""luq-gguf report: a page of what is known of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from luq_gguf.cli import output
+
+
+@click.command("report")
+@click.argument("run_dir", type=click.Path(path_type=Path))
+def command(run_dir: Path) -> None:
+    """Write report.html and figures/*.png into RUN_DIR: all that profile, plan, eval and sweep have left there."""
+    from luq_gguf import pipeline
+
+    with output.listener():
+        written = pipeline.report(run_dir)
+    for path in written:
+        click.echo(str(path))

@@ -1,0 +1,134 @@
+"""Figures of a run: entropies, orders, the trade-off. Lines differ by marker and dash too: they survive grey print."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from luq_gguf.values import Profile
+
+STYLES: Mapping[str, dict[str, Any]] = {
+    "entropy": {"color": "#0b559f", "marker": "o", "linestyle": "-", "label": "lowest entropy first (LUQ)"},
+    "entropy-desc": {"color": "#b2182b", "marker": "s", "linestyle": "--", "label": "highest entropy first"},
+    "random": {"color": "#777777", "marker": "x", "linestyle": ":", "label": "random (range over seeds)"},
+    "kld": {"color": "#1b7837", "marker": "^", "linestyle": "-.", "label": "least KLD alone first"},
+}
+
+
+def _save(path: Path, draw: Callable[[Any], None], size: tuple[float, float] = (6.4, 3.8)) -> None:
+    """A PNG whose bytes depend on what is drawn alone."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=size, layout="constrained")
+    draw(axes)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", linewidth=0.4, alpha=0.6)
+    beside = path.with_name(path.name + ".part")
+    figure.savefig(beside, format="png", dpi=150, metadata={"Software": None})
+    plt.close(figure)
+    beside.replace(path)
+
+
+def entropy_by_layer(profile: Profile, low_layers: Sequence[int], path: Path) -> None:
+    """Entropy of each layer with its spread over K-means seeds; low layers are filled."""
+
+    def draw(axes: Any) -> None:
+        for chosen, face, label in ((True, "#0b559f", "low"), (False, "white", "high")):
+            layers = [layer for layer in profile.layers if (layer.layer in set(low_layers)) == chosen]
+            axes.errorbar(
+                [layer.layer for layer in layers],
+                [layer.bits for layer in layers],
+                yerr=[layer.spread_bits for layer in layers],
+                fmt="o",
+                color="#0b559f",
+                markerfacecolor=face,
+                capsize=3,
+                label=label if low_layers else None,
+            )
+        axes.set(xlabel="decoder layer", ylabel="entropy, bits")
+        if low_layers:
+            axes.legend(frameon=False, title="plan")
+
+    _save(path, draw)
+
+
+def entropy_by_modality(profile: Profile, path: Path) -> bool:
+    """Entropy against depth, tokens of samples with and without images apart; False where there is only one kind."""
+    series = {name: [layer.by_modality.get(name) for layer in profile.layers] for name in ("multimodal", "text")}
+    if any(value is None for values in series.values() for value in values):
+        return False
+
+    def draw(axes: Any) -> None:
+        numbers = [layer.layer for layer in profile.layers]
+        axes.plot(numbers, series["multimodal"], "o-", color="#0b559f", label="samples with images")
+        axes.plot(numbers, series["text"], "s--", color="#b2182b", label="text-only samples")
+        axes.set(xlabel="decoder layer", ylabel="entropy, bits")
+        axes.legend(frameon=False)
+
+    _save(path, draw)
+    return True
+
+
+def value_of(point: Mapping[str, Any], metric: str) -> float | None:
+    found = point["metrics"].get(metric)
+    return None if found is None else float(found["mean" if metric.startswith("kld") else "value"])
+
+
+def order_matters(points: Sequence[Mapping[str, Any]], metric: str, path: Path) -> bool:
+    """A metric against the number of low layers, a line for every order; False where it was not measured."""
+    if any(value_of(point, metric) is None for point in points if point["n_low"] is not None):
+        return False
+
+    def draw(axes: Any) -> None:
+        for order, style in STYLES.items():
+            by_count: dict[int, list[float]] = {}
+            for point in points:
+                if point["order"] == order:
+                    by_count.setdefault(point["n_low"], []).append(value_of(point, metric) or 0.0)
+            if not by_count:
+                continue
+            counts = sorted(by_count)
+            middle = [sum(by_count[n]) / len(by_count[n]) for n in counts]
+            axes.plot(counts, middle, markersize=5, **style)
+            if order == "random":
+                low, high = [min(by_count[n]) for n in counts], [max(by_count[n]) for n in counts]
+                axes.fill_between(counts, low, high, color=style["color"], alpha=0.2, linewidth=0)
+        if metric.startswith("kld"):
+            axes.set(ylabel="mean KLD from 16 bit, nats", yscale="log")
+        else:
+            axes.set(ylabel=metric)
+        axes.set(xlabel="number of low layers")
+        axes.legend(frameon=False, fontsize=8)
+
+    _save(path, draw)
+    return True
+
+
+def trade_off(points: Sequence[Mapping[str, Any]], path: Path) -> bool:
+    """Mean KLD against the file's size: orders of low layers, and uniform files; False where no KLD was measured."""
+    shown = [point for point in points if value_of(point, "kld") and point["order"] != "uniform F16"]
+    if not shown:
+        return False
+    unit, name = (1024**3, "GiB") if max(p["n_bytes"] for p in shown) > 2**30 // 10 else (1024**2, "MiB")
+
+    def draw(axes: Any) -> None:
+        for order in ("entropy", "kld"):
+            line = sorted((p["n_bytes"] / unit, value_of(p, "kld")) for p in shown if p["order"] == order)
+            if line:
+                axes.plot([x for x, _ in line], [y for _, y in line], markersize=5, **STYLES[order])
+        for point in shown:
+            if point["n_low"] is None:
+                x, y = point["n_bytes"] / unit, value_of(point, "kld")
+                axes.plot(x, y, "D", color="black", markersize=5, markerfacecolor="white")
+                label = point["order"].removeprefix("uniform ")
+                axes.annotate(label, (x, y), textcoords="offset points", xytext=(5, 4), fontsize=8)
+        axes.plot([], [], "D", color="black", markerfacecolor="white", label="uniform file, same imatrix")
+        axes.set(xlabel=f"size of the text model's file, {name}", ylabel="mean KLD from 16 bit, nats", yscale="log")
+        axes.legend(frameon=False, fontsize=8)
+
+    _save(path, draw)
+    return True

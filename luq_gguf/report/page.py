@@ -1,0 +1,154 @@
+"""One self-contained page of all that a run folder knows, and its figures as PNG files."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from luq_gguf import ranking
+from luq_gguf.planner import format_size
+from luq_gguf.report import figures
+from luq_gguf.values import Plan, Profile
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>LUQ report: {{ title }}</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+h1 { font-size: 1.5rem; overflow-wrap: anywhere; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+figure { margin: 1rem 0; } figure img { max-width: 100%; height: auto; }
+figcaption, .conditions { color: #555; font-size: .9rem; overflow-wrap: anywhere; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
+th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+</style></head><body>
+<h1>{{ title }}</h1>
+{% for section in sections %}<h2>{{ section.title }}</h2>
+{% for text in section.texts %}<p>{{ text }}</p>
+{% endfor %}{% if section.rows %}<div class="wide"><table>
+<tr>{% for cell in section.head %}<th>{{ cell }}</th>{% endfor %}</tr>
+{% for row in section.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</table></div>
+{% endif %}{% for image in section.images %}<figure>
+<img alt="{{ image.caption }}" src="data:image/png;base64,{{ image.data }}">
+<figcaption>{{ image.caption }}</figcaption></figure>
+{% endfor %}{% if section.conditions %}<p class="conditions">{{ section.conditions }}</p>
+{% endif %}{% endfor %}</body></html>
+"""
+
+
+@dataclass(frozen=True)
+class Image:
+    caption: str
+    data: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: sentences, a table, figures, and the conditions of its figures."""
+
+    title: str
+    texts: Sequence[str] = ()
+    head: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    images: Sequence[Image] = ()
+    conditions: str = ""
+
+
+def _image(path: Path, caption: str) -> Image:
+    return Image(caption, base64.b64encode(path.read_bytes()).decode())
+
+
+def render(title: str, sections: Sequence[Section]) -> str:
+    """HTML without anything from elsewhere; all texts are escaped."""
+    environment = jinja2.Environment(autoescape=True)
+    return environment.from_string(_PAGE).render(title=title, sections=sections)
+
+
+def profile_section(profile: Profile, plan: Plan | None, folder: Path) -> Section:
+    low = plan.low_layers if plan else ()
+    figures.entropy_by_layer(profile, low, folder / "entropy.png")
+    images = [
+        _image(folder / "entropy.png", "Entropy of each decoder layer's outputs; bars: spread over K-means seeds")
+    ]
+    if figures.entropy_by_modality(profile, folder / "modality.png"):
+        images.append(_image(folder / "modality.png", "Entropy against depth, with and without images"))
+    taus = ranking.agreement(profile.rankings)
+    texts = []
+    if taus:
+        told = ", ".join(f"{way} {tau:.2f}" for way, tau in taus.items())
+        texts.append(
+            f"Agreement of the ranking between ways of estimating it (Kendall's tau, 1 is the same order): {told}."
+        )
+    return Section("Entropy", texts, images=images, conditions=_told({**profile.calibration, **profile.estimator}))
+
+
+def plan_section(plan: Plan, types: Path | None) -> Section:
+    texts = [
+        f"{len(plan.low_layers)} of {len(plan.order)} layers in {plan.low}, by {plan.ranking}: "
+        f"{', '.join(map(str, plan.low_layers)) or 'none'}; all else as in {plan.high}.",
+        f"Predicted file: {format_size(plan.predicted_file_bytes)}, {plan.bpw:.3f} bits per weight.",
+    ]
+    if plan.unsettled:
+        told = ", ".join(f"{layer} ({share:.0%})" for layer, share in sorted(plan.unsettled.items()))
+        texts.append(f"Not settled, low in so many ways of estimating the ranking: {told}.")
+    images = [_image(types, "Types of every layer's matrices in the written file")] if types else []
+    counted = "The size is the text model's; mmproj and KV cache are not counted."
+    return Section("Plan", texts, images=images, conditions=counted)
+
+
+def sweep_section(sweep: Mapping[str, Any], folder: Path) -> Section:
+    points = sweep["points"]
+    images = []
+    for metric, name in (("kld", "order-kld.png"), ("accuracy", "order-accuracy.png")):
+        if figures.order_matters(points, metric, folder / name):
+            images.append(_image(folder / name, f"Order matters: {metric} against the number of low layers"))
+    if figures.trade_off(points, folder / "trade-off.png"):
+        images.append(_image(folder / "trade-off.png", "Trade-off: divergence against bytes, beside uniform files"))
+    uniform = sorted((p for p in points if p["n_low"] is None), key=lambda p: p["n_bytes"])
+    rows = [_row(p["order"].removeprefix("uniform "), p) for p in uniform]
+    paper = [p for p in points if p["order"] == "entropy"]
+    rows += [_row(f"LUQ, {p['n_low']} low", p) for p in sorted(paper, key=lambda p: p["n_low"])]
+    head = ("file", "size", "bits of layers", "mean KLD", "95% interval", "same top", "accuracy")
+    return Section("Sweep", (), head, rows, images, _told(sweep["conditions"]))
+
+
+def _row(name: str, point: Mapping[str, Any]) -> list[str]:
+    metrics = point["metrics"]
+    kld, accuracy = metrics["kld"], metrics["accuracy"]
+    return [
+        name,
+        format_size(point["n_bytes"]),
+        f"{point['average_bits']:.2f}",
+        f"{kld['mean']:.2e}" if kld else "",
+        f"{kld['low']:.1e} to {kld['high']:.1e}" if kld else "",
+        f"{metrics['same_top']:.1%}" if metrics["same_top"] is not None else "",
+        f"{accuracy['value']:.1%} ({accuracy['low']:.1%} to {accuracy['high']:.1%})" if accuracy else "",
+    ]
+
+
+def eval_section(content: Mapping[str, Any]) -> Section:
+    entries = [content, *content.get("others", [])]
+    rows = [
+        [
+            entry["file"],
+            f"{entry['kld']['mean']:.2e}" if entry["kld"] else "",
+            f"{entry['kld']['floor']:.1e}" if entry["kld"] else "",
+            f"{entry['same_top']:.1%}" if entry["same_top"] is not None else "",
+            f"{entry['accuracy']['value']:.1%}" if entry["accuracy"] else "",
+            f"{entry['perplexity']:.4f}" if entry["perplexity"] else "",
+            str(entry["n_samples"]),
+        ]
+        for entry in entries
+    ]
+    head = ("file", "mean KLD", "noise floor", "same top", "accuracy", "perplexity", "samples")
+    return Section("Files measured", (), head, rows, conditions=_told(content["conditions"]))
+
+
+def _told(conditions: Mapping[str, Any]) -> str:
+    return "Conditions: " + "; ".join(f"{key}: {value}" for key, value in conditions.items() if value not in (None, []))

@@ -1,0 +1,59 @@
+"""Files spliced from the layer bank are byte for byte what llama-quantize writes for the same map."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from luq_gguf import artefacts, planner, stages
+from luq_gguf.door import Listener, open_door, with_dataset
+from luq_gguf.errors import VerificationError
+from luq_gguf.llamacpp import bank
+from luq_gguf.run_folder import RunFolder
+from luq_gguf.values import Budget
+
+
+@pytest.fixture(scope="module")
+def made(converted, tiny_model, tmp_path_factory):
+    """A copy of the converted run with its bank."""
+    folder = tmp_path_factory.mktemp("bank") / "run"
+    shutil.copytree(converted.folder, folder)
+    with RunFolder(folder) as run:
+        door = open_door(run, str(tiny_model))
+        low, high = stages.make_bank(run, door, None, Listener())
+        yield run, door, low, high
+
+
+def test_the_converted_file_can_be_spliced(made, converted, tmp_path):
+    _, door, low, high = made
+    layers = converted.result["low_layers"]
+    plan = planner.make_plan(door.tensors, layers, Budget(low_layers=len(layers)), "entropy")
+    bank.splice(low, high, plan.tensor_types, tmp_path / "spliced.gguf")
+    assert (tmp_path / "spliced.gguf").read_bytes() == converted.model.read_bytes()
+
+
+@pytest.mark.parametrize("layers", [(0,), (11, 3, 7), (5, 4, 3, 2, 1)], ids=str)
+def test_any_choice_of_layers_has_the_bytes_of_llama_quantize(made, layers, tmp_path):
+    run, door, low, high = made
+    plan = planner.make_plan(door.tensors, layers, Budget(low_layers=len(layers)), "entropy")
+    bank.splice(low, high, plan.tensor_types, tmp_path / "spliced.gguf")
+    direct = run.file("direct.gguf")
+    stages.write_plan(run, door, plan, direct, None, Listener())
+    assert (tmp_path / "spliced.gguf").read_bytes() == direct.read_bytes()
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_type_that_neither_file_holds_is_named(made, tmp_path):
+    _, door, low, high = made
+    plan = planner.make_plan(door.tensors, range(12), Budget(low_layers=1), "entropy")
+    wrong = replace(plan, tensor_types=dict(plan.tensor_types) | {"blk.3.ffn_up.weight": "Q8_0"})
+    with pytest.raises(VerificationError, match=r"no blk\.3\.ffn_up\.weight in Q8_0"):
+        bank.splice(low, high, wrong.tensor_types, tmp_path / "spliced.gguf")
+    assert not list(tmp_path.iterdir())
+
+
+def test_bank_files_are_as_large_as_predicted(made):
+    run, door, low, high = made
+    tensors = with_dataset(door, artefacts.read_profile(run.file("profile.json"))).tensors
+    assert high.stat().st_size == planner.file_bytes(tensors, ())
+    assert low.stat().st_size == planner.file_bytes(tensors, range(12))

@@ -1,0 +1,137 @@
+"""`luq-gguf sweep` on a real run: its points, what a second one repeats, and what a kill costs."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from luq_gguf import easy_vqa
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory):
+    return easy_vqa.write_set(tmp_path_factory.mktemp("questions"), "test", 20)
+
+
+@pytest.fixture(scope="module")
+def run(converted, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep") / "run"
+    shutil.copytree(converted.folder, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def arguments(run, questions):
+    return ("sweep", run, "--data", questions, "--max-tokens", 4, "--low-layers", "0,1,12")
+
+
+@pytest.fixture(scope="module")
+def swept(cli, arguments):
+    done = cli(*arguments, "--uniform", "Q2_K", "--random-seeds", 2, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_points_have_the_contracts_keys_for_every_order_and_number(swept, run):
+    points = swept["points"]
+    for point in points:
+        assert {"order", "seed", "n_low", "n_bytes", "average_bits", "metrics"} <= set(point)
+        assert {"accuracy", "kld", "same_top"} <= set(point["metrics"])
+    found = [(p["order"], p["seed"], p["n_low"]) for p in points if p["n_low"] is not None]
+    orders = [("entropy", 0), ("entropy-desc", 0), ("random", 0), ("random", 1), ("kld", 0)]
+    assert found == [(*order, n) for order in orders for n in (0, 1, 12)]
+    assert [p["order"] for p in points if p["n_low"] is None] == ["uniform Q2_K", "uniform F16"]
+    assert json.loads((run / "sweep.json").read_text()) == swept
+
+
+def test_the_ends_are_the_same_for_every_order_and_the_kld_order_begins_with_the_least(swept):
+    by_count = {n: [p for p in swept["points"] if p["n_low"] == n] for n in (0, 1, 12)}
+    for n in (0, 12):
+        assert len({p["metrics"]["kld"]["mean"] for p in by_count[n]}) == 1
+    single = {p["order"]: p["metrics"]["kld"]["mean"] for p in by_count[1]}
+    assert single["kld"] == min(single.values())
+    assert by_count[12][0]["metrics"]["kld"]["mean"] > by_count[0][0]["metrics"]["kld"]["mean"]
+    assert by_count[12][0]["n_bytes"] < by_count[0][0]["n_bytes"]
+    assert by_count[12][0]["average_bits"] == pytest.approx(1.75, abs=0.05)
+    f16 = swept["points"][-1]
+    assert f16["metrics"]["kld"]["mean"] <= f16["metrics"]["kld"]["floor"]
+
+
+def test_a_point_is_what_eval_measures_of_the_converted_file(cli, arguments, run, converted, questions, swept):
+    done = cli(*arguments, "--low-layers", 6, "--order", "entropy", "--uniform", "none", "--json")
+    assert done.returncode == 0, done.stderr
+    point = json.loads(done.stdout)["points"][0]
+    assert point["low_layers"] == converted.result["low_layers"]
+    assert point["n_bytes"] == converted.model.stat().st_size
+    more = ("--reference", run / converted.f16.name, "--data", questions, "--max-tokens", 4, "--json")
+    alone = cli("eval", run / converted.model.name, *more)
+    assert json.loads(alone.stdout)["kld"] == point["metrics"]["kld"]
+
+
+def test_a_killed_sweep_repeats_one_point_at_most(arguments, run, swept):
+    points = run / ".work" / "points"
+    for path in points.glob("*.json"):
+        path.unlink()
+    command = [sys.executable, "-m", "luq_gguf", *map(str, arguments), "--order", "entropy", "--order", "kld"]
+    command += ["--uniform", "none"]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    for _ in range(1200):
+        if len(list(points.glob("*.json"))) >= 4 or child.poll() is not None:
+            break
+        time.sleep(0.05)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    kept = {path: path.stat().st_mtime_ns for path in points.glob("*.json")}
+    assert len(kept) >= 4
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert all(path.stat().st_mtime_ns == before for path, before in kept.items())
+    assert len(list(points.glob("*.json"))) == 14  # none, all, and each layer alone
+    assert not list(points.glob("*.gguf"))
+    assert not (points / "scratch").exists()
+
+
+def test_numbers_that_are_none_are_refused(cli, arguments, swept):
+    done = cli(*arguments, "--low-layers", "0,x")
+    assert done.returncode == 2
+    assert "'x' is no number" in done.stderr
+
+
+def test_a_plan_ranked_by_divergence_takes_the_layers_that_cost_least_alone(cli, run, questions, swept):
+    done = cli("plan", run, "--rank", "kld", "--low-layers", 1, "--eval", questions, "--json")
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert plan["ranking"] == "kld"
+    alone = next(p for p in swept["points"] if (p["order"], p["n_low"]) == ("kld", 1))
+    assert plan["low_layers"] == alone["low_layers"]
+
+
+def test_a_bound_on_divergence_is_met_and_what_was_tried_is_kept(cli, run, questions, swept):
+    ends = [p["metrics"]["kld"]["mean"] for p in swept["points"] if p["order"] == "entropy"]
+    bound = (ends[0] + ends[-1]) / 2
+    done = cli("plan", run, "--max-kld", bound, "--eval", questions, "--json")
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    tried = {t["n_low"]: t for t in plan["budget"]["tried"]}
+    assert len(plan["low_layers"]) in range(1, 12)
+    assert tried[len(plan["low_layers"])]["figure"] <= bound
+    assert not any(t["meets"] for n, t in tried.items() if n > len(plan["low_layers"]))
+    assert plan["budget"]["max_kld"] == bound
+
+
+def test_a_bound_that_nothing_meets_tells_the_best(cli, run, questions, swept):
+    done = cli("plan", run, "--min-accuracy", 1.1, "--eval", questions)
+    assert done.returncode == 2
+    assert "No number of low layers meets --min-accuracy 1.1" in done.stderr
+
+
+def test_bounds_on_quality_need_questions_before_anything_heavy(cli, tiny_model, tmp_path):
+    done = cli("convert", tiny_model, "--out", tmp_path / "run", "--max-kld", 0.01)
+    assert done.returncode == 2
+    assert "Give --eval SET" in done.stderr
+    assert not (tmp_path / "run").exists()
