@@ -6,11 +6,10 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.stats import kendalltau
 
 from luq_gguf.values import LayerEntropy
 
-RANKINGS = ("entropy", "entropy-desc", "random", "kld")  # the last by measuring files (sweep.order_by_kld)
+RANKINGS = ("entropy", "entropy-desc", "random")
 
 
 def rank(layers: Sequence[LayerEntropy], ranking: str, seed: int = 0) -> tuple[int, ...]:
@@ -61,6 +60,8 @@ def agreement(rankings: Mapping[str, Sequence[float]]) -> dict[str, float | None
 
 
 def _tau(one: Sequence[float] | np.ndarray, other: Sequence[float] | np.ndarray) -> float:
+    from scipy.stats import kendalltau  # takes a second to import
+
     value = float(kendalltau(one, other).statistic)
     return 0.0 if np.isnan(value) else value  # all entropies alike rank nothing
 

@@ -77,7 +77,7 @@ budget = _chain(
     click.option("--min-accuracy", type=float, help="Least accuracy on --eval, 0 to 1."),
     click.option("--eval", "eval_source", metavar="SET",
                  help="Questions that --max-kld, --min-accuracy and --rank kld are measured on."),
-    click.option("--rank", "rule", type=click.Choice(RANKINGS), default="entropy", show_default=True,
+    click.option("--rank", "rule", type=click.Choice([*RANKINGS, "kld"]), default="entropy", show_default=True,
                  help="Which layers become low first."),
 )  # fmt: skip
 

@@ -13,6 +13,9 @@ from luq_gguf.run_folder import RunFolder
 from luq_gguf.values import Budget
 
 
+pytestmark = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
+
+
 @pytest.fixture(scope="module")
 def made(converted, tiny_model, tmp_path_factory):
     """A copy of the converted run with its bank."""

@@ -13,6 +13,9 @@ import pytest
 from luq_gguf import easy_vqa
 
 
+pytestmark = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
+
+
 @pytest.fixture(scope="module")
 def questions(tmp_path_factory):
     return easy_vqa.write_set(tmp_path_factory.mktemp("questions"), "test", 20)
@@ -57,7 +60,7 @@ def test_the_ends_are_the_same_for_every_order_and_the_kld_order_begins_with_the
     assert single["kld"] == min(single.values())
     assert by_count[12][0]["metrics"]["kld"]["mean"] > by_count[0][0]["metrics"]["kld"]["mean"]
     assert by_count[12][0]["n_bytes"] < by_count[0][0]["n_bytes"]
-    assert by_count[12][0]["average_bits"] == pytest.approx(1.75, abs=0.05)
+    assert 1.75 <= by_count[12][0]["average_bits"] < 1.85  # IQ1_M, and norms and biases in 32 bits
     f16 = swept["points"][-1]
     assert f16["metrics"]["kld"]["mean"] <= f16["metrics"]["kld"]["floor"]
 
