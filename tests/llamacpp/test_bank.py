@@ -12,7 +12,6 @@ from luq_gguf.llamacpp import bank
 from luq_gguf.run_folder import RunFolder
 from luq_gguf.values import Budget
 
-
 pytestmark = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
 
 

@@ -12,7 +12,6 @@ import pytest
 
 from luq_gguf import easy_vqa
 
-
 pytestmark = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
 
 
