@@ -11,7 +11,7 @@ from luq_gguf.values import Profile
 STYLES: Mapping[str, dict[str, Any]] = {
     "entropy": {"color": "#0b559f", "marker": "o", "linestyle": "-", "label": "lowest entropy first (LUQ)"},
     "entropy-desc": {"color": "#b2182b", "marker": "s", "linestyle": "--", "label": "highest entropy first"},
-    "random": {"color": "#777777", "marker": "x", "linestyle": ":", "label": "random (range over seeds)"},
+    "random": {"color": "#777777", "marker": "x", "linestyle": ":", "label": "random (band: seeds)"},
     "kld": {"color": "#1b7837", "marker": "^", "linestyle": "-.", "label": "least KLD alone first"},
 }
 
@@ -84,6 +84,9 @@ def order_matters(points: Sequence[Mapping[str, Any]], metric: str, path: Path) 
         return False
 
     def draw(axes: Any) -> None:
+        from matplotlib.ticker import PercentFormatter
+
+        shown: list[list[float]] = []
         for order, style in STYLES.items():
             by_count: dict[int, list[float]] = {}
             for point in points:
@@ -93,14 +96,17 @@ def order_matters(points: Sequence[Mapping[str, Any]], metric: str, path: Path) 
                 continue
             counts = sorted(by_count)
             middle = [sum(by_count[n]) / len(by_count[n]) for n in counts]
+            shown += by_count.values()
             axes.plot(counts, middle, markersize=5, **style)
-            if order == "random":
+            if order == "random" and max(map(len, by_count.values())) > 1:
                 low, high = [min(by_count[n]) for n in counts], [max(by_count[n]) for n in counts]
                 axes.fill_between(counts, low, high, color=style["color"], alpha=0.2, linewidth=0)
         if metric.startswith("kld"):
             axes.set(ylabel="mean KLD from 16 bit, nats", yscale="log")
         else:
-            axes.set(ylabel=metric)
+            values = [value for values in shown for value in values]
+            axes.set(ylabel=metric, ylim=(min(values) - 0.02, max(values) + 0.005))
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.set(xlabel="number of low layers")
         axes.legend(frameon=False, fontsize=8)
 
@@ -120,12 +126,16 @@ def trade_off(points: Sequence[Mapping[str, Any]], path: Path) -> bool:
             line = sorted((p["n_bytes"] / unit, value_of(p, "kld")) for p in shown if p["order"] == order)
             if line:
                 axes.plot([x for x, _ in line], [y for _, y in line], markersize=5, **STYLES[order])
-        for point in shown:
-            if point["n_low"] is None:
-                x, y = point["n_bytes"] / unit, value_of(point, "kld")
-                axes.plot(x, y, "D", color="black", markersize=5, markerfacecolor="white")
-                label = point["order"].removeprefix("uniform ")
-                axes.annotate(label, (x, y), textcoords="offset points", xytext=(5, 4), fontsize=8)
+        uniform = sorted((p for p in shown if p["n_low"] is None), key=lambda p: p["n_bytes"])
+        for number, point in enumerate(uniform):
+            at = point["n_bytes"] / unit, value_of(point, "kld")
+            axes.plot(*at, "D", color="black", markersize=5, markerfacecolor="white")
+            label, below = point["order"].removeprefix("uniform "), number % 2 == 1  # neighbours would cover each other
+            offset = (0, -7 if below else 7)
+            axes.annotate(
+                label, at, textcoords="offset points", xytext=offset, fontsize=8, ha="center",
+                va="top" if below else "bottom",
+            )  # fmt: skip
         axes.plot([], [], "D", color="black", markerfacecolor="white", label="uniform file, same imatrix")
         axes.set(xlabel=f"size of the text model's file, {name}", ylabel="mean KLD from 16 bit, nats", yscale="log")
         axes.legend(frameon=False, fontsize=8)

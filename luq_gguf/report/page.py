@@ -105,9 +105,10 @@ def plan_section(plan: Plan, types: Path | None) -> Section:
 def sweep_section(sweep: Mapping[str, Any], folder: Path) -> Section:
     points = sweep["points"]
     images = []
-    for metric, name in (("kld", "order-kld.png"), ("accuracy", "order-accuracy.png")):
-        if figures.order_matters(points, metric, folder / name):
-            images.append(_image(folder / name, f"Order matters: {metric} against the number of low layers"))
+    for metric, what in (("kld", "mean KLD"), ("accuracy", "accuracy")):
+        drawn = folder / f"order-{metric}.png"
+        if figures.order_matters(points, metric, drawn):
+            images.append(_image(drawn, f"Order matters: {what} against the number of low layers"))
     if figures.trade_off(points, folder / "trade-off.png"):
         images.append(_image(folder / "trade-off.png", "Trade-off: divergence against bytes, beside uniform files"))
     uniform = sorted((p for p in points if p["n_low"] is None), key=lambda p: p["n_bytes"])
@@ -151,4 +152,10 @@ def eval_section(content: Mapping[str, Any]) -> Section:
 
 
 def _told(conditions: Mapping[str, Any]) -> str:
-    return "Conditions: " + "; ".join(f"{key}: {value}" for key, value in conditions.items() if value not in (None, []))
+    def plain(value: Any) -> str:
+        if isinstance(value, Mapping):
+            return ", ".join(f"{key} {inner}" for key, inner in value.items())
+        return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+    told = (f"{key.replace('_', ' ')}: {plain(value)}" for key, value in conditions.items() if value not in (None, []))
+    return "Conditions: " + "; ".join(told)

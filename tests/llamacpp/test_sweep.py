@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from PIL import Image
 
 from luq_gguf import easy_vqa
 
@@ -137,3 +138,22 @@ def test_bounds_on_quality_need_questions_before_anything_heavy(cli, tiny_model,
     assert done.returncode == 2
     assert "Give --eval SET" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_the_report_is_one_page_that_needs_nothing_else(cli, run, swept):
+    done = cli("report", run)
+    assert done.returncode == 0, done.stderr
+    page = (run / "report.html").read_text()
+    assert "http://" not in page
+    assert "https://" not in page
+    drawn = {path.name for path in (run / "figures").glob("*.png")}
+    assert {"entropy.png", "modality.png", "order-kld.png", "order-accuracy.png", "trade-off.png", "types.png"} <= drawn
+    assert page.count("data:image/png;base64,") == len(drawn)
+    for path in (run / "figures").glob("*.png"):
+        with Image.open(path) as picture:
+            assert min(picture.size) > 300
+    assert "LUQ, 12 low" in page
+    assert "Conditions: reference:" in page
+    before = {path: path.read_bytes() for path in (run / "figures").glob("*.png")}
+    assert cli("report", run).returncode == 0
+    assert {path: path.read_bytes() for path in before} == before
