@@ -83,7 +83,7 @@ def test_a_killed_sweep_repeats_one_point_at_most(arguments, run, swept):
     command = [sys.executable, "-m", "luq_gguf", *map(str, arguments), "--order", "entropy", "--order", "kld"]
     command += ["--uniform", "none"]
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    for _ in range(1200):
+    for _ in range(6000):
         if len(list(points.glob("*.json"))) >= 4 or child.poll() is not None:
             break
         time.sleep(0.05)
