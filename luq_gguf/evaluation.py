@@ -18,7 +18,6 @@ from luq_gguf.errors import EvaluationError
 from luq_gguf.expectations import (
     CHUNK,
     Case,
-    EvalData,
     Target,
     compare,
     measure_reference,
@@ -28,7 +27,7 @@ from luq_gguf.expectations import (
 from luq_gguf.hf import calibration
 from luq_gguf.llamacpp import gguf_files
 from luq_gguf.llamacpp.ask import Runner
-from luq_gguf.values import Sample
+from luq_gguf.values import EvalData, Sample
 
 
 @dataclass(frozen=True)

@@ -9,35 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from luq_gguf import divergence
+from luq_gguf import divergence, parts
 from luq_gguf.divergence import Expectations
 from luq_gguf.errors import EvaluationError
 from luq_gguf.llamacpp.ask import Runner
-from luq_gguf.values import Sample
+from luq_gguf.parts import PART, Arrays
+from luq_gguf.values import EvalData
 
-PART = 16  # prompts or chunks of text
 TOP = 1024  # tokens kept of a position; smaller vocabularies are kept whole
 CONTROLS = 64  # positions kept with all of the vocabulary, to say what the rest's single bucket costs
 CHUNK = 512  # tokens of text read at once, the second half is scored: as llama-perplexity does
-
-Arrays = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class EvalData:
-    """Prompts with or without images and answers, and CHUNKs of a text's tokens; `sha256` covers all of it, and the
-    images."""
-
-    name: str
-    samples: tuple[Sample, ...]
-    chunks: tuple[tuple[int, ...], ...]
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -121,7 +108,7 @@ def compare(
     Raises EvaluationError where the file reads a prompt as other tokens than the reference did.
     """
     folder = _folder(scratch or work, f"file-{reference.name if reference else 'alone'}", target, data)
-    known = _Reference(reference) if reference else None
+    known = parts.Reference(reference) if reference else None
 
     def measure(runner: Runner, name: str) -> tuple[Arrays, str | None]:
         held = known.arrays(name) if known else None
@@ -145,12 +132,12 @@ def compare(
         return arrays, scored.answer
 
     _measure_parts(target, data, folder, work, measure, progress)
-    return [_case(name, arrays, answer) for name, arrays, answer in _read(folder, data)]
+    return [_case(name, arrays, answer) for name, arrays, answer in parts.read(folder, data)]
 
 
 def reference_answers(folder: Path, data: EvalData) -> list[str]:
     """The reference's greedy answers to all prompts."""
-    return [answer for _, _, answer in _read(folder, data) if answer is not None]
+    return [answer for _, _, answer in parts.read(folder, data) if answer is not None]
 
 
 def noise_floor(target: Target, data: EvalData, reference: Path, work: Path) -> float:
@@ -203,12 +190,6 @@ def _folder(work: Path, what: str, target: Target, data: EvalData) -> Path:
     return folder
 
 
-def _parts(data: EvalData) -> Iterator[list[str]]:
-    for kind, count in (("q", len(data.samples)), ("t", len(data.chunks))):
-        names = [f"{kind}{number}" for number in range(count)]
-        yield from (names[at : at + PART] for at in range(0, count, PART))
-
-
 def _measure_parts(
     target: Target,
     data: EvalData,
@@ -217,11 +198,8 @@ def _measure_parts(
     measure: Callable[[Runner, str], tuple[Arrays, str | None]],
     progress: Callable[[float, float], None],
 ) -> None:
-    from safetensors.numpy import save_file
-
-    parts = list(_parts(data))
-    missing = [names for names in parts if not (folder / f"{names[0]}.safetensors").exists()]
-    total = sum(map(len, parts))
+    missing = [names for names in parts.names(data) if not parts.path(folder, names).exists()]
+    total = len(data.samples) + len(data.chunks)
     done = total - sum(map(len, missing))
     if not missing:
         return
@@ -247,45 +225,7 @@ def _measure_parts(
                     answers[name] = answer
                 done += 1
                 progress(done, total)
-            part = folder / f"{names[0]}.part"
-            save_file(arrays, part, metadata={"answers": json.dumps(answers)})
-            part.replace(folder / f"{names[0]}.safetensors")
-
-
-def _read(folder: Path, data: EvalData) -> Iterator[tuple[str, Arrays, str | None]]:
-    for names in _parts(data):
-        arrays, answers = _read_part(folder / f"{names[0]}.safetensors")
-        for name in names:
-            yield (
-                name,
-                {k.partition(".")[2]: v for k, v in arrays.items() if k.startswith(f"{name}.")},
-                answers.get(name),
-            )
-
-
-def _read_part(path: Path) -> tuple[Arrays, dict[str, str]]:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="numpy") as part:
-        return {key: part.get_tensor(key) for key in part.keys()}, json.loads(part.metadata()["answers"])  # noqa: SIM118
-
-
-class _Reference:
-    """A reference's folder, one part in memory."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._part, self._arrays = folder, "", dict[str, np.ndarray]()
-
-    def arrays(self, name: str) -> Arrays:
-        part = f"{name[0]}{int(name[1:]) // PART * PART}"
-        if part != self._part:
-            self._arrays, _ = _read_part(self._folder / f"{part}.safetensors")
-            self._part = part
-        return _of(name, self._arrays)
-
-
-def _of(name: str, arrays: Arrays) -> Arrays:
-    return {key.partition(".")[2]: value for key, value in arrays.items() if key.startswith(f"{name}.")}
+            parts.save(folder, names, arrays, answers)
 
 
 def _case(name: str, arrays: Arrays, answer: str | None) -> Case:

@@ -11,11 +11,12 @@ from luq_gguf import evaluation, quality, ranking
 from luq_gguf import sweep as sweeping
 from luq_gguf.door import Door, Listener
 from luq_gguf.errors import EvaluationError
-from luq_gguf.expectations import EvalData, Target
+from luq_gguf.expectations import Target
+from luq_gguf.files import make_f16, make_mmproj
 from luq_gguf.hf import calibration
 from luq_gguf.run_folder import RunFolder
-from luq_gguf.stages import make_f16, make_mmproj, make_plan
-from luq_gguf.values import Budget, Plan, Profile
+from luq_gguf.stages import make_plan
+from luq_gguf.values import Budget, EvalData, Plan, Profile
 
 
 @dataclass(frozen=True)

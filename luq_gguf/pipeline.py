@@ -9,20 +9,17 @@ from typing import Any
 
 from luq_gguf import artefacts, evaluation, planner, tensor_types
 from luq_gguf import sweep as sweeping
+from luq_gguf.alpha import AlphaRequest, ablate
+from luq_gguf.alpha import check as check_alpha
 from luq_gguf.door import Listener, check_disk, open_door, with_dataset
 from luq_gguf.errors import RunFolderError
 from luq_gguf.expectations import Target
+from luq_gguf.files import make_baseline, make_file, mmproj_name
 from luq_gguf.hf import calibration as calibration_input
 from luq_gguf.llamacpp import gguf_files, imatrix_file, quantize, skeleton, tools
 from luq_gguf.measuring import QuestionSet, check_questions, make_meter, measured_plan
 from luq_gguf.run_folder import RunFolder
-from luq_gguf.stages import (
-    CalibrationRequest,
-    make_baseline,
-    make_file,
-    make_profile,
-    mmproj_name,
-)
+from luq_gguf.stages import CalibrationRequest, make_profile
 from luq_gguf.values import Budget, Plan, Profile, QuantizedModel
 
 
@@ -240,47 +237,34 @@ def sweep(
     *,
     low: str,
     high: str,
+    alphas: tuple[float, ...] = (),
+    alpha_layers: tuple[int, ...] | None = None,
+    calibration: CalibrationRequest = CalibrationRequest(),
+    device: str = "auto",
     threads: int | None = None,
     model: str | None = None,
     trust_remote_code: bool = False,
     force: bool = False,
     listener: Listener = Listener(),
 ) -> dict[str, Any]:
-    """Measure many choices of low layers of a profiled run folder's model."""
+    """Measure many choices of low layers of a profiled run folder's model; with `alphas`, also what alpha does.
+
+    `calibration` is only read for those, and has to be what the run was profiled with.
+    """
     with RunFolder(run_dir) as run:
         profiled = artefacts.read_profile(run.file("profile.json"))
         where = model or _model_of(run)
         door = open_door(
             run, where, low=low, high=high, trust_remote_code=trust_remote_code, force=force, listener=listener
         )
+        ablation = AlphaRequest(alphas, alpha_layers, calibration) if alphas else None
+        if ablation:
+            check_alpha(run, door, profiled, ablation)
         meter = make_meter(run, door, questions, threads, listener)()
-        return sweeping.sweep(run, door, profiled, meter, request, listener)
-
-
-def report(run_dir: Path) -> list[Path]:
-    """report.html and figures of what a run folder holds; returns what was written."""
-    from luq_gguf.report import page, type_map
-
-    with RunFolder(run_dir) as run:
-        folder = run.file("figures")
-        folder.mkdir(exist_ok=True)
-        profiled = artefacts.read_profile(run.file("profile.json"))
-        planned = artefacts.read_plan(run.file("plan.json")) if run.file("plan.json").exists() else None
-        sections = [page.profile_section(profiled, planned, folder)]
-        if planned:
-            made = run.read()["stages"].get("quantize", {}).get("outputs", {})
-            drawn = next((run.file(name) for name in made if run.file(name).exists()), None)
-            if drawn:
-                type_map.draw(type_map.TypeMap.of(gguf_files.read(drawn)), folder / "types.png")
-            sections.append(page.plan_section(planned, folder / "types.png" if drawn else None))
-        if run.file("sweep.json").exists():
-            sections.append(page.sweep_section(artefacts.read_json(run.file("sweep.json"), "sweep"), folder))
-        if run.file("eval.json").exists():
-            sections.append(page.eval_section(artefacts.read_json(run.file("eval.json"), "eval")))
-        part = run.file("report.html.part")
-        part.write_text(page.render(profiled.model, sections), encoding="utf-8")
-        part.replace(run.file("report.html"))
-        return [run.file("report.html"), *sorted(folder.glob("*.png"))]
+        found = sweeping.sweep(run, door, profiled, meter, request, listener)
+        if ablation:
+            found |= {"alpha": ablate(run, door, profiled, meter, ablation, device, listener)}
+        return found
 
 
 def _model_of(run: RunFolder) -> str:

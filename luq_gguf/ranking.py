@@ -52,14 +52,15 @@ def agreement(rankings: Mapping[str, Sequence[float]]) -> dict[str, float | None
     mean = np.mean(seeds, axis=0)
     found: dict[str, float | None] = {}
     if len(seeds) > 1:
-        found["seeds"] = float(np.mean([_tau(a, b) for a, b in itertools.combinations(seeds, 2)]))
+        found["seeds"] = float(np.mean([tau(a, b) for a, b in itertools.combinations(seeds, 2)]))
     if "half-a" in rankings and "half-b" in rankings:
-        found["halves"] = _tau(rankings["half-a"], rankings["half-b"])
+        found["halves"] = tau(rankings["half-a"], rankings["half-b"])
     others = [way for way in rankings if not way.startswith(("seed-", "half-"))]
-    return found | {way: _tau(mean, rankings[way]) for way in others}
+    return found | {way: tau(mean, rankings[way]) for way in others}
 
 
-def _tau(one: Sequence[float] | np.ndarray, other: Sequence[float] | np.ndarray) -> float:
+def tau(one: Sequence[float] | np.ndarray, other: Sequence[float] | np.ndarray) -> float:
+    """Kendall's tau between two estimates of the layers' entropies."""
     from scipy.stats import kendalltau  # takes a second to import
 
     value = float(kendalltau(one, other).statistic)

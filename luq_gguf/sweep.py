@@ -9,16 +9,17 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from luq_gguf import artefacts, evaluation, planner, ranking, stages
+from luq_gguf import artefacts, evaluation, files, planner, ranking
 from luq_gguf.door import Door, Listener
 from luq_gguf.errors import BudgetError
-from luq_gguf.expectations import EvalData, Target
+from luq_gguf.expectations import Target
 from luq_gguf.llamacpp import bank, quantize, skeleton
 from luq_gguf.run_folder import RunFolder, hash_of
-from luq_gguf.values import Budget, Plan, Profile
+from luq_gguf.values import Budget, EvalData, Plan, Profile
 
 ORDERS = ("entropy", "entropy-desc", "random", "kld")
 UNIFORM = ("IQ1_M", "IQ2_XXS", "IQ2_M", "Q2_K", "IQ3_XXS", "Q3_K_M", "Q4_K_M")
@@ -35,7 +36,10 @@ class SweepRequest:
 
 
 class Meter:
-    """Measures choices of low layers of one model on one set of data against its 16-bit file."""
+    """Measures choices of low layers of one model on one set of data against its 16-bit file.
+
+    `home` is the run folder that keeps what was measured, where it is not the one whose importance matrix is used.
+    """
 
     def __init__(
         self,
@@ -46,14 +50,23 @@ class Meter:
         metric: str,
         threads: int | None,
         listener: Listener,
+        home: RunFolder | None = None,
     ) -> None:
         self._run, self._door, self._reference, self._data, self._metric = run, door, reference, data, metric
-        self._threads, self._listener = threads, listener
-        self._low, self._high = stages.make_bank(run, door, threads, listener)
-        self._work = run.work / "eval"
-        self._points = run.work / "points"
+        self._threads, self._listener, self._home = threads, listener, home or run
+        self._work = self._home.work / "eval"
+        self._points = self._home.work / "points"
         for folder in (self._work, self._points):
             folder.mkdir(exist_ok=True)
+
+    def with_importance_of(self, run: RunFolder, door: Door) -> Meter:
+        """The same measurements of files that are quantized with another run folder's importance matrix."""
+        asked = (self._reference, self._data, self._metric, self._threads, self._listener)
+        return Meter(run, door, *asked, home=self._home)
+
+    @cached_property
+    def _bank(self) -> tuple[Path, Path]:
+        return files.make_bank(self._run, self._door, self._threads, self._listener)
 
     def plan(self, layers: Iterable[int]) -> Plan:
         chosen = sorted(layers)
@@ -66,7 +79,7 @@ class Meter:
         path = self._points / "point.gguf"
 
         def make() -> None:
-            bank.splice(self._low, self._high, plan.tensor_types, path)
+            bank.splice(*self._bank, plan.tensor_types, path)
 
         return self._measured(plan, path, make) | {
             "average_bits": planner.layer_bits(self._door.tensors, plan.low_layers)
@@ -86,7 +99,7 @@ class Meter:
         path = self._points / "uniform.gguf"
 
         def make() -> None:
-            stages.write_plan(self._run, self._door, plan, path, self._threads, self._listener)
+            files.write_plan(self._run, self._door, plan, path, self._threads, self._listener)
 
         return self._measured(plan, path, make) | {"average_bits": planner.layer_bits(tensors, ())}
 

@@ -30,6 +30,19 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class EvalData:
+    """What files are measured on: prompts with or without images and answers, and chunks of a text's tokens.
+
+    `sha256` covers all of it, and the images.
+    """
+
+    name: str
+    samples: tuple[Sample, ...]
+    chunks: tuple[tuple[int, ...], ...]
+    sha256: str
+
+
+@dataclass(frozen=True)
 class CalibrationSet:
     """What flows through the reference model: multimodal samples, and n_text text-only ones.
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from luq_gguf.errors import BudgetError
+from luq_gguf.errors import BudgetError, CalibrationError
 from luq_gguf.ranking import RANKINGS
 from luq_gguf.values import Budget
 
@@ -91,6 +91,17 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
             raise BudgetError(f"{option} {text}: {part!r} is no number.", "Write 0,4,8 or 0-12.")
         found += range(int(match[1]), int(match[2] or match[1]) + 1)
     return tuple(found)
+
+
+def shares(text: str, option: str) -> tuple[float, ...]:
+    """ "0,0.5,1": numbers from 0 to 1. Raises CalibrationError."""
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = (-1.0,)
+    if not all(0 <= share <= 1 for share in found):
+        raise CalibrationError(f"{option} {text} is no list of shares.", "Write 0,0.25,0.5,0.75,1.")
+    return found
 
 
 def make_budget(

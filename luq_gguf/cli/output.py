@@ -144,6 +144,24 @@ def sweep_tables(content: dict[str, Any]) -> list[Table]:
     return [by_count, uniform]
 
 
+def alpha_table(content: dict[str, Any]) -> Table:
+    """KLD by alpha, where it changes ranking and importance, or one of them."""
+    conditions, arms = content["conditions"], ("both", "ranking", "imatrix")
+    table = Table(
+        title=f"mean KLD in nats (accuracy) by alpha, the share of samples with images\n"
+        f"{conditions['n_samples'] or conditions['n_chunks']} samples of {conditions['data']}; what is not changed "
+        f"is the run's own, alpha {content['run_alpha']:g}"
+    )
+    for name in ("low", "alpha", "tau of ranking", *(f"changes {arm}" for arm in arms)):
+        table.add_column(name, justify="right")
+    taus = {row["alpha"]: row["kendall_tau"] for row in content["rankings"]}
+    held = {(p["n_low"], p["alpha"], p["changes"]): p for p in content["points"]}
+    for count, alpha in sorted({(p["n_low"], p["alpha"]) for p in content["points"]}):
+        cells = (_figures(held.get((count, alpha, arm))) for arm in arms)
+        table.add_row(str(count), f"{alpha:g}", f"{taus[alpha]:.2f}", *cells)
+    return table
+
+
 def _figures(point: dict[str, Any] | None) -> str:
     if point is None:
         return ""

@@ -13,9 +13,9 @@ from luq_gguf.cli import output
 @click.argument("run_dir", type=click.Path(path_type=Path))
 def command(run_dir: Path) -> None:
     """Write report.html and figures/*.png into RUN_DIR: all that profile, plan, eval and sweep have left there."""
-    from luq_gguf import pipeline
+    from luq_gguf import reporting
 
     with output.listener():
-        written = pipeline.report(run_dir)
+        written = reporting.report(run_dir)
     for path in written:
         click.echo(str(path))

@@ -28,6 +28,15 @@ from luq_gguf.cli import options, output
     metavar="LIST",
     help="Uniform file types to compare with, or none.  [default: IQ1_M,IQ2_XXS,IQ2_M,Q2_K,IQ3_XXS,Q3_K_M,Q4_K_M]",
 )
+@click.option(
+    "--alpha", "alphas", metavar="LIST", help="Also profile anew with these shares of images, 0,0.25,0.5,0.75,1."
+)
+@click.option("--alpha-layers", metavar="LIST", help="Numbers of low layers for --alpha.  [default: half of all]")
+@click.option("--calib", metavar="SET", help="For --alpha: what the run was profiled with.")
+@click.option("--calib-text", metavar="TEXT", help="For --alpha: its text.")
+@click.option("--calib-samples", default=128, show_default=True, help="For --alpha: its number of samples.")
+@click.option("--calib-seed", default=0, show_default=True, help="For --alpha: its seed.")
+@options.device
 @click.option("--model", help="The checkpoint, if it is not where the profile found it.")
 @options.threads
 @options.trust
@@ -39,6 +48,12 @@ def command(
     orders: tuple[str, ...],
     random_seeds: int,
     uniform: str | None,
+    alphas: str | None,
+    alpha_layers: str | None,
+    calib: str | None,
+    calib_text: str | None,
+    calib_samples: int,
+    calib_seed: int,
     as_json: bool,
     **rest: Any,
 ) -> None:
@@ -47,17 +62,32 @@ def command(
     sweep.json in RUN_DIR holds all points. An interrupted sweep goes on where it stopped.
     """
     counts = options.numbers(low_layers, "--low-layers") if low_layers is not None else None
+    alpha_counts = options.numbers(alpha_layers, "--alpha-layers") if alpha_layers is not None else None
+    shares = options.shares(alphas, "--alpha") if alphas is not None else ()
     from luq_gguf import pipeline
+    from luq_gguf.stages import CalibrationRequest
     from luq_gguf.sweep import ORDERS, UNIFORM, SweepRequest
 
     kinds = UNIFORM if uniform is None else tuple(k.upper() for k in uniform.split(",") if k and k.lower() != "none")
     questions = options.make_questions(rest)
     request = SweepRequest(counts, orders or ORDERS, random_seeds, kinds)
     with output.listener() as listener:
-        content = pipeline.sweep(run_dir, request, questions, listener=listener, **rest)
+        content = pipeline.sweep(
+            run_dir,
+            request,
+            questions,
+            alphas=shares,
+            alpha_layers=alpha_counts,
+            calibration=CalibrationRequest(calib, calib_text, n_samples=calib_samples, seed=calib_seed),
+            listener=listener,
+            **rest,
+        )
     if as_json:
         output.print_json(content)
         return
     for table in output.sweep_tables(content):
         output.print_table(table)
     click.echo(f"points  {run_dir / 'sweep.json'}")
+    if shares:
+        output.print_table(output.alpha_table(content["alpha"]))
+        click.echo(f"alpha   {run_dir / 'alpha.json'}")

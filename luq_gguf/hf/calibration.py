@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ DEFAULT_IMAGES = "HuggingFaceM4/A-OKVQA"
 DEFAULT_TEXT = "Salesforce/wikitext:wikitext-2-raw-v1"
 FOLDER_PROMPT = "Describe this image in detail."
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+TO_LEARN = ("train",)  # splits of a Hub dataset
+TO_MEASURE = ("validation", "val", "test")  # test answers are often kept back
 CHARACTERS_PER_CHUNK = 4096  # enough text for a chunk of 512 tokens in any of the usual vocabularies
 
 
@@ -71,7 +73,7 @@ def read_calibration(
 
 def read_questions(source: str, n_samples: int | None, seed: int, cache: Path) -> tuple[Sample, ...]:
     """Questions to measure with, all or so many by chance. Raises CalibrationError where an image is missing."""
-    found = list(_read_set(source, seed, n_samples or 1000, cache))
+    found = list(_read_set(source, seed, n_samples or 1000, cache, TO_MEASURE))
     if not found:
         raise CalibrationError(f"{source} holds no questions.", 'Give a .jsonl of {"image", "prompt", "answers"}.')
     if n_samples is not None and n_samples < len(found):
@@ -120,7 +122,9 @@ def _readable(samples: Iterable[Sample], wanted: int) -> tuple[list[Sample], lis
     return good, bad
 
 
-def _read_set(source: str, seed: int, n_samples: int, cache: Path) -> Iterator[Sample]:
+def _read_set(
+    source: str, seed: int, n_samples: int, cache: Path, splits: Sequence[str] = TO_LEARN
+) -> Iterator[Sample]:
     path = Path(source).expanduser()
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
@@ -128,7 +132,7 @@ def _read_set(source: str, seed: int, n_samples: int, cache: Path) -> Iterator[S
     if path.is_file():
         return read_jsonl(path)
     if "/" in source and not source.startswith((".", "/", "~")) and path.suffix != ".jsonl":
-        return samples_from_rows(_hub_rows(source, seed), n_samples, cache)
+        return samples_from_rows(_hub_rows(source, seed, splits), n_samples, cache)
     raise CalibrationError(
         f"{source}: no such file or folder.", "Give a folder of images, a .jsonl or a Hub dataset id."
     )
@@ -156,13 +160,17 @@ def read_jsonl(path: Path) -> Iterator[Sample]:
             yield Sample(prompt, path.parent / image if image else None, given)
 
 
-def _hub_rows(source: str, seed: int) -> Iterator[dict[str, Any]]:
-    """Rows of a Hub dataset's train split ("owner/name" or "owner/name:config"), streamed and shuffled by buffer."""
+def _hub_rows(source: str, seed: int, splits: Sequence[str] = TO_LEARN) -> Iterator[dict[str, Any]]:
+    """Rows of a Hub dataset ("owner/name", "owner/name:config" or "owner/name:config:split"), streamed and shuffled by
+    buffer. Where no split is named it is the first of `splits` that there is, else the dataset's first."""
     import datasets
 
-    name, _, config = source.partition(":")
+    name, config, split, *_ = [*source.split(":"), "", ""]
     try:
-        rows = datasets.load_dataset(name, config or None, split="train", streaming=True)
+        if not split:
+            held = datasets.get_dataset_split_names(name, config or None)
+            split = next((one for one in splits if one in held), held[0])
+        rows = datasets.load_dataset(name, config or None, split=split, streaming=True)
         yield from rows.shuffle(seed=seed, buffer_size=1000)
     except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
         raise CalibrationError(
@@ -178,7 +186,9 @@ def samples_from_rows(rows: Iterable[dict[str, Any]], wanted: int, cache: Path) 
         image = image[0] if isinstance(image, list) and image else image
         prompt = next((row[k] for k in ("question", "prompt", "query") if isinstance(row.get(k), str)), FOLDER_PROMPT)
         answers = next((row[k] for k in ("answers", "direct_answers", "answer", "label") if row.get(k)), None)
-        given = tuple(a for a in (answers if isinstance(answers, list) else [answers]) if isinstance(a, str))
+        listed = answers if isinstance(answers, list) else [answers]
+        texts = (a.get("answer") if isinstance(a, dict) else a for a in listed)  # VQAv2 has a record for each answer
+        given = tuple(text for text in texts if isinstance(text, str))
         if image is None or not hasattr(image, "save"):
             raise CalibrationError(
                 "The dataset's rows have no image column.", "Choose a dataset with `image` and `question` columns."

@@ -16,7 +16,7 @@ STYLES: Mapping[str, dict[str, Any]] = {
 }
 
 
-def _save(path: Path, draw: Callable[[Any], None], size: tuple[float, float] = (6.4, 3.8)) -> None:
+def _save(path: Path, draw: Callable[[Any], None], size: tuple[float, float] = (6.4, 3.8), grid: str = "y") -> None:
     """A PNG whose bytes depend on what is drawn alone."""
     import matplotlib
 
@@ -26,7 +26,8 @@ def _save(path: Path, draw: Callable[[Any], None], size: tuple[float, float] = (
     figure, axes = plt.subplots(figsize=size, layout="constrained")
     draw(axes)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", linewidth=0.4, alpha=0.6)
+    axes.grid(axis=grid, linewidth=0.4, alpha=0.6)
+    axes.set_axisbelow(True)
     beside = path.with_name(path.name + ".part")
     figure.savefig(beside, format="png", dpi=150, metadata={"Software": None})
     plt.close(figure)
@@ -114,12 +115,70 @@ def order_matters(points: Sequence[Mapping[str, Any]], metric: str, path: Path) 
     return True
 
 
+ARMS: Mapping[str, dict[str, Any]] = {
+    "both": {"color": "#0b559f", "marker": "o", "linestyle": "-", "label": "ranking and importance"},
+    "ranking": {"color": "#b2182b", "marker": "s", "linestyle": "--", "label": "ranking alone"},
+    "imatrix": {"color": "#1b7837", "marker": "^", "linestyle": "-.", "label": "importance alone"},
+}
+
+
+def alpha_effect(points: Sequence[Mapping[str, Any]], n_low: int, metric: str, path: Path) -> bool:
+    """A metric against alpha at one number of low layers, a line for what follows alpha; False if not measured."""
+    shown = [point for point in points if point["n_low"] == n_low]
+    if any(value_of(point, metric) is None for point in shown):
+        return False
+
+    def draw(axes: Any) -> None:
+        for arm, style in ARMS.items():
+            line = sorted((p["alpha"], p) for p in shown if p["changes"] == arm)
+            held = [point["metrics"][metric] for _, point in line]
+            middle = [value_of(point, metric) or 0.0 for _, point in line]
+            bars = [[v - h["low"] for v, h in zip(middle, held, strict=True)]]
+            bars.append([h["high"] - v for v, h in zip(middle, held, strict=True)])
+            axes.errorbar([alpha for alpha, _ in line], middle, yerr=bars, capsize=3, markersize=5, **style)
+        name = "mean KLD from 16 bit, nats" if metric.startswith("kld") else metric
+        axes.set(xlabel="alpha: share of calibration samples with images", ylabel=name)
+        axes.set_ylim(bottom=0 if metric.startswith("kld") else None)
+        axes.legend(frameon=False, fontsize=8, title="what follows alpha", title_fontsize=8)
+
+    _save(path, draw)
+    return True
+
+
+def sizes(files: Sequence[tuple[str, Mapping[str, int]]], path: Path) -> None:
+    """Bytes of files as stacked bars: (name, part -> bytes), the same parts in all of them."""
+    unit, name = unit_of(max(sum(parts.values()) for _, parts in files))
+    looks = (("#0b559f", ""), ("#9ecae1", "//"), ("#dddddd", ".."), ("#ffffff", ""))
+
+    def draw(axes: Any) -> None:
+        left = [0.0] * len(files)
+        for (part, _), (colour, hatch) in zip(files[0][1].items(), looks, strict=False):
+            widths = [parts[part] / unit for _, parts in files]
+            axes.barh(
+                [label for label, _ in files], widths, left=left, color=colour, hatch=hatch, edgecolor="#333333",
+                linewidth=0.5, label=part,
+            )  # fmt: skip
+            left = [a + b for a, b in zip(left, widths, strict=True)]
+        for row, total in enumerate(left):
+            axes.annotate(f"{total:.2f}", (total, row), xytext=(4, 0), textcoords="offset points", va="center")
+        axes.invert_yaxis()
+        axes.set(xlabel=f"size, {name}", xlim=(0, max(left) * 1.12))
+        axes.legend(frameon=False, fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+
+    _save(path, draw, (6.4, 1.2 + 0.45 * len(files)), grid="x")
+
+
+def unit_of(n_bytes: int) -> tuple[int, str]:
+    """What sizes around this one are shown in."""
+    return (1024**3, "GiB") if n_bytes > 2**30 // 10 else (1024**2, "MiB")
+
+
 def trade_off(points: Sequence[Mapping[str, Any]], path: Path) -> bool:
     """Mean KLD against the file's size: orders of low layers, and uniform files; False where no KLD was measured."""
     shown = [point for point in points if value_of(point, "kld") and point["order"] != "uniform F16"]
     if not shown:
         return False
-    unit, name = (1024**3, "GiB") if max(p["n_bytes"] for p in shown) > 2**30 // 10 else (1024**2, "MiB")
+    unit, name = unit_of(max(p["n_bytes"] for p in shown))
 
     def draw(axes: Any) -> None:
         for order in ("entropy", "kld"):

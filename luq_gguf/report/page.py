@@ -60,8 +60,8 @@ class Section:
     conditions: str = ""
 
 
-def _image(path: Path, caption: str) -> Image:
-    return Image(caption, base64.b64encode(path.read_bytes()).decode())
+def _image(path: Path, caption: str, conditions: str = "") -> Image:
+    return Image(caption + (f" ({conditions})." if conditions else "."), base64.b64encode(path.read_bytes()).decode())
 
 
 def render(title: str, sections: Sequence[Section]) -> str:
@@ -73,11 +73,14 @@ def render(title: str, sections: Sequence[Section]) -> str:
 def profile_section(profile: Profile, plan: Plan | None, folder: Path) -> Section:
     low = plan.low_layers if plan else ()
     figures.entropy_by_layer(profile, low, folder / "entropy.png")
-    images = [
-        _image(folder / "entropy.png", "Entropy of each decoder layer's outputs; bars: spread over K-means seeds")
-    ]
+    estimator, calibration = profile.estimator, profile.calibration
+    told = f"K = {estimator.get('k')}, token vectors {_plain(estimator.get('token_vectors'))}, alpha "
+    told += f"{calibration.get('alpha')}, {_plain(calibration.get('sources'))}"
+    what = "Entropy of each decoder layer's outputs; bars: standard deviation over K-means seeds"
+    images = [_image(folder / "entropy.png", what, told)]
     if figures.entropy_by_modality(profile, folder / "modality.png"):
-        images.append(_image(folder / "modality.png", "Entropy against depth, with and without images"))
+        what = "Entropy against depth: tokens of samples with images, and of samples without"
+        images.append(_image(folder / "modality.png", what, told))
     taus = ranking.agreement(profile.rankings)
     texts = []
     if taus:
@@ -103,20 +106,57 @@ def plan_section(plan: Plan, types: Path | None) -> Section:
 
 
 def sweep_section(sweep: Mapping[str, Any], folder: Path) -> Section:
-    points = sweep["points"]
+    points, told = sweep["points"], _measured_on(sweep["conditions"])
     images = []
     for metric, what in (("kld", "mean KLD"), ("accuracy", "accuracy")):
         drawn = folder / f"order-{metric}.png"
         if figures.order_matters(points, metric, drawn):
-            images.append(_image(drawn, f"Order matters: {what} against the number of low layers"))
+            images.append(_image(drawn, f"Order matters: {what} against the number of low layers", told))
     if figures.trade_off(points, folder / "trade-off.png"):
-        images.append(_image(folder / "trade-off.png", "Trade-off: divergence against bytes, beside uniform files"))
+        what = "Trade-off: divergence against bytes, beside llama-quantize's uniform files"
+        images.append(_image(folder / "trade-off.png", what, told))
     uniform = sorted((p for p in points if p["n_low"] is None), key=lambda p: p["n_bytes"])
     rows = [_row(p["order"].removeprefix("uniform "), p) for p in uniform]
     paper = [p for p in points if p["order"] == "entropy"]
     rows += [_row(f"LUQ, {p['n_low']} low", p) for p in sorted(paper, key=lambda p: p["n_low"])]
     head = ("file", "size", "bits of layers", "mean KLD", "95% interval", "same top", "accuracy")
     return Section("Sweep", (), head, rows, images, _told(sweep["conditions"]))
+
+
+def _measured_on(conditions: Mapping[str, Any]) -> str:
+    n = f"{conditions['n_samples']} questions" if conditions["n_samples"] else f"{conditions['n_chunks']} chunks"
+    return (
+        f"{n} of {conditions['data']}, behind every text token, against {conditions['reference']}; "
+        f"low {conditions['low']}, high {conditions['high']}"
+    )
+
+
+def alpha_section(content: Mapping[str, Any], folder: Path) -> Section:
+    """What follows alpha: files with its ranking, its importance, or both."""
+    points, conditions = content["points"], content["conditions"]
+    told = f"{_measured_on(conditions)}; what does not follow alpha is the run's own, {content['run_alpha']:g}"
+    images = []
+    for count in sorted({point["n_low"] for point in points}):
+        drawn = folder / f"alpha-{count}.png"
+        if figures.alpha_effect(points, count, "kld", drawn):
+            what = f"Mean KLD against alpha with {count} low layers; bars: 95% intervals"
+            images.append(_image(drawn, what, told))
+    taus = ", ".join(f"{row['alpha']:g}: {row['kendall_tau']:.2f}" for row in content["rankings"])
+    texts = [f"Kendall's tau between each alpha's ranking and the run's own (alpha {content['run_alpha']:g}): {taus}."]
+    head = ("alpha", "low layers", "follows alpha", "mean KLD", "95% interval", "accuracy")
+    rows = []
+    for point in sorted(points, key=lambda p: (p["n_low"], p["alpha"])):
+        _, _, _, kld, interval, _, accuracy = _row("", point)
+        arm = figures.ARMS[point["changes"]]["label"]
+        rows.append([f"{point['alpha']:g}", str(point["n_low"]), arm, kld, interval, accuracy])
+    return Section("Alpha", texts, head, rows, images, _told(conditions))
+
+
+def sizes_section(files: Sequence[tuple[str, Mapping[str, int]]], folder: Path) -> Section:
+    figures.sizes(files, folder / "sizes.png")
+    head = ("file", *files[0][1], "together")
+    rows = [[name, *map(format_size, parts.values()), format_size(sum(parts.values()))] for name, parts in files]
+    return Section("Sizes", (), head, rows, [_image(folder / "sizes.png", "Bytes of the files of this run")])
 
 
 def _row(name: str, point: Mapping[str, Any]) -> list[str]:
@@ -151,11 +191,12 @@ def eval_section(content: Mapping[str, Any]) -> Section:
     return Section("Files measured", (), head, rows, conditions=_told(content["conditions"]))
 
 
-def _told(conditions: Mapping[str, Any]) -> str:
-    def plain(value: Any) -> str:
-        if isinstance(value, Mapping):
-            return ", ".join(f"{key} {inner}" for key, inner in value.items())
-        return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {inner}" for key, inner in value.items() if inner not in (None, []))
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
-    told = (f"{key.replace('_', ' ')}: {plain(value)}" for key, value in conditions.items() if value not in (None, []))
+
+def _told(conditions: Mapping[str, Any]) -> str:
+    told = (f"{key.replace('_', ' ')}: {_plain(value)}" for key, value in conditions.items() if value not in (None, []))
     return "Conditions: " + "; ".join(told)

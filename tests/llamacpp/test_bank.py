@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from luq_gguf import artefacts, planner, stages
+from luq_gguf import artefacts, files, planner
 from luq_gguf.door import Listener, open_door, with_dataset
 from luq_gguf.errors import VerificationError
 from luq_gguf.llamacpp import bank
@@ -22,7 +22,7 @@ def made(converted, tiny_model, tmp_path_factory):
     shutil.copytree(converted.folder, folder)
     with RunFolder(folder) as run:
         door = open_door(run, str(tiny_model))
-        low, high = stages.make_bank(run, door, None, Listener())
+        low, high = files.make_bank(run, door, None, Listener())
         yield run, door, low, high
 
 
@@ -40,7 +40,7 @@ def test_any_choice_of_layers_has_the_bytes_of_llama_quantize(made, layers, tmp_
     plan = planner.make_plan(door.tensors, layers, Budget(low_layers=len(layers)), "entropy")
     bank.splice(low, high, plan.tensor_types, tmp_path / "spliced.gguf")
     direct = run.file("direct.gguf")
-    stages.write_plan(run, door, plan, direct, None, Listener())
+    files.write_plan(run, door, plan, direct, None, Listener())
     assert (tmp_path / "spliced.gguf").read_bytes() == direct.read_bytes()
     assert not list(tmp_path.glob("*.part"))
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from luq_gguf.errors import CalibrationError
-from luq_gguf.hf.calibration import FOLDER_PROMPT, read_calibration, samples_from_rows
+from luq_gguf.hf.calibration import FOLDER_PROMPT, read_calibration, read_questions, samples_from_rows
 
 
 @pytest.fixture
@@ -141,3 +141,19 @@ def test_an_unreachable_dataset_says_what_to_do(tmp_path):
     with pytest.raises(CalibrationError, match="could not be read") as caught:
         read("nobody/no-such-set", tmp_path)
     assert "--calib" in caught.value.hint
+
+
+def test_a_dataset_is_measured_on_its_validation_split_and_profiled_on_its_train_split(tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.chdir(tmp_path)  # the datasets library takes a folder's relative path for an id
+    for split, colour in (("train", "red"), ("validation", "green"), ("test", "blue")):
+        rows = {"image": [Image.new("RGB", (8, 8), colour)], "question": [f"{split}?"], "answers": [[{"answer": "a"}]]}
+        (tmp_path / "some/set").mkdir(parents=True, exist_ok=True)
+        datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image()).to_parquet(f"some/set/{split}.parquet")
+    cache = tmp_path / "cache"
+    assert [(s.prompt, s.answers) for s in read_questions("some/set:default", None, 0, cache)] == [
+        ("validation?", ("a",))
+    ]
+    assert [s.prompt for s in read_questions("some/set:default:test", None, 0, cache)] == ["test?"]
+    assert [s.prompt for s in read("some/set:default", tmp_path, n_samples=1, alpha=1).multimodal] == ["train?"]
