@@ -7,7 +7,7 @@ H = -sum p_k log2 p_k, in bits, at most log2 K. The estimate depends on the K-me
 from __future__ import annotations
 
 import numpy as np
-from sklearn.cluster import KMeans
+from sklearn.cluster import KMeans, kmeans_plusplus
 
 K = 100
 
@@ -25,7 +25,9 @@ def cluster_histogram(vectors: np.ndarray, k: int, seed: int) -> np.ndarray:
     """Tokens per cluster, int64 [k], of token vectors [n_tokens, width]. Raises ValueError where n_tokens < k."""
     if len(vectors) < k:
         raise ValueError(f"{len(vectors)} token vectors cannot fill {k} clusters")
-    labels = KMeans(n_clusters=k, n_init=1, random_state=seed, copy_x=False).fit_predict(vectors)
+    # The k-means++ start is most of the work, and in float32 scikit-learn converts all vectors for each of its k steps.
+    start, _ = kmeans_plusplus(vectors.astype(np.float64), k, random_state=seed)
+    labels = KMeans(k, init=start.astype(vectors.dtype), n_init=1, copy_x=False).fit_predict(vectors)
     return np.bincount(labels, minlength=k)
 
 
