@@ -117,6 +117,7 @@ def _calibrated(
         return
     folder = run.work / f"alpha-{alpha:g}"
     with RunFolder(folder, create=True) as own:
+        own.update(alpha=alpha)
         profile = make_profile(own, door, replace(request.calibration, alpha=alpha), device=device, listener=listener)
         files.link_f16(own, run, door)
         its_door = with_dataset(door, profile)

@@ -8,7 +8,7 @@ from typing import Any
 
 from luq_gguf import ranking
 from luq_gguf.errors import RunFolderError
-from luq_gguf.values import LayerEntropy, Plan, Profile
+from luq_gguf.values import LayerEntropy, Plan, PredictedSpeed, Profile
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -90,7 +90,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         "unsettled": {str(layer): share for layer, share in plan.unsettled.items()},
         "without_importance": list(plan.without_importance),
         "tensor_types": dict(plan.tensor_types),
-    }
+    } | ({"predicted_speed": vars(plan.speed)} if plan.speed else {})
 
 
 def read_plan(path: Path) -> Plan:
@@ -110,6 +110,7 @@ def read_plan(path: Path) -> Plan:
             unsettled={int(layer): float(share) for layer, share in content.get("unsettled", {}).items()},
             without_importance=tuple(str(name) for name in content.get("without_importance", ())),
             budget={k: v for k, v in content["budget"].items() if k != "counts"},
+            speed=PredictedSpeed(**content["predicted_speed"]) if "predicted_speed" in content else None,
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise RunFolderError(f"{path} is no plan of luq-gguf's.", "Run luq-gguf plan again.") from None

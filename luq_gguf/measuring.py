@@ -14,6 +14,7 @@ from luq_gguf.errors import EvaluationError
 from luq_gguf.expectations import Target
 from luq_gguf.files import make_f16, make_mmproj
 from luq_gguf.hf import calibration
+from luq_gguf.predicting import Predictor
 from luq_gguf.run_folder import RunFolder
 from luq_gguf.stages import make_plan
 from luq_gguf.values import Budget, EvalData, Plan, Profile
@@ -67,11 +68,12 @@ def measured_plan(
     rule: str,
     seed: int,
     make_meter: Callable[[], sweeping.Meter],
+    predictor: Predictor | None,
     listener: Listener,
 ) -> Plan:
     """The plan; where the order or the budget asks for it, files are measured first."""
     if rule != "kld" and not budget.is_quality:
-        return make_plan(run, door, budget, rule=rule, seed=seed)
+        return make_plan(run, door, budget, rule=rule, seed=seed, predictor=predictor)
     meter, n_layers = make_meter(), door.tensors.n_layers
     if rule == "kld":
         order = sweeping.order_by_kld(meter, n_layers, _counter(listener, "layers, each alone low", n_layers))
@@ -90,7 +92,7 @@ def measured_plan(
         noted |= {k: v for k, v in vars(budget).items() if v is not None}
         noted["tried"] = [vars(one) for one in tried]
         budget = Budget(low_layers=count)
-    return make_plan(run, door, budget, rule=rule, seed=seed, order=order, measured=noted)
+    return make_plan(run, door, budget, rule=rule, seed=seed, order=order, measured=noted, predictor=predictor)
 
 
 def _counter(listener: Listener, what: str, total: int) -> Callable[[], None]:

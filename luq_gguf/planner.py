@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from luq_gguf.errors import BudgetError
 from luq_gguf.values import Budget, ModelTensors, Plan
@@ -69,9 +69,19 @@ def check_budget(tensors: ModelTensors, budget: Budget) -> None:
         )
 
 
-def low_layer_count(tensors: ModelTensors, order: Sequence[int], budget: Budget) -> int:
-    """The fewest layers, taken from the front of the order, that meet the budget."""
+def low_layer_count(
+    tensors: ModelTensors,
+    order: Sequence[int],
+    budget: Budget,
+    decode_tps: Callable[[Sequence[int]], float] | None = None,
+) -> int:
+    """The fewest layers, taken from the front of the order, that meet the budget.
+
+    `decode_tps` predicts the speed of a choice of low layers; a budget of speed needs it.
+    """
     check_budget(tensors, budget)
+    if budget.decode_tps is not None and decode_tps is not None:
+        return _fewest_for_speed(tensors, order, budget.decode_tps, decode_tps)
     if budget.low_layers is not None:
         return budget.low_layers
     for count in range(tensors.n_layers + 1):
@@ -80,7 +90,22 @@ def low_layer_count(tensors: ModelTensors, order: Sequence[int], budget: Budget)
             return count
         if budget.bpw is not None and bits_per_weight(tensors, low) <= budget.bpw:
             return count
-    raise BudgetError("No budget was given.", "Give --low-layers, --target-size or --target-bpw.")
+    raise BudgetError("No budget was given.", "Give --low-layers, --target-size, --target-bpw or --target-tps.")
+
+
+def _fewest_for_speed(
+    tensors: ModelTensors, order: Sequence[int], wanted: float, decode_tps: Callable[[Sequence[int]], float]
+) -> int:
+    speeds = [decode_tps(order[:count]) for count in range(tensors.n_layers + 1)]
+    count = next((count for count, speed in enumerate(speeds) if speed >= wanted), None)
+    if count is None:
+        best = max(range(len(speeds)), key=speeds.__getitem__)
+        raise BudgetError(
+            f"No number of layers in {tensors.low} reaches {wanted:g} tokens/s on this machine: the most that is "
+            f"predicted is {speeds[best]:.1f}, with {best} low.",
+            "Ask for less, or choose a --low type that is faster here: luq-gguf bench --types lists them.",
+        )
+    return count
 
 
 def make_plan(
@@ -89,9 +114,10 @@ def make_plan(
     budget: Budget,
     ranking: str,
     near_ties: Sequence[tuple[int, int]] = (),
+    decode_tps: Callable[[Sequence[int]], float] | None = None,
 ) -> Plan:
     """Layers in the order given become low until the budget is met; raises BudgetError where it cannot be."""
-    low = tuple(sorted(order[: low_layer_count(tensors, order, budget)]))
+    low = tuple(sorted(order[: low_layer_count(tensors, order, budget, decode_tps)]))
     return Plan(
         low=tensors.low,
         high=tensors.high,

@@ -13,6 +13,7 @@ from luq_gguf.door import Door, Listener
 from luq_gguf.errors import RunFolderError
 from luq_gguf.hf import calibration as calibration_input
 from luq_gguf.llamacpp import imatrix_file, quantize, skeleton
+from luq_gguf.predicting import Predictor, tps_of
 from luq_gguf.run_folder import RunFolder, hash_of
 from luq_gguf.values import Budget, Plan, Profile
 
@@ -108,10 +109,12 @@ def make_plan(
     seed: int = 0,
     order: Sequence[int] | None = None,
     measured: Mapping[str, object] | None = None,
+    predictor: Predictor | None = None,
 ) -> Plan:
     """Plan stage: plan.json, tensor-types.txt.
 
-    `order` is given where the rule is more than the profile's entropies; `measured` is added to the budget's account.
+    `predictor` adds what speed is predicted, and is needed for a budget of speed. `order` is given where the rule is
+    more than the profile's entropies; `measured` is added to the budget's account.
     """
     profile = artefacts.read_profile(run.file("profile.json"))
     if len(profile.layers) != door.tensors.n_layers:
@@ -122,9 +125,11 @@ def make_plan(
         )
     ranked = order if order is not None else ranking.rank(profile.layers, rule, seed)
     ties = ranking.near_ties(profile.layers, ranked) if rule.startswith("entropy") else ()
-    plan = planner.make_plan(door.tensors, ranked, budget, rule, ties)
+    plan = planner.make_plan(door.tensors, ranked, budget, rule, ties, tps_of(predictor))
     doubtful = ranking.unsettled(profile.rankings, len(plan.low_layers), rule)
     plan = replace(plan, unsettled=doubtful, budget={**plan.budget, **(measured or {})})
+    if predictor:
+        plan = replace(plan, speed=predictor.of(plan))
 
     def make() -> None:
         artefacts.write_json(run.file("plan.json"), artefacts.plan_to_json(plan))

@@ -112,7 +112,8 @@ class Profile:
 class Budget:
     """How far to go. Exactly one is set; the size is that of the text model's file: mmproj and KV cache not counted.
 
-    `max_kld` (nats, mean over text tokens) and `min_accuracy` bound what is measured of the real file.
+    `decode_tps` is predicted tokens/s on this machine; `max_kld` (nats, mean over text tokens) and `min_accuracy` bound
+    what is measured of the real file.
     """
 
     low_layers: int | None = None
@@ -120,6 +121,7 @@ class Budget:
     bpw: float | None = None
     max_kld: float | None = None
     min_accuracy: float | None = None
+    decode_tps: float | None = None
 
     @property
     def is_quality(self) -> bool:
@@ -162,6 +164,26 @@ class ModelTensors:
 
 
 @dataclass(frozen=True)
+class PredictedSpeed:
+    """What a plan's file is predicted to do on one machine, beside the file of its high ftype.
+
+    `low_layer_ratio`: how fast layers in the low type decode, those in the high type being 1. Where that is below 1,
+    `faster` is the type of fewest bits that is faster than the high type, if any, and `faster_bytes` the file with it.
+    """
+
+    decode_tps: float
+    prefill_tps: float
+    high_decode_tps: float
+    high_prefill_tps: float
+    threads: int
+    prompt_tokens: int
+    low_layer_ratio: float
+    high_type: str
+    faster: str | None = None
+    faster_bytes: int | None = None
+
+
+@dataclass(frozen=True)
 class Plan:
     """A type for every tensor. `predicted_bytes` counts tensor data, as llama-quantize's dry run does;
     `predicted_file_bytes` also the header and padding. `unsettled` layers are low in some ways of estimating the
@@ -180,6 +202,7 @@ class Plan:
     unsettled: Mapping[int, float] = field(default_factory=dict)
     without_importance: tuple[str, ...] = ()
     budget: Mapping[str, object] = field(default_factory=dict)
+    speed: PredictedSpeed | None = None
 
 
 @dataclass(frozen=True)

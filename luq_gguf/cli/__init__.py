@@ -19,6 +19,7 @@ COMMANDS = {
     "quantize": "Write and verify the GGUF that a plan describes.",
     "eval": "Measure divergence, accuracy and perplexity of a GGUF file.",
     "sweep": "Measure files with more and more low layers, in several orders.",
+    "bench": "Measure decode and prefill speed on this CPU, of files or of a geometry.",
     "report": "Write report.html and figures of a run.",
     "inspect": "Show sizes and types of a GGUF file.",
     "doctor": "Check that everything needed is there, and say what to do if not.",

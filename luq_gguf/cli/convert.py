@@ -37,6 +37,7 @@ def command(
     target_bpw: float | None,
     max_kld: float | None,
     min_accuracy: float | None,
+    target_tps: float | None,
     rule: str,
     as_json: bool,
     **rest: Any,
@@ -46,7 +47,7 @@ def command(
     \b
     luq-gguf convert Qwen/Qwen2.5-VL-7B-Instruct --out out/ --target-size 3.4GiB
     """
-    budget = options.make_budget(low_layers, target_size, target_bpw, max_kld, min_accuracy)
+    budget = options.make_budget(low_layers, target_size, target_bpw, max_kld, min_accuracy, target_tps)
     from luq_gguf import pipeline
     from luq_gguf.planner import format_size
     from luq_gguf.stages import CalibrationRequest

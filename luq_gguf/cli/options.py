@@ -73,6 +73,7 @@ budget = _chain(
     click.option("--low-layers", type=int, help="How many layers become low."),
     click.option("--target-size", type=Size(), help="Largest text-model file, e.g. 3.4GiB (mmproj not counted)."),
     click.option("--target-bpw", type=float, help="Most bits per weight of the text model."),
+    click.option("--target-tps", type=float, help="Least decode tokens/s that are predicted on this machine."),
     click.option("--max-kld", type=float, help="Most mean KL divergence from the 16-bit file on --eval, in nats."),
     click.option("--min-accuracy", type=float, help="Least accuracy on --eval, 0 to 1."),
     click.option("--eval", "eval_source", metavar="SET",
@@ -110,16 +111,17 @@ def make_budget(
     target_bpw: float | None,
     max_kld: float | None,
     min_accuracy: float | None,
+    target_tps: float | None,
 ) -> Budget:
-    """Exactly one of the five. Raises BudgetError."""
-    budget = Budget(low_layers, target_size, target_bpw, max_kld, min_accuracy)
+    """Exactly one of the six. Raises BudgetError."""
+    budget = Budget(low_layers, target_size, target_bpw, max_kld, min_accuracy, target_tps)
     given = [value for value in vars(budget).values() if value is not None]
     if len(given) != 1:
         problem = "No budget was given." if not given else "More than one budget was given."
         raise BudgetError(
             problem,
-            "Give exactly one of --low-layers N, --target-size 3.4GiB, --target-bpw 3.7, --max-kld X and "
-            "--min-accuracy A.",
+            "Give exactly one of --low-layers N, --target-size 3.4GiB, --target-bpw 3.7, --target-tps X, --max-kld X "
+            "and --min-accuracy A.",
         )
     return budget
 

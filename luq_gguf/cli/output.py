@@ -16,7 +16,8 @@ from rich.table import Table
 from luq_gguf import ranking
 from luq_gguf.door import Listener
 from luq_gguf.planner import format_size
-from luq_gguf.values import LayerEntropy, Plan, Profile
+from luq_gguf.speed import SpeedTable
+from luq_gguf.values import LayerEntropy, Plan, PredictedSpeed, Profile
 
 errors = Console(stderr=True)
 
@@ -170,6 +171,58 @@ def _figures(point: dict[str, Any] | None) -> str:
     return kld + (f" ({metrics['accuracy']['value']:.1%})" if metrics["accuracy"] else "")
 
 
+def bench_table(content: dict[str, Any]) -> Table:
+    """A row for every file and number of threads; ratios with the interval of the same command run again."""
+    conditions, longest = content["conditions"], max(content["conditions"]["prompt_tokens"], default=0)
+    table = Table(
+        title=f"tokens/s on {content['machine']['cpu']}, {conditions['repetitions']} turns: median (mean, standard "
+        f"deviation); ratios to {conditions['baseline'] or 'a Q4_K_M file: none given'}"
+    )
+    table.add_column("file", overflow="fold")
+    for name in ("size", "threads", "decode", "ratio", f"prefill {longest}", "ratio", "peak memory", "image, answer"):
+        table.add_column(name, justify="right")
+    for row in content["rows"]:
+        image = row["image"]
+        seconds = (image[key]["median"] for key in ("encode_seconds", "answer_seconds")) if image else ()
+        table.add_row(
+            row["file"] + ("" if row["fits_memory"] else " (beyond free memory)"),
+            format_size(row["n_bytes"]),
+            str(row["threads"]),
+            _speed(row["decode_tps"]),
+            _ratio(row["decode_ratio"]),
+            _speed(row["prefill_tps"]) if row["prefill_tps"] else "",
+            _ratio(row["prefill_ratio"]),
+            format_size(row["peak_rss_bytes"]),
+            ", ".join(f"{value:.2f} s" for value in seconds),
+        )
+    return table
+
+
+def _speed(spread: dict[str, Any]) -> str:
+    return f"{spread['median']:.1f} ({spread['mean']:.1f}, {spread['std']:.1f})"
+
+
+def _ratio(ratio: dict[str, float | None] | None) -> str:
+    if ratio is None:
+        return ""
+    inside = f" ({ratio['low']:.2f} to {ratio['high']:.2f})" if ratio["low"] is not None else ""
+    return f"{ratio['value']:.2f}{inside}"
+
+
+def types_table(rows: list[dict[str, Any]], model: str, table: SpeedTable) -> Table:
+    """What layers in each type do, beside Q4_K."""
+    shown = Table(title=f"layers of {model} by type, {table.threads} threads, prefill of {table.n_prompt} tokens")
+    for name in ("type", "bpw", "GB/s", "decode, 10^9 weights/s", "of Q4_K", "prefill, 10^9 weights/s", "of Q4_K"):
+        shown.add_column(name, justify="left" if name == "type" else "right")
+    for row in rows:
+        decode, prefill = row["decode_weights_per_second"], row["prefill_weights_per_second"]
+        ratios = (row["decode_ratio"], row["prefill_ratio"])
+        a, b = (f"{ratio:.2f}" if ratio else "" for ratio in ratios)
+        speed = f"{row['gigabytes_per_second']:.1f}"
+        shown.add_row(row["type"], f"{row['bpw']:.2f}", speed, f"{decode / 1e9:.1f}", a, f"{prefill / 1e9:.0f}", b)
+    return shown
+
+
 def plan_lines(plan: Plan) -> list[str]:
     """Sentences about a plan."""
     lines = [
@@ -177,6 +230,8 @@ def plan_lines(plan: Plan) -> list[str]:
         f"{', '.join(map(str, plan.low_layers)) or 'none'}; all else as in {plan.high}",
         f"predicted file: {format_size(plan.predicted_file_bytes)} ({plan.bpw:.3f} bpw), without mmproj and KV cache",
     ]
+    if plan.speed:
+        lines += _speed_lines(plan, plan.speed)
     if plan.unsettled:
         shares = ", ".join(f"{layer} ({share:.0%})" for layer, share in sorted(plan.unsettled.items()))
         lines.append(f"not settled, low in so many ways of estimating the ranking: {shares}")
@@ -194,6 +249,25 @@ def plan_lines(plan: Plan) -> list[str]:
     inside = [f"{a}~{b}" for a, b in plan.near_ties if (a, b) not in crossing]
     if inside:
         lines.append(f"other near ties in the ranking: {', '.join(inside)}")
+    return lines
+
+
+def _speed_lines(plan: Plan, speed: PredictedSpeed) -> list[str]:
+    decode, prefill = speed.decode_tps / speed.high_decode_tps, speed.prefill_tps / speed.high_prefill_tps
+    lines = [
+        f"predicted on this machine ({speed.threads} threads): decode {decode:.2f} x {plan.high} "
+        f"({speed.decode_tps:.1f} tokens/s), prefill of {speed.prompt_tokens} tokens {prefill:.2f} x"
+    ]
+    if speed.low_layer_ratio < 1:
+        other = (
+            f"the smallest type that is faster is {speed.faster} (--low {speed.faster}: "
+            f"{format_size(speed.faster_bytes or 0)})"
+            if speed.faster
+            else f"no type between {plan.low} and {speed.high_type} is faster"
+        )
+        lines.append(
+            f"layers in {plan.low} decode at {speed.low_layer_ratio:.2f} of {speed.high_type}'s speed here; {other}"
+        )
     return lines
 
 

@@ -28,6 +28,7 @@ def command(
     target_bpw: float | None,
     max_kld: float | None,
     min_accuracy: float | None,
+    target_tps: float | None,
     eval_source: str | None,
     rule: str,
     seed: int,
@@ -38,7 +39,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Write plan.json and tensor-types.txt into RUN_DIR, a folder that `luq-gguf profile` has filled."""
-    budget = options.make_budget(low_layers, target_size, target_bpw, max_kld, min_accuracy)
+    budget = options.make_budget(low_layers, target_size, target_bpw, max_kld, min_accuracy, target_tps)
     from luq_gguf import artefacts, pipeline
 
     with output.listener() as listener:

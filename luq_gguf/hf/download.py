@@ -64,6 +64,18 @@ def fetch(model: str, revision: str | None, check: Callable[[Path], None], *, co
         return Snapshot(folder, commit)
 
 
+def fetch_config(model: str) -> Path:
+    """config.json alone, of the newest revision or as it was fetched before. Raises as `fetch` does."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    with _one_sentence(model):
+        try:
+            return Path(hf_hub_download(model, "config.json"))
+        except EntryNotFoundError:
+            raise CheckpointError(f"{model} has no config.json.", "Choose another model.") from None
+
+
 def _files(model: str, commit: str) -> dict[str, int]:
     """Name -> bytes of the files at the top of the repository; what lies in folders is of other formats."""
     from huggingface_hub import HfApi

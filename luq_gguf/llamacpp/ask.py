@@ -127,6 +127,16 @@ class Runner:
         prompt_tokens, followed = tuple(reply["prompt"]), tuple(reply["forced"])
         return Measured(reply["text"], tuple(reply["tokens"]), prompt_tokens, followed, rows)
 
+    def time(self, prompt: str, image: Path | None, *, max_tokens: int) -> dict[str, float]:
+        """Seconds of one greedy answer: encode_seconds (the vision half), first_token_seconds, answer_seconds; and
+        n_prompt, n_answer tokens."""
+        return self._request(time=prompt, image=str(image) if image else None, max_tokens=max_tokens)
+
+    @property
+    def pid(self) -> int:
+        """The process that holds the model."""
+        return self._child.pid
+
     def tokenize(self, text: str) -> tuple[list[int], int | None]:
         """Token ids of a plain text, begun with the BOS token where the tokenizer adds one; and that token."""
         reply = self._request(tokenize=text)

@@ -95,6 +95,17 @@ def type_bytes(kind: str, n_weights: int) -> int:
     return n_weights // block * size
 
 
+def fits_blocks(kind: str, n_columns: int) -> bool:
+    """Whether rows of that many weights divide into a type's blocks."""
+    return n_columns % int(gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][0]) == 0
+
+
+def bits_per_weight(kind: str) -> float:
+    """Of a tensor type."""
+    block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+    return 8 * int(size) / int(block)
+
+
 def needs_importance(name: str, kind: str, ftype: str) -> bool:
     """Whether llama-quantize gives this tensor this type, in a file of this ftype, only with an importance entry."""
     needed = kind in IMATRIX_TYPES or (kind == "Q2_K" and ftype == "Q2_K_S")

@@ -7,6 +7,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ class Model:
         self.n_vocab = llama_cpp.llama_vocab_n_tokens(self.vocab)
         self.n_ctx, self.n_batch = n_ctx, n_batch
         self._embeddings = embeddings
+        self.encode_seconds = 0.0  # what the vision half has taken so far
         self.template = llama_cpp.llama_model_chat_template(self.model, None)
 
     def prompt_text(self, text: str, has_image: bool) -> str:
@@ -182,8 +184,10 @@ class Model:
         if kept is not None and kept.exists():
             embedding = np.load(kept, allow_pickle=False)
         else:
+            started = time.perf_counter()
             if code := mtmd.mtmd_encode_chunk(self.mtmd, chunk):
                 raise WorkerError(f"libmtmd failed to read the image (code {code})")
+            self.encode_seconds += time.perf_counter() - started
             n = mtmd.mtmd_input_chunk_get_n_tokens(chunk)
             embedding = np.ctypeslib.as_array(mtmd.mtmd_get_output_embd(self.mtmd), (n * width,)).copy()
             if kept is not None:

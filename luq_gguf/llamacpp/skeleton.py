@@ -18,8 +18,16 @@ IMATRIX_NAME = "imatrix.gguf"  # the path llama-quantize is given, and writes in
 ALIGNMENT = 32
 
 
-def write(out: Path, metadata: Path, tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> gguf_files.GGUFInfo:
-    """Metadata from a GGUF without tensors, and tensors of these types (F16 or F32) and shapes (torch order)."""
+def write(
+    out: Path,
+    metadata: Path,
+    tensors: Mapping[str, tuple[str, tuple[int, ...]]],
+    changes: Mapping[str, object] | None = None,
+) -> gguf_files.GGUFInfo:
+    """Metadata of another GGUF, and tensors of these types and shapes (torch order).
+
+    `changes` are metadata that get other values; what is None is left out.
+    """
     reader = gguf.GGUFReader(metadata)
     arch = reader.fields["general.architecture"].contents()
     writer = gguf.GGUFWriter(out, arch)
@@ -27,12 +35,19 @@ def write(out: Path, metadata: Path, tensors: Mapping[str, tuple[str, tuple[int,
         if name.startswith("GGUF.") or name == "general.architecture":
             continue
         kind, sub = field.types[0], field.types[-1] if len(field.types) > 1 else None
-        writer.add_key_value(name, field.contents(), kind, sub)
+        value = changes[name] if changes and name in changes else field.contents()
+        if value is not None:
+            writer.add_key_value(name, value, kind, sub)
+    for name, value in (changes or {}).items():
+        if name not in reader.fields and value is not None:
+            writer.add_string(name, value) if isinstance(value, str) else writer.add_uint32(name, value)
     n_bytes = 0
-    for name, (kind, shape) in tensors.items():
-        dtype = np.dtype({"F16": np.float16, "F32": np.float32}[kind])
-        size = int(np.prod(shape)) * dtype.itemsize
-        writer.add_tensor_info(name, shape, dtype, size)
+    for name, (tensor_type, shape) in tensors.items():
+        size = gguf_files.type_bytes(tensor_type, int(np.prod(shape)))
+        row = gguf_files.type_bytes(tensor_type, shape[-1])
+        raw = gguf.GGMLQuantizationType[tensor_type]
+        # this writer wants the shape of types that numpy does not know in bytes
+        writer.add_tensor_info(name, (*shape[:-1], row), np.dtype(np.uint8), size, raw_dtype=raw)
         n_bytes += -(-size // ALIGNMENT) * ALIGNMENT
     if "general.size_label" not in reader.fields:  # needs the number of weights, so metadata alone lacks it
         writer.add_string("general.size_label", gguf.size_label(*writer.get_total_parameter_count()))

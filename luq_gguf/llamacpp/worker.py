@@ -8,6 +8,8 @@ Reads a JSON object a line from stdin and writes one a line to stdout; the first
     {"text", "image", "out"}                            -> {"tokens", "n_prompt"}
     {"tokens": ids, "start", "out"}                     -> {}: of the tokens from `start` on
     {"tokenize": text}                                  -> {"tokens", "bos": id or null}
+    {"time": prompt, "image", "max_tokens"}             -> {"encode_seconds", "first_token_seconds", "answer_seconds",
+                                                            "n_prompt", "n_answer"}
     {"render": prompt, "image"}                         -> {"text"}: the prompt in the file's chat template
     anything that fails                                 -> {"error"}
 
@@ -20,6 +22,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +80,22 @@ def measure(
     return {"text": model.text(tokens), "tokens": tokens, "prompt": read, "forced": forced, "n_prompt": n_prompt}
 
 
+def time_answer(model: Model, text: str, image: str | None, max_tokens: int) -> dict[str, Any]:
+    """How long the greedy answer takes from an empty context: the vision half, until the first token, and in all."""
+    prompt, encoded, started = model.prompt_text(text, image is not None), model.encode_seconds, time.perf_counter()
+    position, _, n_prompt = model.read(prompt, image)
+    model.logits(-1)
+    first = time.perf_counter() - started
+    tokens = generate(model, position, max_tokens)
+    return {
+        "encode_seconds": model.encode_seconds - encoded,
+        "first_token_seconds": first,
+        "answer_seconds": time.perf_counter() - started,
+        "n_prompt": n_prompt,
+        "n_answer": len(tokens),
+    }
+
+
 def score(model: Model, text: str, image: str | None, out: Path) -> dict[str, Any]:
     rows: list[np.ndarray] = []
     _, tokens, n_prompt = model.read(text, image, rows)
@@ -111,6 +130,8 @@ def reply(model: Model, wanted: dict[str, Any]) -> dict[str, Any]:
         return score(model, wanted["text"], wanted["image"], Path(wanted["out"]))
     if "tokens" in wanted:
         return score_tokens(model, wanted["tokens"], int(wanted["start"]), Path(wanted["out"]))
+    if "time" in wanted:
+        return time_answer(model, wanted["time"], wanted["image"], int(wanted["max_tokens"]))
     if "tokenize" in wanted:
         return {"tokens": model.tokenize(wanted["tokenize"]), "bos": model.bos()}
     return {"text": model.prompt_text(wanted["render"], bool(wanted["image"]))}

@@ -1,0 +1,143 @@
+"""`bench`: which files are compared, of a run folder, of a geometry alone, or as given; and what each type does."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from luq_gguf import artefacts, pipeline, planner, shapes, throughput, type_rates
+from luq_gguf.door import Listener
+from luq_gguf.errors import EvaluationError
+from luq_gguf.llamacpp import gguf_files, shape_file, tools
+from luq_gguf.speed import SpeedTable
+from luq_gguf.throughput import Arm, BenchRequest
+from luq_gguf.type_rates import Geometry
+from luq_gguf.values import Budget
+
+
+def bench_files(
+    files: Sequence[Path], mmproj: Path | None, request: BenchRequest, out: Path, listener: Listener
+) -> dict[str, Any]:
+    """Measure files as they are; the vision half is the one given, or the only one beside each file."""
+    if len({path.name for path in files}) < len(files):
+        raise EvaluationError("Two files have the same name.", "Rename one: the table tells them apart by name.")
+    arms = [throughput.make_arm(path, mmproj or _beside(path)) for path in files]
+    return _bench(arms, throughput.find_baseline(arms), request, out, listener)
+
+
+def _beside(path: Path) -> Path | None:
+    found = sorted(path.parent.glob("mmproj*.gguf"))
+    return found[0] if len(found) == 1 else None
+
+
+def bench_run(
+    run_dir: Path,
+    request: BenchRequest,
+    out: Path,
+    listener: Listener,
+    *,
+    model: str | None = None,
+    trust_remote_code: bool = False,
+) -> dict[str, Any]:
+    """Measure a run folder's 16-bit file, the one of its high ftype and its LUQ file, made where they are missing."""
+    made, mmproj = pipeline.compared_files(run_dir, model=model, trust_remote_code=trust_remote_code, listener=listener)
+    arms = [throughput.make_arm(path, mmproj) for path in made]
+    return _bench(arms, arms[1], request, out, listener)
+
+
+def bench_shape(
+    model: str,
+    low_layers: int | None,
+    lows: Sequence[str],
+    high: str,
+    f16: bool,
+    request: BenchRequest,
+    out: Path,
+    listener: Listener,
+) -> dict[str, Any]:
+    """Measure files of a geometry with random weights: the high ftype, and with so many layers in each low type.
+
+    They lie beside `out` while they are measured.
+    """
+    llama = tools.find()
+    with tempfile.TemporaryDirectory(prefix="luq-shape-", dir=out.parent) as work:
+        folder, arms = Path(work), list[Arm]()
+        found = {low: shapes.geometry(model, folder / low, llama, low, high) for low in lows}
+        name = model.rstrip("/").rsplit("/", 1)[-1]
+        for label, geometry, types in _wanted(name, found, low_layers, high, f16):
+            progress = partial(_share, listener, f"writing {label}")
+            made = shape_file.write(folder / f"{label}.gguf", geometry.source, types, on_progress=progress)
+            arms.append(throughput.make_arm(made.path))
+        told = {"weights": "random; geometry, types and sizes are the model's", "model": model}
+        if low_layers:
+            n_layers = next(iter(found.values())).tensors.n_layers
+            told["low_layers"] = ", ".join(map(str, shapes.spread_layers(n_layers, low_layers)))
+        stock = next(arm for arm in arms if arm.path.stem == f"{name}-{high.upper()}")
+        return _bench(arms, stock, request, out, listener, told)
+
+
+def _share(listener: Listener, stage: str, share: float) -> None:
+    listener.progress(stage, share, 1.0)
+
+
+def _wanted(
+    name: str, found: Mapping[str, Geometry], low_layers: int | None, high: str, f16: bool
+) -> list[tuple[str, Geometry, Mapping[str, str]]]:
+    """Name, geometry and types of every file. Raises BudgetError for more low layers than there are."""
+    first = next(iter(found.values()))
+    planner.check_budget(first.tensors, Budget(low_layers=low_layers or 0))
+    wanted: list[tuple[str, Geometry, Mapping[str, str]]] = []
+    if f16:
+        wanted.append((f"{name}-F16", first, first.source.types))
+    wanted.append((f"{name}-{high.upper()}", first, planner.tensor_types(first.tensors, ())))
+    if low_layers:
+        layers = shapes.spread_layers(first.tensors.n_layers, low_layers)
+        for low, geometry in found.items():
+            label = f"{name}-LUQ{low_layers}-{low.upper()}-{high.upper()}"
+            wanted.append((label, geometry, planner.tensor_types(geometry.tensors, layers)))
+    return wanted
+
+
+def _bench(
+    arms: Sequence[Arm],
+    baseline: Arm | None,
+    request: BenchRequest,
+    out: Path,
+    listener: Listener,
+    told: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    conditions = {"baseline": baseline.path.name if baseline else None} | dict(told or {})
+    return throughput.bench(
+        arms, baseline, request, lambda content: artefacts.write_json(out, content), listener, conditions
+    )
+
+
+def bench_types(
+    run_dir: Path | None, model: str, threads: int, again: bool, listener: Listener
+) -> tuple[SpeedTable, list[dict[str, Any]]]:
+    """Rates of every candidate type in layers of a run folder's model, or of a geometry; and a row for each."""
+    if run_dir:
+        geometry = pipeline.geometry(run_dir, listener=listener)
+        table = type_rates.measured(geometry, threads, listener, again=again)
+    else:
+        with tempfile.TemporaryDirectory(prefix="luq-shape-") as folder:
+            geometry = shapes.geometry(model, Path(folder) / "shape", tools.find(), "IQ1_M", "Q4_K_M")
+            table = type_rates.measured(geometry, threads, listener, again=again)
+    rows = []
+    for kind, rate in table.rates.items():
+        bits = gguf_files.bits_per_weight(kind)
+        rows.append(
+            {
+                "type": kind,
+                "bpw": bits,
+                "gigabytes_per_second": rate.decode_wps * bits / 8e9,
+                "decode_weights_per_second": rate.decode_wps,
+                "prefill_weights_per_second": rate.prefill_wps,
+                "decode_ratio": rate.decode_wps / table.rates["Q4_K"].decode_wps if "Q4_K" in table.rates else None,
+                "prefill_ratio": rate.prefill_wps / table.rates["Q4_K"].prefill_wps if "Q4_K" in table.rates else None,
+            }
+        )
+    return table, sorted(rows, key=lambda row: float(str(row["bpw"])))

@@ -1,0 +1,118 @@
+"""luq-gguf bench: how fast files are on this CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from luq_gguf.cli import options, output
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command("bench")
+@click.argument("files", nargs=-1, type=FILE)
+@click.option(
+    "--run",
+    "run_dir",
+    type=click.Path(path_type=Path),
+    help="A run folder: its 16-bit, high-type and LUQ files, made where they are missing.",
+)
+@click.option(
+    "--shape",
+    metavar="MODEL",
+    help="A geometry without weights: a folder or Hub id with config.json, or qwen2.5-vl-7b, qwen2.5-vl-3b, "
+    "llava-1.5-7b, llava-1.5-13b.",
+)
+@click.option("--types", "of_types", is_flag=True, help="Every candidate type in layers of the model's shapes.")
+@click.option("--again", is_flag=True, help="With --types: measure also what is known already.")
+@click.option("--low-layers", type=click.IntRange(0), help="With --shape: how many layers are low.")
+@click.option("--low", default="IQ1_M", show_default=True, help="With --shape: tensor types of low layers, a list.")
+@click.option("--high", default="Q4_K_M", show_default=True, help="With --shape: file type of everything else.")
+@click.option("--f16", is_flag=True, help="With --shape: the 16-bit file too.")
+@click.option("--threads", metavar="LIST", help="Numbers of threads such as 1,2,4.  [default: physical cores]")
+@click.option("--prompt", "prompts", default="64,256", show_default=True, help="Prompt lengths in tokens for prefill.")
+@click.option("--generate", default=32, show_default=True, type=click.IntRange(1), help="Tokens written for decode.")
+@click.option("--repetitions", default=10, show_default=True, type=click.IntRange(1), help="Turns of every file.")
+@click.option("--mmproj", type=FILE, help="The vision half.  [default: the only mmproj beside each file]")
+@click.option("--image", type=FILE, help="The picture that is asked about.  [default: a made one, 448 x 448]")
+@click.option("--allow-swap", is_flag=True, help="Also measure a file that does not fit in free memory.")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The JSON file.  [default: bench.json, in the run folder with --run]",
+)
+@click.option("--model", help="With --run: the checkpoint, if it is not where the profile found it.")
+@options.trust
+@options.as_json
+def command(files: tuple[Path, ...], run_dir: Path | None, shape: str | None, of_types: bool, **rest: Any) -> None:
+    """Measure decode and prefill of FILES on this CPU by llama-bench, and whole answers about an image by libmtmd.
+
+    The files take turns. Ratios are to the Q4_K_M file among them. What is finished when it is interrupted is kept.
+    """  # fmt: skip
+    as_json = bool(rest.pop("as_json"))
+    given = sum((bool(files), run_dir is not None, shape is not None))
+    if given > 1 or (given == 0 and not of_types) or (of_types and files):
+        raise click.UsageError("Give FILES, --run DIR or --shape MODEL; or --types, with one of the latter or alone.")
+    if of_types:
+        _types(run_dir, shape, as_json, rest)
+        return
+    content, out = _bench(files, run_dir, shape, rest)
+    if as_json:
+        output.print_json(content)
+        return
+    output.print_table(output.bench_table(content))
+    click.echo(f"figures  {out}")
+
+
+def _threads(text: str | None) -> tuple[int, ...]:
+    from luq_gguf import machine
+
+    found = options.numbers(text, "--threads") if text else (machine.physical_cores(),)
+    if not all(found):
+        raise click.UsageError("--threads must be at least 1.")
+    return found
+
+
+def _bench(
+    files: tuple[Path, ...], run_dir: Path | None, shape: str | None, given: dict[str, Any]
+) -> tuple[dict[str, Any], Path]:
+    prompts = options.numbers(given["prompts"], "--prompt")
+    from luq_gguf import benching
+    from luq_gguf.throughput import BenchRequest
+
+    request = BenchRequest(
+        _threads(given["threads"]),
+        prompts,
+        given["generate"],
+        given["repetitions"],
+        given["image"],
+        given["allow_swap"],
+    )
+    out = (given["out"] or (run_dir or Path()) / "bench.json").absolute()
+    with output.listener() as listener:
+        if run_dir:
+            asked = {"model": given["model"], "trust_remote_code": given["trust_remote_code"]}
+            return benching.bench_run(run_dir, request, out, listener, **asked), out
+        if shape:
+            lows = tuple(dict.fromkeys(kind.strip().upper() for kind in given["low"].split(",")))
+            how = (given["low_layers"], lows, given["high"], given["f16"])
+            return benching.bench_shape(shape, *how, request, out, listener), out
+        return benching.bench_files(files, given["mmproj"], request, out, listener), out
+
+
+def _types(run_dir: Path | None, shape: str | None, as_json: bool, given: dict[str, Any]) -> None:
+    from luq_gguf import benching
+
+    threads = _threads(given["threads"])
+    if len(threads) > 1:
+        raise click.UsageError("--types takes one number of threads.")
+    with output.listener() as listener:
+        model = shape or "qwen2.5-vl-7b"
+        table, rows = benching.bench_types(run_dir, model, threads[0], given["again"], listener)
+    if as_json:
+        output.print_json({"threads": table.threads, "prompt_tokens": table.n_prompt, "types": rows})
+        return
+    output.print_table(output.types_table(rows, str(run_dir) if run_dir else model, table))

@@ -1,0 +1,79 @@
+"""llama-bench: one run of one file, with its samples, its peak memory, and what else the cores did meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import PIPE, Popen
+from typing import Any
+
+from luq_gguf import interrupts, machine
+from luq_gguf.errors import RunnerError
+from luq_gguf.llamacpp import tools
+from luq_gguf.llamacpp.tools import LlamaCpp
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one call of llama-bench measured.
+
+    `tps`: tokens/s by (threads, prompt tokens read or 0, tokens written or 0), a sample for each repetition;
+    `others_share`: the share of all cores' time that other processes took; `build`: what it says of its own build.
+    """
+
+    tps: Mapping[tuple[int, int, int], tuple[float, ...]]
+    peak_rss_bytes: int
+    others_share: float
+    build: Mapping[str, Any]
+
+
+def run(
+    llama: LlamaCpp,
+    model: Path,
+    *,
+    threads: Sequence[int],
+    prompts: Sequence[int],
+    n_generate: int,
+    repetitions: int = 1,
+) -> Run:
+    """Load a file once and measure prefill of each prompt length and decode, at each number of threads.
+
+    llama-bench warms up before each measurement by itself. Raises RunnerError with its words where it fails.
+    """
+    command = [str(llama.tool("llama-bench")), "-m", str(model), "-o", "jsonl", "-r", str(repetitions)]
+    command += ["-t", ",".join(map(str, threads)), "-p", ",".join(map(str, prompts)) or "0", "-n", str(n_generate)]
+    started, busy = time.monotonic(), machine.busy_seconds()
+    with tempfile.TemporaryFile("w+") as errors:
+        child = Popen(
+            command, stdout=PIPE, stderr=errors, text=True, start_new_session=True, preexec_fn=tools.die_with_parent
+        )
+        watch = machine.PeakMemory(child.pid)
+        try:
+            assert child.stdout
+            rows = [json.loads(line) for line in child.stdout if line.startswith("{")]
+            _, status, usage = os.wait4(child.pid, 0)  # with the time that this child alone has used
+            child.returncode = os.waitstatus_to_exitcode(status)
+            interrupts.check()
+        finally:
+            watch.stop()
+            child.kill()
+            child.wait()
+            assert child.stdout
+            child.stdout.close()
+        if child.returncode or not rows:
+            errors.seek(0)
+            told = " ".join(errors.read().split()[-40:])
+            raise RunnerError(f"llama-bench failed on {model.name} with exit code {child.returncode}: {told}", "")
+    elapsed = time.monotonic() - started
+    others = machine.busy_seconds() - busy - usage.ru_utime - usage.ru_stime
+    found = {}
+    for row in rows:
+        found[int(row["n_threads"]), int(row["n_prompt"]), int(row["n_gen"])] = tuple(map(float, row["samples_ts"]))
+    build = {key: rows[0][key] for key in ("build_commit", "build_number", "cpu_info", "backends")}
+    share = max(0.0, others) / (elapsed * (os.cpu_count() or 1))
+    return Run(found, watch.n_bytes, share, build)

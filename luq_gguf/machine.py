@@ -1,0 +1,105 @@
+"""What this machine is, and how busy it is: the conditions of every speed."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+_FEATURES = re.compile(r"(sse4_2|avx\w*|f16c|fma|bmi2|amx_\w+|asimd\w*|i8mm|sve\w*|neon|bf16)$")
+
+
+def cpu_name() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("model name", "Model", "cpu model")):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def cpu_features() -> list[str]:
+    """The instruction sets that ggml's kernels ask for; empty where the system does not tell."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                return sorted(flag for flag in line.split(":", 1)[1].split() if _FEATURES.match(flag))
+    return []
+
+
+def physical_cores() -> int:
+    """Cores without their hyper-threads: what llama.cpp runs best on."""
+    return psutil.cpu_count(logical=False) or os.cpu_count() or 1
+
+
+def available_bytes() -> int:
+    """Memory that can be had without swapping."""
+    return int(psutil.virtual_memory().available)
+
+
+def governor() -> str | None:
+    """The frequency governor of the first core, where it can be read."""
+    with suppress(OSError):
+        return Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text().strip()
+    return None
+
+
+def describe() -> dict[str, Any]:
+    """CPU, cores, memory, governor and system, as bench.json has them."""
+    return {
+        "cpu": cpu_name(),
+        "features": cpu_features(),
+        "physical_cores": physical_cores(),
+        "logical_cores": os.cpu_count(),
+        "memory_bytes": int(psutil.virtual_memory().total),
+        "governor": governor(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+    }
+
+
+def busy_seconds() -> float:
+    """Core-seconds that all cores together have worked since the start, for anybody; also stolen by other guests."""
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0))
+
+
+def busy_share(seconds: float = 1.0) -> float:
+    """The share of all cores' time in which something runs now."""
+    return float(psutil.cpu_percent(interval=seconds)) / 100
+
+
+class PeakMemory:
+    """Follows a process's peak resident memory until it is stopped.
+
+    What the system tells when the process has ended would also count what its parent held at the fork.
+    """
+
+    POLL_SECONDS = 0.01
+
+    def __init__(self, pid: int) -> None:
+        self.n_bytes, self._pid, self._ended = 0, pid, threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread.start()
+
+    def _follow(self) -> None:
+        while not self._ended.wait(self.POLL_SECONDS):
+            self._read()
+
+    def _read(self) -> None:
+        status = Path(f"/proc/{self._pid}/status")
+        with suppress(OSError, psutil.Error):
+            if not Path("/proc/self").exists():
+                self.n_bytes = max(self.n_bytes, int(psutil.Process(self._pid).memory_info().rss))
+                return
+            for line in status.read_text().splitlines():
+                if line.startswith("VmHWM"):  # the last one holds: before it runs its own program it is a copy of us
+                    self.n_bytes = int(line.split()[1]) * 1024
+
+    def stop(self) -> None:
+        self._ended.set()
+        self._thread.join()

@@ -1,0 +1,86 @@
+"""What a plan will do on this machine, from measured rates of tensor types."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from luq_gguf import machine, planner, speed, type_rates
+from luq_gguf.door import Door, Listener
+from luq_gguf.llamacpp import gguf_files
+from luq_gguf.speed import SpeedTable
+from luq_gguf.type_rates import Geometry
+from luq_gguf.values import ModelTensors, Plan, PredictedSpeed
+
+WORTH_IT = 200_000_000  # weights: below, a model is fast anyway, and measuring would take longer than the plan
+
+
+class Predictor:
+    """Predicts the speed of choices of low layers of one model; measures what tensor types do as far as is unknown."""
+
+    def __init__(self, door: Door, threads: int | None, listener: Listener) -> None:
+        self._tensors, self._geometry = door.tensors, Geometry(door.source, door.tensors)
+        self._threads, self._listener = threads or machine.physical_cores(), listener
+        self._table = self._measured(speed.types_of(door.tensors))
+
+    def _measured(self, types: Sequence[str] | frozenset[str]) -> SpeedTable:
+        return type_rates.measured(self._geometry, self._threads, self._listener, sorted(types))
+
+    def decode_tps(self, low_layers: Sequence[int]) -> float:
+        return self._speed(low_layers).decode_tps
+
+    def _speed(self, low_layers: Sequence[int]) -> speed.Speed:
+        types = planner.tensor_types(self._tensors, low_layers)
+        return speed.predict(self._table, self._tensors, types, self._geometry.active_experts)
+
+    def of(self, plan: Plan) -> PredictedSpeed:
+        """Of a plan, beside the file of its high ftype."""
+        one, other, high_type = self._speed(plan.low_layers), self._speed(()), _usual_type(self._tensors)
+        rates = self._table.rates
+        ratio = rates[plan.low].decode_wps / rates[high_type].decode_wps if plan.low in rates else 1.0
+        faster = None
+        if ratio < 1:
+            table = self._measured(type_rates.CANDIDATES)
+            bits = {kind: gguf_files.bits_per_weight(kind) for kind in table.rates}
+            faster = speed.smallest_faster(table, plan.low, high_type, bits)
+        return PredictedSpeed(
+            one.decode_tps,
+            one.prefill_tps,
+            other.decode_tps,
+            other.prefill_tps,
+            self._threads,
+            self._table.n_prompt,
+            ratio,
+            high_type,
+            faster,
+            _bytes_with(self._tensors, plan, faster) if faster else None,
+        )
+
+
+def predictor(door: Door, wanted: bool, threads: int | None, listener: Listener) -> Predictor | None:
+    """None for a model so small that nobody asks, unless it is `wanted`."""
+    if not wanted and door.tensors.n_weights < WORTH_IT:
+        return None
+    return Predictor(door, threads, listener)
+
+
+def tps_of(found: Predictor | None) -> Callable[[Sequence[int]], float] | None:
+    return found.decode_tps if found else None
+
+
+def _usual_type(tensors: ModelTensors) -> str:
+    """The type that most weights of decoder layers have in the file of the high ftype."""
+    count: Counter[str] = Counter()
+    for choice in tensors.choices:
+        if choice.layer is not None:
+            count[choice.high_type] += choice.n_weights
+    return count.most_common(1)[0][0]
+
+
+def _bytes_with(tensors: ModelTensors, plan: Plan, kind: str) -> int:
+    """The file's size with another low type."""
+    low, n_bytes = set(plan.low_layers), plan.predicted_file_bytes
+    for choice in tensors.choices:
+        if choice.layer in low and choice.low_type == tensors.low:
+            n_bytes += gguf_files.type_bytes(kind, choice.n_weights) - choice.low_bytes
+    return n_bytes
