@@ -12,7 +12,7 @@ from typing import Any
 
 from luq_gguf import lmms
 from luq_gguf.artefacts import read_json, write_json
-from luq_gguf.door import Listener
+from luq_gguf.door import Listener, safe_name
 from luq_gguf.errors import EvaluationError
 from luq_gguf.expectations import Target
 from luq_gguf.llamacpp import server, tools
@@ -115,7 +115,7 @@ def measure(request: BenchmarkRequest, target: Target, work: Path, listener: Lis
     with ExitStack() as stack:
         address = ""
         for name in request.names:
-            kept = folder / f"{name}-{_key(request, name, target)}.json"
+            kept = folder / f"{safe_name(name)}-{_key(request, name, target)}.json"
             if not kept.exists():
                 if not address:
                     serving = server.serve(

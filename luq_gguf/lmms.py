@@ -107,7 +107,7 @@ def _unanswered(task: str, error: str) -> EvaluationError | BenchmarkError:
             f"Add --ctx {-(-int(sizes[1]) * 5 // 4096) * 1024} or more.",
         )
     return BenchmarkError(
-        f"llama-server did not answer a question of {task}: {error}", "Its log is beside the results."
+        f"llama-server did not answer a question of {task}: {error}", "The words behind the task are its own."
     )
 
 

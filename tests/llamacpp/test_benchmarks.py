@@ -151,10 +151,14 @@ def test_a_server_that_cannot_load_its_file_says_so(tmp_path):
         server.serve(broken, None, tmp_path / "log").__enter__()
 
 
-def test_a_server_that_ends_meanwhile_is_what_is_told(converted, tmp_path):
+def test_a_server_that_ends_meanwhile_is_what_is_told(converted, tmp_path, monkeypatch):
+    started = []
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1])
     with (
         pytest.raises(RunnerError, match="llama-server was killed by signal 9"),
-        server.serve(converted.model, converted.mmproj, tmp_path / "log", threads=1) as address,
+        server.serve(converted.model, converted.mmproj, tmp_path / "log", threads=1),
     ):
-        subprocess.run(["pkill", "-9", "-f", f"--port {address.rpartition(':')[2]}"], check=True)
+        started[-1].kill()
+        started[-1].wait()
         raise EvaluationError("no answer", "")
