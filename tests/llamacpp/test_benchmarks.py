@@ -13,7 +13,6 @@ from luq_gguf import easy_vqa
 from luq_gguf.errors import EvaluationError, RunnerError
 from luq_gguf.llamacpp import server
 
-pytest.importorskip("lmms_eval")
 COUNT = 40
 TASKS = Path(__file__).parents[1] / "support" / "lmms_tasks"
 
