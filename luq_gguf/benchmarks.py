@@ -15,7 +15,7 @@ from luq_gguf.artefacts import read_json, write_json
 from luq_gguf.door import Listener, safe_name
 from luq_gguf.errors import EvaluationError
 from luq_gguf.expectations import Target
-from luq_gguf.llamacpp import server, tools
+from luq_gguf.llamacpp import gguf_files, prompt, server, tools
 from luq_gguf.run_folder import hash_of
 
 # By the paper's names: the split with public answers, and of MMBench the task that reads the option without a judge.
@@ -112,6 +112,11 @@ def measure(request: BenchmarkRequest, target: Target, work: Path, listener: Lis
     folder = work / f"benchmarks-{target.key()}"
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {}
+    if not _keeps_template(target.model):
+        listener.say(
+            f"llama-server leaves out text that {target.model.name}'s chat template writes beside an image: answers to "
+            "benchmarks may differ from those to --data."
+        )
     with ExitStack() as stack:
         address = ""
         for name in request.names:
@@ -156,6 +161,16 @@ def _key(request: BenchmarkRequest, name: str, target: Target) -> str:
     return hash_of(task_of(name), request.limit, target.n_ctx, judge, own, lmms.version(), build)
 
 
+def _keeps_template(model: Path) -> bool:
+    """Whether llama-server's prompt is the chat template's: it hands an image on as text, so a template that writes
+    more for an image than special tokens, such as LLaVA-1.5's line break, does not write it."""
+    template = gguf_files.read(model).metadata.get("tokenizer.chat_template")
+    try:
+        return prompt.render(template, "x", "<image>") == prompt.render(template, "<image>x", None)
+    except ValueError:
+        return False
+
+
 def _digest(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
@@ -173,4 +188,5 @@ def conditions(request: BenchmarkRequest, target: Target) -> Mapping[str, Any]:
         "samples_each": request.limit or "all",
         "n_ctx": target.n_ctx,
         "judge": _judge() if judged else None,
+        "prompt_as_template": _keeps_template(target.model),
     }

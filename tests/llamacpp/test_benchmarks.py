@@ -69,7 +69,11 @@ def evaluated(evaluate):
 def test_lmms_eval_finds_the_accuracy_that_our_own_questions_find(evaluated, run):
     found = evaluated["benchmarks"]["easy_vqa"]
     assert (found["n_samples"], found["task"], found["task_version"]) == (COUNT, "easy_vqa", 1.0)
-    assert found["metrics"]["accuracy"]["value"] == pytest.approx(evaluated["accuracy"]["value"])
+    exact = evaluated["conditions"]["benchmarks"]["prompt_as_template"]
+    assert exact == ("qwen" in evaluated["file"])
+    # llama-server leaves out the line break that LLaVA's template writes behind an image: a few answers may change
+    bound = 0 if exact else 3 / COUNT
+    assert found["metrics"]["accuracy"]["value"] == pytest.approx(evaluated["accuracy"]["value"], abs=bound + 1e-9)
     assert 0.6 < found["metrics"]["accuracy"]["value"] <= 0.75
     assert 0 < found["metrics"]["accuracy"]["stderr"] < 0.1
     conditions = evaluated["conditions"]["benchmarks"]
