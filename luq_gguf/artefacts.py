@@ -122,7 +122,9 @@ def add_eval(path: Path, content: dict[str, Any]) -> None:
 
     def what(entry: dict[str, Any]) -> tuple[Any, ...]:
         conditions = entry.get("conditions", {})
-        return entry.get("file"), entry.get("reference"), conditions.get("data_sha256"), entry.get("metric")
+        data = entry.get("reference"), conditions.get("data_sha256"), entry.get("metric")
+        each = conditions.get("benchmarks", {}).get("samples_each")
+        return entry.get("file"), *data, sorted(entry.get("benchmarks") or ()), each
 
     others = [*([{k: v for k, v in before.items() if k != "others"}] if before else []), *before.get("others", [])]
     write_json(path, content | {"others": [entry for entry in others if what(entry) != what(content)]})

@@ -40,6 +40,10 @@ def _python() -> Iterator[Check]:
             yield Check(package, True, importlib.metadata.version(package))
         except importlib.metadata.PackageNotFoundError:
             yield Check(package, False, "not installed", f"pip install {package}")
+    try:
+        yield Check("lmms-eval", True, importlib.metadata.version("lmms-eval"))
+    except importlib.metadata.PackageNotFoundError:
+        yield Check("lmms-eval", True, "not installed (for --benchmarks: pip install 'luq-gguf[lmms]')")
 
 
 def _tools() -> Iterator[Check]:

@@ -1,10 +1,11 @@
 """Errors a user can meet. Each says in one sentence what is wrong and in one what to do.
 
 LuqError                    exit code 1: the job failed
-├── ToolsError              llama.cpp's tools are missing, foreign or too old
+├── ToolsError              llama.cpp's tools, or lmms-eval, are missing, foreign or too old
 ├── ConversionError         llama.cpp's converter or llama-quantize failed
 ├── VerificationError       the written file is not what was planned
-├── RunnerError             libllama or libmtmd failed on a file
+├── RunnerError             libllama, libmtmd or llama-server failed on a file
+├── BenchmarkError          lmms-eval failed on a benchmark
 ├── DiskSpaceError          not enough room for the job
 ├── DownloadError           the Hub could not be reached, or broke off
 └── InputError              exit code 2: refused at the door, before anything heavy
@@ -32,7 +33,7 @@ class LuqError(Exception):
 
 
 class ToolsError(LuqError):
-    """llama.cpp's tools are missing, foreign or too old."""
+    """llama.cpp's tools, or lmms-eval, are missing, foreign or too old."""
 
 
 class ConversionError(LuqError):
@@ -44,7 +45,11 @@ class VerificationError(LuqError):
 
 
 class RunnerError(LuqError):
-    """libllama or libmtmd failed on a file."""
+    """libllama, libmtmd or llama-server failed on a file."""
+
+
+class BenchmarkError(LuqError):
+    """lmms-eval failed on a benchmark."""
 
 
 class DiskSpaceError(LuqError):

@@ -55,7 +55,7 @@ def read_data(
     Raises EvaluationError where there is neither, and CalibrationError where they cannot be read.
     """
     if source is None and text is None:
-        raise EvaluationError("There is nothing to measure on.", "Give --data SET, --text FILE, or both.")
+        raise EvaluationError("There is nothing to measure on.", "Give --data SET, --text FILE or --benchmarks LIST.")
     samples = calibration.read_questions(source, n_samples, seed, cache) if source else ()
     chunks = _chunks(model, text, n_chunks) if text else ()
     digest = hashlib.sha256(json.dumps(chunks).encode())
@@ -64,6 +64,16 @@ def read_data(
         digest.update(json.dumps([image, sample.prompt, sample.answers]).encode())
     name = " + ".join(calibration.source_name(str(part)) for part in (source, text) if part)
     return EvalData(name, samples, chunks, digest.hexdigest())
+
+
+def no_data(reference: Path | None) -> EvalData:
+    """For benchmarks alone. Raises EvaluationError where there is a reference and nothing to compare it on."""
+    if reference:
+        raise EvaluationError(
+            f"{reference.name} is compared on questions or a text, not on benchmarks.",
+            "Give --data SET, --text FILE, or leave --reference away.",
+        )
+    return EvalData("", (), (), hashlib.sha256(b"").hexdigest())
 
 
 def _chunks(model: Path, text: Path, n_chunks: int) -> tuple[tuple[int, ...], ...]:
@@ -85,14 +95,17 @@ def _chunks(model: Path, text: Path, n_chunks: int) -> tuple[tuple[int, ...], ..
 
 def find_mmproj(model: Path, given: Path | None, samples: Sequence[Sample]) -> Path | None:
     """The vision half of a file: given, or the only mmproj beside it. Raises EvaluationError."""
-    if not any(sample.image for sample in samples):
-        return None
+    return mmproj_beside(model, given, "The data has") if any(sample.image for sample in samples) else None
+
+
+def mmproj_beside(model: Path, given: Path | None, what: str) -> Path:
+    """The vision half for `what` has images. Raises EvaluationError."""
     if given:
         return given
     found = sorted(model.parent.glob("mmproj*.gguf"))
     if len(found) != 1:
         problem = "there is no mmproj file" if not found else f"there are {len(found)} mmproj files"
-        raise EvaluationError(f"The data has images, and beside {model.name} {problem}.", "Give --mmproj FILE.")
+        raise EvaluationError(f"{what} images, and beside {model.name} {problem}.", "Give --mmproj FILE.")
     return found[0]
 
 
@@ -122,8 +135,10 @@ def choose_metric(metric: str, samples: Sequence[Sample]) -> str | None:
     Raises EvaluationError where a metric was asked for and answers are missing.
     """
     without = sum(not sample.answers for sample in samples)
+    if not samples:
+        return None
     if metric == "auto":
-        if without or not samples:
+        if without:
             return None
         return "vqa" if any(len(sample.answers) > 1 for sample in samples) else "exact"
     if without:
@@ -179,7 +194,7 @@ def evaluate(
     content["perplexity"] = float(np.exp(np.concatenate(nll).mean())) if nll else None
     content["n_chunks"] = len(data.chunks)
     content["conditions"] = {
-        "data": data.name,
+        "data": data.name or None,
         "data_sha256": data.sha256,
         "max_tokens": target.max_tokens,
         "threads": target.threads,

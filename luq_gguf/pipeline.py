@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from luq_gguf import artefacts, evaluation, planner, tensor_types
+from luq_gguf import artefacts, benchmarks, evaluation, planner, tensor_types
 from luq_gguf import sweep as sweeping
 from luq_gguf.alpha import AlphaRequest, ablate
 from luq_gguf.alpha import check as check_alpha
@@ -243,20 +243,30 @@ def evaluate(
     *,
     mmproj: Path | None = None,
     threads: int | None = None,
+    benchmark: benchmarks.BenchmarkRequest | None = None,
     listener: Listener = Listener(),
 ) -> dict[str, Any]:
     """Measure a file; in a run folder the result is added to its eval.json."""
+    if benchmark:
+        benchmarks.check(benchmark)
+        half = evaluation.mmproj_beside(file, mmproj, "The benchmarks have")
     in_run = (file.parent / "run.json").is_file()
     with RunFolder(file.parent) if in_run else nullcontext() as run:
         work = run.work / "eval" if run else evaluation.cache_folder()
-        data = questions.read(file, work / "images")
+        alone = benchmark and not (questions.source or questions.text)
+        data = evaluation.no_data(reference) if alone else questions.read(file, work / "images")
         vision = evaluation.find_mmproj(file, mmproj, data.samples)
         target = Target(file, vision, threads, questions.n_ctx, max_tokens=questions.max_tokens)
         against = replace(target, model=reference) if reference else None
         found = evaluation.evaluate(target, against, data, work, metric=questions.metric, listener=listener)
+        content = found.content | {"benchmarks": None}
+        if benchmark:
+            asked = Target(file, half, threads, questions.n_ctx)  # another --max-tokens asks benchmarks nothing else
+            content["benchmarks"] = benchmarks.measure(benchmark, asked, work, listener)
+            content["conditions"]["benchmarks"] = benchmarks.conditions(benchmark, asked)
         if run:
-            artefacts.add_eval(run.file("eval.json"), found.content)
-    return found.content
+            artefacts.add_eval(run.file("eval.json"), content)
+    return content
 
 
 def sweep(

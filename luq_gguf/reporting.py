@@ -30,13 +30,15 @@ def report(run_dir: Path) -> list[Path]:
             ("sweep", lambda content: page.sweep_section(content, folder)),
             ("alpha", lambda content: page.alpha_section(content, folder)),
             ("eval", page.eval_section),
+            ("eval", page.benchmarks_section),
         )
         sizes = _sizes(run)
         if sizes:
             sections.append(page.sizes_section(sizes, folder))
         for name, section in measured:
             if run.file(f"{name}.json").exists():
-                sections.append(section(artefacts.read_json(run.file(f"{name}.json"), name)))
+                told = section(artefacts.read_json(run.file(f"{name}.json"), name))
+                sections += [told] if told.rows or told.images else []
         part = run.file("report.html.part")
         part.write_text(page.render(profiled.model, sections), encoding="utf-8")
         part.replace(run.file("report.html"))

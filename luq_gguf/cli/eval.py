@@ -16,13 +16,14 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.argument("file", type=FILE)
 @click.option("--reference", type=FILE, help="The 16-bit GGUF of the same checkpoint, for divergence.")
 @options.questions
+@options.benchmarks
 @click.option("--mmproj", type=FILE, help="The vision half.  [default: the only mmproj beside FILE]")
 @options.threads
 @options.as_json
 def command(
     file: Path, reference: Path | None, mmproj: Path | None, threads: int | None, as_json: bool, **rest: Any
 ) -> None:
-    """Measure FILE on questions about images, or on text.
+    """Measure FILE on questions about images, on text, or on benchmarks.
 
     Beside a run.json the result goes to eval.json too. What was measured is kept: the same again takes no time, and an
     interrupted measurement goes on.
@@ -31,7 +32,13 @@ def command(
 
     with output.listener() as listener:
         content = pipeline.evaluate(
-            file, reference, options.make_questions(rest), mmproj=mmproj, threads=threads, listener=listener
+            file,
+            reference,
+            options.make_questions(rest),
+            mmproj=mmproj,
+            threads=threads,
+            benchmark=options.make_benchmarks(rest),
+            listener=listener,
         )
     if as_json:
         output.print_json(content)

@@ -69,6 +69,13 @@ questions = _chain(
     click.option("--ctx", "n_ctx", default=4096, show_default=True, help="Context in tokens."),
     click.option("--seed", default=0, show_default=True, help="Seed of --samples."),
 )  # fmt: skip
+benchmarks = _chain(
+    click.option("--benchmarks", metavar="LIST",
+                 help="paper (all nine of the LUQ paper), or lmms-eval's tasks such as mme,pope,textvqa."),
+    click.option("--benchmark-tasks", type=click.Path(exists=True, file_okay=False, path_type=Path),
+                 help="A folder of further tasks for lmms-eval."),
+    click.option("--limit", type=click.IntRange(1), help="So many samples of each benchmark.  [default: all]"),
+)  # fmt: skip
 budget = _chain(
     click.option("--low-layers", type=int, help="How many layers become low."),
     click.option("--target-size", type=Size(), help="Largest text-model file, e.g. 3.4GiB (mmproj not counted)."),
@@ -132,3 +139,10 @@ def make_questions(values: dict[str, Any]) -> Any:
 
     names = ("source", "text", "metric", "samples", "chunks", "max_tokens", "n_ctx", "seed")
     return QuestionSet(**{name: values.pop(name) for name in names})
+
+
+def make_benchmarks(values: dict[str, Any]) -> Any:
+    """Takes the options of `benchmarks` out of a command's values; None where no benchmark was asked for."""
+    from luq_gguf.benchmarks import make_request
+
+    return make_request(*(values.pop(name) for name in ("benchmarks", "benchmark_tasks", "limit")))

@@ -86,8 +86,8 @@ def _bits(layer: LayerEntropy, modality: str) -> str:
 def eval_table(content: dict[str, Any]) -> Table:
     """What was measured of a file, one figure a row, each with its interval or spread."""
     against = f"\nagainst {content['reference']}" if content["reference"] else ""
-    data = f"{content['n_samples']} samples of {content['conditions']['data']}"
-    table = Table(title=f"{content['file']}{against}\n{data}")
+    data = f"\n{content['n_samples']} samples of {content['conditions']['data']}" if content["n_samples"] else ""
+    table = Table(title=f"{content['file']}{against}{data}")
     for name in ("", "value", "95% interval", "median", "90%", "99%"):
         table.add_column(name, justify="left" if not name else "right", no_wrap=True)
 
@@ -113,6 +113,10 @@ def eval_table(content: dict[str, Any]) -> Table:
         table.add_row("F1 of yes", f"{content['f1']:.3f}")
     if content["perplexity"]:
         table.add_row(f"perplexity ({content['n_chunks']} chunks)", f"{content['perplexity']:.4f}")
+    for name, entry in (content.get("benchmarks") or {}).items():
+        for metric, figure in entry["metrics"].items():
+            spread = "" if figure["stderr"] is None else f"standard error {figure['stderr']:.4g}"
+            table.add_row(f"{name}: {metric} ({entry['n_samples']})", f"{figure['value']:.4g}", spread)
     return table
 
 

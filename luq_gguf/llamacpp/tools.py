@@ -116,6 +116,7 @@ def run(
     on_line: Callable[[str], None] = lambda line: None,
     cwd: Path | None = None,
     environment: dict[str, str] | None = None,
+    hint: str = "The lines above are llama.cpp's own.",
 ) -> str:
     """Run a child process, hand each line (\\n or \\r) to `on_line`, and return its whole output.
 
@@ -151,7 +152,7 @@ def run(
         plain = [line for line in lines if line.strip() and not line.startswith((" ", "Traceback"))]
         told = "\n".join(plain[-3:])
         ended = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        raise failure(f"{what} {ended}:\n{told}", "The lines above are llama.cpp's own.")
+        raise failure(f"{what} {ended}:\n{told}", hint)
     return "\n".join(lines)
 
 

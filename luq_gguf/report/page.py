@@ -15,6 +15,7 @@ from luq_gguf.planner import format_size
 from luq_gguf.report import figures
 from luq_gguf.values import Plan, Profile
 
+_BENCHMARK_HEAD = ("file", "benchmark", "value", "standard error", "samples")
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>LUQ report: {{ title }}</title>
@@ -189,6 +190,23 @@ def eval_section(content: Mapping[str, Any]) -> Section:
     ]
     head = ("file", "mean KLD", "noise floor", "same top", "accuracy", "perplexity", "samples")
     return Section("Files measured", (), head, rows, conditions=_told(content["conditions"]))
+
+
+def benchmarks_section(content: Mapping[str, Any]) -> Section:
+    """Without rows where no benchmark was measured."""
+    rows = [
+        [
+            entry["file"],
+            f"{name}: {metric}",
+            f"{figure['value']:.4g}",
+            "" if figure["stderr"] is None else f"{figure['stderr']:.2g}",
+            str(benchmark["n_samples"]),
+        ]
+        for entry in (content, *content.get("others", []))
+        for name, benchmark in (entry.get("benchmarks") or {}).items()
+        for metric, figure in benchmark["metrics"].items()
+    ]
+    return Section("Benchmarks", ("By lmms-eval's runner and scores.",), _BENCHMARK_HEAD, rows)
 
 
 def _plain(value: Any) -> str:

@@ -1,4 +1,4 @@
-from luq_gguf.report.page import Section, render
+from luq_gguf.report.page import Section, benchmarks_section, render
 
 
 def test_names_from_elsewhere_are_escaped():
@@ -7,3 +7,14 @@ def test_names_from_elsewhere_are_escaped():
     assert "&lt;script&gt;" in page
     assert "a &amp; b" in page
     assert "<td>&lt;b&gt;</td>" in page
+
+
+def test_benchmarks_of_all_files_are_rows():
+    figures = {"acc": {"value": 0.9, "stderr": 0.05}, "score": {"value": 1500.25, "stderr": None}}
+    entry = {"file": "a.gguf", "benchmarks": {"mme": {"metrics": figures, "n_samples": 40}}}
+    old = {"file": "b.gguf"}
+    assert benchmarks_section(entry | {"others": [old, old | {"benchmarks": None}]}).rows == [
+        ["a.gguf", "mme: acc", "0.9", "0.05", "40"],
+        ["a.gguf", "mme: score", "1500", "", "40"],
+    ]
+    assert benchmarks_section(old).rows == []

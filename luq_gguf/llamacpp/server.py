@@ -1,0 +1,106 @@
+"""llama-server of one file, for as long as somebody asks it."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from luq_gguf import interrupts
+from luq_gguf.errors import LuqError, RunnerError
+from luq_gguf.llamacpp import tools
+
+HOST = "127.0.0.1"
+READY_SECONDS = 1800.0  # a large file on a slow disk takes minutes
+
+
+@contextmanager
+def serve(
+    model: Path,
+    mmproj: Path | None,
+    log: Path,
+    *,
+    threads: int | None = None,
+    n_ctx: int = 4096,
+    progress: Callable[[float, float], None] = lambda done, total: None,
+) -> Iterator[str]:
+    """The address of a llama-server that answers one question at a time; it ends when the context does.
+
+    Its output goes to `log`. Raises RunnerError where the file does not load, and where the server ended meanwhile.
+    """
+    port = _free_port()
+    command = [tools.find().tool("llama-server"), "-m", model, "-c", n_ctx, "--host", HOST, "--port", port]
+    command += ["-np", 1, "--jinja", "--no-cache-prompt", "--no-webui"]  # one slot, nothing kept: an answer depends on
+    command += ["--mmproj", mmproj] if mmproj else []  # its question alone
+    command += ["--threads", threads] if threads else []
+    with log.open("wb") as out:
+        child = subprocess.Popen(
+            [str(part) for part in command],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env={name: value for name, value in os.environ.items() if not name.startswith("LLAMA_ARG_")},
+            start_new_session=True,  # Ctrl-C reaches us alone; we end the child
+            preexec_fn=tools.die_with_parent,
+        )
+    try:
+        progress(0, 1)
+        _wait(child, port, model, log)
+        progress(1, 1)
+        yield f"http://{HOST}:{port}"
+    except LuqError:
+        if child.poll() is not None:  # what was said meanwhile is only what followed from that
+            raise _ended(child, model, log) from None
+        raise
+    finally:
+        child.kill()  # no-op for one that has ended
+        child.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait(child: subprocess.Popen[bytes], port: int, model: Path, log: Path) -> None:
+    until = time.monotonic() + READY_SECONDS
+    while not _healthy(port):
+        interrupts.check()
+        if child.poll() is not None:
+            raise _ended(child, model, log)
+        if time.monotonic() > until:
+            raise RunnerError(
+                f"llama-server did not load {model.name} within {READY_SECONDS / 60:.0f} minutes:\n{_tail(log)}",
+                "Choose a smaller --ctx, or a machine with more memory.",
+            )
+        time.sleep(0.1)
+    if child.poll() is not None:  # somebody else's server answered on this port
+        raise _ended(child, model, log)
+
+
+def _healthy(port: int) -> bool:
+    connection = http.client.HTTPConnection(HOST, port, timeout=5)  # knows no proxies
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _ended(child: subprocess.Popen[bytes], model: Path, log: Path) -> RunnerError:
+    code = child.wait()
+    how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    return RunnerError(f"llama-server {how} on {model.name}:\n{_tail(log)}", "The lines above are llama.cpp's own.")
+
+
+def _tail(log: Path) -> str:
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return "\n".join(lines[-3:])
