@@ -63,7 +63,8 @@ def command(files: tuple[Path, ...], run_dir: Path | None, shape: str | None, of
     if as_json:
         output.print_json(content)
         return
-    output.print_table(output.bench_table(content))
+    for table in output.bench_tables(content):
+        output.print_table(table)
     click.echo(f"figures  {out}")
 
 

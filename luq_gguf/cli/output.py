@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Iterator
@@ -175,35 +176,48 @@ def _figures(point: dict[str, Any] | None) -> str:
     return kld + (f" ({metrics['accuracy']['value']:.1%})" if metrics["accuracy"] else "")
 
 
-def bench_table(content: dict[str, Any]) -> Table:
-    """A row for every file and number of threads; ratios with the interval of the same command run again."""
-    conditions, longest = content["conditions"], max(content["conditions"]["prompt_tokens"], default=0)
-    table = Table(
-        title=f"tokens/s on {content['machine']['cpu']}, {conditions['repetitions']} turns: median (mean, standard "
-        f"deviation); ratios to {conditions['baseline'] or 'a Q4_K_M file: none given'}"
-    )
-    table.add_column("file", overflow="fold")
-    for name in ("size", "threads", "decode", "ratio", f"prefill {longest}", "ratio", "peak memory", "image, answer"):
-        table.add_column(name, justify="right")
-    for row in content["rows"]:
-        image = row["image"]
-        seconds = (image[key]["median"] for key in ("encode_seconds", "answer_seconds")) if image else ()
-        table.add_row(
-            row["file"] + ("" if row["fits_memory"] else " (beyond free memory)"),
-            format_size(row["n_bytes"]),
-            str(row["threads"]),
-            _speed(row["decode_tps"]),
-            _ratio(row["decode_ratio"]),
-            _speed(row["prefill_tps"]) if row["prefill_tps"] else "",
-            _ratio(row["prefill_ratio"]),
-            format_size(row["peak_rss_bytes"]),
-            ", ".join(f"{value:.2f} s" for value in seconds),
-        )
+def bench_tables(content: dict[str, Any]) -> list[Table]:
+    """Decode, prefill, and what the files take: a row for every file and number of threads."""
+    conditions, rows = content["conditions"], content["rows"]
+    names = _apart([row["file"] for row in rows])
+    turns = f"{conditions['repetitions']} turns on {content['machine']['cpu']}"
+    baseline = names.get(conditions["baseline"], "Q4_K_M, not given")
+    decode = _speed_table(f"decode of {conditions['generated_tokens']} tokens, tokens/s, {turns}", baseline)
+    prefill = _speed_table(f"prefill, tokens/s, {turns}", baseline, "prompt")
+    files = Table(title="files")
+    for name in ("file", "size", "peak memory", "image", "first token", f"{conditions['generated_tokens']} tokens"):
+        files.add_column(name, justify="left" if name == "file" else "right")
+    for row in rows:
+        cells = (names[row["file"]], str(row["threads"]))
+        decode.add_row(*cells, *_speeds(row["decode_tps"]), _ratio(row["decode_ratio"]))
+        for length, spread in row["prefill"].items():
+            ratio = _ratio(row["prefill_ratio"]) if spread == row["prefill_tps"] else ""
+            prefill.add_row(*cells, length, *_speeds(spread), ratio)
+        if row["threads"] == max(conditions["threads"]):
+            times = ("encode_seconds", "first_token_seconds", "answer_seconds")
+            seconds = [f"{row['image'][key]['median']:.2f} s" for key in times] if row["image"] else ["", "", ""]
+            beyond = "" if row["fits_memory"] else " (beyond free memory)"
+            size, peak = format_size(row["n_bytes"]), format_size(row["peak_rss_bytes"])
+            files.add_row(names[row["file"]] + beyond, size, peak, *seconds)
+    return [decode, prefill, files]
+
+
+def _speed_table(title: str, baseline: str, *more: str) -> Table:
+    table = Table(title=title)
+    for name in ("file", "threads", *more, "median", "mean", "std", f"x {baseline} (95%)"):
+        table.add_column(name, justify="left" if name == "file" else "right")
     return table
 
 
-def _speed(spread: dict[str, Any]) -> str:
-    return f"{spread['median']:.1f} ({spread['mean']:.1f}, {spread['std']:.1f})"
+def _apart(names: list[str]) -> dict[str, str]:
+    """File names without the words, between hyphens, that all of them begin with: the model's name."""
+    words = [name.removesuffix(".gguf").split("-") for name in names]
+    same = len(list(itertools.takewhile(lambda column: len(set(column)) == 1, zip(*words, strict=False))))
+    return {name: "-".join(parts[same:]) or name for name, parts in zip(names, words, strict=True)}
+
+
+def _speeds(spread: dict[str, Any]) -> tuple[str, str, str]:
+    return f"{spread['median']:.2f}", f"{spread['mean']:.2f}", f"{spread['std']:.2f}"
 
 
 def _ratio(ratio: dict[str, float | None] | None) -> str:

@@ -128,8 +128,8 @@ class Runner:
         return Measured(reply["text"], tuple(reply["tokens"]), prompt_tokens, followed, rows)
 
     def time(self, prompt: str, image: Path | None, *, max_tokens: int) -> dict[str, float]:
-        """Seconds of one greedy answer: encode_seconds (the vision half), first_token_seconds, answer_seconds; and
-        n_prompt, n_answer tokens."""
+        """Seconds of one answer of so many tokens: encode_seconds (the vision half), first_token_seconds,
+        answer_seconds; and n_prompt, n_answer tokens."""
         return self._request(time=prompt, image=str(image) if image else None, max_tokens=max_tokens)
 
     @property

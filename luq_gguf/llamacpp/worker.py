@@ -31,12 +31,14 @@ import numpy as np
 from luq_gguf.llamacpp.libllama import Model, WorkerError
 
 
-def generate(model: Model, position: int, limit: int, rows: list[np.ndarray] | None = None) -> list[int]:
-    """Greedy tokens from the last logits on; `rows` takes the logits behind each of them."""
+def generate(
+    model: Model, position: int, limit: int, rows: list[np.ndarray] | None = None, *, to_the_end: bool = True
+) -> list[int]:
+    """Greedy tokens from the last logits on, to the end of the answer; `rows` takes the logits behind each of them."""
     tokens: list[int] = []
     while len(tokens) < limit and position < model.n_ctx:
         token = int(np.argmax(model.logits(-1)))
-        if model.is_end(token):
+        if to_the_end and model.is_end(token):
             break
         tokens.append(token)
         model.decode([token], position, rows)
@@ -81,12 +83,12 @@ def measure(
 
 
 def time_answer(model: Model, text: str, image: str | None, max_tokens: int) -> dict[str, Any]:
-    """How long the greedy answer takes from an empty context: the vision half, until the first token, and in all."""
+    """How long an answer of so many tokens takes from an empty context: the vision half, until the first token, all."""
     prompt, encoded, started = model.prompt_text(text, image is not None), model.encode_seconds, time.perf_counter()
     position, _, n_prompt = model.read(prompt, image)
     model.logits(-1)
     first = time.perf_counter() - started
-    tokens = generate(model, position, max_tokens)
+    tokens = generate(model, position, max_tokens, to_the_end=False)
     return {
         "encode_seconds": model.encode_seconds - encoded,
         "first_token_seconds": first,
