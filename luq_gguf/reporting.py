@@ -30,6 +30,7 @@ def report(run_dir: Path) -> list[Path]:
             ("sweep", lambda content: page.sweep_section(content, folder)),
             ("alpha", lambda content: page.alpha_section(content, folder)),
             ("eval", page.eval_section),
+            ("bench", lambda content: page.throughput_section(content, folder)),
             ("eval", page.benchmarks_section),
         )
         sizes = _sizes(run)

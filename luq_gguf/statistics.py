@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +87,14 @@ def paired_ratio(one: np.ndarray, other: np.ndarray) -> Ratio:
 
     half = float(t.ppf(0.975, n - 1) * logs.std(ddof=1) * np.sqrt(2 / n))
     return Ratio(float(np.exp(middle)), float(np.exp(middle - half)), float(np.exp(middle + half)))
+
+
+def format_ratio(ratio: Mapping[str, float | None] | None) -> str:
+    """A ratio's JSON for people: "0.79 (0.75 to 0.83)"; nothing for none."""
+    if ratio is None:
+        return ""
+    inside = f" ({ratio['low']:.2f} to {ratio['high']:.2f})" if ratio["low"] is not None else ""
+    return f"{ratio['value']:.2f}{inside}"
 
 
 def spread_of(samples: Sequence[float]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from luq_gguf import ranking
 from luq_gguf.door import Listener
 from luq_gguf.planner import format_size
 from luq_gguf.speed import SpeedTable
+from luq_gguf.statistics import format_ratio
 from luq_gguf.values import LayerEntropy, Plan, PredictedSpeed, Profile
 
 errors = Console(stderr=True)
@@ -189,9 +190,9 @@ def bench_tables(content: dict[str, Any]) -> list[Table]:
         files.add_column(name, justify="left" if name == "file" else "right")
     for row in rows:
         cells = (names[row["file"]], str(row["threads"]))
-        decode.add_row(*cells, *_speeds(row["decode_tps"]), _ratio(row["decode_ratio"]))
+        decode.add_row(*cells, *_speeds(row["decode_tps"]), format_ratio(row["decode_ratio"]))
         for length, spread in row["prefill"].items():
-            ratio = _ratio(row["prefill_ratio"]) if spread == row["prefill_tps"] else ""
+            ratio = format_ratio(row["prefill_ratio"]) if spread == row["prefill_tps"] else ""
             prefill.add_row(*cells, length, *_speeds(spread), ratio)
         if row["threads"] == max(conditions["threads"]):
             times = ("encode_seconds", "first_token_seconds", "answer_seconds")
@@ -218,13 +219,6 @@ def _apart(names: list[str]) -> dict[str, str]:
 
 def _speeds(spread: dict[str, Any]) -> tuple[str, str, str]:
     return f"{spread['median']:.2f}", f"{spread['mean']:.2f}", f"{spread['std']:.2f}"
-
-
-def _ratio(ratio: dict[str, float | None] | None) -> str:
-    if ratio is None:
-        return ""
-    inside = f" ({ratio['low']:.2f} to {ratio['high']:.2f})" if ratio["low"] is not None else ""
-    return f"{ratio['value']:.2f}{inside}"
 
 
 def types_table(rows: list[dict[str, Any]], model: str, table: SpeedTable) -> Table:

@@ -16,18 +16,25 @@ STYLES: Mapping[str, dict[str, Any]] = {
 }
 
 
-def _save(path: Path, draw: Callable[[Any], None], size: tuple[float, float] = (6.4, 3.8), grid: str = "y") -> None:
-    """A PNG whose bytes depend on what is drawn alone."""
+def _save(
+    path: Path,
+    draw: Callable[[Any], None],
+    size: tuple[float, float] = (6.4, 3.8),
+    grid: str = "y",
+    columns: int = 1,
+) -> None:
+    """A PNG whose bytes depend on what is drawn alone; of several columns `draw` is given all axes."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=size, layout="constrained")
-    draw(axes)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis=grid, linewidth=0.4, alpha=0.6)
-    axes.set_axisbelow(True)
+    figure, axes = plt.subplots(1, columns, figsize=size, layout="constrained", squeeze=False)
+    draw(axes[0] if columns > 1 else axes[0][0])
+    for one in axes[0]:
+        one.spines[["top", "right"]].set_visible(False)
+        one.grid(axis=grid, linewidth=0.4, alpha=0.6)
+        one.set_axisbelow(True)
     beside = path.with_name(path.name + ".part")
     figure.savefig(beside, format="png", dpi=150, metadata={"Software": None})
     plt.close(figure)
@@ -106,7 +113,7 @@ def order_matters(points: Sequence[Mapping[str, Any]], metric: str, path: Path) 
             axes.set(ylabel="mean KLD from 16 bit, nats", yscale="log")
         else:
             values = [value for values in shown for value in values]
-            axes.set(ylabel=metric, ylim=(min(values) - 0.02, max(values) + 0.005))
+            axes.set(ylabel=metric, ylim=(min(values) - 0.02, min(max(values) + 0.005, 1.002)))
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.set(xlabel="number of low layers")
         axes.legend(frameon=False, fontsize=8)
@@ -163,9 +170,32 @@ def sizes(files: Sequence[tuple[str, Mapping[str, int]]], path: Path) -> None:
             axes.annotate(f"{total:.2f}", (total, row), xytext=(4, 0), textcoords="offset points", va="center")
         axes.invert_yaxis()
         axes.set(xlabel=f"size, {name}", xlim=(0, max(left) * 1.12))
-        axes.legend(frameon=False, fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+        axes.figure.legend(frameon=False, fontsize=8, ncols=4, loc="outside upper center")
 
     _save(path, draw, (6.4, 1.2 + 0.45 * len(files)), grid="x")
+
+
+def throughput(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Decode and prefill of files side by side, the most threads measured: medians, bars from the least sample to the
+    most."""
+    looks = (("decode_tps", "decode", "#0b559f", ""), ("prefill_tps", "prefill", "#9ecae1", "//"))
+
+    def draw(axes: Sequence[Any]) -> None:
+        for one, (key, title, colour, hatch) in zip(axes, looks, strict=True):
+            shown = [row for row in rows if row[key]]
+            medians = [row[key]["median"] for row in shown]
+            least = [row[key]["median"] - min(row[key]["samples"]) for row in shown]
+            most = [max(row[key]["samples"]) - row[key]["median"] for row in shown]
+            labels = [row["file"].removesuffix(".gguf") for row in shown]
+            one.barh(
+                labels, medians, xerr=[least, most], color=colour, hatch=hatch, edgecolor="#333333", linewidth=0.5,
+                capsize=3,
+            )  # fmt: skip
+            one.invert_yaxis()
+            one.set(xlabel=f"{title}, tokens/s", xlim=(0, None))
+        axes[1].set_yticklabels([])
+
+    _save(path, draw, (7.6, 1.2 + 0.45 * len(rows)), grid="x", columns=2)
 
 
 def unit_of(n_bytes: int) -> tuple[int, str]:

@@ -13,6 +13,7 @@ import jinja2
 from luq_gguf import ranking
 from luq_gguf.planner import format_size
 from luq_gguf.report import figures
+from luq_gguf.statistics import format_ratio
 from luq_gguf.values import Plan, Profile
 
 _BENCHMARK_HEAD = ("file", "benchmark", "value", "standard error", "samples")
@@ -158,6 +159,28 @@ def sizes_section(files: Sequence[tuple[str, Mapping[str, int]]], folder: Path) 
     head = ("file", *files[0][1], "together")
     rows = [[name, *map(format_size, parts.values()), format_size(sum(parts.values()))] for name, parts in files]
     return Section("Sizes", (), head, rows, [_image(folder / "sizes.png", "Bytes of the files of this run")])
+
+
+def throughput_section(content: Mapping[str, Any], folder: Path) -> Section:
+    """bench.json: files by decode and prefill, with the machine they were measured on."""
+    conditions, machine = content["conditions"], content["machine"]
+    most = max(conditions["threads"])
+    rows = [row for row in content["rows"] if row["threads"] == most]
+    figures.throughput(rows, folder / "throughput.png")
+    length = max(conditions["prompt_tokens"], default=0)
+    told = f"{machine['cpu']}, {most} threads, {conditions['repetitions']} turns, prompts of {length} tokens"
+    what = "Decode and prefill; bars: medians, lines: from the least to the most of all turns"
+    images = [_image(folder / "throughput.png", what, told)]
+    beside = conditions["baseline"] or "Q4_K_M"
+    head = ("file", "threads", "decode", f"x {beside}", "prefill", f"x {beside}", "peak memory")
+    cells = []
+    for row in content["rows"]:
+        prefill = f"{row['prefill_tps']['median']:.1f}" if row["prefill_tps"] else ""
+        ratios = [format_ratio(row["decode_ratio"]), format_ratio(row["prefill_ratio"])]
+        speeds = [f"{row['decode_tps']['median']:.1f}", ratios[0], prefill, ratios[1]]
+        cells.append([row["file"], str(row["threads"]), *speeds, format_size(row["peak_rss_bytes"])])
+    told = _told({**conditions, **{k: v for k, v in machine.items() if k != "build"}})
+    return Section("Throughput", (), head, cells, images, told)
 
 
 def _row(name: str, point: Mapping[str, Any]) -> list[str]:

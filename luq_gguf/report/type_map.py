@@ -14,6 +14,7 @@ from luq_gguf.planner import format_size
 from luq_gguf.tensor_types import layer_of
 
 _ORDER = ("attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+_HATCHED = 2.0  # bits per weight below which cells are hatched too: grey print knows no red
 # Bits per weight below which a type is drawn in this colour: red for ultra-low, green for 16 bits and more.
 _COLOURS = ((2.0, "#d73027"), (3.0, "#fc8d59"), (4.0, "#fee08b"), (5.0, "#91bfdb"), (7.0, "#4575b4"), (99.0, "#1a9850"))
 
@@ -94,6 +95,12 @@ def _cell(kind: str, types: TypeMap) -> Text:
     return Text(kind, style=f"bold {colour(types.type_bpw[kind])}" if kind else "")
 
 
+def _look(kind: str, types: TypeMap) -> dict[str, Any]:
+    bits = types.type_bpw[kind]
+    hatch = {"hatch": "////", "edgecolor": "white"} if bits < _HATCHED else {"edgecolor": "none"}
+    return {"facecolor": colour(bits), "linewidth": 0, **hatch}
+
+
 def draw(types: TypeMap, path: Path) -> None:
     """A PNG: layers across, matrices down, coloured by bits per weight."""
     import matplotlib
@@ -110,7 +117,7 @@ def draw(types: TypeMap, path: Path) -> None:
         for line, name in enumerate(names):
             if kind := row.get(name):
                 used[kind] = colour(types.type_bpw[kind])
-                axes.add_patch(Rectangle((column, line), 0.92, 0.88, facecolor=used[kind]))
+                axes.add_patch(Rectangle((column, line), 0.92, 0.88, **_look(kind, types)))
     axes.set(xlim=(-0.1, len(types.layers)), ylim=(len(names), -0.1), xlabel="decoder layer")
     axes.set_xticks([i + 0.46 for i in range(len(types.layers))], [str(n) for n in types.layers], fontsize=8)
     axes.set_yticks([i + 0.44 for i in range(len(names))], names)
@@ -119,7 +126,7 @@ def draw(types: TypeMap, path: Path) -> None:
         side.set_visible(False)
     axes.set_title(f"{types.name}\n{format_size(types.n_bytes)}, {types.bpw:.2f} bpw", fontsize=10, loc="left")
     ordered = sorted(used, key=lambda kind: types.type_bpw[kind])
-    handles = [Patch(color=used[k], label=f"{k} ({types.type_bpw[k]:.2f} bpw)") for k in ordered]
+    handles = [Patch(**_look(k, types), label=f"{k} ({types.type_bpw[k]:.2f} bpw)") for k in ordered]
     figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=8)
     beside = path.with_name(path.name + ".part")
     figure.savefig(beside, format="png", dpi=130, metadata={"Software": None})
