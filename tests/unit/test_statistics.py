@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from luq_gguf.statistics import accuracy, bootstrap, paired_difference
+from luq_gguf.statistics import accuracy, bootstrap, format_ratio, paired_difference, paired_ratio, spread_of
 
 
 def test_the_interval_is_that_of_the_normal_approximation_for_many_samples():
@@ -35,3 +35,29 @@ def test_no_mistake_in_so_many_is_not_certainty():
     assert accuracy(np.array([1.0, 0.0, 1.0])) == bootstrap(np.array([1.0, 0.0, 1.0]))
     same = paired_difference(np.ones(100), np.ones(100))
     assert (same.low, same.high) == pytest.approx((-(1 - 0.025**0.01), 1 - 0.025**0.01))
+
+
+def test_a_ratio_that_never_changes_has_no_doubt_and_one_pair_has_no_interval():
+    assert paired_ratio(np.array([2.0, 4.0]), np.array([3.0, 6.0])).value == pytest.approx(1.5)
+    alike = paired_ratio(np.array([2.0, 4.0]), np.array([3.0, 6.0]))
+    assert (alike.low, alike.high) == pytest.approx((1.5, 1.5))
+    assert paired_ratio(np.array([2.0]), np.array([3.0])).to_json() == {"value": 1.5, "low": None, "high": None}
+    assert format_ratio({"value": 1.5, "low": None, "high": None}) == "1.50"
+    assert format_ratio(alike.to_json()) == "1.50 (1.50 to 1.50)"
+
+
+def test_a_second_series_has_its_ratio_in_the_interval_of_the_first_as_often_as_is_said():
+    rng = np.random.default_rng(0)
+    inside, tries = 0, 1000
+    for _ in range(tries):
+        first, second = np.exp(rng.normal(0, 0.05, (2, 10)))
+        found = paired_ratio(np.ones(10), first)
+        inside += found.low <= np.exp(np.log(second).mean()) <= found.high
+    assert 0.93 < inside / tries < 0.97
+
+
+def test_the_spread_of_samples():
+    told = spread_of([1.0, 2.0, 6.0])
+    assert (told["mean"], told["median"], told["samples"]) == (3.0, 2.0, [1.0, 2.0, 6.0])
+    assert told["std"] == pytest.approx(7**0.5)
+    assert spread_of([2.0])["std"] == 0
