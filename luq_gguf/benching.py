@@ -126,7 +126,7 @@ def bench_types(
         with tempfile.TemporaryDirectory(prefix="luq-shape-") as folder:
             geometry = shapes.geometry(model, Path(folder) / "shape", tools.find(), "IQ1_M", "Q4_K_M")
             table = type_rates.measured(geometry, threads, listener, again=again)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for kind, rate in table.rates.items():
         bits = gguf_files.bits_per_weight(kind)
         rows.append(
@@ -140,4 +140,4 @@ def bench_types(
                 "prefill_ratio": rate.prefill_wps / table.rates["Q4_K"].prefill_wps if "Q4_K" in table.rates else None,
             }
         )
-    return table, sorted(rows, key=lambda row: float(str(row["bpw"])))
+    return table, sorted(rows, key=lambda row: float(row["bpw"]))

@@ -6,10 +6,13 @@ import os
 import platform
 import re
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 
 _FEATURES = re.compile(r"(sse4_2|avx\w*|f16c|fma|bmi2|amx_\w+|asimd\w*|i8mm|sve\w*|neon|bf16)$")
@@ -71,6 +74,22 @@ def busy_seconds() -> float:
 def busy_share(seconds: float = 1.0) -> float:
     """The share of all cores' time in which something runs now."""
     return float(psutil.cpu_percent(interval=seconds)) / 100
+
+
+def read_bandwidth(threads: int) -> float:
+    """Bytes per second that so many threads together read from memory: the best of several dot products of a part of
+    1 GiB with itself, which is more than caches hold."""
+    from threadpoolctl import threadpool_limits
+
+    part = np.ones(2**28 // threads, np.float32)
+    parts = [part, *(part.copy() for _ in range(threads - 1))]
+    best = float("inf")
+    with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
+        for _ in range(5):
+            started = time.perf_counter()
+            list(pool.map(lambda one: float(np.dot(one, one)), parts))
+            best = min(best, time.perf_counter() - started)
+    return sum(one.nbytes for one in parts) / best
 
 
 class PeakMemory:

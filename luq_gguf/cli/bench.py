@@ -105,7 +105,7 @@ def _bench(
 
 
 def _types(run_dir: Path | None, shape: str | None, as_json: bool, given: dict[str, Any]) -> None:
-    from luq_gguf import benching
+    from luq_gguf import benching, machine
 
     threads = _threads(given["threads"])
     if len(threads) > 1:
@@ -113,7 +113,10 @@ def _types(run_dir: Path | None, shape: str | None, as_json: bool, given: dict[s
     with output.listener() as listener:
         model = shape or "qwen2.5-vl-7b"
         table, rows = benching.bench_types(run_dir, model, threads[0], given["again"], listener)
+    bandwidth = machine.read_bandwidth(table.threads) / 1e9
     if as_json:
-        output.print_json({"threads": table.threads, "prompt_tokens": table.n_prompt, "types": rows})
+        told = {"threads": table.threads, "prompt_tokens": table.n_prompt, "read_gigabytes_per_second": bandwidth}
+        output.print_json(told | {"types": rows})
         return
     output.print_table(output.types_table(rows, str(run_dir) if run_dir else model, table))
+    click.echo(f"this machine reads {bandwidth:.1f} GB/s from memory with {table.threads} threads")
