@@ -4,8 +4,8 @@
 .venv/bin/python tests/benchmarks/speed_model.py qwen2.5-vl-7b [--turns 3]
 
 Nine plans: none, a quarter, a half and all layers low, in IQ1_M and in Q2_K; and half in TQ2_0 and IQ2_XXS. Every file
-is made, measured by llama-bench in turns with the others, and compared with the prediction from rates of types, which are
-measured first where they are not known. Constants are not fitted to these files.
+is made, measured by llama-bench in turns with the others, and compared with the prediction from rates of types. Those
+are measured first where they are not known; nothing is fitted to these files.
 """
 
 from __future__ import annotations
