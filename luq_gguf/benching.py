@@ -12,6 +12,7 @@ from luq_gguf import artefacts, pipeline, planner, shapes, throughput, type_rate
 from luq_gguf.door import Listener
 from luq_gguf.errors import EvaluationError
 from luq_gguf.llamacpp import gguf_files, shape_file, tools
+from luq_gguf.report import figures
 from luq_gguf.speed import SpeedTable
 from luq_gguf.throughput import Arm, BenchRequest
 from luq_gguf.type_rates import Geometry
@@ -110,9 +111,12 @@ def _bench(
     told: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     conditions = {"baseline": baseline.path.name if baseline else None} | dict(told or {})
-    return throughput.bench(
-        arms, baseline, request, lambda content: artefacts.write_json(out, content), listener, conditions
+    content = throughput.bench(
+        arms, baseline, request, lambda found: artefacts.write_json(out, found), listener, conditions
     )
+    most = max(content["conditions"]["threads"])
+    figures.throughput([row for row in content["rows"] if row["threads"] == most], out.with_suffix(".png"))
+    return content
 
 
 def bench_types(

@@ -27,7 +27,8 @@ CANDIDATES = (
     "Q4_0", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "F16",
 )  # fmt: skip
 ENOUGH_BYTES = 2**28  # of layers in Q4_K: more than CPUs keep in their caches
-PROMPT, GENERATE, ROUNDS = 64, 16, 3
+PROMPT, GENERATE, ROUNDS = 64, 16, 2
+REPETITIONS = 8  # in one run: CPUs are a third faster for the first half second than they stay, so the last half counts
 VOCABULARY = 256
 BUSY = 0.2  # above this share of the machine used by others, figures are not kept
 
@@ -104,8 +105,8 @@ def _kept_path(geometry: Geometry, threads: int) -> Path:
     shapes = sorted({(t.name.split(".", 2)[2], t.shape) for t in geometry.source.tensors if t.name in names})
     cpu = (machine.cpu_name(), machine.cpu_features(), machine.physical_cores(), threads)
     build = (pin["version"], pin["sha256"], pin["cmake_args"], str(tools.find().tools))
-    layers = geometry.layers_measured()
-    return root / "luq-gguf" / "speed" / f"{hash_of(cpu, build, geometry.source.arch, shapes, layers)}.json"
+    how = (geometry.layers_measured(), PROMPT, GENERATE, ROUNDS, REPETITIONS)
+    return root / "luq-gguf" / "speed" / f"{hash_of(cpu, build, geometry.source.arch, shapes, how)}.json"
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -135,9 +136,12 @@ def _measure(
             path = Path(folder) / f"{kind}-{layers}.gguf"
             if not path.exists():
                 layer_file(path, geometry, kind, layers)
-            run = llama_bench.run(llama, path, threads=(threads,), prompts=(PROMPT,), n_generate=GENERATE)
-            decode.setdefault((kind, layers), []).append(1 / run.tps[threads, 0, GENERATE][0])
-            prefill.setdefault((kind, layers), []).append(1 / run.tps[threads, PROMPT, 0][0])
+            run = llama_bench.run(
+                llama, path, threads=(threads,), prompts=(PROMPT,), n_generate=GENERATE, repetitions=REPETITIONS
+            )
+            for seconds, key in ((decode, (threads, 0, GENERATE)), (prefill, (threads, PROMPT, 0))):
+                sustained = run.tps[key][REPETITIONS // 2 :]
+                seconds.setdefault((kind, layers), []).extend(1 / tps for tps in sustained)
             others.append(run.others_share)
             listener.progress("speed of tensor types", turn + 1, total)
     if constants:

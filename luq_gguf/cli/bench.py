@@ -65,7 +65,7 @@ def command(files: tuple[Path, ...], run_dir: Path | None, shape: str | None, of
         return
     for table in output.bench_tables(content):
         output.print_table(table)
-    click.echo(f"figures  {out}")
+    click.echo(f"figures  {out}\npicture  {out.with_suffix('.png')}")
 
 
 def _threads(text: str | None) -> tuple[int, ...]:
@@ -93,6 +93,8 @@ def _bench(
         given["allow_swap"],
     )
     out = (given["out"] or (run_dir or Path()) / "bench.json").absolute()
+    if given["out"] and not out.parent.is_dir():
+        raise click.UsageError(f"{out.parent} is no folder: give --out a file in one that exists.")
     with output.listener() as listener:
         if run_dir:
             asked = {"model": given["model"], "trust_remote_code": given["trust_remote_code"]}

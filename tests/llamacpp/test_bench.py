@@ -38,6 +38,7 @@ def test_a_run_is_compared_with_its_16_bit_and_high_files_which_are_made(benched
     assert names == ["tiny-qwen2.5-vl-F16.gguf", "tiny-qwen2.5-vl-Q4_K_M.gguf", converted.model.name]
     assert all((run / name).exists() for name in names)
     assert json.loads((run / "bench.json").read_text()) == benched
+    assert (run / "bench.png").exists()
 
 
 def test_rows_hold_the_contracts_keys_and_every_sample(benched, run):
