@@ -66,7 +66,8 @@ def bench_shape(
     llama = tools.find()
     with tempfile.TemporaryDirectory(prefix="luq-shape-", dir=out.parent) as work:
         folder, arms = Path(work), list[Arm]()
-        found = {low: shapes.geometry(model, folder / low, llama, low, high) for low in lows}
+        source = shapes.outline(model, folder / "shape", llama)
+        found = {low: shapes.geometry(source, llama, low, high) for low in lows}
         name = model.rstrip("/").rsplit("/", 1)[-1]
         for label, geometry, types in _wanted(name, found, low_layers, high, f16):
             progress = partial(_share, listener, f"writing {label}")
@@ -128,7 +129,8 @@ def bench_types(
         table = type_rates.measured(geometry, threads, listener, again=again)
     else:
         with tempfile.TemporaryDirectory(prefix="luq-shape-") as folder:
-            geometry = shapes.geometry(model, Path(folder) / "shape", tools.find(), "IQ1_M", "Q4_K_M")
+            source = shapes.outline(model, Path(folder) / "shape", tools.find())
+            geometry = shapes.geometry(source, tools.find(), "IQ1_M", "Q4_K_M")
             table = type_rates.measured(geometry, threads, listener, again=again)
     rows: list[dict[str, Any]] = []
     for kind, rate in table.rates.items():

@@ -52,8 +52,8 @@ BUILT_IN: Mapping[str, dict[str, Any]] = {
 }
 
 
-def geometry(model: str, folder: Path, llama: LlamaCpp, low: str, high: str) -> Geometry:
-    """The geometry of a built-in name, a folder with config.json, or a Hub id, of which only config.json is fetched.
+def outline(model: str, folder: Path, llama: LlamaCpp) -> gguf_files.GGUFInfo:
+    """The skeleton of a built-in name, a folder with config.json, or a Hub id, of which only config.json is fetched.
 
     `folder` receives the skeleton. Raises CheckpointError for a config that transformers or llama.cpp do not know.
     """
@@ -67,8 +67,12 @@ def geometry(model: str, folder: Path, llama: LlamaCpp, low: str, high: str) -> 
     _sparse_safetensors(made / "model.safetensors", shapes)
     tensors = converter.text_tensors(llama, made, folder / "text.gguf", model)
     metadata = converter.metadata_only(llama, made, folder / "metadata.gguf", model)
-    source = skeleton.write(folder / "skeleton.gguf", metadata.path, tensors)
     shutil.rmtree(made)
+    return skeleton.write(folder / "skeleton.gguf", metadata.path, tensors)
+
+
+def geometry(source: gguf_files.GGUFInfo, llama: LlamaCpp, low: str, high: str) -> Geometry:
+    """A skeleton with both possible types of its tensors, all of which count as measured."""
     n_layers = 1 + max(layer for t in source.tensors if (layer := layer_of(t.name)) is not None)
     everything = {tensor.name for tensor in source.tensors}
     known = gguf_files.check_type(low, "--low"), quantize.check_ftype(llama, high)

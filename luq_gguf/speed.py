@@ -1,6 +1,7 @@
 """How fast a plan will be on this CPU, from what each tensor type does there: pure arithmetic on measured rates.
 
-A token costs the sum, over the matrices it goes through, of their weights over the type's rate, and a constant.
+A token costs the sum, over the matrices of its layers, of their weights over the type's rate, and a constant: the head,
+which is the same in all plans, and what no matrix explains.
 """
 
 from __future__ import annotations
@@ -9,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from luq_gguf.values import ModelTensors, TensorChoice
-
-HEAD, EMBEDDING = "output.weight", "token_embd.weight"
 
 
 @dataclass(frozen=True)
@@ -24,8 +23,9 @@ class TypeRate:
 
 @dataclass(frozen=True)
 class SpeedTable:
-    """Rates by type on one CPU, number of threads and geometry; the constants are seconds of a token whatever its
-    matrices. `n_prompt` is the prompt length that prefill was measured with."""
+    """Rates by type on one CPU, number of threads and geometry; the constants are seconds of a token beside its layers:
+    the head's, in its stock type, and all that no matrix explains. `n_prompt` is the prompt length that prefill was
+    measured with."""
 
     rates: Mapping[str, TypeRate]
     decode_constant: float
@@ -50,30 +50,22 @@ def types_of(tensors: ModelTensors) -> frozenset[str]:
 def predict(table: SpeedTable, tensors: ModelTensors, types: Mapping[str, str], active_experts: float = 1.0) -> Speed:
     """Tokens/s of a file with these types.
 
-    `active_experts` is the share of a mixture's experts that a token goes through. A prompt goes through the head once,
-    for its last token. Raises KeyError for a type that the table does not hold.
+    `active_experts` is the share of a mixture's experts that a token goes through. Raises KeyError for a type that the
+    table does not hold.
     """
     decode, prefill = table.decode_constant, table.prefill_constant
     for choice in _multiplied(tensors):
         rate = table.rates[types[choice.name]]
         n_weights = choice.n_weights * (active_experts if "_exps" in choice.name else 1.0)
         decode += n_weights / rate.decode_wps
-        if choice.layer is None:
-            prefill += n_weights / rate.decode_wps / table.n_prompt
-        else:
-            prefill += n_weights / rate.prefill_wps
+        prefill += n_weights / rate.prefill_wps
     return Speed(1 / decode, 1 / prefill)
 
 
 def _multiplied(tensors: ModelTensors) -> list[TensorChoice]:
-    """The matrices that every token is multiplied with: those of layers, and the head or what serves as one."""
-    head = HEAD if any(choice.name == HEAD for choice in tensors.choices) else EMBEDDING
+    """The matrices of layers."""
     plain = ("F32", "F16", "BF16")  # norms and biases; also matrices that stay so, such as routers, are small
-    return [
-        choice
-        for choice in tensors.choices
-        if choice.name == head or (choice.layer is not None and choice.high_type not in plain)
-    ]
+    return [choice for choice in tensors.choices if choice.layer is not None and choice.high_type not in plain]
 
 
 def smallest_faster(table: SpeedTable, low: str, high: str, bits: Mapping[str, float]) -> str | None:

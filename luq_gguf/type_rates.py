@@ -18,7 +18,7 @@ from luq_gguf.door import Listener
 from luq_gguf.errors import RunFolderError
 from luq_gguf.llamacpp import gguf_files, llama_bench, shape_file, tools
 from luq_gguf.run_folder import hash_of
-from luq_gguf.speed import EMBEDDING, HEAD, SpeedTable, TypeRate
+from luq_gguf.speed import SpeedTable, TypeRate
 from luq_gguf.tensor_types import layer_of
 from luq_gguf.values import ModelTensors
 
@@ -30,6 +30,7 @@ ENOUGH_BYTES = 2**28  # of layers in Q4_K: more than CPUs keep in their caches
 PROMPT, GENERATE, ROUNDS = 64, 16, 2
 REPETITIONS = 8  # in one run: CPUs are a third faster for the first half second than they stay, so the last half counts
 VOCABULARY = 256
+HEAD_AND_EMBEDDING = ("output.weight", "token_embd.weight")
 BUSY = 0.2  # above this share of the machine used by others, figures are not kept
 
 
@@ -96,13 +97,18 @@ def measured(
                 f"other programs used {known['others_share']:.0%} of this machine: these rates are not kept for later"
             )
     rates = {kind: TypeRate(row["decode_wps"], row["prefill_wps"]) for kind, row in known["rates"].items()}
-    return SpeedTable(rates, known["decode_constant"], known["prefill_constant"], threads, PROMPT)
+    decode, prefill = (known[f"{what}_constant"] + known[f"{what}_head"] for what in ("decode", "prefill"))
+    return SpeedTable(rates, decode, prefill, threads, PROMPT)
 
 
 def _kept_path(geometry: Geometry, threads: int) -> Path:
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    pin, names = tools.pin(), geometry.matrices
-    shapes = sorted({(t.name.split(".", 2)[2], t.shape) for t in geometry.source.tensors if t.name in names})
+    pin, names = tools.pin(), geometry.matrices | frozenset(HEAD_AND_EMBEDDING)
+    types = {choice.name: choice.high_type for choice in geometry.tensors.choices if choice.layer is None}
+    shapes = sorted(
+        {(t.name.split(".", 2)[-1], t.shape, types.get(t.name)) for t in geometry.source.tensors if t.name in names},
+        key=str,
+    )
     cpu = (machine.cpu_name(), machine.cpu_features(), machine.physical_cores(), threads)
     build = (pin["version"], pin["sha256"], pin["cmake_args"], str(tools.find().tools))
     how = (geometry.layers_measured(), PROMPT, GENERATE, ROUNDS, REPETITIONS)
@@ -117,48 +123,37 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
+@dataclass(frozen=True)
+class _Layers:
+    """A file that is measured: so many layers of one type, with a head of its own or of almost nothing."""
+
+    kind: str
+    count: int
+    head: bool = False
+
+
 def _measure(
     geometry: Geometry, threads: int, types: Collection[str], known: dict[str, Any], listener: Listener
 ) -> None:
     """Fill `known` with rates of these types, and the constants where they are missing."""
-    count, llama = geometry.layers_measured(), tools.find()
-    # (type, layers); the last one's doubled layers tell what a token costs beside them
-    files = [(kind, count) for kind in types]
-    constants = "decode_constant" not in known
-    if constants:
-        files += [(kind, n) for kind, n in (("Q4_0", count), ("Q4_0", 2 * count)) if (kind, n) not in files]
-    decode: dict[tuple[str, int], list[float]] = {}
-    prefill: dict[tuple[str, int], list[float]] = {}
-    others, total = [], len(files) * ROUNDS
-    with tempfile.TemporaryDirectory(prefix="luq-types-") as folder:
-        for turn in range(total):
-            kind, layers = files[turn % len(files)]
-            path = Path(folder) / f"{kind}-{layers}.gguf"
-            if not path.exists():
-                layer_file(path, geometry, kind, layers)
-            run = llama_bench.run(
-                llama, path, threads=(threads,), prompts=(PROMPT,), n_generate=GENERATE, repetitions=REPETITIONS
-            )
-            for seconds, key in ((decode, (threads, 0, GENERATE)), (prefill, (threads, PROMPT, 0))):
-                sustained = run.tps[key][REPETITIONS // 2 :]
-                seconds.setdefault((kind, layers), []).extend(1 / tps for tps in sustained)
-            others.append(run.others_share)
-            listener.progress("speed of tensor types", turn + 1, total)
-    if constants:
-        for name, seconds in (("decode_constant", decode), ("prefill_constant", prefill)):
-            once, twice = median(seconds["Q4_0", count]), median(seconds["Q4_0", 2 * count])
-            known[name] = min(max(0.0, 2 * once - twice), once / 2)
-    weights = geometry.layer_weights(count)
-    rates = known.setdefault("rates", {})
+    count = geometry.layers_measured()
+    once, twice, headed = _Layers("Q4_0", count), _Layers("Q4_0", 2 * count), _Layers("Q4_0", count, head=True)
+    files = [_Layers(kind, count) for kind in types]
+    if constants := "decode_head" not in known:
+        files += [one for one in (once, twice, headed) if one not in files]
+    seconds, others = _seconds(geometry, threads, files, listener)
+    for what, found in seconds.items():
+        if constants:
+            known[f"{what}_constant"] = min(max(0.0, 2 * found[once] - found[twice]), found[once] / 2)
+            known[f"{what}_head"] = max(0.0, found[headed] - found[once])
+    weights, rates = geometry.layer_weights(count), known.setdefault("rates", {})
     for kind in types:
-        rates[kind] = {
-            "decode_wps": weights / (median(decode[kind, count]) - known["decode_constant"]),
-            "prefill_wps": weights / (median(prefill[kind, count]) - known["prefill_constant"]),
-            "decode_tps": 1 / median(decode[kind, count]),
-            "prefill_tps": 1 / median(prefill[kind, count]),
-        }
+        rates[kind] = {}
+        for what, found in seconds.items():
+            rates[kind][f"{what}_wps"] = weights / (found[_Layers(kind, count)] - known[f"{what}_constant"])
+            rates[kind][f"{what}_tps"] = 1 / found[_Layers(kind, count)]
     known |= {
-        "others_share": median(others),
+        "others_share": others,
         "threads": threads,
         "layers": count,
         "weights_per_layer": geometry.layer_weights(1),
@@ -167,18 +162,45 @@ def _measure(
     }
 
 
-def layer_file(path: Path, geometry: Geometry, kind: str, count: int) -> None:
-    """A file of `count` layers whose matrices are all of one type, without a tokenizer and with a head of no weight."""
+def _seconds(
+    geometry: Geometry, threads: int, files: Collection[_Layers], listener: Listener
+) -> tuple[dict[str, dict[_Layers, float]], float]:
+    """Median seconds of a token, in decode and in prefill, of each file; and what share others took of the machine."""
+    samples: dict[str, dict[_Layers, list[float]]] = {"decode": {}, "prefill": {}}
+    others, llama, total = [], tools.find(), len(files) * ROUNDS
+    with tempfile.TemporaryDirectory(prefix="luq-types-") as folder:
+        for turn, one in enumerate([one for _ in range(ROUNDS) for one in files], 1):
+            path = Path(folder) / f"{one.kind}-{one.count}-{one.head}.gguf"
+            if not path.exists():
+                layer_file(path, geometry, one.kind, one.count, head=one.head)
+            run = llama_bench.run(
+                llama, path, threads=(threads,), prompts=(PROMPT,), n_generate=GENERATE, repetitions=REPETITIONS
+            )
+            for what, key in (("decode", (threads, 0, GENERATE)), ("prefill", (threads, PROMPT, 0))):
+                sustained = run.tps[key][REPETITIONS // 2 :]
+                samples[what].setdefault(one, []).extend(1 / tps for tps in sustained)
+            others.append(run.others_share)
+            listener.progress("speed of tensor types", turn, total)
+    return {what: {one: median(held) for one, held in found.items()} for what, found in samples.items()}, median(others)
+
+
+def layer_file(path: Path, geometry: Geometry, kind: str, count: int, *, head: bool = False) -> None:
+    """A file of `count` layers whose matrices are all of one type, without a tokenizer.
+
+    The head is that of the stock file, or has almost no weight.
+    """
     source, n = geometry.source, geometry.tensors.n_layers
     arch, matrices = source.arch, geometry.matrices
     shapes: dict[str, tuple[int, ...]] = {}
     types: dict[str, str] = {}
+    stock = {choice.name: choice.high_type for choice in geometry.tensors.choices}
+    rows = next(t.shape[-1] for t in source.tensors if t.name == "token_embd.weight") if head else VOCABULARY
     for tensor in source.tensors:
         layer, shape = layer_of(tensor.name), tensor.shape[::-1]
         if layer is None:
-            if tensor.name in (HEAD, EMBEDDING):
-                shape = (VOCABULARY, *shape[1:])
-            shapes[tensor.name], types[tensor.name] = shape, tensor.type
+            ends = tensor.name in HEAD_AND_EMBEDDING
+            shapes[tensor.name] = (rows, *shape[1:]) if ends else shape
+            types[tensor.name] = stock[tensor.name] if ends and head else tensor.type
         elif layer < n:
             rest = tensor.name.split(".", 2)[2]
             for copy in range(layer, count, n):
@@ -186,7 +208,7 @@ def layer_file(path: Path, geometry: Geometry, kind: str, count: int) -> None:
                 types[f"blk.{copy}.{rest}"] = kind if tensor.name in matrices else tensor.type
     changes: dict[str, object] = {key: None for key in source.metadata if key.startswith("tokenizer.")}
     changes |= _cut_to(source.metadata, arch, n, count)
-    changes |= {"tokenizer.ggml.model": "no_vocab", f"{arch}.vocab_size": VOCABULARY, f"{arch}.block_count": count}
+    changes |= {"tokenizer.ggml.model": "no_vocab", f"{arch}.vocab_size": rows, f"{arch}.block_count": count}
     shape_file.write(path, source, types, shapes, changes)
 
 

@@ -30,8 +30,9 @@ def main() -> None:
     llama, threads, prompt = tools.find(), machine.physical_cores(), type_rates.PROMPT
     with tempfile.TemporaryDirectory(prefix="luq-speed-", dir=".") as work:
         made: dict[str, tuple[Path, speed.Speed]] = {}
+        source = shapes.outline(args.shape, Path(work) / "shape", llama)
         for low in ("IQ1_M", "Q2_K", "TQ2_0", "IQ2_XXS"):
-            geometry = shapes.geometry(args.shape, Path(work) / low, llama, low, "Q4_K_M")
+            geometry = shapes.geometry(source, llama, low, "Q4_K_M")
             n = geometry.tensors.n_layers
             table = type_rates.measured(geometry, threads, Listener(say=print))
             for count in (0, n // 4, n // 2, n) if low in ("IQ1_M", "Q2_K") else (n // 2,):
