@@ -34,7 +34,8 @@ def main() -> None:
         for low in ("IQ1_M", "Q2_K", "TQ2_0", "IQ2_XXS"):
             geometry = shapes.geometry(source, llama, low, "Q4_K_M")
             n = geometry.tensors.n_layers
-            table = type_rates.measured(geometry, threads, Listener(say=print), sorted(speed.types_of(geometry.tensors)))
+            needed = sorted(speed.types_of(geometry.tensors))
+            table = type_rates.measured(geometry, threads, Listener(say=print), needed)
             for count in (0, n // 4, n // 2, n) if low in ("IQ1_M", "Q2_K") else (n // 2,):
                 if count == 0 and low != "IQ1_M":
                     continue
