@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from luq_gguf import machine, planner, speed, type_rates
 from luq_gguf.door import Door, Listener
+from luq_gguf.errors import BudgetError, LuqError
 from luq_gguf.llamacpp import gguf_files
 from luq_gguf.speed import SpeedTable
 from luq_gguf.type_rates import Geometry
@@ -37,12 +38,9 @@ class Predictor:
         """Of a plan, beside the file of its high ftype."""
         one, other, high_type = self._speed(plan.low_layers), self._speed(()), _usual_type(self._tensors)
         rates = self._table.rates
-        ratio = rates[plan.low].decode_wps / rates[high_type].decode_wps if plan.low in rates else 1.0
-        faster = None
-        if ratio < 1:
-            table = self._measured(type_rates.CANDIDATES)
-            bits = {kind: gguf_files.bits_per_weight(kind) for kind in table.rates}
-            faster = speed.smallest_faster(table, plan.low, high_type, bits)
+        known = plan.low in rates and high_type in rates  # rows may not fit the low type: then others stand for it
+        ratio = rates[plan.low].decode_wps / rates[high_type].decode_wps if known else 1.0
+        faster = self._smallest_faster(plan.low, high_type) if ratio < 1 else None
         return PredictedSpeed(
             one.decode_tps,
             one.prefill_tps,
@@ -56,12 +54,35 @@ class Predictor:
             _bytes_with(self._tensors, plan, faster) if faster else None,
         )
 
+    def _smallest_faster(self, low: str, high: str) -> str | None:
+        try:
+            table = self._measured(type_rates.CANDIDATES)
+        except LuqError as error:  # hours of profiling are not lost for a hint
+            self._listener.say(f"other types could not be measured: {error.message}")
+            return None
+        bits = {kind: gguf_files.bits_per_weight(kind) for kind in table.rates}
+        return speed.smallest_faster(table, low, high, bits)
+
 
 def predictor(door: Door, wanted: bool, threads: int | None, listener: Listener) -> Predictor | None:
-    """None for a model so small that nobody asks, unless it is `wanted`."""
+    """None for a model so small that nobody asks, or that cannot be measured in parts, unless it is `wanted`.
+
+    Raises BudgetError where it is, and its speed cannot be predicted.
+    """
     if not wanted and door.tensors.n_weights < WORTH_IT:
         return None
-    return Predictor(door, threads, listener)
+    try:
+        found = Predictor(door, threads, listener)
+        for low_layers in ((), range(door.tensors.n_layers)):
+            found.decode_tps(low_layers)
+    except (LuqError, KeyError) as error:
+        told = error.message if isinstance(error, LuqError) else f"the type {error} does not fit all its layers"
+        sentence = f"The speed of {door.checkpoint.name} cannot be predicted: {told.rstrip('.')}."
+        if wanted:
+            raise BudgetError(sentence, "Choose another budget than --target-tps.") from None
+        listener.say(sentence)
+        return None
+    return found
 
 
 def tps_of(found: Predictor | None) -> Callable[[Sequence[int]], float] | None:
