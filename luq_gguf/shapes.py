@@ -64,7 +64,7 @@ def outline(model: str, folder: Path, llama: LlamaCpp) -> gguf_files.GGUFInfo:
     (made / "config.json").write_text(json.dumps(config))
     (made / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer"}))
     (made / "tokenizer.model").write_bytes(_tokenizer())
-    _sparse_safetensors(made / "model.safetensors", shapes)
+    sparse_safetensors(made / "model.safetensors", shapes)
     tensors = converter.text_tensors(llama, made, folder / "text.gguf", model)
     metadata = converter.metadata_only(llama, made, folder / "metadata.gguf", model)
     shutil.rmtree(made)
@@ -149,7 +149,8 @@ def _tokenizer() -> bytes:
     return made.getvalue()
 
 
-def _sparse_safetensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def sparse_safetensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """A safetensors file of float16 tensors with these shapes and a hole for their data."""
     header, at = {}, 0
     for name, shape in shapes.items():
         header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [at, at := at + 2 * math.prod(shape)]}

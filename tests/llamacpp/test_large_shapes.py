@@ -4,7 +4,6 @@ The weights are holes in sparse files.
 """
 
 import json
-import math
 
 import pytest
 from families import FAMILIES
@@ -12,6 +11,7 @@ from families import FAMILIES
 from luq_gguf import planner
 from luq_gguf.door import open_door
 from luq_gguf.run_folder import RunFolder
+from luq_gguf.shapes import sparse_safetensors
 
 SIZES = {
     # hidden, feed-forward, layers, heads; bytes of llama.cpp's own Q4_K_M of the same decoder with 32,000 tokens
@@ -24,16 +24,6 @@ def on_the_hub(name: str) -> str:
     """Where transformers 5 says model.language_model.layers, the published files say language_model.model.layers."""
     name = name.replace("model.language_model.", "language_model.model.").replace("lm_head", "language_model.lm_head")
     return name.replace("model.vision_tower.", "vision_tower.vision_model.").replace("model.multi_modal", "multi_modal")
-
-
-def sparse_safetensors(path, shapes):
-    header, at = {}, 0
-    for name, shape in shapes.items():
-        header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [at, at := at + 2 * math.prod(shape)]}
-    text = json.dumps(header).encode()
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.truncate(8 + len(text) + at)
 
 
 @pytest.mark.parametrize("size", SIZES)
