@@ -50,14 +50,14 @@ def test_at_the_runs_own_alpha_nothing_changes(ablated, run):
 
 
 def test_a_point_is_the_file_that_convert_makes_with_that_alpha(
-    ablated, cli, run, tiny_model, calibration_file, questions, tmp_path
+    ablated, cli, run, converted, tiny_model, calibration_file, questions, tmp_path
 ):
     out = tmp_path / "one"
     asked = ("convert", tiny_model, "--out", out, "--calib", calibration_file, "--samples", 64, "--low-layers", 6)
     done = cli(*asked, "--alpha", 1, "--json")
     assert done.returncode == 0, done.stderr
     made = json.loads(done.stdout)
-    reference = next(run.glob("*-F16.gguf"))
+    reference = run / converted.f16.name
     measured = cli("eval", made["model"], "--reference", reference, "--data", questions, "--max-tokens", 4, "--json")
     assert measured.returncode == 0, measured.stderr
     both, imatrix = point(ablated, 1, "both"), point(ablated, 1, "imatrix")
