@@ -84,7 +84,8 @@ def convert(
         planner.check_budget(door.tensors, budget)
         check_questions(budget, rule, questions, run)
         speeds = predictor(door, budget.decode_tps is not None, threads, listener)
-        planner.low_layer_count(door.tensors, range(door.tensors.n_layers), budget, tps_of(speeds))
+        if budget.decode_tps is not None:  # out of reach is told before the profile, which takes hours
+            planner.low_layer_count(door.tensors, range(door.tensors.n_layers), budget, tps_of(speeds))
         check_disk(run, door, planner.file_bytes(door.tensors, ()))
         profile = make_profile(run, door, request, device=device, listener=listener)
         door = with_dataset(door, profile)
