@@ -157,3 +157,16 @@ def test_the_report_is_one_page_that_needs_nothing_else(cli, run, swept):
     before = {path: path.read_bytes() for path in (run / "figures").glob("*.png")}
     assert cli("report", run).returncode == 0
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_convert_takes_bounds_on_quality_and_refuses_a_speed_out_of_reach_before_it_profiles(
+    cli, tiny_model, calibration_file, questions, tmp_path
+):
+    asked = ("convert", tiny_model, "--calib", calibration_file, "--samples", 16)
+    done = cli(*asked, "--out", tmp_path / "kld", "--max-kld", 1, "--eval", questions, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["low_layers"] == list(range(12))
+    refused = cli(*asked, "--out", tmp_path / "tps", "--target-tps", 10**9)
+    assert refused.returncode == 2
+    assert "reaches 1e+09 tokens/s on this machine" in refused.stderr
+    assert not (tmp_path / "tps").exists()
