@@ -13,6 +13,7 @@ from luq_gguf.speed import SpeedTable
 from luq_gguf.type_rates import Geometry
 from luq_gguf.values import ModelTensors, Plan, PredictedSpeed
 
+TERNARY = ("TQ1_0", "TQ2_0")  # fast, and made for models that were trained in three values: not to be advised to others
 WORTH_IT = 200_000_000  # weights: below, a model is fast anyway, and measuring would take longer than the plan
 
 
@@ -55,12 +56,13 @@ class Predictor:
         )
 
     def _smallest_faster(self, low: str, high: str) -> str | None:
+        named = {*type_rates.CANDIDATES, low, high} - set(TERNARY)
+        bits = {kind: gguf_files.bits_per_weight(kind) for kind in named}
         try:
-            table = self._measured(type_rates.CANDIDATES)
+            table = self._measured([kind for kind in named if bits[low] < bits[kind] < bits[high]])
         except LuqError as error:  # hours of profiling are not lost for a hint
             self._listener.say(f"other types could not be measured: {error.message}")
             return None
-        bits = {kind: gguf_files.bits_per_weight(kind) for kind in table.rates}
         return speed.smallest_faster(table, low, high, bits)
 
 

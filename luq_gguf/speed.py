@@ -69,10 +69,11 @@ def _multiplied(tensors: ModelTensors) -> list[TensorChoice]:
 
 
 def smallest_faster(table: SpeedTable, low: str, high: str, bits: Mapping[str, float]) -> str | None:
-    """The type of fewest bits, beyond the low one's, whose layers decode faster than the high type's; None if none."""
+    """Of the types in `bits`, the one of fewest bits, beyond the low one's, whose layers decode faster than the high
+    type's; None if none."""
     faster = [
         kind
         for kind, rate in table.rates.items()
-        if bits[low] < bits[kind] < bits[high] and rate.decode_wps > table.rates[high].decode_wps
+        if kind in bits and bits[low] < bits[kind] < bits[high] and rate.decode_wps > table.rates[high].decode_wps
     ]
     return min(faster, key=lambda kind: bits[kind], default=None)
