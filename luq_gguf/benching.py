@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from luq_gguf.door import Listener
 from luq_gguf.errors import EvaluationError
 from luq_gguf.llamacpp import gguf_files, shape_file, tools
 from luq_gguf.report import figures
+from luq_gguf.run_folder import sha256_of
 from luq_gguf.speed import SpeedTable
 from luq_gguf.throughput import Arm, BenchRequest
 from luq_gguf.type_rates import Geometry
@@ -25,8 +27,13 @@ def bench_files(
     """Measure files as they are; the vision half is the one given, or the only one beside each file."""
     if len({path.name for path in files}) < len(files):
         raise EvaluationError("Two files have the same name.", "Rename one: the table tells them apart by name.")
-    arms = [throughput.make_arm(path, mmproj or _beside(path)) for path in files]
+    arms = [_arm(path, mmproj or _beside(path)) for path in files]
     return _bench(arms, throughput.find_baseline(arms), request, out, listener)
+
+
+def _arm(path: Path, mmproj: Path | None) -> Arm:
+    """With the file's hash, so that its figures are never told of another."""
+    return replace(throughput.make_arm(path, mmproj), sha256=sha256_of(path))
 
 
 def _beside(path: Path) -> Path | None:
@@ -45,7 +52,7 @@ def bench_run(
 ) -> dict[str, Any]:
     """Measure a run folder's 16-bit file, the one of its high ftype and its LUQ file, made where they are missing."""
     made, mmproj = pipeline.compared_files(run_dir, model=model, trust_remote_code=trust_remote_code, listener=listener)
-    arms = [throughput.make_arm(path, mmproj) for path in made]
+    arms = [_arm(path, mmproj) for path in made]
     return _bench(arms, arms[1], request, out, listener)
 
 

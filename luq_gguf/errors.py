@@ -8,12 +8,14 @@ LuqError                    exit code 1: the job failed
 ├── BenchmarkError          lmms-eval failed on a benchmark
 ├── DiskSpaceError          not enough room for the job
 ├── DownloadError           the Hub could not be reached, or broke off
+├── UploadError             the same while publishing, or what arrived is not what was sent
 └── InputError              exit code 2: refused at the door, before anything heavy
     ├── CheckpointError     not a checkpoint that can be converted
     ├── CalibrationError    calibration input that cannot be read, or is empty
     ├── BudgetError         no plan fits, or the request contradicts itself
     ├── TypeNameError       a tensor type that does not exist or cannot be used here
     ├── EvaluationError     files or data that cannot be compared
+    ├── HubAccessError      a repository that may not be written, or a name or token that is none
     ├── RunFolderError      the run folder is held by another run, or holds something else
     └── GGUFFileError       not a readable GGUF file
 """
@@ -60,6 +62,10 @@ class DownloadError(LuqError):
     """The Hub could not be reached, or broke off."""
 
 
+class UploadError(LuqError):
+    """The Hub could not be reached or broke off while publishing, or what arrived is not what was sent."""
+
+
 class InputError(LuqError):
     """Refused at the door, before anything heavy."""
 
@@ -84,6 +90,10 @@ class TypeNameError(InputError):
 
 class EvaluationError(InputError):
     """Files or data that cannot be compared."""
+
+
+class HubAccessError(InputError):
+    """A repository that may not be written, or a name or token that is none."""
 
 
 class RunFolderError(InputError):

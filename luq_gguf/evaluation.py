@@ -27,6 +27,7 @@ from luq_gguf.expectations import (
 from luq_gguf.hf import calibration
 from luq_gguf.llamacpp import gguf_files
 from luq_gguf.llamacpp.ask import Runner
+from luq_gguf.run_folder import sha256_of
 from luq_gguf.values import EvalData, Sample
 
 
@@ -177,6 +178,7 @@ def evaluate(
     scores = _scores(said, data, chosen)
     content: dict[str, Any] = {
         "file": target.model.name,
+        "file_sha256": sha256_of(target.model),
         "reference": reference.model.name if reference else None,
         "n_samples": len(data.samples) or len(data.chunks),
         "metric": chosen,

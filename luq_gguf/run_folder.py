@@ -135,7 +135,16 @@ class RunFolder:
         status = path.stat()
         if status.st_size != fact["n_bytes"]:
             return False
-        return bool(status.st_mtime_ns == fact["mtime_ns"] or _sha256(path) == fact["sha256"])
+        return bool(status.st_mtime_ns == fact["mtime_ns"] or sha256_of(path) == fact["sha256"])
+
+    def outputs(self, stage: str) -> dict[str, dict[str, Any]]:
+        """What a finished stage wrote: name -> n_bytes, mtime_ns, sha256; empty where it is not finished."""
+        found: dict[str, dict[str, Any]] = self.read()["stages"].get(stage, {}).get("outputs", {})
+        return found
+
+    def changed(self, stage: str) -> list[str]:
+        """Files of a finished stage that are missing, or no longer what it wrote."""
+        return [name for name, fact in self.outputs(stage).items() if not self._unchanged(name, fact)]
 
     def run_stage(self, stage: str, key: str, outputs: Iterable[str], make: Callable[[], None]) -> bool:
         """Run `make` unless the stage is done; record its outputs, time and peak memory. True where it ran."""
@@ -165,9 +174,10 @@ class RunFolder:
     def _fact(self, name: str) -> dict[str, Any]:
         path = self.path / name
         status = path.stat()
-        return {"n_bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": _sha256(path)}
+        return {"n_bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256_of(path)}
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Of a file's contents."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

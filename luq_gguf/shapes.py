@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from luq_gguf.errors import CheckpointError
-from luq_gguf.hf import download
+from luq_gguf.hub import download
 from luq_gguf.llamacpp import converter, gguf_files, quantize, skeleton
 from luq_gguf.llamacpp.tools import LlamaCpp
 from luq_gguf.tensor_types import layer_of

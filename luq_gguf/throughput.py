@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ class BenchRequest:
 
 @dataclass(frozen=True)
 class Arm:
-    """A file that is compared, and the vision half it is run with, if any."""
+    """A file that is compared, and the vision half it is run with, if any. `sha256` of one that will be kept."""
 
     path: Path
     n_bytes: int
@@ -49,6 +49,7 @@ class Arm:
     types: frozenset[str]
     mmproj: Path | None = None
     fits: bool = True
+    sha256: str | None = None
 
 
 @dataclass
@@ -89,7 +90,7 @@ def check_memory(arms: Sequence[Arm], allow_swap: bool) -> list[Arm]:
                 f"{planner.format_size(available)} is free: its speed would be the disk's.",
                 "Close other programs, leave the file out, or add --allow-swap to measure it all the same.",
             )
-        found.append(Arm(arm.path, arm.n_bytes, arm.bpw, arm.types, arm.mmproj, fits))
+        found.append(replace(arm, fits=fits))
     return found
 
 
@@ -215,6 +216,7 @@ def _rows(
             rows.append(
                 {
                     "file": arm.path.name,
+                    "sha256": arm.sha256,
                     "n_bytes": arm.n_bytes,
                     "bpw": arm.bpw,
                     "threads": threads,

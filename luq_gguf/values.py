@@ -46,7 +46,8 @@ class EvalData:
 class CalibrationSet:
     """What flows through the reference model: multimodal samples, and n_text text-only ones.
 
-    The text-only ones are prompts without images (`text`), or chunks of a `document`.
+    The text-only ones are prompts without images (`text`), or chunks of a `document`. `image_source` and `text_source`
+    name the sets; `revisions` has the commit of those from the Hub.
     """
 
     multimodal: tuple[Sample, ...]
@@ -56,8 +57,14 @@ class CalibrationSet:
     alpha: float
     seed: int
     sha256: str
-    sources: tuple[str, ...]
+    image_source: str | None = None
+    text_source: str | None = None
+    revisions: Mapping[str, str] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return tuple(name for name in (self.image_source, self.text_source) if name)
 
 
 @dataclass(frozen=True)

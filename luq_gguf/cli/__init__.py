@@ -21,6 +21,7 @@ COMMANDS = {
     "sweep": "Measure files with more and more low layers, in several orders.",
     "bench": "Measure decode and prefill speed on this CPU, of files or of a geometry.",
     "report": "Write report.html and figures of a run.",
+    "upload": "Publish a finished run on the Hub, with a model card.",
     "inspect": "Show sizes and types of a GGUF file.",
     "doctor": "Check that everything needed is there, and say what to do if not.",
     "demo": "Convert the shipped little model and compare it with its 16-bit and Q4_K_M files.",

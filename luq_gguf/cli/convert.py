@@ -19,6 +19,10 @@ from luq_gguf.cli import options, output
 @options.device
 @options.threads
 @click.option("--keep-f16", is_flag=True, help="Keep the 16-bit GGUF.")
+@click.option(
+    "--upload", "repo", metavar="USER/NAME", help="Publish on the Hub when done; whether that may be is checked first."
+)
+@options.hub
 @options.trust
 @options.force
 @options.as_json
@@ -39,6 +43,7 @@ def command(
     min_accuracy: float | None,
     target_tps: float | None,
     rule: str,
+    repo: str | None,
     as_json: bool,
     **rest: Any,
 ) -> None:
@@ -53,10 +58,17 @@ def command(
     from luq_gguf.stages import CalibrationRequest
 
     request = CalibrationRequest(calib, calib_text, alpha, samples, seed)
+    target = options.make_target(repo or "", rest)
     with output.listener() as listener:
+        if repo:
+            from luq_gguf import uploading
+            from luq_gguf.hub import access
+
+            access.check(target)  # hours before it is needed
         made = pipeline.convert(model, out, budget, request, low=low, high=high, rule=rule, listener=listener, **rest)
+        published = uploading.upload(out, target, listener=listener) if repo else None
     if as_json:
-        output.print_json(made.to_json())
+        output.print_json(made.to_json() | ({"upload": published.to_json()} if published else {}))
         return
     output.print_table(output.profile_table(made.profile, made.plan.low_layers))
     click.echo(output.agreement_line(made.profile))
@@ -68,3 +80,5 @@ def command(
         click.echo(f"\nTry it: llama-mtmd-cli -m {made.model.path} --mmproj {made.mmproj} --image IMAGE -p QUESTION")
     else:
         click.echo(f"\nTry it: llama-cli -m {made.model.path}")
+    if published:
+        click.echo(f"\npublished  {published.pull_request or published.url}")

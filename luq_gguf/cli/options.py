@@ -88,6 +88,12 @@ budget = _chain(
     click.option("--rank", "rule", type=click.Choice([*RANKINGS, "kld"]), default="entropy", show_default=True,
                  help="Which layers become low first."),
 )  # fmt: skip
+hub = _chain(
+    click.option("--create", is_flag=True, help="Make the repository, a public one, if it does not exist."),
+    click.option("--private", is_flag=True, help="Make it, a private one, if it does not exist."),
+    click.option("--revision", metavar="BRANCH", help="Commit to this branch, made if missing.  [default: main]"),
+    click.option("--create-pr", is_flag=True, help="Open a pull request instead of committing to main."),
+)
 
 
 def numbers(text: str, option: str) -> tuple[int, ...]:
@@ -146,3 +152,11 @@ def make_benchmarks(values: dict[str, Any]) -> Any:
     from luq_gguf.benchmarks import make_request
 
     return make_request(*(values.pop(name) for name in ("benchmarks", "benchmark_tasks", "limit")))
+
+
+def make_target(repo: str, values: dict[str, Any]) -> Any:
+    """Takes the options of `hub` out of a command's values."""
+    from luq_gguf.hub.access import Target
+
+    create, private, revision, create_pr = (values.pop(n) for n in ("create", "private", "revision", "create_pr"))
+    return Target(repo, revision, create or private, private, create_pr)

@@ -6,6 +6,7 @@ calibration"). Images are opened here, before anything heavy: unreadable ones ar
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from luq_gguf.errors import CalibrationError
+from luq_gguf.hub.access import network_errors
 from luq_gguf.values import CalibrationSet, Sample
 
 DEFAULT_IMAGES = "HuggingFaceM4/A-OKVQA"
@@ -42,13 +44,13 @@ def read_calibration(
     n_multimodal = round(alpha * n_samples)
     n_text = n_samples - n_multimodal
     pool: list[Sample] = []
-    sources: list[str] = []
+    image_source = text_source = None
     image_set = images or DEFAULT_IMAGES
     if n_multimodal or (n_text and images and text is None):
         pool = list(_read_set(image_set, seed, n_samples, cache))
         if not pool:
             raise CalibrationError(f"{image_set} holds no calibration samples.", "Give images, or .jsonl lines.")
-        sources.append(source_name(image_set))
+        image_source = source_name(image_set)
     rng = np.random.default_rng(seed)
     order = [pool[i] for i in rng.permutation(len(pool))]
     multimodal, skipped = _readable(order, n_multimodal)
@@ -64,10 +66,21 @@ def read_calibration(
         samples = tuple(Sample(s.prompt, None, s.answers) for s in spare[:n_text])
     elif n_text:
         document = _read_text(text or DEFAULT_TEXT, n_text * CHARACTERS_PER_CHUNK)
-        sources.append(source_name(text or DEFAULT_TEXT))
-    digest = _digest(multimodal, samples, document)
+        text_source = source_name(text or DEFAULT_TEXT)
+    asked = {image_source: image_set, text_source: text or DEFAULT_TEXT}
+    commits = {name: _commit_of(source) for name, source in asked.items() if name and _is_on_hub(source)}
     return CalibrationSet(
-        tuple(multimodal), samples, document, n_text, alpha, seed, digest, tuple(sources), tuple(skipped)
+        tuple(multimodal),
+        samples,
+        document,
+        n_text,
+        alpha,
+        seed,
+        _digest(multimodal, samples, document),
+        image_source,
+        text_source,
+        commits,
+        tuple(skipped),
     )
 
 
@@ -90,7 +103,11 @@ def read_questions(source: str, n_samples: int | None, seed: int, cache: Path) -
 
 def source_name(source: str) -> str:
     """How a source is named in files that are published: a Hub id, or a file's name without its folders."""
-    return Path(source).name if Path(source).exists() else source
+    return Path(source).expanduser().name if _is_local(source) else source
+
+
+def _is_local(source: str) -> bool:
+    return Path(source).expanduser().exists()
 
 
 def _digest(multimodal: Iterable[Sample], text: Iterable[Sample], document: str | None) -> str:
@@ -167,16 +184,29 @@ def _hub_rows(source: str, seed: int, splits: Sequence[str] = TO_LEARN) -> Itera
 
     name, config, split, *_ = [*source.split(":"), "", ""]
     try:
+        commit = _commit_of(source) if _is_on_hub(source) else None
         if not split:
-            held = datasets.get_dataset_split_names(name, config or None)
+            held = datasets.get_dataset_split_names(name, config or None, revision=commit)
             split = next((one for one in splits if one in held), held[0])
-        rows = datasets.load_dataset(name, config or None, split=split, streaming=True)
+        rows = datasets.load_dataset(name, config or None, split=split, streaming=True, revision=commit)
         yield from rows.shuffle(seed=seed, buffer_size=1000)
-    except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
+    except (*network_errors(), ValueError, datasets.exceptions.DatasetNotFoundError) as error:
         raise CalibrationError(
             f"The Hub dataset {source} could not be read ({type(error).__name__}).",
             "Check its name and the network; or give --calib a folder of images or a .jsonl, and --calib-text a file.",
         ) from None
+
+
+def _is_on_hub(source: str) -> bool:
+    return not _is_local(source) and not _is_local(source.split(":")[0])
+
+
+@functools.cache
+def _commit_of(source: str) -> str:
+    """The newest commit of a Hub dataset, the same for as long as this process runs. Raises OSError."""
+    from huggingface_hub import HfApi
+
+    return str(HfApi().dataset_info(source.split(":")[0]).sha)
 
 
 def samples_from_rows(rows: Iterable[dict[str, Any]], wanted: int, cache: Path) -> Iterator[Sample]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from luq_gguf.errors import CheckpointError
-from luq_gguf.hf import download
+from luq_gguf.hub import download
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 _HEADER_LIMIT = 100 * 1024 * 1024  # the limit of the safetensors library

@@ -99,6 +99,9 @@ def profile(
     }
     described: dict[str, object] = {
         "sources": list(calibration.sources),
+        "images": calibration.image_source,
+        "text": calibration.text_source,
+        "revisions": dict(calibration.revisions),
         "alpha": calibration.alpha,
         "n_multimodal": len(calibration.multimodal),
         "n_text": matrix.n_samples - len(calibration.multimodal),

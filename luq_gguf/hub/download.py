@@ -15,6 +15,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from luq_gguf.errors import CheckpointError, DiskSpaceError, DownloadError
+from luq_gguf.hub.access import network_errors
 from luq_gguf.planner import format_size
 
 _SMALL = ("*.json", "*.jinja", "*.model", "*.txt", "README.md")
@@ -42,7 +43,7 @@ def fetch(model: str, revision: str | None, check: Callable[[Path], None], *, co
         try:
             commit = str(HfApi().model_info(model, revision=revision).sha)
             sizes = _files(model, commit)
-        except _network_errors():
+        except network_errors():
             cached = _cached(model, revision)
             if cached is None:
                 raise
@@ -150,7 +151,7 @@ def _one_sentence(model: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else "no status"
         raise DownloadError(f"The Hub answered {status} for {model}.", f"Wait a little and {_AGAIN}.") from None
-    except _network_errors() as error:
+    except network_errors() as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskSpaceError(
                 f"The disk is full in the middle of fetching {model}.",
@@ -160,11 +161,3 @@ def _one_sentence(model: str) -> Iterator[None]:
             f"{model} is no folder here and could not be fetched from {ENDPOINT} ({type(error).__name__}).",
             f"Check the network (and HF_HUB_OFFLINE), and {_AGAIN}; or give a local folder.",
         ) from None
-
-
-def _network_errors() -> tuple[type[Exception], ...]:
-    """OSError, and the base of what the client's own HTTP library raises: it has changed its name with versions."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    base = HfHubHTTPError.__mro__[1]
-    return OSError, base if issubclass(base, Exception) else OSError

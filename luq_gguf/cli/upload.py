@@ -1,0 +1,63 @@
+"""luq-gguf upload: a finished run to the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.table import Table
+
+from luq_gguf.cli import options, output
+from luq_gguf.planner import format_size
+
+if TYPE_CHECKING:
+    from luq_gguf.uploading import Upload
+
+
+@click.command("upload")
+@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.option("--repo", required=True, metavar="USER/NAME", help="The repository on the Hub.")
+@options.hub
+@click.option("--base-model", metavar="OWNER/NAME", help="The base model, where a local folder was converted.")
+@click.option("--dry-run", is_flag=True, help="Check everything and list what would be sent.")
+@options.as_json
+def command(run_dir: Path, repo: str, base_model: str | None, dry_run: bool, as_json: bool, **rest: Any) -> None:
+    """Publish what convert made in RUN_DIR, with a model card: all files in one commit, or nothing.
+
+    What the repository holds already is not sent again, and its other files stay. The card is RUN_DIR/README.md.
+    """
+    from luq_gguf import uploading
+
+    target = options.make_target(repo, rest)
+    with output.listener() as listener:
+        done = uploading.upload(run_dir, target, dry_run=dry_run, base_model=base_model, listener=listener)
+    if as_json:
+        output.print_json(done.to_json())
+        return
+    output.print_table(table(done))
+    for line in lines(done):
+        click.echo(line)
+
+
+def table(done: Upload) -> Table:
+    """Every file of the repository that is ours, and whether it is new there."""
+    sent, word = {file.name for file in done.sent}, "to be sent" if done.dry_run else "sent"
+    table = Table(title=f"{done.target.repo} on the Hub")
+    for name in ("file", "size", "sha256", ""):
+        table.add_column(name, justify="right" if name == "size" else "left")
+    for file in done.files:
+        table.add_row(file.name, format_size(file.n_bytes), file.sha256[:12], word if file.name in sent else "there")
+    return table
+
+
+def lines(done: Upload) -> list[str]:
+    n_bytes = sum(file.n_bytes for file in done.sent)
+    if done.dry_run:
+        made = "" if done.exists else f"; {done.target.repo} does not exist and would be made, "
+        made += "" if done.exists else ("private" if done.target.private else "public")
+        return [f"dry run: {len(done.sent)} files, {format_size(n_bytes)} would be sent{made}"]
+    if not done.sent:
+        return [f"nothing to send: all {len(done.files)} files are there  ({done.pull_request or done.url})"]
+    told = f"{len(done.sent)} of {len(done.files)} files sent in one commit, {format_size(n_bytes)}, each checked there"
+    return [told, f"{'pull request' if done.pull_request else 'repository'}  {done.pull_request or done.url}"]

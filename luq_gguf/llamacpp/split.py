@@ -1,0 +1,36 @@
+"""A file in shards that llama.cpp loads as one, by llama-gguf-split."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from luq_gguf.errors import ConversionError, DiskSpaceError
+from luq_gguf.llamacpp import tools
+from luq_gguf.llamacpp.tools import LlamaCpp
+from luq_gguf.planner import format_size
+
+
+def split(llama: LlamaCpp, path: Path, folder: Path, max_bytes: int) -> list[Path]:
+    """Write the shards of `path`, each of at most about `max_bytes`, into a folder that does not exist yet.
+
+    Raises DiskSpaceError before anything is written, ConversionError where the tool fails. The tool counts in millions
+    of bytes and cuts between tensors.
+    """
+    free, n_bytes = shutil.disk_usage(folder.parent).free, path.stat().st_size
+    if n_bytes > free:
+        raise DiskSpaceError(
+            f"The shards of {path.name} take {format_size(n_bytes)}, the disk has {format_size(free)} free.",
+            "Free some room and run the same command again.",
+        )
+    beside = folder.with_name(folder.name + ".part")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    try:
+        size = f"{max(1, max_bytes // 10**6)}M"
+        command: list[str | Path] = [llama.tool("llama-gguf-split"), "--split", "--split-max-size", size]
+        tools.run([*command, path, beside / path.stem], failure=ConversionError, what="llama-gguf-split")
+        beside.rename(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return sorted(folder.glob("*.gguf"))

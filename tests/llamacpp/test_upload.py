@@ -1,0 +1,95 @@
+"""`luq-gguf upload`: a real run folder, the real client, and a small Hub on loopback."""
+
+import hashlib
+import json
+
+import pytest
+from uploader import REPO, TOKEN
+
+OTHER = {"notes.md": b"kept", "README.md": b"---\nlicense: mit\n---\nbefore\n"}
+
+
+def add_other(hub, tmp_path):
+    (tmp_path / "other").mkdir()
+    for name, content in OTHER.items():
+        (tmp_path / "other" / name).write_bytes(content)
+    return hub.add(REPO, tmp_path / "other")
+
+
+def assert_whole(hub, run, told):
+    """Every file that was told of is there with its sha256, and so is what it is in the run folder."""
+    files = hub.repositories[REPO].files
+    for file in told["files"]:
+        assert hashlib.sha256(files[file["name"]]).hexdigest() == file["sha256"]
+        assert len(files[file["name"]]) == file["n_bytes"]
+        if (run / file["name"]).exists():
+            assert (run / file["name"]).read_bytes() == files[file["name"]]
+
+
+def test_a_run_is_published_in_one_commit_and_only_once(upload, hub, run, tmp_path):
+    repository = add_other(hub, tmp_path)
+    done = upload(run, "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert_whole(hub, run, told)
+    names = {file["name"] for file in told["files"]}
+    ours = {"README.md", "imatrix.gguf", "profile.json", "plan.json", "tensor-types.txt", "eval.json", "bench.json"}
+    assert ours <= names
+    assert {"figures/entropy.png", "figures/types.png", "report.html"} <= names
+    assert not any("F16" in name and "mmproj" not in name for name in names)
+    assert "run.json" not in names
+    assert repository.files["notes.md"] == b"kept"
+    assert len(repository.commits) == 2
+    held = b"".join(content for name, content in repository.files.items() if not name.endswith((".gguf", ".png")))
+    assert str(tmp_path).encode() not in held, "paths of this machine are nobody's business"
+    hub.requests.clear()
+    again = upload(run, "--json")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["n_bytes_sent"] == 0
+    assert not [line for line in hub.lines() if line.startswith(("PUT", "POST"))]
+    assert len(repository.commits) == 2
+    assert TOKEN not in done.stdout + done.stderr + (run / "run.json").read_text()
+
+
+def test_the_card_tells_what_was_measured_and_the_hub_reads_it(upload, hub, run):
+    base = "someone/base"
+    hub.add(base).commits[hub.repositories[base].main]["README.md"] = (
+        b"---\nlicense: other\nlicense_name: little\nlicense_link: https://example.com/l\nlanguage: [en, de]\n---\n"
+    )
+    assert upload(run, "--create", "--base-model", base).returncode == 0
+    from huggingface_hub import ModelCard
+
+    card = ModelCard(hub.repositories[REPO].files["README.md"].decode())
+    data, text = card.data.to_dict(), card.text
+    assert data["base_model"] == base
+    assert data["base_model_relation"] == "quantized"
+    assert data["pipeline_tag"] == "image-text-to-text"
+    assert {"luq", "gguf", "imatrix", "vision"} <= set(data["tags"])
+    assert (data["license"], data["license_name"]) == ("other", "little")
+    assert data["language"] == ["en", "de"]
+    evaluated = json.loads((run / "eval.json").read_text())
+    metrics = {m["name"]: m["value"] for r in data["model-index"][0]["results"] for m in r["metrics"]}
+    assert metrics["accuracy (exact)"] == pytest.approx(100 * evaluated["accuracy"]["value"], abs=0.01)
+    assert metrics["mean KL divergence from 16 bit"] == pytest.approx(evaluated["kld"]["mean"], rel=0.01)
+    row = next(line for line in text.splitlines() if line.startswith("|") and "LUQ6" in line)
+    assert f"{evaluated['kld']['mean']:.2e}" in row
+    bench = json.loads((run / "bench.json").read_text())
+    speed = next(row for row in bench["rows"] if "LUQ6" in row["file"])
+    assert f"{speed['decode_tps']['median']:.1f}" in row
+    assert bench["machine"]["cpu"] in text
+    record = json.loads((run / "run.json").read_text())["stages"]["quantize"]["outputs"]
+    assert next(iter(record.values()))["sha256"] in text
+    table = text[text.index("| file |") : text.index("## Run it")].splitlines()
+    widths = {line.count("|") - line.count("\\|") for line in table if line.startswith("|")}
+    assert len(widths) == 1, "every line of the table has as many cells"
+
+
+def test_nothing_is_told_that_was_not_measured(upload, hub, run):
+    (run / "eval.json").unlink()
+    (run / "bench.json").unlink()
+    assert upload(run, "--create").returncode == 0
+    card = hub.repositories[REPO].files["README.md"].decode()
+    assert "Neither quality nor speed of this file was measured." in card
+    assert "KLD" not in card
+    assert "tokens/s" not in card
+    assert "model-index" not in card

@@ -1,0 +1,129 @@
+"""What `luq-gguf upload` refuses, and the ways around main: with one trained model, for it is the same with all."""
+
+import hashlib
+import json
+
+import pytest
+from hub_server import Fault, User
+from uploader import REPO, TOKEN
+
+pytestmark = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
+
+
+def test_a_dry_run_sends_nothing_and_lists_everything(upload, hub, run):
+    done = upload(run, "--create", "--private", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "does not exist and would be made, private" in done.stdout
+    assert "imatrix.gguf" in done.stdout
+    assert REPO not in hub.repositories
+    assert not [line for line in hub.lines() if not line.startswith("GET")]
+
+
+@pytest.mark.parametrize(
+    ("change", "repo", "words"),
+    [
+        (lambda hub: None, REPO, ["does not exist", "--create"]),
+        (lambda hub: None, "little", ["no name of a repository", "USER/NAME"]),
+        (lambda hub: None, "stranger/model", ["no member of stranger", "--create-pr"]),
+        (lambda hub: None, "lab/model", ["role in lab is 'read'", "contributor"]),
+        (lambda hub: hub.users.clear(), REPO, ["does not accept your token", "hf auth login"]),
+        (lambda hub: hub.users.update({TOKEN: User("mira", "read")}), REPO, ["read token", "write permission"]),
+        (lambda hub: hub.users.update({TOKEN: User("mira", "fineGrained")}), REPO, ["no repo.write there"]),
+        (lambda hub: hub.faults.append(Fault("whoami", 503)), REPO, ["answered 503"]),
+    ],
+    ids=["missing", "name", "stranger", "role", "unknown-token", "read-token", "fine-grained", "overloaded"],
+)
+def test_what_may_not_be_written_is_refused_before_anything_is_sent(upload, hub, run, change, repo, words):
+    change(hub)
+    done = upload(run, repo=repo)
+    assert done.returncode in (1, 2)
+    assert all(word in done.stderr for word in words), done.stderr
+    assert "Traceback" not in done.stderr
+    assert not [line for line in hub.lines() if not line.startswith("GET")]
+
+
+def test_without_a_token_the_way_to_one_is_told(upload, run):
+    done = upload(run, HF_TOKEN="")
+    assert done.returncode == 2
+    assert "not logged in" in done.stderr
+    assert "hf auth login" in done.stderr
+
+
+def test_a_fine_grained_token_and_an_organization_may_write(upload, hub, run):
+    scoped = [{"entity": {"type": "org", "name": "lab"}, "permissions": ["repo.write"]}]
+    orgs = [{"name": "lab", "roleInOrg": "contributor"}]
+    hub.users[TOKEN] = User("mira", "fineGrained", orgs, scoped)
+    done = upload(run, "--create", "--private", repo="lab/little")
+    assert done.returncode == 0, done.stderr
+    assert hub.repositories["lab/little"].private
+
+
+def test_branches_and_pull_requests_leave_main_as_it_is(upload, hub, run):
+    repository = hub.add(REPO)
+    before = repository.main
+    assert upload(run, "--revision", "luq6").returncode == 0
+    assert "imatrix.gguf" in repository.commits[repository.branches["luq6"]]
+    hub.users[TOKEN] = User("visitor")
+    for _ in range(2):
+        done = upload(run, "--create-pr", "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["pull_request"] == f"{hub.url}/{REPO}/discussions/1"
+    assert len(repository.pull_requests) == 1, "the second run finds the first one's request"
+    assert "imatrix.gguf" in repository.commits[repository.branches["refs/pr/1"]]
+    assert repository.main == before
+
+
+def _unfinished(run):
+    record = json.loads((run / "run.json").read_text())
+    del record["stages"]["quantize"]
+    (run / "run.json").write_text(json.dumps(record))
+
+
+def _flip(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def _change_eval(run):
+    content = json.loads((run / "eval.json").read_text())
+    content["file_sha256"] = "0" * 64
+    (run / "eval.json").write_text(json.dumps(content))
+
+
+def _change_plan(run):
+    plan = json.loads((run / "plan.json").read_text())
+    plan["low_layers"] = plan["low_layers"][:3]
+    text = json.dumps(plan).encode()
+    (run / "plan.json").write_bytes(text)
+    record = json.loads((run / "run.json").read_text())
+    fact = record["stages"]["plan"]["outputs"]["plan.json"]
+    fact |= {"n_bytes": len(text), "sha256": hashlib.sha256(text).hexdigest()}
+    (run / "run.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_unfinished, "no quantize stage"),
+        (lambda run: _flip(next(run.glob("*LUQ6*.gguf"))), "not what run.json says"),
+        (lambda run: next(run.glob("mmproj*.gguf")).unlink(), "missing"),
+        (_change_eval, "eval.json tells of another"),
+        (_change_plan, "not the plan that"),
+    ],
+    ids=["unfinished", "model-changed", "mmproj-gone", "eval-of-another", "plan-of-another"],
+)
+def test_a_folder_that_is_not_what_convert_left_is_refused(upload, hub, run, change, words):
+    change(run)
+    done = upload(run, "--create")
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert hub.requests == []
+
+
+def test_a_card_changed_by_hand_is_kept(upload, hub, run):
+    assert upload(run, "--create").returncode == 0
+    (run / "README.md").write_text((run / "README.md").read_text() + "\nMine.\n")
+    done = upload(run)
+    assert "changed by hand" in done.stderr
+    assert hub.repositories[REPO].files["README.md"].endswith(b"Mine.\n")
