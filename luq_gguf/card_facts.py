@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from luq_gguf import __version__
+from luq_gguf import artefacts
 from luq_gguf.hub.card import BaseCard, CardFacts, Figure, FileRow, Result, cell
 from luq_gguf.llamacpp import tools
 from luq_gguf.planner import format_size
@@ -13,6 +13,10 @@ from luq_gguf.release import Release, Written
 from luq_gguf.statistics import format_ratio
 
 UNMEASURED = "Neither quality nor speed of this file was measured."
+FIGURES = {
+    "figures/entropy.png": "Entropy of each layer's outputs in bits, with its spread over seeds",
+    "figures/types.png": "Types of every layer's matrices",
+}
 WHY = {
     "entropy": "Layers whose outputs have the lowest entropy are said to survive 1-to-2-bit types best (LUQ), so they "
     "became low first",
@@ -48,14 +52,10 @@ def card_facts(
         files=_files(release, shards, cells, len(heads)),
         conditions=conditions or [UNMEASURED],
         why=_why(release),
-        images=(
-            Figure("figures/entropy.png", "Entropy of each layer's outputs in bits, with its spread over seeds"),
-            Figure("figures/types.png", "Types of every layer's matrices"),
-        ),
+        images=[Figure(name, caption) for name, caption in FIGURES.items()],
         calibration=_calibration(profile.calibration, licences),
         again=_again(release, base_model),
         command=_command(release, base_model),
-        version=__version__,
         llama_cpp=str(tools.pin()["version"]),
         pins=_pins(release, base_model),
         licence=_licence(base, base_model),
@@ -75,14 +75,18 @@ def results(release: Release) -> list[Result]:
         data = str(entry["conditions"]["data"] or "")
         if entry.get("accuracy"):
             name = f"accuracy ({entry['metric']})"
-            found.append(Result(task, data, name, round(100 * entry["accuracy"]["value"], 2)))
+            found.append(Result(task, data, "accuracy", name, round(100 * entry["accuracy"]["value"], 2)))
         if entry.get("kld"):
-            found.append(Result(task, data, "mean KL divergence from 16 bit", float(f"{entry['kld']['mean']:.3g}")))
+            found.append(
+                Result(
+                    task, data, "kl_divergence", "mean KL divergence from 16 bit", float(f"{entry['kld']['mean']:.3g}")
+                )
+            )
         if entry.get("perplexity"):
-            found.append(Result("text-generation", data, "perplexity", round(entry["perplexity"], 4)))
+            found.append(Result("text-generation", data, "perplexity", "perplexity", round(entry["perplexity"], 4)))
         for name, benchmark in (entry.get("benchmarks") or {}).items():
             rows = benchmark["metrics"].items()
-            found += [Result(task, name, metric, round(figure["value"], 4)) for metric, figure in rows]
+            found += [Result(task, name, metric, metric, round(figure["value"], 4)) for metric, figure in rows]
     return found
 
 
@@ -157,8 +161,6 @@ def _add_speed(release: Release, heads: list[str], cells: dict[str, list[str]]) 
 
 def _better_elsewhere(release: Release, main: Mapping[str, Any]) -> list[str]:
     """A uniform file of no more bytes that the run's sweep measured to be better, if there is one."""
-    from luq_gguf import artefacts
-
     path = release.run.file("sweep.json")
     if not path.exists():
         return []
@@ -210,6 +212,7 @@ def _why(release: Release) -> str:
 
 def _calibration(facts: Mapping[str, Any], licences: Mapping[str, str | None]) -> str:
     commits = facts.get("revisions") or {}
+    images, text = _sources(facts)
 
     def named(source: object) -> str:
         name = str(source)
@@ -221,14 +224,19 @@ def _calibration(facts: Mapping[str, Any], licences: Mapping[str, str | None]) -
 
     parts = []
     if facts.get("n_multimodal"):
-        parts.append(f"{facts['n_multimodal']} samples with images from {named(facts.get('images'))}")
+        parts.append(f"{facts['n_multimodal']} samples with images from {named(images)}")
     if facts.get("n_text"):
-        own = facts.get("text") or facts.get("images")
-        parts.append(f"{facts['n_text']} of text alone from {named(own)}")
+        parts.append(f"{facts['n_text']} of text alone from {named(text or images)}")
     return (
         f"{' and '.join(parts)}: {facts['n_tokens']} tokens, alpha {facts['alpha']:g}, seed {facts['seed']}. sha256 of "
         f"all of it: `{facts['sha256']}`."
     )
+
+
+def _sources(facts: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """The sets of images and of text; profiles of older versions tell them in a list."""
+    listed = [*(facts.get("sources") or ()), None, None]
+    return facts.get("images", listed[0]), facts.get("text", listed[1])
 
 
 def _again(release: Release, base_model: str | None) -> str:
@@ -251,8 +259,9 @@ def _commits(release: Release) -> Mapping[str, str]:
 def _command(release: Release, base_model: str | None) -> str:
     plan, facts = release.plan, release.profile.calibration
     parts = ["luq-gguf convert", base_model or release.profile.model, "--out out"]
-    parts += [f"--calib {facts['images']}"] if facts.get("images") else []
-    parts += [f"--calib-text {facts['text']}"] if facts.get("text") else []
+    images, text = _sources(facts)
+    parts += [f"--calib {images}"] if images else []
+    parts += [f"--calib-text {text}"] if text else []
     parts.append(f"--alpha {facts['alpha']:g} --samples {int(str(facts['n_multimodal'])) + int(str(facts['n_text']))}")
     parts.append(f"--seed {facts['seed']} --low {plan.low} --high {plan.high} --low-layers {len(plan.low_layers)}")
     parts += [f"--rank {plan.ranking}"] if plan.ranking != "entropy" else []

@@ -119,7 +119,7 @@ def _files(
     _write_card(found, names, target, standing, base_model or found.base_model, listener)
     large = [*shards, *([found.mmproj] if found.mmproj else []), found.imatrix]
     files = [File(run.file(one.name), Path(one.name).name, one.n_bytes, one.sha256) for one in large]
-    small = [run.file(CARD), *release.companions(found), *sorted(run.file("figures").glob("*.png"))]
+    small = [run.file(CARD), *release.companions(found), *(run.file(name) for name in card_facts.FIGURES)]
     files += [_file(path, str(path.relative_to(run.path))) for path in small]
     return tuple(files)
 

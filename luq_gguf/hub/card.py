@@ -46,7 +46,6 @@ class CardFacts:
     calibration: str
     again: str
     command: str
-    version: str
     llama_cpp: str
     pins: Sequence[tuple[str, str]]
     licence: str
@@ -66,10 +65,11 @@ class BaseCard:
 
 @dataclass(frozen=True)
 class Result:
-    """A figure for the Hub's model-index."""
+    """A figure for the Hub's model-index. `kind` is its name for the metric, `metric` what it is called beside."""
 
     task: str
     dataset: str
+    kind: str
     metric: str
     value: float
 
@@ -128,7 +128,7 @@ def render(facts: CardFacts, base: BaseCard, base_model: str | None, results: Se
                 task_type=one.task,
                 dataset_type=_slug(one.dataset),
                 dataset_name=one.dataset,
-                metric_type=_slug(one.metric),
+                metric_type=_slug(one.kind),
                 metric_name=one.metric,
                 metric_value=one.value,
             )

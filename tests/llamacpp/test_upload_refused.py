@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import signal
 
 import pytest
 from hub_server import Fault, User
@@ -127,3 +128,15 @@ def test_a_card_changed_by_hand_is_kept(upload, hub, run):
     done = upload(run)
     assert "changed by hand" in done.stderr
     assert hub.repositories[REPO].files["README.md"].endswith(b"Mine.\n")
+
+
+def test_ctrl_c_in_the_middle_says_how_to_go_on(upload, hub, run):
+    child = upload.start(run, "--create")
+    hub.on_request = lambda line: child.send_signal(signal.SIGINT) if line.startswith("PUT") else None
+    _, told = child.communicate(timeout=60)
+    assert child.returncode == 130, told
+    assert "The same command goes on where this one stopped" in told
+    assert "Traceback" not in told
+    hub.on_request = lambda line: None
+    assert not any(name.endswith(".gguf") for name in hub.repositories[REPO].files)
+    assert upload(run, "--create").returncode == 0
