@@ -90,6 +90,7 @@ def to_16_bit(
             what="llama.cpp's converter",
             on_line=on_line,
             environment=tools.python_environment(),
+            into=out.parent,
         )
         written = part if part.exists() else part.with_name(f"mmproj-{part.name}")  # it prefixes mmproj files
         written.replace(out)

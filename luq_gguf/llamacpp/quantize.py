@@ -151,7 +151,14 @@ def quantize(
     command += [os.path.relpath(part, source.parent), plan.high]
     command += [str(threads)] if threads else []
     try:
-        tools.run(command, failure=ConversionError, what="llama-quantize", on_line=on_line, cwd=source.parent)
+        tools.run(
+            command,
+            failure=ConversionError,
+            what="llama-quantize",
+            on_line=on_line,
+            cwd=source.parent,
+            into=out.parent,
+        )
         verify(part, plan)
         part.replace(out)
     finally:

@@ -29,7 +29,8 @@ def split(llama: LlamaCpp, path: Path, folder: Path, max_bytes: int) -> list[Pat
     try:
         size = f"{max(1, max_bytes // 10**6)}M"
         command: list[str | Path] = [llama.tool("llama-gguf-split"), "--split", "--split-max-size", size]
-        tools.run([*command, path, beside / path.stem], failure=ConversionError, what="llama-gguf-split")
+        whole = [*command, path, beside / path.stem]
+        tools.run(whole, failure=ConversionError, what="llama-gguf-split", into=beside)
         beside.rename(folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)

@@ -10,6 +10,7 @@ import ctypes
 import importlib.util
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,11 +21,12 @@ from pathlib import Path
 from types import ModuleType
 
 from luq_gguf import interrupts
-from luq_gguf.errors import LuqError, ToolsError
+from luq_gguf.errors import DiskSpaceError, LuqError, ToolsError
 
 ENVIRONMENT_VARIABLE = "LUQ_LLAMA_CPP"
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 CONVERTER = "convert_hf_to_gguf.py"
+FULL = 2**24  # bytes: what the tools could not write was larger
 
 
 @dataclass(frozen=True)
@@ -117,10 +119,12 @@ def run(
     cwd: Path | None = None,
     environment: dict[str, str] | None = None,
     hint: str = "The lines above are llama.cpp's own.",
+    into: Path | None = None,
 ) -> str:
     """Run a child process, hand each line (\\n or \\r) to `on_line`, and return its whole output.
 
-    A child never outlives this call. Raises `failure`, with the end of the output, when it does not exit with 0.
+    A child never outlives this call. Raises `failure`, with the end of the output, when it does not exit with 0;
+    DiskSpaceError where the disk of `into`, the folder it writes to, is full then: the tools have many words for that.
     """
     lines: deque[str] = deque(maxlen=20_000)
     child = subprocess.Popen(
@@ -148,6 +152,11 @@ def run(
         child.wait()
         assert child.stdout
         child.stdout.close()
+    if code and into and shutil.disk_usage(into).free < FULL:
+        raise DiskSpaceError(
+            f"The disk that holds {into} is full, and {what} could not go on.",
+            "Free some room and run the same command again: finished stages are kept.",
+        )
     if code:
         plain = [line for line in lines if line.strip() and not line.startswith((" ", "Traceback"))]
         told = "\n".join(plain[-3:])
