@@ -60,6 +60,11 @@ def check(target: Target) -> Standing:
             f"{target.repo} does not exist, so there is nothing to open a pull request against.",
             "Leave --create-pr away.",
         )
+    if found is not None and target.private and not found.private:
+        raise HubAccessError(
+            f"{target.repo} exists and is public; --private only makes new repositories private. Nothing was sent.",
+            "Leave --private away to publish there, or make it private on the Hub first.",
+        )
     if found is not None and not target.create_pr:
         _check_write(api, target, str(user["name"]))
     return Standing(str(user["name"]), found is not None, _head(api, target) if found is not None else None)

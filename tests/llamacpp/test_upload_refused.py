@@ -140,3 +140,13 @@ def test_ctrl_c_in_the_middle_says_how_to_go_on(upload, hub, run):
     hub.on_request = lambda line: None
     assert not any(name.endswith(".gguf") for name in hub.repositories[REPO].files)
     assert upload(run, "--create").returncode == 0
+
+
+def test_what_was_meant_to_be_private_does_not_go_into_a_public_repository(upload, hub, run):
+    repository = hub.add(REPO)
+    done = upload(run, "--private")
+    assert done.returncode == 2
+    assert "exists and is public" in done.stderr
+    assert len(repository.commits) == 1
+    repository.private = True
+    assert upload(run, "--private").returncode == 0
