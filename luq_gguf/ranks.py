@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _thread
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
 
+from luq_gguf import interrupts
 from luq_gguf.errors import LuqError, RankError
 
 TURN_SECONDS = 0.5
@@ -94,6 +96,8 @@ class Ranks:
             found = self._failure() or error
         if found is None:
             return
+        for number in (signal.SIGINT, signal.SIGTERM):  # the launcher ends all now; this one is about to
+            signal.signal(number, signal.SIG_IGN)
         # Rank 0 speaks for all, unless it may be the one that is gone.
         if self._rank and not (self._lost and self._rank == 1 and isinstance(found, RankError)):
             raise SystemExit(130 if isinstance(found, KeyboardInterrupt) else getattr(found, "exit_code", 1)) from None
@@ -133,6 +137,7 @@ class Ranks:
                 found = self._failure()
                 if found:
                     raise found
+                interrupts.check()
                 self._news.wait(TURN_SECONDS)
         self._heeded = False
 
