@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luq_gguf.door import Door, Listener, claim, open_door
-from luq_gguf.errors import RunFolderError, ShardError
+from luq_gguf.errors import RankError, RunFolderError, ShardError
 from luq_gguf.ranks import Launch, Ranks
 from luq_gguf.run_folder import RunFolder, hash_of
 from luq_gguf.stages import (
@@ -154,9 +154,19 @@ def profile_together(
                 listener.say(f"share {share} is done; waiting for the other processes")
                 ranks.wait_for_all()
             parts = [folder.with_name(f"{index}-of-{share.count}") for index in range(share.count)]
+            _check_seen(parts)
             profile = make_merged(run, _checked(parts), listener)
             shutil.rmtree(folder.parent, ignore_errors=True)
             return profile
+
+
+def _check_seen(parts: Sequence[Path]) -> None:
+    for rank, part in enumerate(parts):
+        if not (part / "run.json").is_file():
+            raise RankError(
+                f"Rank {rank} has finished, and its shard is not in {part}.",
+                "All processes must see --out on one file system. Without one, use --shard and luq-gguf merge.",
+            )
 
 
 def _is_profiled(run: RunFolder, door: Door, request: CalibrationRequest, device: str) -> bool:

@@ -124,7 +124,8 @@ def make_profile(
         made = profiler.profile(
             door.checkpoint, calibration, door.names, run.work, device=device, progress=_progress(listener)
         )
-        run.update(merged=None)
+        if run.read().get("merged"):
+            run.update(merged=None)
         _write_profile(run, made)
 
     run.run_stage("profile", key, PROFILE_FILES, make)

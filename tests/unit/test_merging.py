@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from luq_gguf import sharding
-from luq_gguf.errors import ShardError
+from luq_gguf.errors import RankError, ShardError
 from luq_gguf.hf import merging, shard_files
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.reservoir import Reservoir
@@ -161,3 +161,9 @@ def test_files_that_are_no_shard_are_refused_in_a_sentence(folders, tmp_path):
 def test_a_shard_is_not_merged_into_itself(folders):
     with pytest.raises(ShardError, match="is one of the shards"):
         sharding.merge(folders, folders[0])
+
+
+def test_a_rank_whose_shard_cannot_be_seen_is_named(folders, tmp_path):
+    sharding._check_seen(folders)
+    with pytest.raises(RankError, match="Rank 3 has finished, and its shard is not in"):
+        sharding._check_seen([*folders, tmp_path / "elsewhere"])
