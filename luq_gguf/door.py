@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luq_gguf import artefacts, planner
-from luq_gguf.errors import CheckpointError, DiskSpaceError
+from luq_gguf.errors import CheckpointError, DiskSpaceError, RunFolderError
 from luq_gguf.hf import checkpoint as checkpoints
 from luq_gguf.hf import llava
 from luq_gguf.hf.checkpoint import Checkpoint
@@ -53,6 +53,18 @@ class Door:
 def safe_name(name: str) -> str:
     """A model's name as it stands in file names."""
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
+
+
+def claim(run: RunFolder, model: str, force: bool) -> None:
+    """A run folder belongs to one model. Raises RunFolderError where it is another's."""
+    before = run.read().get("model")
+    if before is not None and before != model and not force:
+        raise RunFolderError(
+            f"{run.path} holds a run of {before}.", "Give --out another folder, or add --force to use this one."
+        )
+    if before != model:
+        run.update(revision=None)
+    run.update(model=model, llama_cpp=tools.pin()["version"])
 
 
 def open_door(

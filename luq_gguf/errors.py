@@ -7,11 +7,13 @@ LuqError                    exit code 1: the job failed
 ├── RunnerError             libllama, libmtmd or llama-server failed on a file
 ├── BenchmarkError          lmms-eval failed on a benchmark
 ├── DiskSpaceError          not enough room for the job
+├── RankError               another process of the same launch failed, or is gone
 ├── DownloadError           the Hub could not be reached, or broke off
 ├── UploadError             the same while publishing, or what arrived is not what was sent
 └── InputError              exit code 2: refused at the door, before anything heavy
     ├── CheckpointError     not a checkpoint that can be converted
     ├── CalibrationError    calibration input that cannot be read, or is empty
+    ├── ShardError          shards of a profile that cannot be merged
     ├── BudgetError         no plan fits, or the request contradicts itself
     ├── TypeNameError       a tensor type that does not exist or cannot be used here
     ├── EvaluationError     files or data that cannot be compared
@@ -58,6 +60,10 @@ class DiskSpaceError(LuqError):
     """Not enough room for the job."""
 
 
+class RankError(LuqError):
+    """Another process of the same launch failed, or is gone."""
+
+
 class DownloadError(LuqError):
     """The Hub could not be reached, or broke off."""
 
@@ -78,6 +84,10 @@ class CheckpointError(InputError):
 
 class CalibrationError(InputError):
     """Calibration input that cannot be read, or is empty."""
+
+
+class ShardError(InputError):
+    """Shards of a profile that cannot be merged."""
 
 
 class BudgetError(InputError):

@@ -11,12 +11,12 @@ from luq_gguf import artefacts, benchmarks, evaluation, planner, tensor_types
 from luq_gguf import sweep as sweeping
 from luq_gguf.alpha import AlphaRequest, ablate
 from luq_gguf.alpha import check as check_alpha
-from luq_gguf.door import Door, Listener, check_disk, open_door, with_dataset
+from luq_gguf.door import Door, Listener, check_disk, claim, open_door, with_dataset
 from luq_gguf.errors import RunFolderError
 from luq_gguf.expectations import Target
 from luq_gguf.files import make_baseline, make_f16, make_file, mmproj_name
 from luq_gguf.hf import calibration as calibration_input
-from luq_gguf.llamacpp import gguf_files, imatrix_file, quantize, skeleton, tools
+from luq_gguf.llamacpp import gguf_files, imatrix_file, quantize, skeleton
 from luq_gguf.measuring import QuestionSet, check_questions, make_meter, measured_plan
 from luq_gguf.predicting import predictor, tps_of
 from luq_gguf.run_folder import RunFolder
@@ -69,7 +69,7 @@ def convert(
     """The whole road, resuming at the first stage whose inputs changed."""
     questions = QuestionSet(eval_source or request.images)
     with RunFolder(out, create=True, force=force) as run:
-        _claim(run, model, force)
+        claim(run, model, force)
         dataset = calibration_input.source_name(request.images or calibration_input.DEFAULT_IMAGES)
         door = open_door(
             run,
@@ -96,18 +96,6 @@ def convert(
         return Converted(run.path, made, run.file(name) if name else None, plan, profile)
 
 
-def _claim(run: RunFolder, model: str, force: bool) -> None:
-    """A run folder belongs to one model."""
-    before = run.read().get("model")
-    if before is not None and before != model and not force:
-        raise RunFolderError(
-            f"{run.path} holds a run of {before}.", "Give --out another folder, or add --force to use this one."
-        )
-    if before != model:
-        run.update(revision=None)
-    run.update(model=model, llama_cpp=tools.pin()["version"])
-
-
 def profile(
     model: str,
     out: Path,
@@ -120,7 +108,7 @@ def profile(
 ) -> Profile:
     """The profile stage alone."""
     with RunFolder(out, create=True, force=force) as run:
-        _claim(run, model, force)
+        claim(run, model, force)
         # Types do not matter to a profile, so a model whose rows fit no block can be profiled too.
         door = open_door(run, model, trust_remote_code=trust_remote_code, force=True, listener=listener)
         return make_profile(run, door, request, device=device, listener=listener)

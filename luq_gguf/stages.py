@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from luq_gguf import artefacts, planner, ranking, tensor_types
 from luq_gguf.door import Door, Listener
@@ -15,7 +16,11 @@ from luq_gguf.hf import calibration as calibration_input
 from luq_gguf.llamacpp import imatrix_file, quantize, skeleton
 from luq_gguf.predicting import Predictor, tps_of
 from luq_gguf.run_folder import RunFolder, hash_of
-from luq_gguf.values import Budget, Plan, Profile
+from luq_gguf.values import Budget, CalibrationSet, Plan, Profile
+
+if TYPE_CHECKING:
+    from luq_gguf.hf.profiler import Made, Progress
+    from luq_gguf.hf.shard_files import Shard
 
 PROFILE_FILES = ("profile.json", "profile.safetensors", skeleton.IMATRIX_NAME)
 PROFILE_STATE = ("pass.npz", "entropies.npz", "reservoir-multimodal.bin", "reservoir-text.bin")
@@ -48,6 +53,56 @@ def _stamps(source: str | None) -> list[object]:
     return [(str(f.relative_to(path.parent)), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
 
 
+def request_for(door: Door, request: CalibrationRequest, listener: Listener = Listener()) -> CalibrationRequest:
+    """The request as the model can follow it: a model without eyes reads text only."""
+    if door.checkpoint.has_vision:
+        return request
+    listener.say(f"{door.checkpoint.name} reads text only: alpha is 0")
+    return request.for_text_only()
+
+
+def profile_key(door: Door, request: CalibrationRequest, device: str) -> str:
+    """Of the profile stage; the request as `request_for` gives it."""
+    return hash_of(door.checkpoint.fingerprint, request.key(), device)
+
+
+def read_request(run: RunFolder, request: CalibrationRequest) -> CalibrationSet:
+    """The calibration set of a request. Raises CalibrationError."""
+    return calibration_input.read_calibration(
+        request.images,
+        request.text,
+        n_samples=request.n_samples,
+        alpha=request.alpha,
+        seed=request.seed,
+        cache=run.work / "images",
+    )
+
+
+def tell_skipped(calibration: CalibrationSet, listener: Listener) -> None:
+    if calibration.skipped:
+        listener.say(f"{len(calibration.skipped)} unreadable images skipped: {', '.join(calibration.skipped[:5])}")
+
+
+def adopt_merged(run: RunFolder, door: Door, request: CalibrationRequest, key: str) -> None:
+    """Give a merged profile the key that this machine's stage has, where it is of the same model and data.
+
+    Times of files and the device are part of a key, and shards may come from machines where these are others.
+    """
+    merged = run.read().get("merged")
+    stages = run.read()["stages"]
+    if not merged or stages.get("profile", {}).get("key") == key or run.changed("profile"):
+        return
+    read = read_request(run, request)
+    here = merged_facts(door.checkpoint.identity, read.sha256, read.seed, read.alpha, read.n_text)
+    if here == {name: merged.get(name) for name in here}:
+        run.update(stages=stages | {"profile": stages["profile"] | {"key": key}})
+
+
+def merged_facts(identity: str, sha256: str, seed: int, alpha: float, n_text: int) -> dict[str, object]:
+    """What run.json says of a merged profile, that `adopt_merged` compares."""
+    return {"model_sha256": identity, "sha256": sha256, "seed": seed, "alpha": alpha, "n_text": n_text}
+
+
 def make_profile(
     run: RunFolder,
     door: Door,
@@ -57,44 +112,70 @@ def make_profile(
     listener: Listener = Listener(),
 ) -> Profile:
     """Profile stage: profile.json, profile.safetensors, imatrix.gguf."""
-    checkpoint = door.checkpoint
-    if not checkpoint.has_vision:
-        request = request.for_text_only()
-        listener.say(f"{checkpoint.name} reads text only: alpha is 0")
-    key = hash_of(checkpoint.fingerprint, request.key(), device)
+    request = request_for(door, request, listener)
+    key = profile_key(door, request, device)
+    adopt_merged(run, door, request, key)
 
     def make() -> None:
-        from safetensors.numpy import save_file
-
         from luq_gguf.hf import profiler
 
-        calibration = calibration_input.read_calibration(
-            request.images,
-            request.text,
-            n_samples=request.n_samples,
-            alpha=request.alpha,
-            seed=request.seed,
-            cache=run.work / "images",
+        calibration = read_request(run, request)
+        tell_skipped(calibration, listener)
+        made = profiler.profile(
+            door.checkpoint, calibration, door.names, run.work, device=device, progress=_progress(listener)
         )
-        if calibration.skipped:
-            listener.say(f"{len(calibration.skipped)} unreadable images skipped: {', '.join(calibration.skipped[:5])}")
-        progress = profiler.Progress(
-            lambda done, total: listener.progress("calibration samples", done, total),
-            lambda done, total: listener.progress("layer entropies", done, total),
-        )
-        profile, matrix, arrays = profiler.profile(
-            checkpoint, calibration, door.names, run.work, device=device, progress=progress
-        )
-        part = run.file(skeleton.IMATRIX_NAME + ".part")
-        imatrix_file.write(part, matrix, calibration.sources, 512)
-        part.replace(run.file(skeleton.IMATRIX_NAME))
-        part = run.file("profile.safetensors.part")
-        save_file(arrays, part)
-        part.chmod(run.file("run.json").stat().st_mode & 0o777)  # the library makes it private
-        part.replace(run.file("profile.safetensors"))
-        artefacts.write_json(run.file("profile.json"), artefacts.profile_to_json(profile))
+        if run.read().get("merged"):
+            run.update(merged=None)
+        _write_profile(run, made)
 
     run.run_stage("profile", key, PROFILE_FILES, make)
+    return _finished_profile(run)
+
+
+def make_merged(run: RunFolder, shards: Sequence[Shard], listener: Listener = Listener()) -> Profile:
+    """Profile stage of shards that `merging.check` found to be one whole pass: the same files."""
+
+    def make() -> None:
+        from luq_gguf.hf import merging, profiler
+
+        facts = shards[0].facts
+        told = facts["calibration"]
+        made = profiler.conclude(
+            merging.passed(shards), told["seed"], run.work, merging.key_of(shards), progress=_progress(listener)
+        )
+        known = merged_facts(facts["model_sha256"], told["sha256"], told["seed"], told["alpha"], facts["n_text_asked"])
+        run.update(merged={"shards": len(shards)} | known)
+        _write_profile(run, made)
+
+    run.run_stage("profile", shards[0].facts["request_key"], PROFILE_FILES, make)
+    return _finished_profile(run)
+
+
+def _progress(listener: Listener) -> Progress:
+    from luq_gguf.hf import profiler
+
+    return profiler.Progress(
+        lambda done, total: listener.progress("calibration samples", done, total),
+        lambda done, total: listener.progress("layer entropies", done, total),
+    )
+
+
+def _write_profile(run: RunFolder, made: Made) -> None:
+    from safetensors.numpy import save_file
+
+    profile, matrix, arrays = made
+    sources = [str(name) for name in cast("list[object]", profile.calibration["sources"])]
+    part = run.file(skeleton.IMATRIX_NAME + ".part")
+    imatrix_file.write(part, matrix, sources, 512)
+    part.replace(run.file(skeleton.IMATRIX_NAME))
+    part = run.file("profile.safetensors.part")
+    save_file(arrays, part)
+    part.chmod(run.file("run.json").stat().st_mode & 0o777)  # the library makes it private
+    part.replace(run.file("profile.safetensors"))
+    artefacts.write_json(run.file("profile.json"), artefacts.profile_to_json(profile))
+
+
+def _finished_profile(run: RunFolder) -> Profile:
     for name in PROFILE_STATE:  # only now: until the stage is recorded, its state saves hours
         (run.work / name).unlink(missing_ok=True)
     return artefacts.read_profile(run.file("profile.json"))

@@ -68,6 +68,17 @@ class CalibrationSet:
 
 
 @dataclass(frozen=True)
+class Share:
+    """A part of the calibration's batches: every `count`-th, from the one numbered `index` on."""
+
+    index: int = 0
+    count: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+
+@dataclass(frozen=True)
 class ImportanceMatrix:
     """Sums of squared inputs per weight tensor, as llama.cpp's imatrix holds them.
 

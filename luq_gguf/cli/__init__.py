@@ -15,6 +15,7 @@ from luq_gguf.errors import LuqError
 COMMANDS = {
     "convert": "From a checkpoint to a LUQ GGUF: profile, plan and quantize in one go.",
     "profile": "Measure layer entropies and the importance matrix of a checkpoint.",
+    "merge": "Put shards of a profile together.",
     "plan": "Choose a type for every tensor under a budget.",
     "quantize": "Write and verify the GGUF that a plan describes.",
     "eval": "Measure divergence, accuracy and perplexity of a GGUF file.",

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from luq_gguf import ranking
+from luq_gguf import artefacts, ranking
 from luq_gguf.door import Listener
 from luq_gguf.planner import format_size
 from luq_gguf.speed import SpeedTable
@@ -78,6 +79,16 @@ def agreement_line(profile: Profile) -> str:
     """How well the ways of estimating the entropies agree on the ranking."""
     told = ", ".join(f"{way} {tau:.2f}" for way, tau in ranking.agreement(profile.rankings).items())
     return f"Kendall's tau of the ranking: {told}" if told else ""
+
+
+def print_profile(profile: Profile, out: Path, as_json: bool) -> None:
+    """The table and where the files are, or JSON."""
+    if as_json:
+        print_json(artefacts.profile_to_json(profile))
+        return
+    print_table(profile_table(profile))
+    click.echo(agreement_line(profile))
+    click.echo(f"profile  {out / 'profile.json'}\nimatrix  {out / 'imatrix.gguf'}")
 
 
 def _bits(layer: LayerEntropy, modality: str) -> str:

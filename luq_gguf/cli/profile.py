@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from luq_gguf.cli import options, output
+from luq_gguf.errors import CalibrationError
+
+if TYPE_CHECKING:
+    from luq_gguf.values import Share
 
 
 @click.command("profile")
 @click.argument("model")
 @options.out
 @options.calibration
+@click.option("--shard", metavar="I/N", type=options.ShareOf(), help="Only part I of N, from 0; then luq-gguf merge.")
 @options.device
 @options.trust
 @options.force
@@ -25,23 +33,39 @@ def command(
     alpha: float,
     samples: int,
     seed: int,
+    shard: Share | None,
     device: str,
     trust_remote_code: bool,
     force: bool,
     as_json: bool,
 ) -> None:
-    """Run calibration data through MODEL once; write profile.json and imatrix.gguf into the folder --out."""
-    from luq_gguf import artefacts, pipeline
+    """Run calibration data through MODEL once; write profile.json and imatrix.gguf into the folder --out.
+
+    Under torchrun or accelerate launch the processes share the work.
+    """
+    from luq_gguf import pipeline, sharding
+    from luq_gguf.door import Listener
+    from luq_gguf.ranks import Launch
     from luq_gguf.stages import CalibrationRequest
 
     request = CalibrationRequest(calib, calib_text, alpha, samples, seed)
-    with output.listener() as listener:
-        profile = pipeline.profile(
-            model, out, request, device=device, trust_remote_code=trust_remote_code, force=force, listener=listener
+    launch = Launch.of_environment()
+    if shard and launch:
+        raise CalibrationError(
+            f"--shard {shard} was given to {launch.count} processes that share the work already.",
+            "Leave --shard away, or start one process.",
         )
-    if as_json:
-        output.print_json(artefacts.profile_to_json(profile))
-        return
-    output.print_table(output.profile_table(profile))
-    click.echo(output.agreement_line(profile))
-    click.echo(f"profile  {out / 'profile.json'}\nimatrix  {out / 'imatrix.gguf'}")
+    how: dict[str, Any] = {"device": device, "trust_remote_code": trust_remote_code, "force": force}
+    quiet = nullcontext(Listener())
+    with quiet if launch and launch.rank else output.listener() as listener:
+        if shard:
+            sharding.profile_shard(model, out, request, shard, **how, listener=listener)
+            told = {"shard": str(shard), "run_dir": str(out)}
+            click.echo(json.dumps(told, indent=1) if as_json else f"shard {shard}  {out}")
+            return
+        if launch:
+            profile = sharding.profile_together(model, out, request, launch, **how, listener=listener)
+        else:
+            profile = pipeline.profile(model, out, request, **how, listener=listener)
+    if profile:
+        output.print_profile(profile, out, as_json)

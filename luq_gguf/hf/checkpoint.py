@@ -42,6 +42,11 @@ class Checkpoint:
     def has_vision(self) -> bool:
         return "vision_config" in self.config
 
+    @property
+    def identity(self) -> str:
+        """A hash of config and tensors' shapes, the same on every machine; `fingerprint` knows times of files."""
+        return hashlib.sha256(json.dumps([self.config, self.shapes], sort_keys=True).encode()).hexdigest()
+
 
 def open_checkpoint(model: str, *, trust_remote_code: bool = False, revision: str | None = None) -> Checkpoint:
     """Check a local folder, or fetch a Hub id's files (at a commit, or the newest) and check them.

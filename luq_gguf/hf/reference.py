@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from luq_gguf.errors import CalibrationError, CheckpointError
 from luq_gguf.hf import experts
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.processor import load_processor
-from luq_gguf.values import CalibrationSet, Sample
+from luq_gguf.values import CalibrationSet, Sample, Share
 
 CHUNK_TOKENS = 512  # llama-imatrix's default context, so that both read the same chunks of a text
 BATCH_TOKENS = 1024  # bounds the memory of activations; more is no faster on a CPU
@@ -43,9 +44,14 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 
 
 def choose_device(device: str) -> torch.device:
-    """ "auto" is the accelerator where there is one, else the CPU."""
+    """ "auto" is the accelerator where there is one, else the CPU; under a launcher each process has one of its own."""
     if device == "auto":
-        return torch.device(torch.accelerator.current_accelerator() or "cpu")
+        accelerator = torch.accelerator.current_accelerator()
+        if accelerator is None:
+            return torch.device("cpu")
+        local = os.environ.get("LOCAL_RANK", "")
+        n = torch.accelerator.device_count()
+        return torch.device(accelerator.type, int(local) % n) if local.isdecimal() else torch.device(accelerator)
     try:
         return torch.device(device)
     except RuntimeError:
@@ -109,15 +115,21 @@ def _refusals(checkpoint: Checkpoint) -> Iterator[None]:
         ) from None
 
 
-def batches(model: nn.Module, processor: Any, calibration: CalibrationSet, start: int = 0) -> Iterator[Batch]:
-    """Batches of the set in a fixed order: multimodal samples, then text. `start` skips whole batches."""
+def batches(
+    model: nn.Module, processor: Any, calibration: CalibrationSet, start: int = 0, share: Share = Share()
+) -> Iterator[Batch]:
+    """Batches of the set in a fixed order: multimodal samples, then text. `start` skips whole batches.
+
+    A share has whole batches, so each is computed in the same company wherever it is computed, and samples keep their
+    numbers in the whole set; `start` then counts the share's own.
+    """
     groups = _grouped_samples(processor, list(calibration.multimodal), 0)
     n_multimodal = len(calibration.multimodal)
     if calibration.document is not None:
         rest: list[Any] = list(_chunk_groups(processor, calibration))
     else:
         rest = _grouped_samples(processor, list(calibration.text), n_multimodal)
-    for number, group in enumerate([*groups, *rest]):
+    for number, group in enumerate([*groups, *rest][share.index :: share.count]):
         if number < start:
             continue
         yield _chunk_batch(group, model) if isinstance(group, _Chunks) else _sample_batch(processor, group, model)

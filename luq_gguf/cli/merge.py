@@ -1,0 +1,23 @@
+"""luq-gguf merge: shards of a profile put together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from luq_gguf.cli import options, output
+
+
+@click.command("merge")
+@click.argument("shards", nargs=-1, required=True, type=click.Path(path_type=Path))
+@options.out
+@options.force
+@options.as_json
+def command(shards: tuple[Path, ...], out: Path, force: bool, as_json: bool) -> None:
+    """Put SHARDS of luq-gguf profile --shard together; write profile.json and imatrix.gguf into the folder --out."""
+    from luq_gguf import sharding
+
+    with output.listener() as listener:
+        profile = sharding.merge(shards, out, force=force, listener=listener)
+    output.print_profile(profile, out, as_json)

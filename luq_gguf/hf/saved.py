@@ -1,0 +1,31 @@
+"""Arrays that outlive an interrupted pass: each file is whole, and is of one key or not read."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+
+
+def save(path: Path, key: str, arrays: dict[str, np.ndarray]) -> None:
+    """Written beside its name, on the disk before it is renamed."""
+    buffer = io.BytesIO()
+    np.savez(buffer, key=np.array(key), **arrays)  # type: ignore[arg-type]
+    beside = path.with_name(path.name + ".part")
+    with beside.open("wb") as file:
+        file.write(buffer.getbuffer())
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def load(path: Path, key: str) -> dict[str, np.ndarray] | None:
+    """Saved arrays, None where there are none, or of other inputs, or unreadable."""
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            arrays = {name: saved[name] for name in saved.files}
+    except (OSError, ValueError, EOFError, KeyError):
+        return None
+    return arrays if str(arrays.pop("key", "")) == key else None
