@@ -88,7 +88,9 @@ def _run() -> int:
 def _report(error: BaseException, message: str, hint: str, code: int) -> int:
     if os.environ.get("LUQ_DEBUG") == "1":
         traceback.print_exception(error)
-    click.echo(click.style("Error: ", fg="red", bold=True) + message, err=True)
+    # Names in files and folders are others': what they hold may not move the terminal's cursor.
+    plain = "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in message)
+    click.echo(click.style("Error: ", fg="red", bold=True) + plain, err=True)
     if hint:
         click.echo(hint, err=True)
     return code

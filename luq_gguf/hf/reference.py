@@ -15,6 +15,7 @@ from luq_gguf.errors import CalibrationError, CheckpointError
 from luq_gguf.hf import experts
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.processor import load_processor
+from luq_gguf.images import open_rgb
 from luq_gguf.values import CalibrationSet, Sample
 
 CHUNK_TOKENS = 512  # llama-imatrix's default context, so that both read the same chunks of a text
@@ -102,7 +103,9 @@ def _auto_class(checkpoint: Checkpoint) -> Any:
 def _refusals(checkpoint: Checkpoint) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # what transformers raises of a config or a tokenizer that somebody made up
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
             f"transformers cannot load {checkpoint.name}: {reason}", "Is the checkpoint complete and unmodified?"
@@ -206,8 +209,6 @@ def _image_tokens_guess(processor: Any, sample: Sample) -> int:
 
 
 def _sample_batch(processor: Any, group: list[tuple[int, Sample]], model: nn.Module) -> Batch:
-    from PIL import Image
-
     samples = [sample for _, sample in group]
     texts = [chat_text(processor, sample) for sample in samples]
     multimodal = samples[0].image is not None
@@ -217,7 +218,7 @@ def _sample_batch(processor: Any, group: list[tuple[int, Sample]], model: nn.Mod
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
     if multimodal:
-        pictures = [[Image.open(sample.image).convert("RGB")] for sample in samples]  # type: ignore[arg-type]
+        pictures = [[open_rgb(sample.image)] for sample in samples if sample.image]
         encoded = processor(images=pictures, text=texts, **options)
     elif processor is tokenizer:
         encoded = tokenizer(texts, add_special_tokens=False, **options)

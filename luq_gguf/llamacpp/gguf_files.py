@@ -1,4 +1,5 @@
-"""Read GGUF files: tensors, types, metadata, and how long the header is. All through the `gguf` package."""
+"""Read GGUF files: tensors, types, metadata, and how long the header is. All through the `gguf` package, after
+`gguf_header` has found that the header can be believed."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import gguf
 import numpy as np
 
 from luq_gguf.errors import GGUFFileError, TypeNameError
+from luq_gguf.llamacpp import gguf_header
 
 # llama-quantize refuses these without importance (src/llama-quant.cpp, tensor_requires_imatrix), but for the
 # embeddings and the head.
@@ -40,11 +42,20 @@ class GGUFInfo:
 
     @property
     def arch(self) -> str:
-        return str(self.metadata["general.architecture"])
+        """Empty where the file names none (importance matrices of llama-imatrix)."""
+        found = self.metadata.get("general.architecture", "")
+        return found if isinstance(found, str) else ""
 
     @property
     def n_layers(self) -> int:
-        return int(self.metadata[f"{self.arch}.block_count"])
+        return self.number("block_count")
+
+    def number(self, key: str) -> int:
+        """A whole number of the architecture's metadata. Raises GGUFFileError where the file has none."""
+        found = self.metadata.get(f"{self.arch}.{key}")
+        if not isinstance(found, int):
+            raise GGUFFileError(f"{self.path} has no {key} of its architecture.", "Is it a text model's GGUF file?")
+        return found
 
     @property
     def types(self) -> dict[str, str]:
@@ -57,13 +68,8 @@ class GGUFInfo:
 
 def read(path: Path) -> GGUFInfo:
     """The header of a GGUF file; tensor data is mapped, not read. Raises GGUFFileError where it is none."""
-    if not path.is_file():
-        raise GGUFFileError(f"{path} is no file.", "Give the path of a .gguf file.")
-    with path.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise GGUFFileError(f"{path} is not a GGUF file.", "It does not begin with GGUF's magic number.")
+    reader = open_reader(path)
     try:
-        reader = gguf.GGUFReader(path)
         tensors = tuple(
             TensorInfo(t.name, t.tensor_type.name, tuple(int(n) for n in t.shape), int(t.n_elements), int(t.n_bytes))
             for t in reader.tensors
@@ -73,6 +79,15 @@ def read(path: Path) -> GGUFInfo:
     except (ValueError, KeyError, IndexError, OverflowError, UnicodeDecodeError) as error:
         raise GGUFFileError(f"{path} is damaged: {error}", "Download or convert it again.") from None
     return GGUFInfo(path, path.stat().st_size, data_offset, metadata, tensors)
+
+
+def open_reader(path: Path) -> gguf.GGUFReader:
+    """The `gguf` package's reader, which maps the file. Raises GGUFFileError where it is not to be believed."""
+    gguf_header.check(path)
+    try:
+        return gguf.GGUFReader(path)
+    except (ValueError, KeyError, IndexError, OverflowError, RecursionError) as error:
+        raise GGUFFileError(f"{path} is damaged: {error}", "Download or convert it again.") from None
 
 
 def column_energies(path: Path, name: str) -> np.ndarray:

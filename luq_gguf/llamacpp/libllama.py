@@ -15,6 +15,7 @@ import llama_cpp
 import numpy as np
 from llama_cpp import mtmd_cpp as mtmd
 
+from luq_gguf.images import open_rgb
 from luq_gguf.llamacpp import prompt
 
 N_BATCH = 512  # an image that is read non-causally must fit in one batch
@@ -225,9 +226,9 @@ class Model:
 
 
 def _bitmap(image: str) -> Any:
-    from PIL import Image
-
-    with Image.open(image) as opened:
-        picture = opened.convert("RGB")
+    try:
+        picture = open_rgb(Path(image))
+    except ValueError as failure:
+        raise WorkerError(str(failure)) from None
     pixels = np.ascontiguousarray(np.asarray(picture))
     return mtmd.mtmd_bitmap_init(picture.width, picture.height, pixels.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8)))
