@@ -23,6 +23,7 @@ COMMANDS = {
     "report": "Write report.html and figures of a run.",
     "upload": "Publish a finished run on the Hub, with a model card.",
     "inspect": "Show sizes and types of a GGUF file.",
+    "verify": "Check a run folder or a GGUF file: hashes, types, structure, finite logits.",
     "doctor": "Check that everything needed is there, and say what to do if not.",
     "demo": "Convert the shipped little model and compare it with its 16-bit and Q4_K_M files.",
 }

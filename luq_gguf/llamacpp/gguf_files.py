@@ -17,6 +17,7 @@ from luq_gguf.llamacpp import gguf_header
 # embeddings and the head.
 IMATRIX_TYPES = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS")
 NEVER_MEASURED = ("token_embd.weight", "output.weight")
+_CHUNK = 2**22  # elements
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,33 @@ def column_energies(path: Path, name: str) -> np.ndarray:
     for start in range(0, len(matrix), 1024):  # a few rows at a time: a head may have gigabytes
         energy += np.square(matrix[start : start + 1024].astype(np.float64)).sum(0)
     return energy
+
+
+def kind_of(info: GGUFInfo) -> str:
+    """What a file is by its own words: "model", "mmproj" or "imatrix"."""
+    if info.metadata.get("general.type") == "imatrix" or info.arch == "imatrix":
+        return "imatrix"
+    return "mmproj" if info.metadata.get("general.type") == "mmproj" or info.arch == "clip" else "model"
+
+
+def projector_of(info: GGUFInfo) -> str:
+    """An mmproj's projector of images; empty where it names none."""
+    found = info.metadata.get("clip.projector_type", info.metadata.get("clip.vision.projector_type", ""))
+    return found if isinstance(found, str) else ""
+
+
+def first_not_finite(path: Path) -> str | None:
+    """The first tensor in 16, 32 or 64 bits with an infinity or no number in it; a few megabytes are read at a time."""
+    for tensor in open_reader(path).tensors:
+        kind, values = tensor.tensor_type.name, tensor.data.reshape(-1)
+        if kind not in ("F16", "BF16", "F32", "F64"):
+            continue
+        for start in range(0, len(values), _CHUNK):
+            part = values[start : start + _CHUNK]
+            bad = (part.view(np.uint16) & 0x7F80) == 0x7F80 if kind == "BF16" else ~np.isfinite(part)
+            if bad.any():
+                return str(tensor.name)
+    return None
 
 
 def type_bytes(kind: str, n_weights: int) -> int:

@@ -110,6 +110,8 @@ class Model:
     def logits(self, index: int) -> np.ndarray:
         """float32 [n_vocab] behind a token of the last batch."""
         pointer = llama_cpp.llama_get_logits_ith(self.context, index)
+        if not pointer:
+            raise WorkerError("libllama has no logits for this model")
         return np.ctypeslib.as_array(pointer, (self.n_vocab,))
 
     def decode(self, tokens: list[int], position: int, rows: list[np.ndarray] | None = None) -> None:
