@@ -20,7 +20,8 @@ def open_rgb(path: Path) -> Image:
 
     if "\0" in str(path) or not path.is_file():  # opening a pipe would wait for ever
         raise ValueError(f"{path.name} is no file")
-    known = [name for name in FORMATS if name in Image.registered_extensions().values()]
+    Image.init()
+    known = [name for name in FORMATS if name in Image.OPEN]  # AVIF and JPEG 2000 are not in every build
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -10,7 +10,7 @@ import traceback
 import click
 
 from luq_gguf import __version__, interrupts
-from luq_gguf.errors import LuqError
+from luq_gguf.errors import LuqError, printable
 
 COMMANDS = {
     "convert": "From a checkpoint to a LUQ GGUF: profile, plan and quantize in one go.",
@@ -89,9 +89,7 @@ def _run() -> int:
 def _report(error: BaseException, message: str, hint: str, code: int) -> int:
     if os.environ.get("LUQ_DEBUG") == "1":
         traceback.print_exception(error)
-    # Names in files and folders are others': what they hold may not move the terminal's cursor.
-    plain = "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in message)
-    click.echo(click.style("Error: ", fg="red", bold=True) + plain, err=True)
+    click.echo(click.style("Error: ", fg="red", bold=True) + printable(message), err=True)
     if hint:
         click.echo(hint, err=True)
     return code

@@ -135,7 +135,7 @@ def _readable(samples: Iterable[Sample], wanted: int) -> tuple[list[Sample], lis
             open_rgb(sample.image)
             good.append(sample)
         except (OSError, ValueError):
-            bad.append(sample.image.name)
+            bad.append(sample.image.name[:100])  # for a message; who makes names of a megabyte has no need of the rest
     return good, bad
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from luq_gguf.bounds import bounded
 from luq_gguf.errors import CalibrationError, CheckpointError
 from luq_gguf.hf import experts
 from luq_gguf.hf.checkpoint import Checkpoint
@@ -180,7 +181,14 @@ def chat_text(processor: Any, sample: Sample) -> str:
         content = [{"type": "image"}] if sample.image else []
         content += [{"type": "text", "text": sample.prompt}]
     turns = [{"role": "user", "content": content}]
-    text: str = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    try:
+        with bounded():
+            text: str = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    except Exception as error:  # a template is a program of somebody's; transformers renders it in a sandbox
+        raise CheckpointError(
+            f"The checkpoint's chat template cannot be rendered: {type(error).__name__}: {error}",
+            "Is the checkpoint complete and unmodified?",
+        ) from None
     return text + sample.answer if sample.answer else text
 
 

@@ -45,7 +45,7 @@ class GGUFInfo:
     def arch(self) -> str:
         """Empty where the file names none (importance matrices of llama-imatrix)."""
         found = self.metadata.get("general.architecture", "")
-        return found if isinstance(found, str) else ""
+        return found if isinstance(found, str) and found.isprintable() else ""
 
     @property
     def n_layers(self) -> int:
@@ -111,7 +111,7 @@ def kind_of(info: GGUFInfo) -> str:
 def projector_of(info: GGUFInfo) -> str:
     """An mmproj's projector of images; empty where it names none."""
     found = info.metadata.get("clip.projector_type", info.metadata.get("clip.vision.projector_type", ""))
-    return found if isinstance(found, str) else ""
+    return found if isinstance(found, str) and found.isprintable() else ""
 
 
 def first_not_finite(path: Path) -> str | None:

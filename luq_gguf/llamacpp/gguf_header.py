@@ -62,9 +62,12 @@ class _Cursor:
     def name(self, what: str, limit: int) -> str:
         raw = self.string(what, limit)
         try:
-            return raw.decode()
+            name = raw.decode()
         except UnicodeDecodeError:
             raise _DamageError(f"{what} is not UTF-8") from None
+        if not name.isprintable():
+            raise _DamageError(f"{what} holds control characters: {name!r}")
+        return name
 
 
 def check(path: Path) -> None:

@@ -54,7 +54,7 @@ def _seeds(parser: str, folder: Path) -> None:
     given = {
         "gguf": hostile.gguf_files() | {"whole": hostile.WHOLE},
         "imatrix": {"whole": hostile.imatrix()},
-        "safetensors": hostile.safetensors_files() | {"whole": hostile.safetensors(hostile._one())},
+        "safetensors": hostile.safetensors_files() | {"whole": hostile.safetensors(hostile.one_tensor())},
         "index": {"whole": b'{"weight_map": {"w": "a.safetensors"}}'},
         "jsonl": hostile.question_files() | {"whole": hostile.LINE.encode() * 2},
         "plan": {"whole": hostile.PLAN.encode()},

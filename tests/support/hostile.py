@@ -176,46 +176,46 @@ def safetensors(header: object, data: int = 8, length: int | None = None) -> byt
     return struct.pack("<Q", len(raw) if length is None else length) + raw + bytes(data)
 
 
-def _one(**changes: object) -> dict[str, object]:
+def one_tensor(**changes: object) -> dict[str, object]:
     return {"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} | changes}
 
 
 def safetensors_files() -> dict[str, bytes]:
     """Bad safetensors files by name."""
-    two = _one() | {"v": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}}
-    gap = _one() | {"v": {"dtype": "F32", "shape": [2], "data_offsets": [16, 24]}}
+    two = one_tensor() | {"v": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}}
+    gap = one_tensor() | {"v": {"dtype": "F32", "shape": [2], "data_offsets": [16, 24]}}
     return {
         "empty": b"",
         "seven-bytes": bytes(7),
-        "length-overflows": safetensors(_one(), length=BIG),
-        "length-beyond": safetensors(_one(), length=4096),
-        "length-0": safetensors(_one(), length=0),
+        "length-overflows": safetensors(one_tensor(), length=BIG),
+        "length-beyond": safetensors(one_tensor(), length=4096),
+        "length-0": safetensors(one_tensor(), length=0),
         "header-not-json": safetensors(b"{"),
         "header-not-utf8": safetensors(b'{"\xff": 1}'),
         "header-a-list": safetensors([]),
         "header-deep": safetensors(b"[" * 100_000 + b"]" * 100_000),
         "header-deep-objects": safetensors(b'{"a":' * 70 + b"1" + b"}" * 70),
-        "name-twice": safetensors(b'{"w":%b,"w":%b}' % ((json.dumps(_one()["w"]).encode(),) * 2)),
+        "name-twice": safetensors(b'{"w":%b,"w":%b}' % ((json.dumps(one_tensor()["w"]).encode(),) * 2)),
         "entry-a-number": safetensors({"w": 1}),
         "no-offsets": safetensors({"w": {"dtype": "F32", "shape": [2]}}),
-        "offsets-a-text": safetensors(_one(data_offsets="08")),
-        "offsets-one": safetensors(_one(data_offsets=[8])),
-        "offsets-negative": safetensors(_one(data_offsets=[-8, 0])),
-        "offsets-reversed": safetensors(_one(data_offsets=[8, 0])),
-        "offsets-floats": safetensors(_one(data_offsets=[0.0, 8.0])),
-        "offsets-huge": safetensors(_one(data_offsets=[0, 10**400])),
-        "offsets-beyond": safetensors(_one(data_offsets=[0, 4096])),
+        "offsets-a-text": safetensors(one_tensor(data_offsets="08")),
+        "offsets-one": safetensors(one_tensor(data_offsets=[8])),
+        "offsets-negative": safetensors(one_tensor(data_offsets=[-8, 0])),
+        "offsets-reversed": safetensors(one_tensor(data_offsets=[8, 0])),
+        "offsets-floats": safetensors(one_tensor(data_offsets=[0.0, 8.0])),
+        "offsets-huge": safetensors(one_tensor(data_offsets=[0, 10**400])),
+        "offsets-beyond": safetensors(one_tensor(data_offsets=[0, 4096])),
         "offsets-overlap": safetensors(two, 12),
         "offsets-with-a-hole": safetensors(gap, 24),
-        "shape-a-number": safetensors(_one(shape=2)),
-        "shape-negative": safetensors(_one(shape=[-2, -1])),
-        "shape-of-bools": safetensors(_one(shape=[True, 2])),
-        "shape-not-the-bytes": safetensors(_one(shape=[3])),
-        "shape-huge": safetensors(_one(shape=[2**62] * 16)),
-        "shape-of-a-million": safetensors(_one(shape=[1] * 1_000_000)),
-        "dtype-a-list": safetensors(_one(dtype=[])),
-        "data-missing": safetensors(_one(), 0),
-        "data-too-much": safetensors(_one(), 9),
+        "shape-a-number": safetensors(one_tensor(shape=2)),
+        "shape-negative": safetensors(one_tensor(shape=[-2, -1])),
+        "shape-of-bools": safetensors(one_tensor(shape=[True, 2])),
+        "shape-not-the-bytes": safetensors(one_tensor(shape=[3])),
+        "shape-huge": safetensors(one_tensor(shape=[2**62] * 16)),
+        "shape-of-a-million": safetensors(one_tensor(shape=[1] * 1_000_000)),
+        "dtype-a-list": safetensors(one_tensor(dtype=[])),
+        "data-missing": safetensors(one_tensor(), 0),
+        "data-too-much": safetensors(one_tensor(), 9),
     }
 
 
