@@ -181,7 +181,9 @@ def _runs(info: GGUFInfo, mmproj: Path | None, threads: int | None) -> Iterator[
     names = [f"{info.path.name}: loads", f"{info.path.name}: logits", f"{info.path.name}: image"]
     done = 0
     try:
-        with Runner(info.path, mmproj, threads=threads, n_ctx=2048, timeout=seconds, max_memory=memory) as runner:
+        with Runner(
+            info.path, mmproj, threads=threads, n_ctx=2048, timeout=seconds, max_memory=memory, check=True
+        ) as runner:
             yield Check(names[0], True, f"in the pinned llama.cpp; {runner.n_vocab} tokens in its vocabulary")
             done = 1
             tokens = runner.tokenize(_TEXT)[0] or [0]

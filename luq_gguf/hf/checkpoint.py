@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ _HEADER_LIMIT = 32 * 1024 * 1024  # a third of what the safetensors library take
 _ELEMENT = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2}
 _ELEMENT |= {"U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8}
 # What config.json calls the number of layers of one of its halves.
+_EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer", "depth", "depths", "encoder_layers")
 
 
@@ -87,7 +89,7 @@ def _open_folder(
         shapes |= found
         holders |= dict.fromkeys(found, shard)
     _check_index(folder, shapes)
-    _check_layer_counts(config, len(shapes), folder)
+    _check_counts(config, shapes, folder)
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for file in sorted(folder.iterdir()):
         if file.suffix in (".safetensors", ".json", ".jinja", ".model", ".txt"):
@@ -144,16 +146,22 @@ def _check_config(config: dict[str, Any], folder: Path, trust_remote_code: bool)
     )
 
 
-def _check_layer_counts(config: Any, n_tensors: int, folder: Path) -> None:
-    """A layer has a tensor at least. transformers and the converter make all layers that a config claims."""
-    for name, value in config.items():
-        if isinstance(value, dict):
-            _check_layer_counts(value, n_tensors, folder)
-        elif name in _LAYER_COUNTS and isinstance(value, int | float) and not 0 <= value <= n_tensors:
-            raise CheckpointError(
-                f"{folder.name}/config.json claims {value} layers ({name}) for {n_tensors} tensors.",
-                "Fetch the checkpoint again.",
-            )
+def _check_counts(config: dict[str, Any], shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+    """transformers and the converter make all layers, experts and tokens that a config claims, so it may not claim more
+    than its tensors can hold: a layer has a tensor at least, a token a row, an expert one or the other."""
+    longest = max((n for shape in shapes.values() for n in shape), default=0)
+    most = dict.fromkeys(_LAYER_COUNTS, len(shapes)) | dict.fromkeys(_EXPERT_COUNTS, max(len(shapes), longest))
+    most["vocab_size"] = longest
+    level: list[dict[str, Any]] = [config]
+    while level:
+        for name, value in level.pop().items():
+            if isinstance(value, dict):
+                level.append(value)
+            elif name in most and isinstance(value, int | float) and not 0 <= value <= most[name]:
+                raise CheckpointError(
+                    f"{folder.name}/config.json claims {name} {value}, its tensors have room for {most[name]}.",
+                    "Fetch the checkpoint again.",
+                )
 
 
 def _shards(folder: Path) -> list[Path]:

@@ -36,15 +36,24 @@ class Model:
     """A text model, and its mmproj where given, loaded; each call begins with an empty context.
 
     Text is computed `n_batch` tokens at once. `embeddings` is a folder that keeps what the mmproj makes of images.
+    `check` lets libllama look at every block of every tensor and refuse scales that are no numbers.
     """
 
     def __init__(
-        self, model: Path, mmproj: Path | None, threads: int, n_ctx: int, n_batch: int, embeddings: Path | None = None
+        self,
+        model: Path,
+        mmproj: Path | None,
+        threads: int,
+        n_ctx: int,
+        n_batch: int,
+        embeddings: Path | None = None,
+        check: bool = False,
     ) -> None:
         llama_cpp.llama_log_set(_quiet, ctypes.c_void_p(0))
         mtmd.mtmd_helper_log_set(_quiet, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
         options = llama_cpp.llama_model_default_params()
+        options.check_tensors = check
         self.model = llama_cpp.llama_model_load_from_file(str(model).encode(), options)
         if not self.model:
             raise WorkerError(f"libllama cannot load {model.name}")

@@ -148,6 +148,7 @@ def main() -> None:
     parser.add_argument("--ctx", type=int, default=4096)
     parser.add_argument("--batch", type=int, default=512, help="tokens computed at once")
     parser.add_argument("--embeddings", type=Path, help="folder that keeps what the mmproj makes of images")
+    parser.add_argument("--check", action="store_true", help="refuse weights that are no numbers")
     parser.add_argument("--max-memory", type=int, help="most bytes of address space")
     args = parser.parse_args()
     if args.max_memory:
@@ -156,7 +157,7 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     try:
-        model = Model(args.model, args.mmproj, args.threads, args.ctx, args.batch, args.embeddings)
+        model = Model(args.model, args.mmproj, args.threads, args.ctx, args.batch, args.embeddings, args.check)
     except WorkerError as failure:
         out.write(json.dumps({"error": str(failure)}) + "\n")
         raise SystemExit(1) from None

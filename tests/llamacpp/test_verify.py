@@ -152,17 +152,24 @@ def test_weights_that_are_no_numbers(run, converted, value):
     _overwrite(path, "blk.3.ffn_up.weight", value)
     found = wrong(path)
     assert "blk.3.ffn_up.weight" in found[f"{path.name}: weights"]
-    assert "not finite" in found[f"{path.name}: logits"]
+    assert "cannot load" in found[f"{path.name}: loads"]
 
 
 def test_a_scale_that_is_no_number_in_a_quantized_matrix(run):
-    """Only the logits can tell: quantized blocks are not looked into."""
+    """libllama has to look for it: where activations are quantized, what is no number becomes 0."""
     path = luq_file(run)
     found = next(t for t in gguf.GGUFReader(path).tensors if t.tensor_type.name == "Q4_K" and "ffn" in t.name)
-    rows = int(found.n_bytes) // 144
-    for block in range(rows):
-        spoil(path, int(found.data_offset) + 144 * block, struct.pack("<e", float("nan")))
-    assert "not finite" in wrong(path)[f"{path.name}: logits"]
+    spoil(path, int(found.data_offset) + 144 * 100, struct.pack("<e", float("nan")))  # of the hundredth block
+    assert "cannot load" in wrong(path)[f"{path.name}: loads"]
+
+
+def test_weights_that_become_no_numbers_on_the_way(run, converted):
+    path = run / converted.f16.name
+    _overwrite(path, "output_norm.weight", 3e38)
+    _overwrite(path, "token_embd.weight", 6e4)
+    found = wrong(path)
+    assert set(found) == {f"{path.name}: logits"}
+    assert "not finite" in found[f"{path.name}: logits"]
 
 
 def test_metadata_that_llama_cpp_cannot_load(run, converted):
