@@ -24,6 +24,7 @@ _HEADER_LIMIT = 32 * 1024 * 1024  # a third of what the safetensors library take
 _ELEMENT = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2}
 _ELEMENT |= {"U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8}
 # What config.json calls the number of layers of one of its halves.
+_CHEAP = 1000  # layers or experts that take no time, if a config claims so many without having them
 _EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer", "depth", "depths", "encoder_layers")
 
@@ -148,10 +149,12 @@ def _check_config(config: dict[str, Any], folder: Path, trust_remote_code: bool)
 
 def _check_counts(config: dict[str, Any], shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
     """transformers and the converter make all layers, experts and tokens that a config claims, so it may not claim more
-    than its tensors can hold: a layer has a tensor at least, a token a row, an expert one or the other."""
+    than its tensors can hold: a layer has a tensor at least, a token a row, an expert one or the other. Halves that a
+    model does not use keep their defaults, so what costs nothing is let through."""
     longest = max((n for shape in shapes.values() for n in shape), default=0)
-    most = dict.fromkeys(_LAYER_COUNTS, len(shapes)) | dict.fromkeys(_EXPERT_COUNTS, max(len(shapes), longest))
-    most["vocab_size"] = longest
+    most = dict.fromkeys(_LAYER_COUNTS, max(_CHEAP, len(shapes)))
+    most |= dict.fromkeys(_EXPERT_COUNTS, max(_CHEAP, len(shapes), longest))
+    most["vocab_size"] = max(1000 * _CHEAP, longest)
     level: list[dict[str, Any]] = [config]
     while level:
         for name, value in level.pop().items():
@@ -165,6 +168,14 @@ def _check_counts(config: dict[str, Any], shapes: Mapping[str, tuple[int, ...]],
 
 
 def _shards(folder: Path) -> list[Path]:
+    # llama.cpp's converter looks for model*.safetensors, and reads pytorch_model*.bin where it finds none.
+    pickles = any(any(folder.glob(kind)) for kind in ("*.bin", "*.pt", "*.pth"))
+    read_anyway = (folder / "mask_embedding.pt").exists()  # of one family of draft models
+    if read_anyway or (pickles and not any(folder.glob("model*.safetensors"))):
+        raise CheckpointError(
+            f"{folder} has {'some' if read_anyway else 'its'} weights as pickles only, which can run code when read.",
+            "Use a safetensors version of the model (many have one on the Hub; or save_pretrained where you trust it).",
+        )
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         mapped = _read_json(index, folder).get("weight_map")
@@ -180,11 +191,6 @@ def _shards(folder: Path) -> list[Path]:
             )
         return [folder / name for name in names]
     found = sorted(folder.glob("*.safetensors"))
-    if not found and (list(folder.glob("*.bin")) or list(folder.glob("*.pt")) or list(folder.glob("*.pth"))):
-        raise CheckpointError(
-            f"{folder} has its weights as pickles only, which can run code when read.",
-            "Use a safetensors version of the model (many have one on the Hub; or save_pretrained where you trust it).",
-        )
     if not found:
         raise CheckpointError(f"{folder} holds no *.safetensors.", "Give the folder with the model's weights.")
     return found

@@ -13,7 +13,7 @@ from luq_gguf import pipeline, reporting, verifying
 from luq_gguf.errors import LuqError
 from luq_gguf.values import Budget
 
-pytestmark = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
+one_model = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
 TYPES = {"low": "IQ1_M", "high": "Q4_K_M", "rule": "entropy", "seed": 0}
 
 
@@ -25,6 +25,7 @@ def is_a_sentence(done, codes=(1, 2)) -> None:
     assert "\x1b[2J" not in told
 
 
+@one_model
 @pytest.mark.parametrize("name", hostile_folders.run_folders())
 def test_every_bad_run_folder_is_read_or_refused(converted, tmp_path, monkeypatch, name):
     run = tmp_path / "run"
@@ -89,6 +90,7 @@ def test_what_is_refused_before_it(cli, tmp_path, models, name):
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < max(before, 2 * 1024**2)  # KiB
 
 
+@one_model
 @pytest.mark.parametrize("name", ["deep", "zeros", "half-a-surrogate", "image-a-device"])
 def test_bad_questions(cli, converted, tmp_path, name):
     path = tmp_path / "a.jsonl"

@@ -44,6 +44,12 @@ def _write(name: str, content: str | bytes) -> Maker:
     )
 
 
+def _pickle(folder: Path) -> None:
+    """The converter knows model*.safetensors alone, and would take the pickle."""
+    (folder / "model.safetensors").rename(folder / "weights.safetensors")
+    (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+
+
 def checkpoints() -> dict[str, Maker]:
     """What is found when a checkpoint is opened, by name."""
     deep = '{"a":' * 100_000 + "1" + "}" * 100_000
@@ -63,6 +69,8 @@ def checkpoints() -> dict[str, Maker]:
         "vision-depth-10-9": _config(lambda c: c | {"vision_config": c["vision_config"] | {"depth": 10**9}}),
         "vocabulary-10-18": _text_config(vocab_size=10**18),
         "experts-10-9": _text_config(num_experts=10**9),
+        "pickle-beside-odd-safetensors": _pickle,
+        "pickle-of-a-draft-model": _write("mask_embedding.pt", b"cos\nsystem\n(S'true'\ntR."),
         "index-outside": _index("../model.safetensors"),
         "index-absolute": _index("/etc/passwd"),
         "index-dots": _index(".."),

@@ -6,10 +6,12 @@ The same files through the command line are in tests/llamacpp/test_hostile_cli.p
 import contextlib
 import json
 import os
+import re
 import resource
 import signal
 import time
 import tracemalloc
+from pathlib import Path
 
 import hostile
 import hostile_folders
@@ -17,6 +19,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+import luq_gguf
 from luq_gguf import artefacts, bounds, images
 from luq_gguf.errors import CalibrationError, CheckpointError, GGUFFileError, LuqError, RunFolderError
 from luq_gguf.hf import calibration, checkpoint
@@ -127,6 +130,23 @@ def test_a_claimed_shard_outside_is_not_opened(tmp_path, models, monkeypatch):
 def test_bad_questions_are_refused(tmp_path, name):
     (tmp_path / "a.jsonl").write_bytes(hostile.question_files()[name])
     refusal(CalibrationError, lambda: calibration.read_questions(str(tmp_path / "a.jsonl"), None, 0, tmp_path))
+
+
+def test_nothing_is_unpickled():
+    """By the words of the source: no pickle, no torch.load, arrays of numbers only; templates in a sandbox only."""
+    unsafe = re.compile(
+        r"import pickle|import marshal|import shelve|import joblib|torch\.load|allow_pickle=True|yaml\."
+    )
+    loads, environments = [], []
+    for path in Path(luq_gguf.__file__).parent.rglob("*.py"):
+        source = path.read_text()
+        found = unsafe.findall(source)
+        assert not found, (path, found)
+        loads += re.findall(r"np\.load\([^\n]*", source)
+        environments += [path.name for _ in re.findall(r"jinja2\.Environment\(", source)]
+    assert loads
+    assert all("allow_pickle=False" in call for call in loads)
+    assert environments == ["page.py"]  # our own template
 
 
 def test_a_pipe_is_no_picture(tmp_path):
