@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from luq_gguf import ranking
+from luq_gguf import json_input, ranking
 from luq_gguf.errors import RunFolderError
 from luq_gguf.values import LayerEntropy, Plan, PredictedSpeed, Profile
 
@@ -21,11 +24,23 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path, made_by: str) -> Any:
     """Raises RunFolderError where the file is missing or damaged; `made_by` is the command that makes it."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json_input.read(path)
     except FileNotFoundError:
         raise RunFolderError(f"{path.parent} holds no {path.name}.", f"Run luq-gguf {made_by} first.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except ValueError:
         raise RunFolderError(f"{path} is not valid JSON.", f"Run luq-gguf {made_by} again.") from None
+
+
+@contextmanager
+def reading(path: Path, made_by: str) -> Iterator[None]:
+    """Raises RunFolderError where what is read inside is not what the command `made_by` writes: files in a run folder
+    can be edited, or come from elsewhere."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError):
+        raise RunFolderError(
+            f"{path} is no {path.name.partition('.')[0]} of luq-gguf's.", f"Run luq-gguf {made_by} again."
+        ) from None
 
 
 def profile_to_json(profile: Profile) -> dict[str, Any]:
@@ -50,29 +65,34 @@ def profile_to_json(profile: Profile) -> dict[str, Any]:
 
 
 def read_profile(path: Path) -> Profile:
+    """Raises RunFolderError where the file is missing, damaged, or no profile."""
     content = read_json(path, "profile")
-    try:
+    with reading(path, "profile"):
         layers = tuple(
             LayerEntropy(
                 int(row["layer"]),
                 float(row["entropy_bits"]),
                 float(row["spread_bits"]),
                 int(row.get("n_tokens", 0)),
-                row["by_modality"],
+                dict(row["by_modality"]),
             )
             for row in content["layers"]
         )
         rankings = {str(way): tuple(float(b) for b in bits) for way, bits in content.get("rankings", {}).items()}
+        if [layer.layer for layer in layers] != list(range(len(layers))) or not layers:
+            raise ValueError("layers are numbered from 0")
+        if not all(isfinite(number) for layer in layers for number in (layer.bits, layer.spread_bits)):
+            raise ValueError("an entropy is no number")
+        if any(len(bits) != len(layers) for bits in rankings.values()):
+            raise ValueError("a ranking has other layers")
         return Profile(
-            content.get("model", ""),
+            str(content.get("model", "")),
             layers,
-            content["estimator"],
-            content["calibration"],
+            dict(content["estimator"]),
+            dict(content["calibration"]),
             rankings,
-            content.get("version", 1),
+            int(content.get("version", 1)),
         )
-    except (KeyError, TypeError, ValueError):
-        raise RunFolderError(f"{path} is no profile of luq-gguf's.", "Run luq-gguf profile again.") from None
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:
@@ -94,8 +114,9 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
 
 
 def read_plan(path: Path) -> Plan:
+    """Raises RunFolderError where the file is missing, damaged, or no plan."""
     content = read_json(path, "plan")
-    try:
+    with reading(path, "plan"):
         return Plan(
             low=str(content["low"]),
             high=str(content["high"]),
@@ -112,13 +133,11 @@ def read_plan(path: Path) -> Plan:
             budget={k: v for k, v in content["budget"].items() if k != "counts"},
             speed=PredictedSpeed(**content["predicted_speed"]) if "predicted_speed" in content else None,
         )
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise RunFolderError(f"{path} is no plan of luq-gguf's.", "Run luq-gguf plan again.") from None
 
 
 def add_eval(path: Path, content: dict[str, Any]) -> None:
     """Put a file's evaluation first into eval.json; those of other files or data stay, under "others"."""
-    before: dict[str, Any] = read_json(path, "eval") if path.exists() else {}
+    before: Any = read_json(path, "eval") if path.exists() else {}
 
     def what(entry: dict[str, Any]) -> tuple[Any, ...]:
         conditions = entry.get("conditions", {})
@@ -126,5 +145,7 @@ def add_eval(path: Path, content: dict[str, Any]) -> None:
         each = conditions.get("benchmarks", {}).get("samples_each")
         return entry.get("file"), *data, sorted(entry.get("benchmarks") or ()), each
 
-    others = [*([{k: v for k, v in before.items() if k != "others"}] if before else []), *before.get("others", [])]
-    write_json(path, content | {"others": [entry for entry in others if what(entry) != what(content)]})
+    with reading(path, "eval"):
+        others = [*([{k: v for k, v in before.items() if k != "others"}] if before else []), *before.get("others", [])]
+        others = [entry for entry in others if what(entry) != what(content)]
+    write_json(path, content | {"others": others})

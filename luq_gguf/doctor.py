@@ -9,21 +9,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from luq_gguf.errors import LuqError
 from luq_gguf.llamacpp import tools
+from luq_gguf.values import Check
 
 PACKAGES = ("torch", "transformers", "safetensors", "gguf", "numpy", "scikit-learn", "datasets", "huggingface-hub")
-
-
-@dataclass(frozen=True)
-class Check:
-    name: str
-    ok: bool
-    found: str
-    hint: str = ""
 
 
 def examine() -> list[Check]:

@@ -25,14 +25,19 @@ LuqError                    exit code 1: the job failed
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """The text with control characters escaped: names in files are others', and may not move a terminal's cursor."""
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+
+
 class LuqError(Exception):
     """Base of all errors a user can meet: a message (what is wrong) and a hint (what to do)."""
 
     exit_code = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = printable(message)
+        super().__init__(self.message)
         self.hint = hint
 
 

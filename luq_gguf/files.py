@@ -7,7 +7,7 @@ from pathlib import Path
 
 from luq_gguf import planner, tensor_types
 from luq_gguf.door import Door, Listener, safe_name
-from luq_gguf.errors import CheckpointError, ConversionError
+from luq_gguf.errors import CheckpointError, ConversionError, RunFolderError
 from luq_gguf.hf import llava
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.llamacpp import clip_mmproj, converter, gguf_files, quantize, skeleton
@@ -179,9 +179,16 @@ def _check_same_tensors(written: gguf_files.GGUFInfo, expected: gguf_files.GGUFI
 
 def _check_same_columns(run: RunFolder, f16: Path) -> None:
     """Importance is per column as transformers has them: the converter must not have put them in another order."""
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    for name, ours in load_file(run.file("profile.safetensors")).items():
+    try:
+        arrays = load_file(run.file("profile.safetensors"))
+    except (OSError, SafetensorError):
+        raise RunFolderError(
+            f"{run.file('profile.safetensors')} is missing or damaged.", "Run luq-gguf profile again."
+        ) from None
+    for name, ours in arrays.items():
         if not name.startswith(COLUMNS):
             continue
         theirs = gguf_files.column_energies(f16, name.removeprefix(COLUMNS))

@@ -89,7 +89,12 @@ def collect(run: RunFolder) -> Release:
 
 
 def _only(run: RunFolder, stage: str) -> Written:
-    name, fact = next(iter(run.outputs(stage).items()))
+    outputs = run.outputs(stage)
+    if len(outputs) != 1:
+        raise RunFolderError(
+            f"{run.path / 'run.json'} tells of no one file of the {stage} stage.", "Make the run again."
+        )
+    name, fact = next(iter(outputs.items()))
     return Written(name, *_facts(fact))
 
 
@@ -111,7 +116,9 @@ def _evals(run: RunFolder, known: Mapping[str, Written], model: Written) -> dict
         return {}
     content = artefacts.read_json(run.file("eval.json"), "eval")
     found: dict[str, tuple[dict[str, Any], ...]] = {}
-    for entry in (content, *content.get("others", [])):
+    with artefacts.reading(run.file("eval.json"), "eval"):
+        entries = [dict(entry) for entry in (content, *content.get("others", []))]
+    for entry in entries:
         name = str(entry.get("file"))
         if name not in known:
             continue
@@ -134,8 +141,9 @@ def _speeds(run: RunFolder, known: Mapping[str, Written]) -> tuple[Mapping[str, 
     if not run.file("bench.json").exists():
         return None, {}
     content = artefacts.read_json(run.file("bench.json"), "bench")
-    most = max(content["conditions"]["threads"])
-    rows = {row["file"]: row for row in content["rows"] if row["threads"] == most and row["file"] in known}
+    with artefacts.reading(run.file("bench.json"), "bench"):
+        most = max(content["conditions"]["threads"])
+        rows = {row["file"]: row for row in content["rows"] if row["threads"] == most and row["file"] in known}
     for name, row in rows.items():
         if row.get("sha256") != known[name].sha256:
             raise RunFolderError(

@@ -38,7 +38,9 @@ def report(run_dir: Path) -> list[Path]:
             sections.append(page.sizes_section(sizes, folder))
         for name, section in measured:
             if run.file(f"{name}.json").exists():
-                told = section(artefacts.read_json(run.file(f"{name}.json"), name))
+                content = artefacts.read_json(run.file(f"{name}.json"), name)
+                with artefacts.reading(run.file(f"{name}.json"), name):
+                    told = section(content)
                 sections += [told] if told.rows or told.images else []
         part = run.file("report.html.part")
         part.write_text(page.render(profiled.model, sections), encoding="utf-8")

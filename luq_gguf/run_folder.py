@@ -109,10 +109,11 @@ class RunFolder:
         return self.path / name
 
     def read(self) -> dict[str, Any]:
-        """run.json, or the beginning of one."""
+        """run.json, or the beginning of one. Raises RunFolderError where it is not luq-gguf's."""
         if (self.path / "run.json").is_file():
             content = read_json(self.path / "run.json", "convert")
             if isinstance(content, dict) and isinstance(content.get("stages"), dict):
+                _check_records(self.path / "run.json", content["stages"])
                 return content
             raise RunFolderError(f"{self.path / 'run.json'} is not luq-gguf's.", "Give another folder.")
         return {"luq_gguf": __version__, "stages": {}}
@@ -175,6 +176,27 @@ class RunFolder:
         path = self.path / name
         status = path.stat()
         return {"n_bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256_of(path)}
+
+
+def _check_records(path: Path, stages: dict[str, Any]) -> None:
+    """Outputs are read, deleted and published by their recorded names, so they must lie in the folder."""
+    for stage, record in stages.items():
+        outputs = record.get("outputs") if isinstance(record, dict) else None
+        if not isinstance(outputs, dict) or not all(_is_fact(fact) for fact in outputs.values()):
+            raise RunFolderError(
+                f"{path} has no record of the {stage} stage that is luq-gguf's.", "Make the run again."
+            )
+        for name in outputs:
+            if "\0" in name or not name or Path(name).is_absolute() or ".." in Path(name).parts:
+                raise RunFolderError(
+                    f"{path} names a file outside the run folder ({name!r}).",
+                    "Do not use this folder: make the run again.",
+                )
+
+
+def _is_fact(fact: Any) -> bool:
+    known = isinstance(fact, dict) and isinstance(fact.get("sha256"), str)
+    return known and all(isinstance(fact.get(name), int) for name in ("n_bytes", "mtime_ns"))
 
 
 def sha256_of(path: Path) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from luq_gguf import json_input
 from luq_gguf.errors import CheckpointError
 from luq_gguf.hub import download
 from luq_gguf.llamacpp import converter, gguf_files, quantize, skeleton
@@ -97,8 +98,7 @@ def _config(model: str) -> dict[str, Any]:
             )
         path = download.fetch_config(model)
     try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return dict(config)
+        return dict(json_input.read(path))
     except (ValueError, TypeError):
         raise CheckpointError(f"{path} is no valid JSON.", "Give a folder with a model's config.json.") from None
 

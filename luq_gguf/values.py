@@ -253,3 +253,13 @@ class QuantizedModel:
     n_bytes: int
     sha256: str
     tensor_types: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was looked at, whether it is as it should be, what was found, and what to do if it is not."""
+
+    name: str
+    ok: bool
+    found: str
+    hint: str = ""

@@ -23,6 +23,12 @@ def _caches_in_a_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> N
     os.environ["HF_HOME"] = str(tmp_path_factory.mktemp("hf-home"))
 
 
+@pytest.fixture(scope="session")
+def models() -> Path:
+    """The folder of the trained models."""
+    return MODELS
+
+
 @pytest.fixture(scope="session", params=["tiny-qwen2.5-vl", "tiny-llava-1.5"])
 def tiny_model(request: pytest.FixtureRequest) -> Path:
     """Each of the trained models in turn."""

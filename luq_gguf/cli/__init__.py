@@ -10,7 +10,7 @@ import traceback
 import click
 
 from luq_gguf import __version__, interrupts
-from luq_gguf.errors import LuqError
+from luq_gguf.errors import LuqError, printable
 
 COMMANDS = {
     "convert": "From a checkpoint to a LUQ GGUF: profile, plan and quantize in one go.",
@@ -24,6 +24,7 @@ COMMANDS = {
     "report": "Write report.html and figures of a run.",
     "upload": "Publish a finished run on the Hub, with a model card.",
     "inspect": "Show sizes and types of a GGUF file.",
+    "verify": "Check a run folder or a GGUF file: hashes, types, structure, finite logits.",
     "doctor": "Check that everything needed is there, and say what to do if not.",
     "demo": "Convert the shipped little model and compare it with its 16-bit and Q4_K_M files.",
 }
@@ -89,7 +90,7 @@ def _run() -> int:
 def _report(error: BaseException, message: str, hint: str, code: int) -> int:
     if os.environ.get("LUQ_DEBUG") == "1":
         traceback.print_exception(error)
-    click.echo(click.style("Error: ", fg="red", bold=True) + message, err=True)
+    click.echo(click.style("Error: ", fg="red", bold=True) + printable(message), err=True)
     if hint:
         click.echo(hint, err=True)
     return code

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from luq_gguf import artefacts, ranking
 from luq_gguf.door import Listener
 from luq_gguf.planner import format_size
 from luq_gguf.speed import SpeedTable
 from luq_gguf.statistics import format_ratio
-from luq_gguf.values import LayerEntropy, Plan, PredictedSpeed, Profile
+from luq_gguf.values import Check, LayerEntropy, Plan, PredictedSpeed, Profile
 
 errors = Console(stderr=True)
 
@@ -63,9 +64,25 @@ def print_table(table: Table) -> None:
     Console().print(table)
 
 
+def print_checks(title: str, checks: Sequence[Check], bad: str, as_json: bool) -> int:
+    """A table or JSON of checks; the exit code. `bad` is what is said of one that failed."""
+    ok = all(check.ok for check in checks)
+    if as_json:
+        print_json({"ok": ok, "checks": [vars(check) for check in checks]})
+        return 0 if ok else 1
+    table = Table(title=Text(title))
+    for name in ("", "what", "found", "what to do"):
+        table.add_column(name, overflow="fold")
+    for check in checks:
+        mark = Text("ok", style="green") if check.ok else Text(bad, style="red")
+        table.add_row(mark, Text(check.name), Text(check.found), Text(check.hint))
+    print_table(table)
+    return 0 if ok else 1
+
+
 def profile_table(profile: Profile, low: tuple[int, ...] = ()) -> Table:
     """One row per layer: entropy, spread, modalities, and whether it is low."""
-    table = Table(title=f"Entropy of decoder layers of {profile.model}, bits")
+    table = Table(title=Text(f"Entropy of decoder layers of {profile.model}, bits"))
     for name in ("layer", "entropy", "spread", "multimodal", "text", *(["plan"] if low else [])):
         table.add_column(name, justify="right")
     for layer in profile.layers:

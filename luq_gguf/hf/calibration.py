@@ -16,8 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from luq_gguf import json_input
 from luq_gguf.errors import CalibrationError
 from luq_gguf.hub.access import network_errors
+from luq_gguf.images import open_rgb
 from luq_gguf.values import CalibrationSet, Sample
 
 DEFAULT_IMAGES = "HuggingFaceM4/A-OKVQA"
@@ -26,6 +28,7 @@ FOLDER_PROMPT = "Describe this image in detail."
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 TO_LEARN = ("train",)  # splits of a Hub dataset
 TO_MEASURE = ("validation", "val", "test")  # test answers are often kept back
+LONGEST_LINE = 4 * 1024 * 1024  # characters of a .jsonl's line
 CHARACTERS_PER_CHUNK = 4096  # enough text for a chunk of 512 tokens in any of the usual vocabularies
 
 
@@ -121,8 +124,6 @@ def _digest(multimodal: Iterable[Sample], text: Iterable[Sample], document: str 
 
 def _readable(samples: Iterable[Sample], wanted: int) -> tuple[list[Sample], list[str]]:
     """The first samples whose images can be decoded, and the names of those met that cannot."""
-    from PIL import Image
-
     good: list[Sample] = []
     bad: list[str] = []
     for sample in samples:
@@ -131,11 +132,10 @@ def _readable(samples: Iterable[Sample], wanted: int) -> tuple[list[Sample], lis
         if sample.image is None:
             continue
         try:
-            with Image.open(sample.image) as picture:
-                picture.convert("RGB")
+            open_rgb(sample.image)
             good.append(sample)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            bad.append(sample.image.name)
+        except (OSError, ValueError):
+            bad.append(sample.image.name[:100])  # for a message; who makes names of a megabyte has no need of the rest
     return good, bad
 
 
@@ -158,23 +158,32 @@ def _read_set(
 def read_jsonl(path: Path) -> Iterator[Sample]:
     """Lines {"image", "prompt", "answers"}; paths are relative to the file. Raises CalibrationError with the line."""
     with path.open(encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, 1):
+        # readline with a limit: a file without line ends may be larger than memory
+        for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), ""), 1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
-                prompt = row["prompt"]
-                answers = row.get("answers", row.get("answer")) or []
-                image = row.get("image")
-                if not isinstance(prompt, str) or not isinstance(image, str | None):
-                    raise TypeError
-                given = (answers,) if isinstance(answers, str) else tuple(str(answer) for answer in answers)
+                prompt, image, given = _fields(json_input.parse(line, LONGEST_LINE))
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise CalibrationError(
                     f"{path.name}, line {number}: not a calibration sample.",
                     'Each line is an object {"image": "a.png", "prompt": "...", "answers": ["..."]}.',
                 ) from None
             yield Sample(prompt, path.parent / image if image else None, given)
+
+
+def _fields(row: Any) -> tuple[str, str | None, tuple[str, ...]]:
+    """Raises one of four errors where a line is no sample."""
+    prompt, image = row["prompt"], row.get("image")
+    answers = row.get("answers", row.get("answer")) or []
+    if not isinstance(prompt, str) or not isinstance(image, str | None) or not isinstance(answers, str | list):
+        raise TypeError
+    if image and "\0" in image:
+        raise ValueError
+    given = (answers,) if isinstance(answers, str) else tuple(str(answer) for answer in answers)
+    for text in (prompt, image or "", *given):
+        text.encode()  # JSON can hold halves of surrogate pairs, which no tokenizer takes
+    return prompt, image, given
 
 
 def _hub_rows(source: str, seed: int, splits: Sequence[str] = TO_LEARN) -> Iterator[dict[str, Any]]:

@@ -7,16 +7,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from luq_gguf import json_input
 from luq_gguf.errors import CheckpointError
 from luq_gguf.hub import download
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
-_HEADER_LIMIT = 100 * 1024 * 1024  # the limit of the safetensors library
+_HEADER_LIMIT = 32 * 1024 * 1024  # a third of what the safetensors library takes, and room for 250 000 tensors
+# Bytes of an element; of a type that is not known here the room is not checked.
+_ELEMENT = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2}
+_ELEMENT |= {"U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8}
+# What config.json calls the number of layers of one of its halves.
+_CHEAP = 1000  # layers or experts that take no time, if a config claims so many without having them
+_EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer", "depth", "depths", "encoder_layers")
 
 
 @dataclass(frozen=True)
@@ -85,6 +95,7 @@ def _open_folder(
         shapes |= found
         holders |= dict.fromkeys(found, shard)
     _check_index(folder, shapes)
+    _check_counts(config, shapes, folder)
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for file in sorted(folder.iterdir()):
         if file.suffix in (".safetensors", ".json", ".jinja", ".model", ".txt"):
@@ -109,8 +120,8 @@ def _read_json(path: Path, folder: Path) -> dict[str, Any]:
             f"{folder} is no checkpoint: it has no {path.name}.", "Give the folder with config.json and *.safetensors."
         )
     try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError):
+        loaded = json_input.read(path)
+    except ValueError:
         raise CheckpointError(f"{path} is not valid JSON.", "Fetch the checkpoint again.") from None
     if not isinstance(loaded, dict):
         raise CheckpointError(f"{path} holds no JSON object.", "Fetch the checkpoint again.")
@@ -119,7 +130,8 @@ def _read_json(path: Path, folder: Path) -> dict[str, Any]:
 
 def _check_config(config: dict[str, Any], folder: Path, trust_remote_code: bool) -> None:
     architectures = config.get("architectures")
-    if not isinstance(architectures, list) or not architectures or not isinstance(config.get("model_type"), str):
+    named = isinstance(architectures, list) and all(isinstance(one, str) for one in architectures)
+    if not named or not architectures or not isinstance(config.get("model_type"), str):
         raise CheckpointError(
             f"{folder}/config.json names no architecture.",
             "It needs `architectures` and `model_type`, as save_pretrained writes them.",
@@ -140,12 +152,42 @@ def _check_config(config: dict[str, Any], folder: Path, trust_remote_code: bool)
     )
 
 
+def _check_counts(config: dict[str, Any], shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+    """transformers and the converter make all layers, experts and tokens that a config claims, so it may not claim more
+    than its tensors can hold: a layer has a tensor at least, a token a row, an expert one or the other. Halves that a
+    model does not use keep their defaults, so what costs nothing is let through."""
+    longest = max((n for shape in shapes.values() for n in shape), default=0)
+    most = dict.fromkeys(_LAYER_COUNTS, max(_CHEAP, len(shapes)))
+    most |= dict.fromkeys(_EXPERT_COUNTS, max(_CHEAP, len(shapes), longest))
+    most["vocab_size"] = max(1000 * _CHEAP, longest)
+    level: list[dict[str, Any]] = [config]
+    while level:
+        for name, value in level.pop().items():
+            if isinstance(value, dict):
+                level.append(value)
+            elif name in most and isinstance(value, int | float) and not 0 <= value <= most[name]:
+                raise CheckpointError(
+                    f"{folder.name}/config.json claims {name} {value}, its tensors have room for {most[name]}.",
+                    "Fetch the checkpoint again.",
+                )
+
+
 def _shards(folder: Path) -> list[Path]:
+    # llama.cpp's converter looks for model*.safetensors, and reads pytorch_model*.bin where it finds none.
+    pickles = any(any(folder.glob(kind)) for kind in ("*.bin", "*.pt", "*.pth"))
+    read_anyway = (folder / "mask_embedding.pt").exists()  # of one family of draft models
+    if read_anyway or (pickles and not any(folder.glob("model*.safetensors"))):
+        raise CheckpointError(
+            f"{folder} has {'some' if read_anyway else 'its'} weights as pickles only, which can run code when read.",
+            "Use a safetensors version of the model (many have one on the Hub; or save_pretrained where you trust it).",
+        )
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        names = sorted(set(_read_json(index, folder).get("weight_map", {}).values()))
-        if not names or any(Path(name).name != name for name in names):
+        mapped = _read_json(index, folder).get("weight_map")
+        given = list(mapped.values()) if isinstance(mapped, dict) else []
+        if not given or not all(isinstance(name, str) and _is_shard(name) for name in given):
             raise CheckpointError(f"{index} names no usable shards.", "Fetch the checkpoint again.")
+        names = sorted(set(given))
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -154,18 +196,21 @@ def _shards(folder: Path) -> list[Path]:
             )
         return [folder / name for name in names]
     found = sorted(folder.glob("*.safetensors"))
-    if not found and (list(folder.glob("*.bin")) or list(folder.glob("*.pt")) or list(folder.glob("*.pth"))):
-        raise CheckpointError(
-            f"{folder} has its weights as pickles only, which can run code when read.",
-            "Use a safetensors version of the model (many have one on the Hub; or save_pretrained where you trust it).",
-        )
     if not found:
         raise CheckpointError(f"{folder} holds no *.safetensors.", "Give the folder with the model's weights.")
     return found
 
 
+def _is_shard(name: str) -> bool:
+    """A file's plain name: an index may not send us to other folders, and a pickle would not be read as one."""
+    return Path(name).name == name and "\0" not in name and "\\" not in name and name.endswith(".safetensors")
+
+
 def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes from a safetensors header, after checking that the file is as long as its header says."""
+    """Shapes from a safetensors header, after checking that its tensors lie one behind the other and fill the file.
+
+    Raises CheckpointError where they do not, and where the header is none.
+    """
     size = path.stat().st_size
     broken = CheckpointError(f"{path.name} is truncated or damaged.", "Fetch that file again.")
     with path.open("rb") as file:
@@ -173,15 +218,28 @@ def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         if size < 8 or length > min(_HEADER_LIMIT, size - 8):
             raise broken
         try:
-            header = json.loads(file.read(length))
+            header = json_input.parse(file.read(length), _HEADER_LIMIT, unique=True)
             entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-            end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-            shapes = {name: tuple(int(n) for n in entry["shape"]) for name, entry in entries.items()}
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+            shapes = {name: _whole_numbers(entry["shape"]) for name, entry in entries.items()}
+            rooms = sorted((*_whole_numbers(entry["data_offsets"]), name) for name, entry in entries.items())
+            end = 0
+            for start, after, name in rooms:
+                element = _ELEMENT.get(entries[name]["dtype"])
+                if start != end or after < start or (element and after - start != element * math.prod(shapes[name])):
+                    raise ValueError(name)
+                end = after
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise broken from None
     if 8 + length + end != size:
         raise broken
     return shapes
+
+
+def _whole_numbers(given: Any) -> tuple[int, ...]:
+    """Raises ValueError for anything but a short list of natural numbers: products of those stay small."""
+    if not isinstance(given, list) or len(given) > 16 or not all(type(n) is int and 0 <= n < 2**63 for n in given):
+        raise ValueError("no list of natural numbers")
+    return tuple(given)
 
 
 def _check_index(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:

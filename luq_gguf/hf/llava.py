@@ -30,6 +30,18 @@ def is_clip_llava(checkpoint: Checkpoint) -> bool:
 
 def clip_vision(checkpoint: Checkpoint) -> ClipVision:
     """The tower and its projector. Raises CheckpointError for a variant that libmtmd would compute otherwise."""
+    try:
+        return _clip_vision(checkpoint)
+    except CheckpointError:
+        raise
+    except Exception as error:  # what transformers raises, or its values lead to, where a config is not LLaVA's
+        raise CheckpointError(
+            f"transformers cannot read the config of {checkpoint.name}: {type(error).__name__}",
+            "Is the checkpoint complete and unmodified?",
+        ) from None
+
+
+def _clip_vision(checkpoint: Checkpoint) -> ClipVision:
     from transformers import LlavaConfig
 
     config: Any = LlavaConfig.from_dict(checkpoint.config)
@@ -73,9 +85,9 @@ def _unlike(what: str) -> CheckpointError:
 def _image_processor(checkpoint: Checkpoint) -> Any:
     try:
         return load_processor(checkpoint.folder).image_processor
-    except (OSError, ValueError, KeyError, ImportError, AttributeError) as error:
+    except Exception as error:  # as above
         raise CheckpointError(
-            f"{checkpoint.name} has no usable image processor: {str(error).splitlines()[0]}",
+            f"{checkpoint.name} has no usable image processor: {(str(error).splitlines() or [''])[0]}",
             "The checkpoint needs its preprocessor_config.json.",
         ) from None
 

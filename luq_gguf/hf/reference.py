@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from luq_gguf.bounds import bounded
 from luq_gguf.errors import CalibrationError, CheckpointError
 from luq_gguf.hf import experts
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.processor import load_processor
+from luq_gguf.images import open_rgb
 from luq_gguf.values import CalibrationSet, Sample, Share
 
 CHUNK_TOKENS = 512  # llama-imatrix's default context, so that both read the same chunks of a text
@@ -108,7 +110,9 @@ def _auto_class(checkpoint: Checkpoint) -> Any:
 def _refusals(checkpoint: Checkpoint) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # what transformers raises of a config or a tokenizer that somebody made up
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
             f"transformers cannot load {checkpoint.name}: {reason}", "Is the checkpoint complete and unmodified?"
@@ -189,7 +193,14 @@ def chat_text(processor: Any, sample: Sample) -> str:
         content = [{"type": "image"}] if sample.image else []
         content += [{"type": "text", "text": sample.prompt}]
     turns = [{"role": "user", "content": content}]
-    text: str = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    try:
+        with bounded():
+            text: str = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    except Exception as error:  # a template is a program of somebody's; transformers renders it in a sandbox
+        raise CheckpointError(
+            f"The checkpoint's chat template cannot be rendered: {type(error).__name__}: {error}",
+            "Is the checkpoint complete and unmodified?",
+        ) from None
     return text + sample.answer if sample.answer else text
 
 
@@ -218,8 +229,6 @@ def _image_tokens_guess(processor: Any, sample: Sample) -> int:
 
 
 def _sample_batch(processor: Any, group: list[tuple[int, Sample]], model: nn.Module) -> Batch:
-    from PIL import Image
-
     samples = [sample for _, sample in group]
     texts = [chat_text(processor, sample) for sample in samples]
     multimodal = samples[0].image is not None
@@ -229,7 +238,7 @@ def _sample_batch(processor: Any, group: list[tuple[int, Sample]], model: nn.Mod
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
     if multimodal:
-        pictures = [[Image.open(sample.image).convert("RGB")] for sample in samples]  # type: ignore[arg-type]
+        pictures = [[open_rgb(sample.image)] for sample in samples if sample.image]
         encoded = processor(images=pictures, text=texts, **options)
     elif processor is tokenizer:
         encoded = tokenizer(texts, add_special_tokens=False, **options)

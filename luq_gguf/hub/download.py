@@ -6,7 +6,6 @@ huggingface_hub keeps the files in its cache and goes on with half-fetched ones;
 from __future__ import annotations
 
 import errno
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
+from luq_gguf import json_input
 from luq_gguf.errors import CheckpointError, DiskSpaceError, DownloadError
 from luq_gguf.hub.access import network_errors
 from luq_gguf.planner import format_size
@@ -101,7 +101,7 @@ def _weights(folder: Path, sizes: dict[str, int]) -> list[str]:
 def _indexed(folder: Path) -> set[str]:
     """Shards that the index names; empty where there is none, or none that can be read."""
     try:
-        index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+        index = json_input.read(folder / "model.safetensors.index.json")
         return {str(name) for name in index["weight_map"].values()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return set()

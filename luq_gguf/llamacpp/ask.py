@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import select
 import subprocess
 import sys
 import tempfile
@@ -67,13 +68,21 @@ class Runner:
         n_ctx: int = 4096,
         n_batch: int = 512,
         embeddings: Path | None = None,
+        timeout: float | None = None,
+        max_memory: float | None = None,
+        check: bool = False,
     ) -> None:
+        """For files from anywhere: `timeout` bounds loading and each reply, in seconds, `max_memory` the child's
+        address space, in bytes; `check` refuses weights that are no numbers."""
         self._command = [sys.executable, "-m", "luq_gguf.llamacpp.worker", str(model), "--ctx", str(n_ctx)]
         self._command += ["--batch", str(n_batch)]
         self._command += ["--mmproj", str(mmproj)] if mmproj else []
         self._command += ["--threads", str(threads)] if threads else []
         self._command += ["--embeddings", str(embeddings)] if embeddings else []
+        self._command += ["--check"] if check else []
+        self._command += ["--max-memory", str(int(max_memory))] if max_memory else []
         self._name = model.name
+        self._timeout = timeout
 
     def __enter__(self) -> Runner:
         self._errors = tempfile.TemporaryFile("w+", errors="replace")
@@ -160,6 +169,9 @@ class Runner:
 
     def _reply(self) -> dict[str, Any]:
         assert self._child.stdout
+        # A reply is one line, so nothing waits in the buffer when one is asked for.
+        if self._timeout is not None and not select.select([self._child.stdout], [], [], self._timeout)[0]:
+            raise RunnerError(f"llama.cpp gave no answer on {self._name} in {self._timeout:.0f} seconds.", "")
         line = self._child.stdout.readline()
         if not line:
             code = self._child.wait()

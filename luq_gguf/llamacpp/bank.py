@@ -16,6 +16,7 @@ from typing import BinaryIO
 import gguf
 
 from luq_gguf.errors import VerificationError
+from luq_gguf.llamacpp import gguf_files
 
 
 def splice(low: Path, high: Path, types: Mapping[str, str], out: Path) -> None:
@@ -23,7 +24,7 @@ def splice(low: Path, high: Path, types: Mapping[str, str], out: Path) -> None:
 
     Raises VerificationError naming a tensor that neither holds in its type.
     """
-    readers = {path: gguf.GGUFReader(path) for path in (high, low)}
+    readers = {path: gguf_files.open_reader(path) for path in (high, low)}
     held = {path: {tensor.name: tensor for tensor in reader.tensors} for path, reader in readers.items()}
     alignment = readers[high].alignment
     chosen, infos, at = [], b"", 0

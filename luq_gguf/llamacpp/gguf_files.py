@@ -1,4 +1,5 @@
-"""Read GGUF files: tensors, types, metadata, and how long the header is. All through the `gguf` package."""
+"""Read GGUF files: tensors, types, metadata, and how long the header is. All through the `gguf` package, after
+`gguf_header` has found that the header can be believed."""
 
 from __future__ import annotations
 
@@ -10,11 +11,13 @@ import gguf
 import numpy as np
 
 from luq_gguf.errors import GGUFFileError, TypeNameError
+from luq_gguf.llamacpp import gguf_header
 
 # llama-quantize refuses these without importance (src/llama-quant.cpp, tensor_requires_imatrix), but for the
 # embeddings and the head.
 IMATRIX_TYPES = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS")
 NEVER_MEASURED = ("token_embd.weight", "output.weight")
+_CHUNK = 2**22  # elements
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,20 @@ class GGUFInfo:
 
     @property
     def arch(self) -> str:
-        return str(self.metadata["general.architecture"])
+        """Empty where the file names none (importance matrices of llama-imatrix)."""
+        found = self.metadata.get("general.architecture", "")
+        return found if isinstance(found, str) and found.isprintable() else ""
 
     @property
     def n_layers(self) -> int:
-        return int(self.metadata[f"{self.arch}.block_count"])
+        return self.number("block_count")
+
+    def number(self, key: str) -> int:
+        """A whole number of the architecture's metadata. Raises GGUFFileError where the file has none."""
+        found = self.metadata.get(f"{self.arch}.{key}")
+        if not isinstance(found, int):
+            raise GGUFFileError(f"{self.path} has no {key} of its architecture.", "Is it a text model's GGUF file?")
+        return found
 
     @property
     def types(self) -> dict[str, str]:
@@ -57,13 +69,8 @@ class GGUFInfo:
 
 def read(path: Path) -> GGUFInfo:
     """The header of a GGUF file; tensor data is mapped, not read. Raises GGUFFileError where it is none."""
-    if not path.is_file():
-        raise GGUFFileError(f"{path} is no file.", "Give the path of a .gguf file.")
-    with path.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise GGUFFileError(f"{path} is not a GGUF file.", "It does not begin with GGUF's magic number.")
+    reader = open_reader(path)
     try:
-        reader = gguf.GGUFReader(path)
         tensors = tuple(
             TensorInfo(t.name, t.tensor_type.name, tuple(int(n) for n in t.shape), int(t.n_elements), int(t.n_bytes))
             for t in reader.tensors
@@ -75,6 +82,15 @@ def read(path: Path) -> GGUFInfo:
     return GGUFInfo(path, path.stat().st_size, data_offset, metadata, tensors)
 
 
+def open_reader(path: Path) -> gguf.GGUFReader:
+    """The `gguf` package's reader, which maps the file. Raises GGUFFileError where it is not to be believed."""
+    gguf_header.check(path)
+    try:
+        return gguf.GGUFReader(path)
+    except (ValueError, KeyError, IndexError, OverflowError, RecursionError) as error:
+        raise GGUFFileError(f"{path} is damaged: {error}", "Download or convert it again.") from None
+
+
 def column_energies(path: Path, name: str) -> np.ndarray:
     """Sums of squared weights per column, float64 [n_in], of a matrix in 16 or 32 bits."""
     tensor = next(t for t in gguf.GGUFReader(path).tensors if t.name == name)
@@ -83,6 +99,33 @@ def column_energies(path: Path, name: str) -> np.ndarray:
     for start in range(0, len(matrix), 1024):  # a few rows at a time: a head may have gigabytes
         energy += np.square(matrix[start : start + 1024].astype(np.float64)).sum(0)
     return energy
+
+
+def kind_of(info: GGUFInfo) -> str:
+    """What a file is by its own words: "model", "mmproj" or "imatrix"."""
+    if info.metadata.get("general.type") == "imatrix" or info.arch == "imatrix":
+        return "imatrix"
+    return "mmproj" if info.metadata.get("general.type") == "mmproj" or info.arch == "clip" else "model"
+
+
+def projector_of(info: GGUFInfo) -> str:
+    """An mmproj's projector of images; empty where it names none."""
+    found = info.metadata.get("clip.projector_type", info.metadata.get("clip.vision.projector_type", ""))
+    return found if isinstance(found, str) and found.isprintable() else ""
+
+
+def first_not_finite(path: Path) -> str | None:
+    """The first tensor in 16, 32 or 64 bits with an infinity or no number in it; a few megabytes are read at a time."""
+    for tensor in open_reader(path).tensors:
+        kind, values = tensor.tensor_type.name, tensor.data.reshape(-1)
+        if kind not in ("F16", "BF16", "F32", "F64"):
+            continue
+        for start in range(0, len(values), _CHUNK):
+            part = values[start : start + _CHUNK]
+            bad = (part.view(np.uint16) & 0x7F80) == 0x7F80 if kind == "BF16" else ~np.isfinite(part)
+            if bad.any():
+                return str(tensor.name)
+    return None
 
 
 def type_bytes(kind: str, n_weights: int) -> int:

@@ -9,6 +9,7 @@ import gguf
 import numpy as np
 
 from luq_gguf.errors import GGUFFileError
+from luq_gguf.llamacpp import gguf_files
 from luq_gguf.values import ImportanceMatrix
 
 
@@ -32,18 +33,27 @@ def write(path: Path, matrix: ImportanceMatrix, datasets: Sequence[str], chunk_s
 
 def read(path: Path) -> ImportanceMatrix:
     """Read sums and counts. Raises GGUFFileError where the file is no importance matrix."""
-    hint = "Run luq-gguf profile."
+    wrong = GGUFFileError(f"{path} is no importance matrix that can be read here.", "Run luq-gguf profile.")
     try:
-        reader = gguf.GGUFReader(path)
-    except (OSError, ValueError, KeyError, IndexError) as error:
-        raise GGUFFileError(f"{path} cannot be read: {error}.", hint) from None
-    tensors = {tensor.name: np.asarray(tensor.data, dtype=np.float64) for tensor in reader.tensors}
+        reader = gguf_files.open_reader(path)
+    except OSError as error:
+        raise GGUFFileError(f"{path} cannot be read: {error.strerror}.", wrong.hint) from None
+    read = [tensor for tensor in reader.tensors if tensor.name.endswith((".in_sum2", ".counts"))]
+    if any(tensor.tensor_type != gguf.GGMLQuantizationType.F32 for tensor in read):
+        raise wrong
+    tensors = {tensor.name: np.asarray(tensor.data, dtype=np.float64) for tensor in read}
+    if any(not (np.isfinite(values) & (values >= 0) & (values < 2**62)).all() for name, values in tensors.items()):
+        raise wrong
     names = [name.removesuffix(".in_sum2") for name in tensors if name.endswith(".in_sum2")]
     counts = {name: tensors.get(f"{name}.counts", np.empty(0)).reshape(-1).astype(np.int64) for name in names}
     if not names or any(not n.size or tensors[f"{name}.in_sum2"].size % n.size for name, n in counts.items()):
-        raise GGUFFileError(f"{path} is no importance matrix that can be read here.", hint)
+        raise wrong
+    chunks = reader.fields.get("imatrix.chunk_count")
+    n_samples = chunks.contents() if chunks else None
+    if not isinstance(n_samples, int):
+        raise wrong
     return ImportanceMatrix(
         {name: tensors[f"{name}.in_sum2"].reshape(counts[name].size, -1) for name in names},
         counts,
-        int(reader.fields["imatrix.chunk_count"].contents()),
+        n_samples,
     )

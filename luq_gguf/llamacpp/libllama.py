@@ -15,6 +15,7 @@ import llama_cpp
 import numpy as np
 from llama_cpp import mtmd_cpp as mtmd
 
+from luq_gguf.images import open_rgb
 from luq_gguf.llamacpp import prompt
 
 N_BATCH = 512  # an image that is read non-causally must fit in one batch
@@ -35,15 +36,24 @@ class Model:
     """A text model, and its mmproj where given, loaded; each call begins with an empty context.
 
     Text is computed `n_batch` tokens at once. `embeddings` is a folder that keeps what the mmproj makes of images.
+    `check` lets libllama look at every block of every tensor and refuse scales that are no numbers.
     """
 
     def __init__(
-        self, model: Path, mmproj: Path | None, threads: int, n_ctx: int, n_batch: int, embeddings: Path | None = None
+        self,
+        model: Path,
+        mmproj: Path | None,
+        threads: int,
+        n_ctx: int,
+        n_batch: int,
+        embeddings: Path | None = None,
+        check: bool = False,
     ) -> None:
         llama_cpp.llama_log_set(_quiet, ctypes.c_void_p(0))
         mtmd.mtmd_helper_log_set(_quiet, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
         options = llama_cpp.llama_model_default_params()
+        options.check_tensors = check
         self.model = llama_cpp.llama_model_load_from_file(str(model).encode(), options)
         if not self.model:
             raise WorkerError(f"libllama cannot load {model.name}")
@@ -109,6 +119,8 @@ class Model:
     def logits(self, index: int) -> np.ndarray:
         """float32 [n_vocab] behind a token of the last batch."""
         pointer = llama_cpp.llama_get_logits_ith(self.context, index)
+        if not pointer:
+            raise WorkerError("libllama has no logits for this model")
         return np.ctypeslib.as_array(pointer, (self.n_vocab,))
 
     def decode(self, tokens: list[int], position: int, rows: list[np.ndarray] | None = None) -> None:
@@ -225,9 +237,9 @@ class Model:
 
 
 def _bitmap(image: str) -> Any:
-    from PIL import Image
-
-    with Image.open(image) as opened:
-        picture = opened.convert("RGB")
+    try:
+        picture = open_rgb(Path(image))
+    except ValueError as failure:
+        raise WorkerError(str(failure)) from None
     pixels = np.ascontiguousarray(np.asarray(picture))
     return mtmd.mtmd_bitmap_init(picture.width, picture.height, pixels.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8)))

@@ -1,4 +1,5 @@
-"""A prompt in a GGUF file's own chat template, with libmtmd's marker where the image goes. Templates are sandboxed."""
+"""A prompt in a GGUF file's own chat template, with libmtmd's marker where the image goes. Templates are sandboxed, and
+bounded in time and memory."""
 
 from __future__ import annotations
 
@@ -7,9 +8,21 @@ import re
 from typing import Any
 
 from jinja2 import TemplateError
+from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from luq_gguf.bounds import bounded
+
 _SPECIAL = re.compile(r"<[^<>\n]*>|\[[A-Z_]+\]")
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """One power of large numbers is a single step, which no timer interrupts; chat templates need none."""
+
+    intercepted_binops = frozenset({"**"})
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        raise SecurityError("powers are not computed")
 
 
 def render(template: str | None, prompt: str, marker: str | None, bos: str = "", eos: str = "") -> str:
@@ -22,22 +35,27 @@ def render(template: str | None, prompt: str, marker: str | None, bos: str = "",
     """
     if not template:
         return (marker or "") + prompt
+    try:
+        with bounded():
+            return _rendered(template, prompt, marker, bos, eos)
+    except Exception as error:  # a template is a program of somebody's
+        raise ValueError(f"the chat template cannot be rendered: {type(error).__name__}: {error}") from None
+
+
+def _rendered(template: str, prompt: str, marker: str | None, bos: str, eos: str) -> str:
     text = {"type": "text", "text": prompt}
     try:
-        try:
-            without = _render(template, [text], bos, eos)
-        except (TypeError, TemplateError):
-            without = ""
-        if prompt not in without or "'type'" in without:  # it takes contents as strings only
-            return _render(template, (marker or "") + prompt, bos, eos)
-        if marker is None:
-            return without
-        within = _render(template, [{"type": "image"}, text], bos, eos)
-        if within == without:
-            return _render(template, [{"type": "text", "text": marker + prompt}], bos, eos)
-        return _replace_image(within, without, marker)
-    except (TypeError, TemplateError) as error:
-        raise ValueError(f"the chat template cannot be rendered: {error}") from None
+        without = _render(template, [text], bos, eos)
+    except (TypeError, TemplateError):
+        without = ""
+    if prompt not in without or "'type'" in without:  # it takes contents as strings only
+        return _render(template, (marker or "") + prompt, bos, eos)
+    if marker is None:
+        return without
+    within = _render(template, [{"type": "image"}, text], bos, eos)
+    if within == without:
+        return _render(template, [{"type": "text", "text": marker + prompt}], bos, eos)
+    return _replace_image(within, without, marker)
 
 
 def _replace_image(within: str, without: str, marker: str) -> str:
@@ -64,9 +82,7 @@ def _render(template: str, content: Any, bos: str, eos: str) -> str:
     def fail(message: str) -> None:
         raise TemplateError(message)
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
+    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
     environment.globals["raise_exception"] = fail
     environment.globals["strftime_now"] = lambda form: datetime.date(2026, 1, 1).strftime(form)  # same prompt every day
     return environment.from_string(template).render(

@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import sys
 import time
 from pathlib import Path
@@ -147,12 +148,16 @@ def main() -> None:
     parser.add_argument("--ctx", type=int, default=4096)
     parser.add_argument("--batch", type=int, default=512, help="tokens computed at once")
     parser.add_argument("--embeddings", type=Path, help="folder that keeps what the mmproj makes of images")
+    parser.add_argument("--check", action="store_true", help="refuse weights that are no numbers")
+    parser.add_argument("--max-memory", type=int, help="most bytes of address space")
     args = parser.parse_args()
+    if args.max_memory:
+        resource.setrlimit(resource.RLIMIT_AS, (args.max_memory, args.max_memory))
     # The libraries may print to stdout; answers go to the original one.
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     try:
-        model = Model(args.model, args.mmproj, args.threads, args.ctx, args.batch, args.embeddings)
+        model = Model(args.model, args.mmproj, args.threads, args.ctx, args.batch, args.embeddings, args.check)
     except WorkerError as failure:
         out.write(json.dumps({"error": str(failure)}) + "\n")
         raise SystemExit(1) from None
@@ -162,6 +167,8 @@ def main() -> None:
             said = reply(model, json.loads(line))
         except (WorkerError, OSError) as failure:
             said = {"error": str(failure)}
+        except Exception as failure:  # of prompts and templates that nobody thought of: the next request may be fine
+            said = {"error": f"{type(failure).__name__}: {failure}"}
         out.write(json.dumps(said) + "\n")
 
 

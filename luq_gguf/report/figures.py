@@ -27,6 +27,7 @@ def _save(
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["text.parse_math"] = False  # a "$" in a name is a "$"
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(1, columns, figsize=size, layout="constrained", squeeze=False)

@@ -74,7 +74,8 @@ def colour(bpw: float) -> str:
 
 def table(types: TypeMap) -> Table:
     """One row per layer, matrices as columns, coloured by bits per weight."""
-    title = f"{types.name}: {types.arch}, {format_size(types.n_bytes)}, {types.bpw:.3f} bpw"
+    # as Text: square brackets in a file's names are not rich's markup
+    title = Text(f"{types.name}: {types.arch}, {format_size(types.n_bytes)}, {types.bpw:.3f} bpw")
     rest = Text("other tensors: ") + Text(", ").join(
         _cell(kind, types) + Text(f" {name.removesuffix('.weight')}")
         for name, kind in types.other.items()
@@ -83,7 +84,7 @@ def table(types: TypeMap) -> Table:
     drawn = Table(title=title, caption=rest, box=box.SIMPLE_HEAD, caption_justify="left", padding=(0, 1, 0, 0))
     drawn.add_column("layer", justify="right")
     for name in types.matrices:
-        drawn.add_column(name.replace("_", " "), no_wrap=True)
+        drawn.add_column(Text(name.replace("_", " ")), no_wrap=True)
     drawn.add_column("MiB", justify="right")
     for layer, row in types.layers.items():
         cells = [_cell(row.get(name, ""), types) for name in types.matrices]
@@ -106,12 +107,13 @@ def draw(types: TypeMap, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["text.parse_math"] = False  # a "$" in a name is a "$"
     from matplotlib import pyplot as plt
     from matplotlib.patches import Patch, Rectangle
 
     names = types.matrices
-    width = max(6.0, 0.34 * len(types.layers) + 3.2)
-    figure, axes = plt.subplots(figsize=(width, 0.36 * len(names) + 1.5), layout="constrained")
+    width = min(120.0, max(6.0, 0.34 * len(types.layers) + 3.2))  # inches: a picture that can still be opened
+    figure, axes = plt.subplots(figsize=(width, min(40.0, 0.36 * len(names) + 1.5)), layout="constrained")
     used: dict[str, str] = {}
     for column, (_, row) in enumerate(types.layers.items()):
         for line, name in enumerate(names):

@@ -1,0 +1,24 @@
+"""luq-gguf verify: whether a run folder or a GGUF file is what it should be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from luq_gguf.cli import options, output
+
+
+@click.command("verify")
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option("--mmproj", type=click.Path(path_type=Path), help="Also the vision half of TARGET, a file.")
+@click.option("--threads", type=click.IntRange(1), help="Threads of llama.cpp.  [default: all cores]")
+@options.as_json
+def command(target: Path, mmproj: Path | None, threads: int | None, as_json: bool) -> int:
+    """Check a run folder (hashes, types against the plan, mmproj) or a GGUF file: structure, loading, finite logits.
+
+    Exit code 0: all is well; 1: something is wrong.
+    """
+    from luq_gguf import verifying
+
+    return output.print_checks(f"luq-gguf verify {target}", verifying.verify(target, mmproj, threads), "wrong", as_json)

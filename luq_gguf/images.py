@@ -1,0 +1,31 @@
+"""Pictures that somebody else may have made: known formats only, bounded in size, and one kind of error."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# Not all that Pillow knows: it hands EPS to Ghostscript, and looks at contents, whatever the file is called.
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "TGA")
+
+
+def open_rgb(path: Path) -> Image:
+    """The first frame, decoded. Raises ValueError where it is no such picture, is damaged, or has more pixels than
+    Pillow thinks right (89 million: 256 MiB as RGB)."""
+    from PIL import Image
+
+    if "\0" in str(path) or not path.is_file():  # opening a pipe would wait for ever
+        raise ValueError(f"{path.name} is no file")
+    Image.init()
+    known = [name for name in FORMATS if name in Image.OPEN]  # AVIF and JPEG 2000 are not in every build
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=known) as picture:
+                return picture.convert("RGB")
+    except Exception as error:  # decoders of damaged files raise whatever they trip over
+        raise ValueError(f"{path.name} cannot be read: {type(error).__name__}") from None

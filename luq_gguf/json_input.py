@@ -1,0 +1,56 @@
+"""JSON that somebody else may have written: bounded in size and depth, and one kind of error for all that is wrong.
+
+Python's parser takes a file of any size into memory, and raises RecursionError, which is no ValueError, for deep
+nesting; what it just takes, others cannot copy.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+LIMIT = (
+    64 * 1024 * 1024
+)  # bytes; the largest that is read here is the index of a mixture of many experts, a tenth of it
+DEPTH = 64
+
+
+def parse(raw: bytes | str, limit: int = LIMIT, *, unique: bool = False) -> Any:
+    """The value. Raises ValueError, also for what is too long, too deep, not UTF-8, or (where `unique`) names a key
+    twice in one object."""
+    if len(raw) > limit:
+        raise ValueError(f"longer than {limit} bytes")
+    try:
+        value = json.loads(raw, object_pairs_hook=_unique if unique else None)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    _check_depth(value)
+    return value
+
+
+def read(path: Path, limit: int = LIMIT) -> Any:
+    """The value in a file. Raises ValueError as `parse` does, and OSError."""
+    with path.open("rb") as file:
+        return parse(file.read(limit + 1), limit)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return found
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(DEPTH):
+        level = [inner for one in level for inner in _inner(one)]
+        if not level:
+            return
+    raise ValueError("nested too deeply")
+
+
+def _inner(value: Any) -> list[Any]:
+    held = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [one for one in held if isinstance(one, dict | list)]

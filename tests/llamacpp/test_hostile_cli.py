@@ -1,0 +1,99 @@
+"""The hostile corpus through the commands: whole run folders in this process, a sample as a user calls them."""
+
+import contextlib
+import resource
+import shutil
+import time
+
+import hostile
+import hostile_folders
+import pytest
+
+from luq_gguf import pipeline, reporting, verifying
+from luq_gguf.errors import LuqError
+from luq_gguf.values import Budget
+
+one_model = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
+TYPES = {"low": "IQ1_M", "high": "Q4_K_M", "rule": "entropy", "seed": 0}
+
+
+def is_a_sentence(done, codes=(1, 2)) -> None:
+    told = done.stdout + done.stderr
+    assert done.returncode in codes, told
+    assert "Traceback" not in told
+    assert "Unexpected" not in told
+    assert "\x1b[2J" not in told
+
+
+@one_model
+@pytest.mark.parametrize("name", hostile_folders.run_folders())
+def test_every_bad_run_folder_is_read_or_refused(converted, tmp_path, monkeypatch, name):
+    run = tmp_path / "run"
+    shutil.copytree(converted.folder, run)
+    (tmp_path / "outside.gguf").write_bytes(b"not to be touched")
+    hostile_folders.run_folders()[name](run)
+    started = time.monotonic()
+    # run.json's can only be read: that is where it ends, or where nothing is wrong with the files
+    checks = verifying.verify(run, threads=1)
+    assert all(check.hint for check in checks if not check.ok)
+    if "run.json-model" not in name:
+        assert not all(check.ok for check in checks) or not name.startswith(("run", "plan", "profile", "imatrix"))
+    with contextlib.suppress(LuqError):
+        reporting.report(run)
+    if name.startswith("plan"):
+        with pytest.raises(LuqError):
+            pipeline.quantize_plan(run, threads=1)
+    if name.startswith(("profile.json", "run.json")):
+        with contextlib.suppress(LuqError):
+            pipeline.plan(run, Budget(low_layers=3), **TYPES)
+    assert time.monotonic() - started < 120
+    assert (tmp_path / "outside.gguf").read_bytes() == b"not to be touched"
+    assert not (tmp_path.parent / "outside.gguf").exists()
+
+
+SAMPLE = ("array-nested-deep", "array-too-many-elements", "key-with-escapes", "architecture-is-markup", "cut-at-60")
+
+
+@pytest.mark.parametrize("name", SAMPLE)
+def test_a_sample_of_bad_files_as_a_user_meets_them(cli, tmp_path, name):
+    path = tmp_path / "a.gguf"
+    path.write_bytes(hostile.gguf_files()[name])
+    is_a_sentence(cli("inspect", path), (0, 2))
+    is_a_sentence(cli("verify", path, "--threads", 1))
+    is_a_sentence(cli("eval", path, "--text", __file__, "--threads", 1))
+    is_a_sentence(cli("bench", path, "--threads", 1))
+
+
+@pytest.mark.parametrize("name", ["layers-huge", "tensor-name-is-markup"])
+def test_what_only_llama_cpp_refuses_is_an_error_here(cli, tmp_path, name):
+    """Its parsers run in a child process."""
+    path = tmp_path / "a.gguf"
+    path.write_bytes(hostile.gguf_files()[name])
+    done = cli("verify", path, "--threads", 1)
+    is_a_sentence(done, (1,))
+    assert "loads" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["door-tokenizer-cut", "door-text-config-a-list", "door-heads-0"])
+def test_what_is_found_at_the_door(cli, tmp_path, models, name):
+    folder = hostile_folders.copy_checkpoint(models / "tiny-qwen2.5-vl", tmp_path / "model")
+    hostile_folders.door_checkpoints()[name](folder)
+    is_a_sentence(cli("convert", folder, "--out", tmp_path / "out", "--low-layers", 3), (2,))
+
+
+@pytest.mark.parametrize("name", ["layers-10-9", "vocabulary-10-18", "index-outside", "config-deep"])
+def test_what_is_refused_before_it(cli, tmp_path, models, name):
+    folder = hostile_folders.copy_checkpoint(models / "tiny-qwen2.5-vl", tmp_path / "model")
+    hostile_folders.checkpoints()[name](folder)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    is_a_sentence(cli("profile", folder, "--out", tmp_path / "out"), (2,))
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < max(before, 2 * 1024**2)  # KiB
+
+
+@one_model
+@pytest.mark.parametrize("name", ["deep", "zeros", "half-a-surrogate", "image-a-device"])
+def test_bad_questions(cli, converted, tmp_path, name):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(hostile.question_files()[name])
+    done = cli("eval", converted.model, "--data", path, "--threads", 1)
+    is_a_sentence(done, (2,))

@@ -1,0 +1,26 @@
+"""verify, where the vision half is of another family: both little models have the same widths."""
+
+import pytest
+
+from luq_gguf import verifying
+from luq_gguf.llamacpp import converter
+
+
+@pytest.fixture(scope="module")
+def halves(llama, models, tmp_path_factory):
+    """The Qwen's text half, and a file that says it is LLaVA's vision half of the same width."""
+    folder = tmp_path_factory.mktemp("halves")
+    text = converter.to_16_bit(llama, models / "tiny-qwen2.5-vl", folder / "text.gguf", "qwen").path
+    vision = converter.to_16_bit(llama, models / "tiny-qwen2.5-vl", folder / "mmproj.gguf", "qwen", mmproj=True).path
+    return text, vision
+
+
+def test_another_familys_mmproj(halves, tmp_path):
+    text, vision = halves
+    other = tmp_path / "mmproj-other.gguf"
+    other.write_bytes(vision.read_bytes().replace(b"qwen2.5vl_merger", b"ldpv2_projector_", 1))
+    found = {check.name: check for check in verifying.verify(text, other, threads=1)}
+    assert not found["mmproj-other.gguf: belongs"].ok
+    assert "is not qwen2vl's" in found["mmproj-other.gguf: belongs"].found
+    assert found["text.gguf: logits"].ok
+    assert all(check.ok for check in verifying.verify(text, vision, threads=1))

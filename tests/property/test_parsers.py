@@ -1,0 +1,118 @@
+"""Parsers of what others may have written either return a value or raise a LuqError, for any bytes at all."""
+
+import contextlib
+import json
+import struct
+import tempfile
+from pathlib import Path
+
+import hostile
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from luq_gguf import artefacts, json_input, run_folder
+from luq_gguf.errors import GGUFFileError, LuqError
+from luq_gguf.hf import calibration, checkpoint
+from luq_gguf.llamacpp import gguf_files, gguf_header, imatrix_file
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+keys = st.text(max_size=8) | st.sampled_from(
+    [*json.loads(hostile.PLAN), *json.loads(hostile.PROFILE), "stages", "outputs", "dtype", "shape", "data_offsets"]
+)
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4), max_leaves=12
+)
+changes = st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=8)
+numbers = st.sampled_from([0, 1, 2, 31, 32, 63, 64, 2**31, 2**32 - 1, 2**32, 2**61, 2**63 - 1, 2**63, 2**64 - 1])
+FOLDER = Path(tempfile.mkdtemp())
+
+
+def attempt(name: str, content: bytes, parse) -> None:
+    (FOLDER / name).write_bytes(content)
+    with contextlib.suppress(LuqError):
+        parse(FOLDER / name)
+
+
+def spoilt(whole: bytes, spoil) -> bytes:
+    content = bytearray(whole)
+    for at, byte in spoil:
+        content[at % len(content)] = byte
+    return bytes(content)
+
+
+@given(st.binary(max_size=400))
+def test_any_bytes_behind_the_magic(content):
+    attempt("a.gguf", b"GGUF\3\0\0\0" + content, gguf_files.read)
+
+
+@settings(max_examples=300)
+@given(changes)
+def test_a_gguf_with_some_bytes_changed(spoil):
+    attempt("a.gguf", spoilt(hostile.WHOLE, spoil), gguf_files.read)
+    attempt("imatrix.gguf", spoilt(hostile.imatrix(), spoil), imatrix_file.read)
+
+
+@settings(max_examples=300)
+@given(st.integers(8, len(hostile.WHOLE) - 8), numbers)
+def test_a_gguf_with_a_large_number_anywhere(at, number):
+    content = hostile.WHOLE[:at] + struct.pack("<Q", number) + hostile.WHOLE[at + 8 :]
+    attempt("a.gguf", content, gguf_files.read)
+
+
+@given(st.lists(st.tuples(st.from_regex(r"[a-z]{1,9}", fullmatch=True), st.integers(1, 99)), unique_by=lambda t: t[0]))
+def test_a_right_gguf_is_taken_and_one_byte_less_is_not(tensors):
+    at, described = 0, []
+    for name, n in tensors:
+        described.append(hostile.tensor(name, (n,), offset=at))
+        at += -(-4 * n // 32) * 32
+    end = at - (-4 * tensors[-1][1] % 32) if tensors else 0
+    content = hostile.gguf((hostile.ARCH,), tuple(described), data=end)
+    gguf_header.check_bytes(content, "right")
+    if tensors:
+        with pytest.raises(GGUFFileError):
+            gguf_header.check_bytes(content[:-1], "cut")
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_as_json(content):
+    with contextlib.suppress(ValueError):
+        json_input.parse(content)
+
+
+@settings(max_examples=200)
+@given(values)
+def test_any_json_as_any_file(value):
+    content = json.dumps(value).encode()
+    attempt("plan.json", content, artefacts.read_plan)
+    attempt("profile.json", content, artefacts.read_profile)
+    attempt("run.json", content, lambda path: run_folder.RunFolder(path.parent).is_done("plan", "a"))
+    attempt("a.jsonl", content + b"\n", lambda path: list(calibration.read_jsonl(path)))
+    attempt("a.safetensors", hostile.safetensors(content), checkpoint.safetensors_shapes)
+    attempt("model.safetensors.index.json", content, lambda path: checkpoint._shards(path.parent))
+
+
+@given(st.dictionaries(st.sampled_from([*json.loads(hostile.PLAN)]), values))
+def test_a_plan_with_other_values(value):
+    attempt("plan.json", json.dumps(json.loads(hostile.PLAN) | value).encode(), artefacts.read_plan)
+
+
+@given(st.dictionaries(st.sampled_from([*json.loads(hostile.PROFILE)]), values))
+def test_a_profile_with_other_values(value):
+    attempt("profile.json", json.dumps(json.loads(hostile.PROFILE) | value).encode(), artefacts.read_profile)
+
+
+@given(st.dictionaries(st.sampled_from(["dtype", "shape", "data_offsets"]), values))
+def test_a_safetensors_header_with_other_values(value):
+    attempt("a.safetensors", hostile.safetensors(hostile.one_tensor(**value)), checkpoint.safetensors_shapes)
+
+
+@given(st.text(max_size=40))
+def test_no_recorded_name_leads_outside(name):
+    content = json.loads(hostile.RUN)
+    content["stages"]["plan"]["outputs"] = {name: content["stages"]["plan"]["outputs"]["b"]}
+    (FOLDER / "run.json").write_text(json.dumps(content))
+    run = run_folder.RunFolder(FOLDER)
+    with contextlib.suppress(LuqError):
+        for known in run.outputs("plan"):
+            assert run.file(known).resolve().is_relative_to(FOLDER.resolve())
