@@ -133,10 +133,14 @@ class Ranks:
     def _wait(self, until: Callable[[list[_State]], bool]) -> None:
         self._heeded = True
         with self._news:
-            while not (self._all and until(self._all)):
+            while True:
                 found = self._failure()
                 if found:
                     raise found
+                if any(state.word == _STOPPED for state in self._all):
+                    raise KeyboardInterrupt
+                if self._all and until(self._all):
+                    break
                 interrupts.check()
                 self._news.wait(TURN_SECONDS)
         self._heeded = False

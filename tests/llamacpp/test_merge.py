@@ -122,7 +122,7 @@ def test_a_merged_profile_is_known_by_its_data_where_files_have_other_times(cli,
     door = SimpleNamespace(checkpoint=SimpleNamespace(identity=facts["model_sha256"]))
     request = stages.CalibrationRequest(str(asked[2]), None, 0.5, SAMPLES, 0)
     with RunFolder(merged) as held:
-        for other in ({"seed": 1}, {"alpha": 0.25}, {"n_samples": 8}):
+        for other in ({"seed": 1}, {"alpha": 0.25}, {"n_samples": 6}):
             stages.adopt_merged(held, door, stages.CalibrationRequest(**vars(request) | other), "another key")
             assert held.read()["stages"]["profile"]["key"] == after["key"]
         stages.adopt_merged(held, door, request, "another key")
@@ -247,6 +247,19 @@ def test_an_error_of_one_rank_is_told_once_by_rank_0(asked, tmp_path):
     assert "missing.jsonl: no such file or folder" in told
     assert "Error:" not in silent
     assert "Traceback" not in told + silent
+
+
+def test_where_rank_0_may_not_write_no_other_does(asked, tmp_path):
+    out = tmp_path / "thesis"
+    out.mkdir()
+    (out / "thesis.tex").write_text("years of work")
+    arguments = ("profile", *asked, "--out", out)
+    first, second = start(arguments, arguments)
+    told, silent = (process.communicate(timeout=120)[1] for process in (first, second))
+    assert (first.returncode, second.returncode) == (2, 2), told
+    assert "holds thesis.tex" in told
+    assert "Error:" not in silent
+    assert [path.name for path in out.iterdir()] == ["thesis.tex"]
 
 
 def test_ctrl_c_ends_all(asked, tmp_path):
