@@ -117,7 +117,7 @@ def read_plan(path: Path) -> Plan:
     """Raises RunFolderError where the file is missing, damaged, or no plan."""
     content = read_json(path, "plan")
     with reading(path, "plan"):
-        return Plan(
+        plan = Plan(
             low=str(content["low"]),
             high=str(content["high"]),
             ranking=str(content["ranking"]),
@@ -133,6 +133,9 @@ def read_plan(path: Path) -> Plan:
             budget={k: v for k, v in content["budget"].items() if k != "counts"},
             speed=PredictedSpeed(**content["predicted_speed"]) if "predicted_speed" in content else None,
         )
+        if not 0 < plan.predicted_bytes <= plan.predicted_file_bytes < 2**63:
+            raise ValueError("no size of a file")
+        return plan
 
 
 def add_eval(path: Path, content: dict[str, Any]) -> None:

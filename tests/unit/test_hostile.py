@@ -159,13 +159,11 @@ def _bomb(path, side: int) -> None:
     Image.new("1", (side, side)).save(path, "PNG")
 
 
-@pytest.mark.parametrize("cut", [0, 1, 8, 20, 40, 100, -1])
+@pytest.mark.parametrize("cut", [0, 1, 8, 20, 40, 100])
 def test_a_cut_picture_is_refused(tmp_path, cut):
     path = tmp_path / "a.png"
     Image.linear_gradient("L").save(path)
     path.write_bytes(path.read_bytes()[:cut])
-    if cut == -1:  # only the end of the last chunk is gone: Pillow has all pixels
-        return
     with pytest.raises(ValueError, match="cannot be read"):
         images.open_rgb(path)
 
