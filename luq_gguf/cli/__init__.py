@@ -73,6 +73,7 @@ def _run() -> int:
         return _report(error, error.message, error.hint, error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("\nInterrupted. The same command goes on where this one stopped.", err=True)
+        exec("")  # makes Python forget an interrupt that came in the middle of an exec: it would end by the signal
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -112,6 +112,6 @@ def is_expected(stop: Stop, number: int) -> bool:
     """Ended by the signal, or, for Ctrl-C, with the exit code and the sentence that people see."""
     if number == signal.SIGKILL:
         return stop.exit_code == -signal.SIGKILL
-    if stop.seconds < 1.5 and stop.exit_code == -number:  # Python had not begun to listen yet
-        return True
+    if stop.seconds < 1.5 and stop.exit_code == -number and "Interrupted" not in stop.told:
+        return True  # Python had not begun to listen yet
     return stop.exit_code == 130 and "goes on where this one stopped" in stop.told and "Traceback" not in stop.told

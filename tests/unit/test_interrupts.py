@@ -30,3 +30,18 @@ def test_nothing_happens_without_a_signal():
     from luq_gguf import interrupts
 
     assert interrupts.check() is None
+
+
+def test_the_exit_code_is_130_wherever_it_comes(tmp_path):
+    """In the middle of exec, as dataclasses use it, Python remembers the interrupt and would die of it at its end."""
+    (tmp_path / "interrupted.py").write_text("""
+import os, signal
+from luq_gguf import cli
+inside = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(5)"
+cli.cli.main = lambda **_: exec(inside)
+cli.main()
+""")
+    command = [sys.executable, "-m", "interrupted"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert "Interrupted" in done.stderr
+    assert done.returncode == 130
