@@ -86,7 +86,7 @@ def test_what_is_refused_before_it(cli, tmp_path, models, name):
     hostile_folders.checkpoints()[name](folder)
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     is_a_sentence(cli("profile", folder, "--out", tmp_path / "out"), (2,))
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < max(before, 2 * 1024**2)  # KiB
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss <= max(before, 2 * 1024**2)  # KiB; of all so far
 
 
 @one_model
