@@ -27,13 +27,17 @@ def bench_files(
     """Measure files as they are; the vision half is the one given, or the only one beside each file."""
     if len({path.name for path in files}) < len(files):
         raise EvaluationError("Two files have the same name.", "Rename one: the table tells them apart by name.")
-    arms = [_arm(path, mmproj or _beside(path)) for path in files]
+    arms = _hashed([throughput.make_arm(path, mmproj or _beside(path)) for path in files], listener)
     return _bench(arms, throughput.find_baseline(arms), request, out, listener)
 
 
-def _arm(path: Path, mmproj: Path | None) -> Arm:
-    """With the file's hash, so that its figures are never told of another."""
-    return replace(throughput.make_arm(path, mmproj), sha256=sha256_of(path))
+def _hashed(arms: Sequence[Arm], listener: Listener) -> list[Arm]:
+    """With the files' hashes, so that their figures are never told of others."""
+    found = []
+    for done, arm in enumerate(arms, 1):
+        found.append(replace(arm, sha256=sha256_of(arm.path)))
+        listener.progress("sha256 of files", done, len(arms))
+    return found
 
 
 def _beside(path: Path) -> Path | None:
@@ -52,7 +56,7 @@ def bench_run(
 ) -> dict[str, Any]:
     """Measure a run folder's 16-bit file, the one of its high ftype and its LUQ file, made where they are missing."""
     made, mmproj = pipeline.compared_files(run_dir, model=model, trust_remote_code=trust_remote_code, listener=listener)
-    arms = [_arm(path, mmproj) for path in made]
+    arms = _hashed([throughput.make_arm(path, mmproj) for path in made], listener)
     return _bench(arms, arms[1], request, out, listener)
 
 

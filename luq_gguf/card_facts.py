@@ -17,6 +17,7 @@ FIGURES = {
     "figures/entropy.png": "Entropy of each layer's outputs in bits, with its spread over seeds",
     "figures/types.png": "Types of every layer's matrices",
 }
+QUALITY = ("kld", "accuracy", "perplexity")
 WHY = {
     "entropy": "Layers whose outputs have the lowest entropy are said to survive 1-to-2-bit types best (LUQ), so they "
     "became low first",
@@ -96,16 +97,11 @@ def _measured(release: Release) -> tuple[list[str], dict[str, list[str]], list[s
     cells: dict[str, list[str]] = {one.name: [] for one in (release.model, *release.compared)}
     conditions: list[str] = []
     entries = release.evals.get(release.model.name, ())
-    main = next((entry for entry in entries if entry.get("kld") or entry.get("accuracy")), None)
+    main = next((entry for entry in entries if any(entry.get(key) for key in QUALITY)), None)
     if main:
         _add_quality(release, main, heads, cells)
-        n, data = main["n_samples"], cell(str(main["conditions"]["data"]))
-        against = f" against {cell(main['reference'])}" if main["reference"] else ""
-        conditions.append(
-            f"Quality: {n} samples of {data}{against}; in brackets 95% intervals. KLD is in nats, behind every text "
-            "token."
-        )
-        conditions += _better_elsewhere(release, main)
+        conditions.append(_quality_conditions(main))
+        conditions += _better_elsewhere(release)
     if release.speeds and release.bench:
         _add_speed(release, heads, cells)
         machine, told = release.bench["machine"], release.bench["conditions"]
@@ -120,12 +116,22 @@ def _measured(release: Release) -> tuple[list[str], dict[str, list[str]], list[s
     return heads, cells, conditions
 
 
+def _quality_conditions(main: Mapping[str, Any]) -> str:
+    on_text = not main.get("accuracy") and not main.get("kld_prompt")
+    what = f"{main['n_chunks']} chunks of 512 tokens" if on_text else f"{main['n_samples']} samples"
+    told = f"Quality: {what} of {cell(str(main['conditions']['data']))}"
+    told += f" against {cell(main['reference'])}" if main["reference"] else ""
+    told += "; in brackets 95% intervals" if main.get("kld") or main.get("accuracy") else ""
+    return told + (". KLD is in nats, behind every text token." if main.get("kld") else ".")
+
+
 def _add_quality(release: Release, main: Mapping[str, Any], heads: list[str], cells: dict[str, list[str]]) -> None:
     same = {name: _same_data(release.evals.get(name, ()), main) for name in cells}
     if main.get("kld"):
         heads += ["mean KLD", "same top token"]
         for name, entry in same.items():
-            cells[name] += _divergence(entry) if entry and entry.get("kld") else ["", ""]
+            alike = entry and entry.get("kld") and entry["reference"] == main["reference"]
+            cells[name] += _divergence(entry) if entry and alike else ["", ""]
     if main.get("accuracy"):
         heads.append("accuracy")
         for name, entry in same.items():
@@ -133,6 +139,10 @@ def _add_quality(release: Release, main: Mapping[str, Any], heads: list[str], ce
             if share is None and name == main["reference"]:
                 share = main.get("reference_accuracy")
             cells[name].append(f"{share['value']:.1%} ({share['low']:.1%} to {share['high']:.1%})" if share else "")
+    if main.get("perplexity"):
+        heads.append("perplexity")
+        for name, entry in same.items():
+            cells[name].append(f"{entry['perplexity']:.4f}" if entry and entry.get("perplexity") else "")
 
 
 def _divergence(entry: Mapping[str, Any]) -> list[str]:
@@ -149,7 +159,8 @@ def _add_speed(release: Release, heads: list[str], cells: dict[str, list[str]]) 
     assert release.bench
     beside = release.bench["conditions"].get("baseline")
     heads += ["decode, tokens/s", "prefill, tokens/s"]
-    heads += [f"decode, of {release.plan.high}"] if beside else []
+    stock = next((row for name, row in release.speeds.items() if name == beside), None)
+    heads += [f"decode, of {release.plan.high if stock else cell(str(beside))}"] if beside else []
     for name in cells:
         row = release.speeds.get(name)
         prefill = row["prefill_tps"] if row else None
@@ -159,13 +170,20 @@ def _add_speed(release: Release, heads: list[str], cells: dict[str, list[str]]) 
             cells[name].append(format_ratio(row["decode_ratio"]) if row else "")
 
 
-def _better_elsewhere(release: Release, main: Mapping[str, Any]) -> list[str]:
-    """A uniform file of no more bytes that the run's sweep measured to be better, if there is one."""
-    path = release.run.file("sweep.json")
+def _better_elsewhere(release: Release) -> list[str]:
+    """A uniform file of no more bytes that the run's sweep measured to be better, if there is one. A sweep of other
+    types tells nothing of this file."""
+    path, plan = release.run.file("sweep.json"), release.plan
     if not path.exists():
         return []
-    points = artefacts.read_json(path, "sweep")["points"]
-    n_low = len(release.plan.low_layers)
+    with artefacts.reading(path, "sweep"):
+        return _better_in(artefacts.read_json(path, "sweep"), release, (plan.low, plan.high))
+
+
+def _better_in(sweep: Mapping[str, Any], release: Release, types: tuple[str, str]) -> list[str]:
+    points, n_low = sweep["points"], len(release.plan.low_layers)
+    if (sweep["conditions"]["low"], sweep["conditions"]["high"]) != types:
+        return []
     ours = next((p for p in points if p["n_low"] == n_low and p["order"] == release.plan.ranking), None)
     uniform = [p for p in points if p["n_low"] is None and p["metrics"]["kld"]]
     fitting = [p for p in uniform if p["n_bytes"] <= release.model.n_bytes]
@@ -270,7 +288,8 @@ def _command(release: Release, base_model: str | None) -> str:
 
 def _pins(release: Release, base_model: str | None) -> list[tuple[str, str]]:
     pin = tools.pin()
-    rows = [("base model", f"{base_model} at `{release.facts['revision']}`")] if release.base_model else []
+    own = release.base_model
+    rows = [("base model", f"{own} at `{release.facts['revision']}`")] if own and own == base_model else []
     rows.append(("luq-gguf", str(release.facts.get("luq_gguf"))))
     rows.append(("llama.cpp", f"of {pin['package']} {release.facts.get('llama_cpp')}"))
     files = [release.model, *([release.mmproj] if release.mmproj else []), release.imatrix]

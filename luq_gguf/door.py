@@ -67,6 +67,15 @@ def claim(run: RunFolder, model: str, force: bool) -> None:
     run.update(model=model, llama_cpp=tools.pin()["version"])
 
 
+def open_for_profile(
+    run: RunFolder, model: str, *, trust_remote_code: bool, force: bool, listener: Listener = Listener()
+) -> Door:
+    """Claim a run folder for a model and open its door. Types do not matter to a profile, so a model whose rows fit no
+    block can be profiled too. Raises as `claim` and `open_door` do."""
+    claim(run, model, force)
+    return open_door(run, model, trust_remote_code=trust_remote_code, force=True, listener=listener)
+
+
 def open_door(
     run: RunFolder,
     model: str,

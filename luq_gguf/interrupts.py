@@ -22,6 +22,11 @@ def _remember(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
+def finish() -> None:
+    """Ignore Ctrl-C from here on: the work is done, and Python on its way out would end by the signal."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def check() -> None:
     """Raise KeyboardInterrupt if a signal has come, also one that was dropped."""
     if _received:

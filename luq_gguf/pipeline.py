@@ -11,7 +11,7 @@ from luq_gguf import artefacts, benchmarks, evaluation, planner, tensor_types
 from luq_gguf import sweep as sweeping
 from luq_gguf.alpha import AlphaRequest, ablate
 from luq_gguf.alpha import check as check_alpha
-from luq_gguf.door import Door, Listener, check_disk, claim, open_door, with_dataset
+from luq_gguf.door import Door, Listener, check_disk, claim, open_door, open_for_profile, with_dataset
 from luq_gguf.errors import RunFolderError
 from luq_gguf.expectations import Target
 from luq_gguf.files import make_baseline, make_f16, make_file, mmproj_name
@@ -108,9 +108,7 @@ def profile(
 ) -> Profile:
     """The profile stage alone."""
     with RunFolder(out, create=True, force=force) as run:
-        claim(run, model, force)
-        # Types do not matter to a profile, so a model whose rows fit no block can be profiled too.
-        door = open_door(run, model, trust_remote_code=trust_remote_code, force=True, listener=listener)
+        door = open_for_profile(run, model, trust_remote_code=trust_remote_code, force=force, listener=listener)
         return make_profile(run, door, request, device=device, listener=listener)
 
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from luq_gguf import artefacts
+from luq_gguf import artefacts, tensor_types
 from luq_gguf.errors import RunFolderError
-from luq_gguf.run_folder import RunFolder, sha256_of
+from luq_gguf.llamacpp import gguf_files
+from luq_gguf.run_folder import RunFolder
 from luq_gguf.values import Plan, Profile
 
 COMPARED = ("quantize", "baseline", "f16")  # stages whose files a card may tell figures of
@@ -68,7 +69,7 @@ def collect(run: RunFolder) -> Release:
         raise RunFolderError(f"{changed[0]} is missing, or was changed.", "Run luq-gguf quantize again.")
     plan = artefacts.read_plan(run.file("plan.json"))
     model = _only(run, "quantize")
-    _check_plan_is_of(model, plan)
+    _check_plan_is_of(run, model, plan)
     vision = run.outputs("mmproj")
     compared = tuple(_only(run, stage) for stage in COMPARED[1:] if stage in stages)
     known = {one.name: one for one in (model, *compared)}
@@ -102,9 +103,9 @@ def _facts(fact: Mapping[str, Any]) -> tuple[int, str]:
     return int(fact["n_bytes"]), str(fact["sha256"])
 
 
-def _check_plan_is_of(model: Written, plan: Plan) -> None:
+def _check_plan_is_of(run: RunFolder, model: Written, plan: Plan) -> None:
     """A plan made after the file was written belongs to a file that does not exist yet."""
-    if model.n_bytes != plan.predicted_file_bytes or f"LUQ{len(plan.low_layers)}-" not in model.name:
+    if tensor_types.differences(plan.tensor_types, gguf_files.read(run.file(model.name)).types):
         raise RunFolderError(
             f"plan.json is not the plan that {model.name} was written by.", "Run luq-gguf quantize, then this again."
         )
@@ -159,7 +160,3 @@ def companions(release: Release) -> Iterator[Path]:
     yield from (run.file(name) for name in ("profile.json", "plan.json", "tensor-types.txt"))
     yield from (run.file(name) for name in MEASUREMENTS if run.file(name).exists())
     yield run.file("report.html")
-
-
-def written(path: Path, name: str) -> Written:
-    return Written(name, path.stat().st_size, sha256_of(path))

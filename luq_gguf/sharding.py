@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from luq_gguf.door import Door, Listener, claim, open_door
+from luq_gguf.door import Door, Listener, claim, open_for_profile
 from luq_gguf.errors import RankError, RunFolderError, ShardError
 from luq_gguf.ranks import Launch, Ranks
 from luq_gguf.run_folder import RunFolder, hash_of
@@ -46,8 +46,7 @@ def profile_shard(
             raise RunFolderError(
                 f"{out} holds shard {held}.", "Give each shard a folder of its own, or add --force to write over it."
             )
-        claim(run, model, force)
-        door = open_door(run, model, trust_remote_code=trust_remote_code, force=True, listener=listener)
+        door = open_for_profile(run, model, trust_remote_code=trust_remote_code, force=force, listener=listener)
         run.update(shard=str(share))
         _make_shard(run, door, request, share, device, listener)
 
@@ -136,14 +135,12 @@ def profile_together(
         if launch.rank:
             if ranks.told_to_work():
                 with RunFolder(folder, create=True) as own:
-                    claim(own, model, True)
-                    door = open_door(own, model, trust_remote_code=trust_remote_code, force=True)
+                    door = open_for_profile(own, model, trust_remote_code=trust_remote_code, force=True)
                     _make_shard(own, door, request, share, device, Listener())
                 ranks.wait_for_all()
             return None
         with RunFolder(out, create=True, force=force) as run:
-            claim(run, model, force)
-            door = open_door(run, model, trust_remote_code=trust_remote_code, force=True, listener=listener)
+            door = open_for_profile(run, model, trust_remote_code=trust_remote_code, force=force, listener=listener)
             if _is_profiled(run, door, request, device):
                 ranks.nothing_to_do()
                 return make_profile(run, door, request, device=device, listener=listener)

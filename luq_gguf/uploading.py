@@ -51,6 +51,13 @@ class Upload:
         }
 
 
+def check(target: Target, base_model: str | None) -> Standing:
+    """All that can be known before there is anything to send. Raises HubAccessError and, as `access`, UploadError."""
+    if base_model is not None and base_model.count("/") != 1:
+        raise HubAccessError(f"--base-model {base_model} is no Hub id.", "Write it as OWNER/NAME.")
+    return access.check(target)
+
+
 def upload(
     run_dir: Path,
     target: Target,
@@ -65,16 +72,14 @@ def upload(
     Raises RunFolderError for a folder that is unfinished or was changed, HubAccessError and UploadError as `access` and
     `publish` say.
     """
-    if base_model is not None and base_model.count("/") != 1:
-        raise HubAccessError(f"--base-model {base_model} is no Hub id.", "Write it as OWNER/NAME.")
     with RunFolder(run_dir) as run:  # refused before the Hub is asked, and before anything is drawn
         release.collect(run)
-    standing = access.check(target)
+    standing = check(target, base_model)
     reporting.report(run_dir)
     with RunFolder(run_dir) as run:
         found = release.collect(run)
         shards = _shards(found, largest, listener)
-        files = _files(found, shards, target, standing, base_model, listener)
+        files = _files(found, shards, target, base_model or found.base_model, listener)
         head = standing.head
         missing = publish.differing(target, head, files) if head else list(files)
         if dry_run:
@@ -109,14 +114,13 @@ def _files(
     found: Release,
     shards: Sequence[Written],
     target: Target,
-    standing: Standing,
     base_model: str | None,
     listener: Listener,
 ) -> tuple[File, ...]:
     """All that goes into the repository; the card is written on the way."""
     run = found.run
     names = [Path(one.name).name for one in shards]
-    _write_card(found, names, target, standing, base_model or found.base_model, listener)
+    _write_card(found, names, target, base_model, listener)
     large = [*shards, *([found.mmproj] if found.mmproj else []), found.imatrix]
     files = [File(run.file(one.name), Path(one.name).name, one.n_bytes, one.sha256) for one in large]
     small = [run.file(CARD), *release.companions(found), *(run.file(name) for name in card_facts.FIGURES)]
@@ -132,7 +136,6 @@ def _write_card(
     found: Release,
     names: Sequence[str],
     target: Target,
-    standing: Standing,
     base_model: str | None,
     listener: Listener,
 ) -> None:
@@ -142,7 +145,8 @@ def _write_card(
     if path.exists() and sha256_of(path) != ours:
         listener.say(f"{path} was changed by hand and goes along as it is; delete it to have it written anew")
         return
-    base = card.read_base_card(base_model or str(found.facts["model"]), found.facts.get("revision"))
+    revision = found.facts.get("revision") if base_model == found.base_model else None
+    base = card.read_base_card(base_model or str(found.facts["model"]), revision)
     if not base.licence_name:
         listener.say("the base model's licence is not known: the card names none (its README.md could not be read)")
     facts = card_facts.card_facts(found, target.repo, names, base, base_model, _licences(found))

@@ -35,7 +35,7 @@ def main() -> None:
     args = parser.parse_args()
     number, rng = signal.Signals[f"SIG{args.signal}"], random.Random(args.seed)
     stages: Counter[str] = Counter()
-    conversions, wrong = 0, []
+    conversions, same, wrong = 0, 0, 0
     with tempfile.TemporaryDirectory(prefix="luq-kill-") as work:
         calibration = easy_vqa.write_set(Path(work) / "set", "train", 64)
         folder = Path(work) / "undisturbed"
@@ -47,15 +47,13 @@ def main() -> None:
             for stop in disturbed.stopped(command, folder, seconds, number, rng, STOPS_EACH):
                 stages[stop.stage] += 1
                 if not disturbed.is_expected(stop, number):
-                    wrong.append(stop)
-            if disturbed.files(folder) != files:
-                wrong.append(folder.name)
-            print(f"{sum(stages.values())} stops in {conversions} conversions, {len(wrong)} wrong", flush=True)
+                    wrong += 1
+                    print(stop, flush=True)
+            same += disturbed.files(folder) == files
+            told = f"{wrong} ended otherwise than they should; {same} conversions with the undisturbed files"
+            print(f"{sum(stages.values())} stops in {conversions} conversions; {told}", flush=True)
     print(f"SIG{args.signal}, by the stage that was under way: {dict(stages)}")
-    print(f"conversions that ended with the undisturbed files: {conversions - len(wrong)} of {conversions}")
-    for one in wrong:
-        print(one)
-    sys.exit(bool(wrong))
+    sys.exit(bool(wrong) or same < conversions)
 
 
 if __name__ == "__main__":

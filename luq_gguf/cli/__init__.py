@@ -56,7 +56,13 @@ def cli() -> None:
 def main() -> None:
     """Run a command; turn errors into one sentence what is wrong, one what to do, and an exit code."""
     interrupts.install()
-    sys.exit(_run())
+    try:
+        code = _run()
+        if code != 130:  # then a second Ctrl-C must not be lost on threads that still end something
+            interrupts.finish()
+    except KeyboardInterrupt:  # between two of these lines
+        code = 130
+    sys.exit(code)
 
 
 def _run() -> int:

@@ -58,15 +58,14 @@ def command(
     from luq_gguf.stages import CalibrationRequest
 
     request = CalibrationRequest(calib, calib_text, alpha, samples, seed)
-    target = options.make_target(repo or "", rest)
+    target, base_model = options.make_target(repo, rest)
     with output.listener() as listener:
-        if repo:
+        if target:
             from luq_gguf import uploading
-            from luq_gguf.hub import access
 
-            access.check(target)  # hours before it is needed
+            uploading.check(target, base_model)  # hours before it is needed
         made = pipeline.convert(model, out, budget, request, low=low, high=high, rule=rule, listener=listener, **rest)
-        published = uploading.upload(out, target, listener=listener) if repo else None
+        published = uploading.upload(out, target, base_model=base_model, listener=listener) if target else None
     if as_json:
         output.print_json(made.to_json() | ({"upload": published.to_json()} if published else {}))
         return

@@ -107,6 +107,7 @@ hub = _chain(
     click.option("--private", is_flag=True, help="Make it, a private one, if it does not exist."),
     click.option("--revision", metavar="BRANCH", help="Commit to this branch, made if missing.  [default: main]"),
     click.option("--create-pr", is_flag=True, help="Open a pull request instead of committing to main."),
+    click.option("--base-model", metavar="OWNER/NAME", help="The base model, where a local folder is converted."),
 )
 
 
@@ -168,9 +169,17 @@ def make_benchmarks(values: dict[str, Any]) -> Any:
     return make_request(*(values.pop(name) for name in ("benchmarks", "benchmark_tasks", "limit")))
 
 
-def make_target(repo: str, values: dict[str, Any]) -> Any:
-    """Takes the options of `hub` out of a command's values."""
+def make_target(repo: str | None, values: dict[str, Any]) -> tuple[Any, str | None]:
+    """Takes the options of `hub` out of a command's values: the target, None without `repo`; and the base model.
+
+    Raises UsageError where they were given, and nothing to publish to.
+    """
+    names = ("create", "private", "revision", "create_pr", "base_model")
+    create, private, revision, create_pr, base_model = (values.pop(name) for name in names)
+    if repo is None:
+        if create or private or revision or create_pr or base_model:
+            raise click.UsageError("--create, --private, --revision, --create-pr and --base-model go with --upload.")
+        return None, None
     from luq_gguf.hub.access import Target
 
-    create, private, revision, create_pr = (values.pop(n) for n in ("create", "private", "revision", "create_pr"))
-    return Target(repo, revision, create or private, private, create_pr)
+    return Target(repo, revision, create or private, private, create_pr), base_model

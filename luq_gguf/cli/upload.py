@@ -19,17 +19,16 @@ if TYPE_CHECKING:
 @click.argument("run_dir", type=click.Path(path_type=Path))
 @click.option("--repo", required=True, metavar="USER/NAME", help="The repository on the Hub.")
 @options.hub
-@click.option("--base-model", metavar="OWNER/NAME", help="The base model, where a local folder was converted.")
 @click.option("--dry-run", is_flag=True, help="Check everything and list what would be sent.")
 @options.as_json
-def command(run_dir: Path, repo: str, base_model: str | None, dry_run: bool, as_json: bool, **rest: Any) -> None:
+def command(run_dir: Path, repo: str, dry_run: bool, as_json: bool, **rest: Any) -> None:
     """Publish what convert made in RUN_DIR, with a model card: all files in one commit, or nothing.
 
     What the repository holds already is not sent again, and its other files stay. The card is RUN_DIR/README.md.
     """
     from luq_gguf import uploading
 
-    target = options.make_target(repo, rest)
+    target, base_model = options.make_target(repo, rest)
     with output.listener() as listener:
         done = uploading.upload(run_dir, target, dry_run=dry_run, base_model=base_model, listener=listener)
     if as_json:

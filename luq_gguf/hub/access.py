@@ -162,7 +162,9 @@ def _check_write(api: Any, target: Target, user: str) -> None:
     except TypeError:  # an older client cannot ask; then the first request that writes is refused
         return
     except HfHubHTTPError as error:
-        if status_of(error) not in (401, 403, 404):
+        if status_of(error) == 404:  # a Hub that cannot be asked this way, for the repository has just been seen
+            return
+        if status_of(error) not in (401, 403):
             raise
         raise HubAccessError(
             f"The Hub says that {user}'s token lacks the permission to write to {target.repo}; nothing was sent.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import subprocess
@@ -13,7 +12,7 @@ from luq_gguf import tensor_types
 from luq_gguf.errors import ConversionError, TypeNameError, VerificationError
 from luq_gguf.llamacpp import gguf_files, skeleton, tools
 from luq_gguf.llamacpp.tools import LlamaCpp
-from luq_gguf.values import ModelTensors, Plan, QuantizedModel, TensorChoice
+from luq_gguf.values import ModelTensors, Plan, TensorChoice
 
 _TENSOR = re.compile(r"\[ *\d+/ *\d+\] (?P<name>\S+) +- \[[^]]*\], type = +(?P<type>\w+), (?:.*\((?P<new>\w+)\)\s*$)?")
 _STEP = re.compile(r"\[ *(\d+)/ *(\d+)\]")
@@ -134,7 +133,7 @@ def quantize(
     *,
     threads: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> QuantizedModel:
+) -> None:
     """Run llama-quantize in the source's folder, with relative paths: it writes the imatrix's path into the file.
 
     The file is read again and every tensor's type compared with the plan. Raises VerificationError, naming the
@@ -163,8 +162,6 @@ def quantize(
         part.replace(out)
     finally:
         part.unlink(missing_ok=True)
-    info = gguf_files.read(out)
-    return QuantizedModel(out, info.n_bytes, file_sha256(out), info.types)
 
 
 def verify(path: Path, plan: Plan) -> None:
@@ -179,9 +176,3 @@ def verify(path: Path, plan: Plan) -> None:
     for key, value in info.metadata.items():
         if isinstance(value, str) and value.startswith(("/", "~/", "\\\\")) and not key.startswith("tokenizer."):
             raise VerificationError(f"The file's metadata {key} holds a local path: {value}.", "The file was removed.")
-
-
-def file_sha256(path: Path) -> str:
-    """Hex digest of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -17,8 +17,9 @@ one_model = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=
 TYPES = {"low": "IQ1_M", "high": "Q4_K_M", "rule": "entropy", "seed": 0}
 
 
-def is_a_sentence(done, codes=(1, 2)) -> None:
+def assert_is_a_sentence(done, codes=(1, 2)) -> None:
     told = done.stdout + done.stderr
+    assert told.strip()
     assert done.returncode in codes, told
     assert "Traceback" not in told
     assert "Unexpected" not in told
@@ -57,10 +58,13 @@ SAMPLE = ("array-nested-deep", "array-too-many-elements", "key-with-escapes", "a
 def test_a_sample_of_bad_files_as_a_user_meets_them(cli, tmp_path, name):
     path = tmp_path / "a.gguf"
     path.write_bytes(hostile.gguf_files()[name])
-    is_a_sentence(cli("inspect", path), (0, 2))
-    is_a_sentence(cli("verify", path, "--threads", 1))
-    is_a_sentence(cli("eval", path, "--text", __file__, "--threads", 1))
-    is_a_sentence(cli("bench", path, "--threads", 1))
+    assert_is_a_sentence(cli("inspect", path), (0, 2))
+    assert_is_a_sentence(cli("verify", path, "--threads", 1))
+    for done in (cli("eval", path, "--text", __file__, "--threads", 1), cli("bench", path, "--threads", 1)):
+        assert_is_a_sentence(done)
+        assert "Error: " in done.stderr
+    assert [one.name for one in tmp_path.iterdir()] == ["a.gguf"]
+    assert path.read_bytes() == hostile.gguf_files()[name]
 
 
 @pytest.mark.parametrize("name", ["layers-huge", "tensor-name-is-markup"])
@@ -69,7 +73,7 @@ def test_what_only_llama_cpp_refuses_is_an_error_here(cli, tmp_path, name):
     path = tmp_path / "a.gguf"
     path.write_bytes(hostile.gguf_files()[name])
     done = cli("verify", path, "--threads", 1)
-    is_a_sentence(done, (1,))
+    assert_is_a_sentence(done, (1,))
     assert "loads" in done.stdout
 
 
@@ -77,7 +81,10 @@ def test_what_only_llama_cpp_refuses_is_an_error_here(cli, tmp_path, name):
 def test_what_is_found_at_the_door(cli, tmp_path, models, name):
     folder = hostile_folders.copy_checkpoint(models / "tiny-qwen2.5-vl", tmp_path / "model")
     hostile_folders.door_checkpoints()[name](folder)
-    is_a_sentence(cli("convert", folder, "--out", tmp_path / "out", "--low-layers", 3), (2,))
+    done = cli("convert", folder, "--out", tmp_path / "out", "--low-layers", 3)
+    assert_is_a_sentence(done, (2,))
+    assert "Error: " in done.stderr
+    assert not (tmp_path / "out").exists(), "nothing half-made is left of what was refused"
 
 
 @pytest.mark.parametrize("name", ["layers-10-9", "vocabulary-10-18", "index-outside", "config-deep"])
@@ -85,7 +92,7 @@ def test_what_is_refused_before_it(cli, tmp_path, models, name):
     folder = hostile_folders.copy_checkpoint(models / "tiny-qwen2.5-vl", tmp_path / "model")
     hostile_folders.checkpoints()[name](folder)
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    is_a_sentence(cli("profile", folder, "--out", tmp_path / "out"), (2,))
+    assert_is_a_sentence(cli("profile", folder, "--out", tmp_path / "out"), (2,))
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss <= max(before, 2 * 1024**2)  # KiB; of all so far
 
 
@@ -95,4 +102,6 @@ def test_bad_questions(cli, converted, tmp_path, name):
     path = tmp_path / "a.jsonl"
     path.write_bytes(hostile.question_files()[name])
     done = cli("eval", converted.model, "--data", path, "--threads", 1)
-    is_a_sentence(done, (2,))
+    assert_is_a_sentence(done, (2,))
+    assert "Error: " in done.stderr
+    assert "a.jsonl" in done.stderr

@@ -69,6 +69,16 @@ def test_llama_server_finds_the_file_and_its_eyes_and_not_the_imatrix(published,
     assert "LUQ6-IQ1_M-Q4_K_M.gguf" in fetched[1]
 
 
+def test_a_plain_file_beside_it_is_found_by_its_whole_name(published, llama, tmp_path):
+    name = next(
+        path for path in published.repositories[REPO].files if path.endswith("-Q4_K_M.gguf") and "LUQ" not in path
+    )
+    ours = {"MODEL_ENDPOINT": published.url, "LLAMA_CACHE": str(tmp_path / "cache")}
+    command = [str(llama.tool("llama-server")), "-hf", REPO, "-hff", name]
+    serve_once(command, os.environ | ours, tmp_path / "log")
+    assert name in published.fetched()
+
+
 def test_the_python_of_the_card_runs(published, upload, test_set, tmp_path):
     """llama-cpp-python fetches both halves and answers a question about a picture."""
     text = published.repositories[REPO].files["README.md"].decode()

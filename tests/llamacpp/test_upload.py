@@ -6,6 +6,10 @@ import json
 import pytest
 from uploader import REPO, TOKEN
 
+from luq_gguf import card_facts, release
+from luq_gguf.hub.card import BaseCard
+from luq_gguf.run_folder import RunFolder
+
 OTHER = {"notes.md": b"kept", "README.md": b"---\nlicense: mit\n---\nbefore\n"}
 
 
@@ -93,3 +97,35 @@ def test_nothing_is_told_that_was_not_measured(upload, hub, run):
     assert "KLD" not in card
     assert "tokens/s" not in card
     assert "model-index" not in card
+
+
+def test_perplexity_alone_is_a_measurement_too(cli, upload, hub, run):
+    for name in ("eval.json", "bench.json"):
+        (run / name).unlink()
+    text = run.parent / "book.txt"
+    text.write_text("is there a blue triangle? yes, there is one of them.\n" * 200)
+    assert cli("eval", next(run.glob("*LUQ6*.gguf")), "--text", text, "--chunks", 2, "--threads", 1).returncode == 0
+    assert upload(run, "--create").returncode == 0
+    card = hub.repositories[REPO].files["README.md"].decode()
+    assert f"{json.loads((run / 'eval.json').read_text())['perplexity']:.4f} |" in card
+    assert "Quality: 2 chunks of 512 tokens of book.txt." in card
+    assert "was measured" not in card
+
+
+def point(order, n_low, n_bytes, kld):
+    return {"order": order, "n_low": n_low, "n_bytes": n_bytes, "metrics": {"kld": {"mean": kld}}}
+
+
+@pytest.mark.parametrize(("low", "told"), [("IQ1_M", True), ("Q2_K", False)])
+def test_a_uniform_file_that_is_better_is_told_where_the_sweep_was_of_the_same_types(run, low, told):
+    points = [
+        point("entropy", 6, 10, 2e-3),
+        point("uniform Q3_K_S", None, 1, 1e-3),
+        point("uniform Q8_0", None, 10**9, 0),
+    ]
+    content = {"conditions": {"low": low, "high": "Q4_K_M"}, "points": points}
+    (run / "sweep.json").write_text(json.dumps(content))
+    found = release.collect(RunFolder(run))
+    facts = card_facts.card_facts(found, REPO, [found.model.name], BaseCard({}, ()), None, {})
+    said = [line for line in facts.conditions if "Q3_K_S file measured better" in line]
+    assert bool(said) == told

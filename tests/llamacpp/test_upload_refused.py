@@ -93,8 +93,14 @@ def _change_eval(run):
 
 
 def _change_plan(run):
+    """Two layers change places: as many low ones, and as many bytes, as in the file that was written."""
     plan = json.loads((run / "plan.json").read_text())
-    plan["low_layers"] = plan["low_layers"][:3]
+    low, high = plan["low_layers"][0], next(n for n in plan["order"] if n not in plan["low_layers"])
+    plan["low_layers"][0] = high
+    types = plan["tensor_types"]
+    for name in [name for name in types if name.startswith(f"blk.{low}.")]:
+        other = name.replace(f"blk.{low}.", f"blk.{high}.")
+        types[name], types[other] = types[other], types[name]
     text = json.dumps(plan).encode()
     (run / "plan.json").write_bytes(text)
     record = json.loads((run / "run.json").read_text())
@@ -150,3 +156,16 @@ def test_what_was_meant_to_be_private_does_not_go_into_a_public_repository(uploa
     assert len(repository.commits) == 1
     repository.private = True
     assert upload(run, "--private").returncode == 0
+
+
+def test_a_hub_that_cannot_be_asked_for_permission_is_asked_to_write(upload, hub, run):
+    hub.add(REPO)
+    hub.faults = [Fault("/auth-check/write", 404, times=9)]
+    assert upload(run).returncode == 0
+
+
+def test_options_of_publishing_without_a_place_to_publish_are_wrong_use(cli, tiny_model, tmp_path):
+    done = cli("convert", tiny_model, "--out", tmp_path / "out", "--low-layers", 1, "--private")
+    assert done.returncode == 2
+    assert "go with --upload" in done.stderr
+    assert not (tmp_path / "out").exists()

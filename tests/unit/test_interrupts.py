@@ -45,3 +45,16 @@ cli.main()
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert "Interrupted" in done.stderr
     assert done.returncode == 130
+
+
+def test_ctrl_c_after_the_work_is_done_changes_nothing(tmp_path):
+    (tmp_path / "finished.py").write_text("""
+import atexit, os, signal
+from luq_gguf import cli
+atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))
+cli.cli.main = lambda **_: 0
+cli.main()
+""")
+    command = [sys.executable, "-m", "finished"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
