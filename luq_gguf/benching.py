@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from luq_gguf import artefacts, pipeline, planner, shapes, throughput, type_rates
+from luq_gguf import artefacts, planner, run_models, shapes, throughput, type_rates
 from luq_gguf.door import Listener
 from luq_gguf.errors import EvaluationError
 from luq_gguf.llamacpp import gguf_files, shape_file, tools
@@ -55,7 +55,9 @@ def bench_run(
     trust_remote_code: bool = False,
 ) -> dict[str, Any]:
     """Measure a run folder's 16-bit file, the one of its high ftype and its LUQ file, made where they are missing."""
-    made, mmproj = pipeline.compared_files(run_dir, model=model, trust_remote_code=trust_remote_code, listener=listener)
+    made, mmproj = run_models.compared_files(
+        run_dir, model=model, trust_remote_code=trust_remote_code, listener=listener
+    )
     arms = _hashed([throughput.make_arm(path, mmproj) for path in made], listener)
     return _bench(arms, arms[1], request, out, listener)
 
@@ -136,7 +138,7 @@ def bench_types(
 ) -> tuple[SpeedTable, list[dict[str, Any]]]:
     """Rates of every candidate type in layers of a run folder's model, or of a geometry; and a row for each."""
     if run_dir:
-        geometry = pipeline.geometry(run_dir, listener=listener)
+        geometry = run_models.geometry(run_dir, listener=listener)
         table = type_rates.measured(geometry, threads, listener, again=again)
     else:
         with tempfile.TemporaryDirectory(prefix="luq-shape-") as folder:

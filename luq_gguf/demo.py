@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from luq_gguf import easy_vqa, pipeline
+from luq_gguf import easy_vqa, pipeline, run_models
 from luq_gguf.door import Listener, safe_name
 from luq_gguf.errors import CheckpointError
 from luq_gguf.llamacpp import gguf_files
@@ -71,7 +71,7 @@ def run(out: Path, *, model: str, low_layers: int, n_questions: int, threads: in
         force=True,  # a demo's folder holds nothing but demos
         listener=listener,
     )
-    baseline = pipeline.baseline(run_dir, threads=threads, listener=listener)
+    baseline = run_models.baseline(run_dir, threads=threads, listener=listener)
     f16 = run_dir / f"{safe_name(checkpoint.name)}-F16.gguf"
     pool = easy_vqa.questions("test")
     order = np.random.default_rng(0).permutation(len(pool))[:n_questions]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from luq_gguf import artefacts, planner
 from luq_gguf.errors import CheckpointError, DiskSpaceError, RunFolderError
 from luq_gguf.hf import checkpoint as checkpoints
-from luq_gguf.hf import llava
+from luq_gguf.hf import llava, slices
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.tensor_names import TensorNames
 from luq_gguf.llamacpp import converter, gguf_files, quantize, skeleton, tools
@@ -194,18 +194,23 @@ def with_dataset(door: Door, profile: Profile) -> Door:
     return replace(door, tensors=replace(door.tensors, header_bytes=header))
 
 
-def check_disk(run: RunFolder, door: Door, predicted_file_bytes: int) -> None:
-    """Raise DiskSpaceError where the 16-bit files, the sampled vectors and the result will not fit."""
+def check_disk(run: RunFolder, door: Door, predicted_file_bytes: int, *, in_slices: bool = False) -> None:
+    """Raise DiskSpaceError where the 16-bit files (or slices), the sampled vectors and the result will not fit."""
     f16 = 2 * door.tensors.n_weights
     vision = max(0, door.checkpoint.n_bytes - f16) if door.checkpoint.has_vision else 0
     width = next(t.shape[0] for t in door.source.tensors if t.name.startswith("token_embd"))
     vectors = 2 * 8192 * door.tensors.n_layers * width * 4
-    needed = vision + predicted_file_bytes + max(f16, vectors)
+    told, hint = f"16-bit GGUF {planner.format_size(f16)}", " or add --low-disk, which needs less,"
+    if in_slices:  # a slice of the checkpoint and its 16-bit GGUF beside what is quantized; then that once more
+        largest = max(slices.slice_bytes(door.checkpoint, names) for names in slices.slices(door.checkpoint))
+        f16, hint = max(2 * largest, predicted_file_bytes), ""
+        told = f"slices of {planner.format_size(largest)}"
+    needed = vision + max(predicted_file_bytes + f16, vectors)
     present = sum(p.stat().st_size for p in run.path.glob("*.gguf") if p.is_file())
     free = shutil.disk_usage(run.path).free + present
     if free < needed:
         raise DiskSpaceError(
             f"{run.path} has {planner.format_size(free)} free; this needs about {planner.format_size(needed)} "
-            f"(16-bit GGUF {planner.format_size(f16)}, of which all but the result is deleted afterwards).",
-            "Free some room, or give --out a folder on another disk.",
+            f"({told}, of which all but the result is deleted afterwards).",
+            f"Free some room,{hint} or give --out a folder on another disk.",
         )

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from luq_gguf import planner, tensor_types
+from luq_gguf import low_disk, planner, tensor_types
+from luq_gguf.conversion_checks import check_same_columns, check_same_tensors
 from luq_gguf.door import Door, Listener, safe_name
-from luq_gguf.errors import CheckpointError, ConversionError, RunFolderError
 from luq_gguf.hf import llava
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.llamacpp import clip_mmproj, converter, gguf_files, quantize, skeleton
 from luq_gguf.run_folder import RunFolder, hash_of
-from luq_gguf.values import COLUMNS, Budget, Plan, QuantizedModel
+from luq_gguf.values import Budget, Plan, QuantizedModel
 
 
 def file_name(checkpoint: Checkpoint, plan: Plan) -> str:
@@ -68,8 +68,8 @@ def make_f16(run: RunFolder, door: Door, listener: Listener = Listener()) -> Pat
             door.checkpoint.name,
             on_progress=lambda share: listener.progress("text model to F16", share, 1.0),
         )
-        _check_same_tensors(info, door.source)
-        _check_same_columns(run, path)
+        check_same_tensors(info, door.source)
+        check_same_columns(run, info)
 
     run.run_stage("f16", _conversion_key(door), [path.name], make)
     return path
@@ -91,15 +91,27 @@ def _conversion_key(door: Door) -> str:
 
 
 def _write_quantized(
-    run: RunFolder, door: Door, plan: Plan, stage: str, name: str, threads: int | None, listener: Listener
+    run: RunFolder,
+    door: Door,
+    plan: Plan,
+    stage: str,
+    name: str,
+    threads: int | None,
+    listener: Listener,
+    *,
+    in_slices: bool = False,
 ) -> QuantizedModel:
-    """Quantize by the plan under a stage's and a file's name, from the 16-bit GGUF, which is made if it is missing."""
+    """Quantize by the plan under a stage's and a file's name, from the 16-bit GGUF, which is made if it is missing; or
+    in slices, without one."""
     stages = run.read()["stages"]
     imatrix = stages.get("profile", {}).get("outputs", {}).get(skeleton.IMATRIX_NAME, {}).get("sha256")
     key = hash_of(door.checkpoint.fingerprint, dict(plan.tensor_types), plan.high, imatrix, str(door.llama.converter))
 
     def make() -> None:
-        write_plan(run, door, plan, run.file(name), threads, listener, stage)
+        if in_slices:
+            low_disk.write_plan(run, door, plan, run.file(name), key, threads, listener)
+        else:
+            write_plan(run, door, plan, run.file(name), threads, listener, stage)
 
     run.run_stage(stage, key, [name], make)
     written = gguf_files.read(run.file(name))
@@ -133,11 +145,15 @@ def make_file(
     *,
     threads: int | None = None,
     keep_f16: bool = False,
+    in_slices: bool = False,
     listener: Listener = Listener(),
 ) -> QuantizedModel:
-    """Quantize stage: the mmproj, the 16-bit GGUF (deleted afterwards unless kept), the LUQ file, verified."""
+    """Quantize stage: the mmproj, the 16-bit GGUF (deleted afterwards unless kept; none in slices), the LUQ file,
+    verified."""
     make_mmproj(run, door, listener)
-    made = _write_quantized(run, door, plan, "quantize", file_name(door.checkpoint, plan), threads, listener)
+    name = file_name(door.checkpoint, plan)
+    made = _write_quantized(run, door, plan, "quantize", name, threads, listener, in_slices=in_slices)
+    low_disk.clear(run)
     if keep_f16:
         make_f16(run, door, listener)
     else:
@@ -163,40 +179,3 @@ def make_baseline(
     stock = planner.make_plan(door.tensors, plan.order, Budget(low_layers=0), plan.ranking)
     name = f"{safe_name(door.checkpoint.name)}-{plan.high}.gguf"
     return _write_quantized(run, door, stock, "baseline", name, threads, listener)
-
-
-def _check_same_tensors(written: gguf_files.GGUFInfo, expected: gguf_files.GGUFInfo) -> None:
-    """The plan was made on the skeleton: the converter must have written exactly those tensors."""
-    ours = {t.name: (t.type, t.shape) for t in expected.tensors}
-    theirs = {t.name: (t.type, t.shape) for t in written.tensors}
-    if ours != theirs:
-        name = next(n for n in sorted({*ours, *theirs}) if ours.get(n) != theirs.get(n))
-        raise CheckpointError(
-            f"llama.cpp's converter wrote {name} as {theirs.get(name)}, planned was {ours.get(name)}.",
-            "This architecture is changed by its conversion in a way luq-gguf does not know yet; please report it.",
-        )
-
-
-def _check_same_columns(run: RunFolder, f16: Path) -> None:
-    """Importance is per column as transformers has them: the converter must not have put them in another order."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        arrays = load_file(run.file("profile.safetensors"))
-    except (OSError, SafetensorError):
-        raise RunFolderError(
-            f"{run.file('profile.safetensors')} is missing or damaged.", "Run luq-gguf profile again."
-        ) from None
-    for name, ours in arrays.items():
-        if not name.startswith(COLUMNS):
-            continue
-        theirs = gguf_files.column_energies(f16, name.removeprefix(COLUMNS))
-        shares = ours / max(ours.sum(), 1e-300), theirs / max(theirs.sum(), 1e-300)
-        # 16-bit rounding moves a share by 1e-4 of itself, another order by some percent.
-        if abs(shares[0] - shares[1]).max() > 5e-3 * shares[0].mean():
-            raise ConversionError(
-                f"llama.cpp's converter puts the columns of {name.removeprefix(COLUMNS)} in an order of its own, so "
-                "their importance would weigh on others.",
-                "luq-gguf does not know this order yet; please report it with the model's name.",
-            )

@@ -11,17 +11,17 @@ from luq_gguf import artefacts, benchmarks, evaluation, planner, tensor_types
 from luq_gguf import sweep as sweeping
 from luq_gguf.alpha import AlphaRequest, ablate
 from luq_gguf.alpha import check as check_alpha
-from luq_gguf.door import Door, Listener, check_disk, claim, open_door, open_for_profile, with_dataset
+from luq_gguf.door import Listener, check_disk, claim, open_door, open_for_profile, with_dataset
 from luq_gguf.errors import RunFolderError
 from luq_gguf.expectations import Target
-from luq_gguf.files import make_baseline, make_f16, make_file, mmproj_name
+from luq_gguf.files import make_file, mmproj_name
 from luq_gguf.hf import calibration as calibration_input
 from luq_gguf.llamacpp import gguf_files, imatrix_file, quantize, skeleton
 from luq_gguf.measuring import QuestionSet, check_questions, make_meter, measured_plan
 from luq_gguf.predicting import predictor, tps_of
 from luq_gguf.run_folder import RunFolder
+from luq_gguf.run_models import model_of, planned_door
 from luq_gguf.stages import CalibrationRequest, make_profile
-from luq_gguf.type_rates import Geometry
 from luq_gguf.values import Budget, Plan, Profile, QuantizedModel
 
 
@@ -62,6 +62,7 @@ def convert(
     device: str = "auto",
     threads: int | None = None,
     keep_f16: bool = False,
+    low_disk: bool = False,
     trust_remote_code: bool = False,
     force: bool = False,
     listener: Listener = Listener(),
@@ -86,12 +87,12 @@ def convert(
         speeds = predictor(door, budget.decode_tps is not None, threads, listener)
         if budget.decode_tps is not None:  # out of reach is told before the profile, which takes hours
             planner.low_layer_count(door.tensors, range(door.tensors.n_layers), budget, tps_of(speeds))
-        check_disk(run, door, planner.file_bytes(door.tensors, ()))
+        check_disk(run, door, planner.file_bytes(door.tensors, ()), in_slices=low_disk)
         profile = make_profile(run, door, request, device=device, listener=listener)
         door = with_dataset(door, profile)
         meter = make_meter(run, door, questions, threads, listener)
         plan = measured_plan(run, door, profile, budget, rule, request.seed, meter, speeds, listener)
-        made = make_file(run, door, plan, threads=threads, keep_f16=keep_f16, listener=listener)
+        made = make_file(run, door, plan, threads=threads, keep_f16=keep_f16, in_slices=low_disk, listener=listener)
         name = mmproj_name(door.checkpoint)
         return Converted(run.path, made, run.file(name) if name else None, plan, profile)
 
@@ -130,7 +131,7 @@ def plan(
     """The plan stage alone, on a profiled run folder."""
     with RunFolder(run_dir) as run:
         profiled = artefacts.read_profile(run.file("profile.json"))
-        where = model or _model_of(run)
+        where = model or model_of(run)
         door = open_door(
             run, where, low=low, high=high, trust_remote_code=trust_remote_code, force=force, listener=listener
         )
@@ -146,6 +147,7 @@ def quantize_plan(
     *,
     threads: int | None = None,
     keep_f16: bool = False,
+    low_disk: bool = False,
     model: str | None = None,
     trust_remote_code: bool = False,
     force: bool = False,
@@ -154,7 +156,7 @@ def quantize_plan(
     """The quantize stage alone: plan.json as it stands, also where a person has edited it."""
     with RunFolder(run_dir) as run:
         profiled = artefacts.read_profile(run.file("profile.json"))
-        door, planned = _planned(run, model, trust_remote_code, listener)
+        door, planned = planned_door(run, model, trust_remote_code, listener)
         wrong = set(planned.tensor_types) ^ {t.name for t in door.source.tensors}
         if wrong:
             raise RunFolderError(
@@ -164,8 +166,8 @@ def quantize_plan(
         part = run.file("tensor-types.txt.part")
         part.write_text(tensor_types.to_text(quantize.overrides(door.source, planned)))
         part.replace(run.file("tensor-types.txt"))
-        check_disk(run, door, planned.predicted_file_bytes)
-        made = make_file(run, door, planned, threads=threads, keep_f16=keep_f16, listener=listener)
+        check_disk(run, door, planned.predicted_file_bytes, in_slices=low_disk)
+        made = make_file(run, door, planned, threads=threads, keep_f16=keep_f16, in_slices=low_disk, listener=listener)
         name = mmproj_name(door.checkpoint)
         return Converted(run.path, made, run.file(name) if name else None, planned, profiled)
 
@@ -179,48 +181,6 @@ def _check_importance(run: RunFolder, planned: Plan) -> None:
                 f"plan.json gives {name} the type {kind}, which needs an importance entry; imatrix.gguf has none.",
                 "Choose another type for it, such as Q2_K, or run luq-gguf plan again.",
             )
-
-
-def baseline(run_dir: Path, *, threads: int | None = None, listener: Listener = Listener()) -> QuantizedModel:
-    """The file of the plan's high ftype alone, of a run folder's model and imatrix."""
-    with RunFolder(run_dir) as run:
-        door, planned = _planned(run, None, False, listener)
-        return make_baseline(run, door, planned, threads=threads, listener=listener)
-
-
-def compared_files(
-    run_dir: Path,
-    *,
-    threads: int | None = None,
-    model: str | None = None,
-    trust_remote_code: bool = False,
-    listener: Listener = Listener(),
-) -> tuple[list[Path], Path | None]:
-    """The 16-bit file, that of the plan's high ftype, and the LUQ file of a run folder, made where they are missing;
-    and the mmproj."""
-    with RunFolder(run_dir) as run:
-        door, planned = _planned(run, model, trust_remote_code, listener)
-        check_disk(run, door, planned.predicted_file_bytes)
-        made = make_file(run, door, planned, threads=threads, keep_f16=True, listener=listener)
-        stock = make_baseline(run, door, planned, threads=threads, listener=listener)
-        name = mmproj_name(door.checkpoint)
-        return [make_f16(run, door, listener), stock.path, made.path], run.file(name) if name else None
-
-
-def geometry(
-    run_dir: Path, *, model: str | None = None, trust_remote_code: bool = False, listener: Listener = Listener()
-) -> Geometry:
-    """The shapes and types of a run folder's model."""
-    with RunFolder(run_dir) as run:
-        where = model or _model_of(run)
-        door = open_door(run, where, trust_remote_code=trust_remote_code, force=True, listener=listener)
-        return Geometry(door.source, door.tensors)
-
-
-def _planned(run: RunFolder, model: str | None, trust_remote_code: bool, listener: Listener) -> tuple[Door, Plan]:
-    planned = artefacts.read_plan(run.file("plan.json"))
-    where, types = model or _model_of(run), {"low": planned.low, "high": planned.high}
-    return open_door(run, where, **types, trust_remote_code=trust_remote_code, force=True, listener=listener), planned
 
 
 def evaluate(
@@ -279,7 +239,7 @@ def sweep(
     """
     with RunFolder(run_dir) as run:
         profiled = artefacts.read_profile(run.file("profile.json"))
-        where = model or _model_of(run)
+        where = model or model_of(run)
         door = open_door(
             run, where, low=low, high=high, trust_remote_code=trust_remote_code, force=force, listener=listener
         )
@@ -291,10 +251,3 @@ def sweep(
         if ablation:
             found |= {"alpha": ablate(run, door, profiled, meter, ablation, device, listener)}
         return found
-
-
-def _model_of(run: RunFolder) -> str:
-    model = run.read().get("model")
-    if not isinstance(model, str):
-        raise RunFolderError(f"{run.path / 'run.json'} names no model.", "Add --model with the checkpoint.")
-    return model

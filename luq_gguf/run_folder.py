@@ -103,7 +103,7 @@ class RunFolder:
     def _remove_parts(self) -> None:
         """Half-written files of a run that was killed: only their writer could have finished them."""
         for part in (*self.path.glob("*.part"), *self.work.glob("*.part")):
-            part.unlink(missing_ok=True)
+            shutil.rmtree(part) if part.is_dir() and not part.is_symlink() else part.unlink(missing_ok=True)
 
     def file(self, name: str) -> Path:
         return self.path / name

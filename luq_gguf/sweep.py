@@ -79,7 +79,7 @@ class Meter:
         path = self._points / "point.gguf"
 
         def make() -> None:
-            bank.splice(*self._bank, plan.tensor_types, path)
+            bank.splice(self._bank[::-1], plan.tensor_types, path)
 
         return self._measured(plan, path, make) | {
             "average_bits": planner.layer_bits(self._door.tensors, plan.low_layers)

@@ -18,7 +18,7 @@ from luq_gguf.cli import options, output
 @options.budget
 @options.device
 @options.threads
-@click.option("--keep-f16", is_flag=True, help="Keep the 16-bit GGUF.")
+@options.files
 @click.option(
     "--upload", "repo", metavar="USER/NAME", help="Publish on the Hub when done; whether that may be is checked first."
 )
@@ -52,6 +52,7 @@ def command(
     \b
     luq-gguf convert Qwen/Qwen2.5-VL-7B-Instruct --out out/ --target-size 3.4GiB
     """
+    options.check_files(rest["keep_f16"], rest["low_disk"], max_kld, min_accuracy, rule)
     budget = options.make_budget(low_layers, target_size, target_bpw, max_kld, min_accuracy, target_tps)
     from luq_gguf import pipeline
     from luq_gguf.planner import format_size

@@ -60,6 +60,10 @@ device = click.option("--device", default="auto", show_default=True, help="Where
 threads = click.option("--threads", type=click.IntRange(1), help="Threads for llama-quantize.  [default: all cores]")
 trust = click.option("--trust-remote-code", is_flag=True, help="Run Python code from the checkpoint's repository.")
 force = click.option("--force", is_flag=True, help="Use a folder that holds something else; accept fallback types.")
+files = _chain(
+    click.option("--keep-f16", is_flag=True, help="Keep the 16-bit GGUF."),
+    click.option("--low-disk", is_flag=True, help="Convert and quantize in slices: never a whole 16-bit GGUF."),
+)
 calibration = _chain(
     click.option("--calib", metavar="SET", help="Folder of images, a .jsonl, or a Hub dataset id."),
     click.option("--calib-text", metavar="TEXT", help="A text file or a Hub dataset id for the text-only share."),
@@ -152,6 +156,20 @@ def make_budget(
             "and --min-accuracy A.",
         )
     return budget
+
+
+def check_files(
+    keep_f16: bool,
+    low_disk: bool,
+    max_kld: float | None = None,
+    min_accuracy: float | None = None,
+    rule: str = "entropy",
+) -> None:
+    """Raises UsageError where --low-disk is given together with what needs the whole 16-bit GGUF."""
+    if low_disk and (keep_f16 or max_kld is not None or min_accuracy is not None or rule == "kld"):
+        raise click.UsageError(
+            "--low-disk writes no whole 16-bit GGUF; --keep-f16, --max-kld, --min-accuracy and --rank kld need one."
+        )
 
 
 def make_questions(values: dict[str, Any]) -> Any:

@@ -12,7 +12,7 @@ from luq_gguf.cli import options, output
 @click.command("quantize")
 @click.argument("run_dir", type=click.Path(path_type=Path))
 @options.threads
-@click.option("--keep-f16", is_flag=True, help="Keep the 16-bit GGUF.")
+@options.files
 @click.option("--model", help="The checkpoint, if it is not where the profile found it.")
 @options.trust
 @options.force
@@ -21,12 +21,14 @@ def command(
     run_dir: Path,
     threads: int | None,
     keep_f16: bool,
+    low_disk: bool,
     model: str | None,
     trust_remote_code: bool,
     force: bool,
     as_json: bool,
 ) -> None:
     """Write the GGUF and mmproj of RUN_DIR's plan.json, and compare every tensor's type with the plan."""
+    options.check_files(keep_f16, low_disk)
     from luq_gguf import pipeline
     from luq_gguf.planner import format_size
 
@@ -35,6 +37,7 @@ def command(
             run_dir,
             threads=threads,
             keep_f16=keep_f16,
+            low_disk=low_disk,
             model=model,
             trust_remote_code=trust_remote_code,
             force=force,

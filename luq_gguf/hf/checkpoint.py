@@ -32,12 +32,13 @@ _LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer", "dept
 @dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint whose files are complete. Of every tensor: `shapes`, its shape in the safetensors header;
-    `shards`, the file that holds it. `revision` is the commit of one that was fetched from the Hub."""
+    `sizes`, its bytes there; `shards`, the file that holds it. `revision` is the commit of one from the Hub."""
 
     folder: Path
     name: str
     config: dict[str, Any]
     shapes: dict[str, tuple[int, ...]]
+    sizes: dict[str, int]
     shards: dict[str, Path]
     n_bytes: int
     fingerprint: str
@@ -89,11 +90,13 @@ def _open_folder(
     _check_config(config, folder, trust_remote_code)
     shards = _shards(folder)
     shapes: dict[str, tuple[int, ...]] = {}
+    sizes: dict[str, int] = {}
     holders: dict[str, Path] = {}
     for shard in shards:
-        found = safetensors_shapes(shard)
-        shapes |= found
-        holders |= dict.fromkeys(found, shard)
+        for tensor, entry in safetensors_entries(shard)[1].items():
+            shapes[tensor] = tuple(entry["shape"])
+            sizes[tensor] = entry["data_offsets"][1] - entry["data_offsets"][0]
+            holders[tensor] = shard
     _check_index(folder, shapes)
     _check_counts(config, shapes, folder)
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
@@ -106,6 +109,7 @@ def _open_folder(
         name=name or folder.name,
         config=config,
         shapes=shapes,
+        sizes=sizes,
         shards=holders,
         n_bytes=sum(shard.stat().st_size for shard in shards),
         fingerprint=digest.hexdigest(),
@@ -207,7 +211,13 @@ def _is_shard(name: str) -> bool:
 
 
 def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes from a safetensors header, after checking that its tensors lie one behind the other and fill the file.
+    """Shapes from a safetensors header. Raises as `safetensors_entries` does."""
+    return {name: tuple(entry["shape"]) for name, entry in safetensors_entries(path)[1].items()}
+
+
+def safetensors_entries(path: Path) -> tuple[int, dict[str, dict[str, Any]]]:
+    """Where the data begin, and of every tensor its dtype, shape and data_offsets, from a safetensors header, after
+    checking that tensors lie one behind the other and fill the file.
 
     Raises CheckpointError where they do not, and where the header is none.
     """
@@ -232,7 +242,7 @@ def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
             raise broken from None
     if 8 + length + end != size:
         raise broken
-    return shapes
+    return 8 + length, entries
 
 
 def _whole_numbers(given: Any) -> tuple[int, ...]:

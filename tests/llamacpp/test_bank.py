@@ -30,7 +30,7 @@ def test_the_converted_file_can_be_spliced(made, converted, tmp_path):
     _, door, low, high = made
     layers = converted.result["low_layers"]
     plan = planner.make_plan(door.tensors, layers, Budget(low_layers=len(layers)), "entropy")
-    bank.splice(low, high, plan.tensor_types, tmp_path / "spliced.gguf")
+    bank.splice((high, low), plan.tensor_types, tmp_path / "spliced.gguf")
     assert (tmp_path / "spliced.gguf").read_bytes() == converted.model.read_bytes()
 
 
@@ -38,7 +38,7 @@ def test_the_converted_file_can_be_spliced(made, converted, tmp_path):
 def test_any_choice_of_layers_has_the_bytes_of_llama_quantize(made, layers, tmp_path):
     run, door, low, high = made
     plan = planner.make_plan(door.tensors, layers, Budget(low_layers=len(layers)), "entropy")
-    bank.splice(low, high, plan.tensor_types, tmp_path / "spliced.gguf")
+    bank.splice((high, low), plan.tensor_types, tmp_path / "spliced.gguf")
     direct = run.file("direct.gguf")
     files.write_plan(run, door, plan, direct, None, Listener())
     assert (tmp_path / "spliced.gguf").read_bytes() == direct.read_bytes()
@@ -50,7 +50,7 @@ def test_a_type_that_neither_file_holds_is_named(made, tmp_path):
     plan = planner.make_plan(door.tensors, range(12), Budget(low_layers=1), "entropy")
     wrong = replace(plan, tensor_types=dict(plan.tensor_types) | {"blk.3.ffn_up.weight": "Q8_0"})
     with pytest.raises(VerificationError, match=r"no blk\.3\.ffn_up\.weight in Q8_0"):
-        bank.splice(low, high, wrong.tensor_types, tmp_path / "spliced.gguf")
+        bank.splice((high, low), wrong.tensor_types, tmp_path / "spliced.gguf")
     assert not list(tmp_path.iterdir())
 
 

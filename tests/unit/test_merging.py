@@ -35,7 +35,7 @@ def make_shard(folder, share, dtype=torch.float32):
         n = sum(sum(lengths) for _, _, lengths in reservoir.seen)
         matrix = ImportanceMatrix({"x": np.full((1, 2), float(n))}, {"x": np.array([n])}, len(reservoir.seen))
         walked = Walked(matrix, reservoir, {"x": np.array([1.0, 2.0])}, dtype)
-        checkpoint = Checkpoint(folder, "little", {"architectures": ["Little"]}, {}, {}, 0, "fingerprint")
+        checkpoint = Checkpoint(folder, "little", {"architectures": ["Little"]}, {}, {}, {}, 0, "fingerprint")
         run.update(model="little")
 
         def make():

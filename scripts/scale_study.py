@@ -1,0 +1,143 @@
+#!/usr/bin/env python3
+"""Convert a large checkpoint, then do the same by hand with llama.cpp's tools, in turns; print time, memory and disk.
+
+.venv/bin/python scripts/scale_study.py CHECKPOINT WORK --calib questions.jsonl [--turns 2] [--low-layers 12]
+
+By hand means the two runs of convert_hf_to_gguf.py (one for a LLaVA-1.5, whose vision half it does not know) and the
+llama-quantize run, with the same arguments. A turn of a 7B model takes about 20 minutes on two cores, and WORK needs
+room for two 16-bit files. Linux only: memory is VmRSS and RssAnon in /proc, looked at five times a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from luq_gguf.llamacpp import skeleton, tools
+
+GIB = 2**30
+
+
+@dataclass
+class Watched:
+    """What a command and its children took: seconds, and the largest memory of each kind of process in bytes."""
+
+    seconds: float = 0.0
+    rss: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    anonymous: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    disk: int = 0
+
+
+def watch(command: Sequence[str | Path], folder: Path) -> Watched:
+    """Run a command to its end. Raises CalledProcessError where it fails."""
+    found, started = Watched(), time.monotonic()
+    child = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL)
+    while child.poll() is None:
+        for process in (child.pid, *_children(child.pid)):
+            with suppress(OSError, KeyError, IndexError):
+                _look(process, found)
+        found.disk = max(found.disk, _disk(folder))
+        time.sleep(0.2)
+    found.seconds = time.monotonic() - started
+    if child.returncode:
+        raise subprocess.CalledProcessError(child.returncode, child.args)
+    return found
+
+
+def _children(process: int) -> list[int]:
+    with suppress(OSError):
+        listed = Path(f"/proc/{process}/task").glob("*/children")
+        direct = [int(number) for file in listed for number in file.read_text().split()]
+        return [*direct, *(grandchild for one in direct for grandchild in _children(one))]
+    return []
+
+
+def _look(process: int, found: Watched) -> None:
+    told = Path(f"/proc/{process}/status").read_text().splitlines()
+    sizes = {line.split(":")[0]: line.split()[1] for line in told if line.startswith(("VmRSS", "RssAnon"))}
+    command = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    name = next((Path(part).name for part in command if part.endswith(("llama-quantize", tools.CONVERTER))), "luq-gguf")
+    found.rss[name] = max(found.rss[name], 1024 * int(sizes["VmRSS"]))
+    found.anonymous[name] = max(found.anonymous[name], 1024 * int(sizes["RssAnon"]))
+
+
+def _disk(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # renamed or deleted meanwhile
+            total += 512 * path.stat().st_blocks
+    return total
+
+
+def by_hand(run: Path, checkpoint: Path, work: Path, threads: int) -> dict[str, Watched]:
+    """The same files in `work` by llama.cpp's own tools."""
+    llama, stages = tools.find(), json.loads((run / "run.json").read_text())["stages"]
+    model, f16 = next(iter(stages["quantize"]["outputs"])), work / "by-hand-F16.gguf"
+    convert = [sys.executable, llama.converter, checkpoint, "--outtype", "f16", "--model-name", checkpoint.name]
+    found = {}
+    if "Qwen" in json.loads((checkpoint / "config.json").read_text())["architectures"][0]:
+        found["mmproj"] = watch([*convert, "--mmproj", "--outfile", work / "mmproj.gguf"], work)
+    found["f16"] = watch([*convert, "--outfile", f16], work)
+    given = ["--imatrix", run / skeleton.IMATRIX_NAME, "--tensor-type-file", run / "tensor-types.txt"]
+    quantize = [llama.tool("llama-quantize"), *given, f16, work / model, "Q4_K_M", str(threads)]
+    found["quantize"] = watch(quantize, work)
+    for path in work.glob("*.gguf"):
+        path.unlink()
+    return found
+
+
+def ours(run: Path, threads: int) -> tuple[Watched, dict[str, float]]:
+    """Mmproj, 16-bit file and LUQ file once more."""
+    for path in run.glob("*.gguf"):
+        if path.name != skeleton.IMATRIX_NAME:
+            path.unlink()
+    watched = watch([sys.executable, "-m", "luq_gguf", "quantize", run, "--keep-f16", "--threads", str(threads)], run)
+    stages = json.loads((run / "run.json").read_text())["stages"]
+    return watched, {stage: stages[stage]["seconds"] for stage in ("mmproj", "f16", "quantize")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--calib", required=True)
+    parser.add_argument("--samples", default=8, type=int)
+    parser.add_argument("--low-layers", default=12, type=int)
+    parser.add_argument("--turns", default=2, type=int)
+    parser.add_argument("--threads", default=2, type=int)
+    args = parser.parse_args()
+    run, hand = args.work / "run", args.work / "by-hand"
+    hand.mkdir(parents=True, exist_ok=True)
+    how = ["--samples", str(args.samples), "--low-layers", str(args.low_layers), "--threads", str(args.threads)]
+    command = [sys.executable, "-m", "luq_gguf", "convert", args.checkpoint, "--out", run, "--calib", args.calib, *how]
+    whole = watch(command, run)
+    for name, size in whole.rss.items():
+        print(f"convert: {name}: {size / GIB:.2f} GiB resident, {whole.anonymous[name] / GIB:.2f} of it its own")
+    stages = json.loads((run / "run.json").read_text())["stages"]
+    told = ", ".join(f"{stage} {record['seconds']:.0f}" for stage, record in stages.items())
+    print(f"convert: {whole.seconds:.0f} s ({told}), disk {whole.disk / GIB:.2f} GiB", flush=True)
+    pairs: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for turn in range(args.turns):
+        theirs = by_hand(run, args.checkpoint, hand, args.threads)
+        watched, seconds = ours(run, args.threads)
+        pairs["all of these"].append((watched.seconds, sum(one.seconds for one in theirs.values())))
+        for stage, one in theirs.items():
+            pairs[stage].append((seconds[stage], one.seconds))
+            print(f"turn {turn}: {stage} {seconds[stage]:.1f} s, by hand {one.seconds:.1f} s", flush=True)
+        print(f"turn {turn}: whole command {watched.seconds:.1f} s")
+    for stage, both in pairs.items():
+        mine, other = (statistics.median(side) for side in zip(*both, strict=True))
+        print(f"| {stage} | {mine:.0f} s | {other:.0f} s | {statistics.median(a / b for a, b in both):.3f} |")
+
+
+if __name__ == "__main__":
+    main()
