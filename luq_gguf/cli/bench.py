@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from luq_gguf.cli import options, output
+from luq_gguf.cli import options, output, tables
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -63,7 +63,7 @@ def command(files: tuple[Path, ...], run_dir: Path | None, shape: str | None, of
     if as_json:
         output.print_json(content)
         return
-    for table in output.bench_tables(content):
+    for table in tables.bench_tables(content):
         output.print_table(table)
     click.echo(f"figures  {out}\npicture  {out.with_suffix('.png')}")
 
@@ -120,5 +120,5 @@ def _types(run_dir: Path | None, shape: str | None, as_json: bool, given: dict[s
         told = {"threads": table.threads, "prompt_tokens": table.n_prompt, "read_gigabytes_per_second": bandwidth}
         output.print_json(told | {"types": rows})
         return
-    output.print_table(output.types_table(rows, str(run_dir) if run_dir else model, table))
+    output.print_table(tables.types_table(rows, str(run_dir) if run_dir else model, table))
     click.echo(f"this machine reads {bandwidth:.1f} GB/s from memory with {table.threads} threads")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from luq_gguf.cli import options, output
+from luq_gguf.cli import options, output, tables
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -43,4 +43,4 @@ def command(
     if as_json:
         output.print_json(content)
         return
-    output.print_table(output.eval_table(content))
+    output.print_table(tables.eval_table(content))

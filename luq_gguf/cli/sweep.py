@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from luq_gguf.cli import options, output
+from luq_gguf.cli import options, output, tables
 
 
 @click.command("sweep")
@@ -85,9 +85,9 @@ def command(
     if as_json:
         output.print_json(content)
         return
-    for table in output.sweep_tables(content):
+    for table in tables.sweep_tables(content):
         output.print_table(table)
     click.echo(f"points  {run_dir / 'sweep.json'}")
     if shares:
-        output.print_table(output.alpha_table(content["alpha"]))
+        output.print_table(tables.alpha_table(content["alpha"]))
         click.echo(f"alpha   {run_dir / 'alpha.json'}")
