@@ -38,9 +38,9 @@ class Watched:
 
 
 def watch(command: Sequence[str | Path], folder: Path) -> Watched:
-    """Run a command to its end. Raises CalledProcessError where it fails."""
+    """Run a command to its end, silently. Raises CalledProcessError where it fails."""
     found, started = Watched(), time.monotonic()
-    child = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL)
+    child = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while child.poll() is None:
         for process in (child.pid, *_children(child.pid)):
             with suppress(OSError, KeyError, IndexError):

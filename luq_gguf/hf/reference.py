@@ -60,6 +60,19 @@ def choose_device(device: str) -> torch.device:
         raise CheckpointError(f"--device {device}: torch knows no such device.", "Try auto, cpu or cuda.") from None
 
 
+def device_map(device: str, n_bytes: int) -> str | None:
+    """ "auto" where accelerate has to spread layers over GPUs: the user left the choice to us, there are several, no
+    launcher shares them out, and the first has no room for the weights."""
+    if device != "auto" or os.environ.get("LOCAL_RANK") or torch.cuda.device_count() < 2:
+        return None
+    return "auto" if needs_several(n_bytes, torch.cuda.mem_get_info(0)[0]) else None
+
+
+def needs_several(n_bytes: int, free: int) -> bool:
+    """Whether weights of so many bytes leave less than a sixth of the free bytes for what is computed."""
+    return 6 * n_bytes > 5 * free
+
+
 def outline(checkpoint: Checkpoint) -> nn.Module:
     """The model's modules without weights (torch's meta device): seconds for any size.
 
@@ -77,11 +90,12 @@ def outline(checkpoint: Checkpoint) -> nn.Module:
     return made
 
 
-def load_reference(checkpoint: Checkpoint, device: torch.device) -> tuple[nn.Module, Any]:
-    """The model in eval mode and its processor (a tokenizer for text-only models).
+def load_reference(checkpoint: Checkpoint, device: str) -> tuple[nn.Module, Any]:
+    """The model in eval mode and its processor (a tokenizer for text-only models), on the device that is asked for.
 
     bfloat16 where the device has it, else float32. Raises CheckpointError where transformers refuses the checkpoint.
     """
+    chosen, spread = choose_device(device), device_map(device, checkpoint.n_bytes)
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
@@ -89,14 +103,19 @@ def load_reference(checkpoint: Checkpoint, device: torch.device) -> tuple[nn.Mod
     with _refusals(checkpoint):
         model = _auto_class(checkpoint).from_pretrained(
             checkpoint.folder,
-            dtype=torch.bfloat16 if has_fast_bfloat16(device) else torch.float32,
+            dtype=torch.bfloat16 if has_fast_bfloat16(chosen) else torch.float32,
             use_safetensors=True,
             trust_remote_code=checkpoint.trust_remote_code,
             local_files_only=True,
             experts_implementation=experts.NAME,
+            **({"device_map": spread} if spread else {}),
         )
         processor = load_processor(checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code)
-    placed: nn.Module = model.to(device).eval()
+    if any(parameter.is_meta for parameter in model.parameters()):  # accelerate keeps what has no room elsewhere
+        raise CheckpointError(
+            f"{checkpoint.name} does not fit on the accelerators of this machine.", "Use --device cpu, or a larger one."
+        )
+    placed: nn.Module = (model if spread else model.to(chosen)).eval()
     return placed, processor
 
 

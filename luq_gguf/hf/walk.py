@@ -63,7 +63,7 @@ def walk(
     if state is None:
         for name in MODALITIES:
             (work / f"reservoir-{name}.bin").unlink(missing_ok=True)
-    model, processor = reference.load_reference(checkpoint, reference.choose_device(device))
+    model, processor = reference.load_reference(checkpoint, device)
     config: Any = model.config
     width = config.get_text_config().hidden_size
     dtype = next(model.parameters()).dtype

@@ -44,7 +44,7 @@ def main() -> None:
             str(images), None, n_samples=args.samples, alpha=0.5, seed=0, cache=work / "cache"
         )
         opened = checkpoint.open_checkpoint(str(args.model))
-        model, processor = reference.load_reference(opened, reference.choose_device("auto"))
+        model, processor = reference.load_reference(opened, "auto")
         prepared = list(reference.batches(model, processor, chosen))
         loaded = peak_mib()
         layers = decoder_layers(model)

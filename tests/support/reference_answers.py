@@ -14,7 +14,7 @@ from PIL import Image
 def answers(folder: Path, questions: list[tuple[Path, str, str]], max_tokens: int = 4) -> list[str]:
     from luq_gguf.hf import checkpoint, reference
 
-    model, processor = reference.load_reference(checkpoint.open_checkpoint(str(folder)), torch.device("cpu"))
+    model, processor = reference.load_reference(checkpoint.open_checkpoint(str(folder)), "cpu")
     tokenizer = processor.tokenizer
     tokenizer.padding_side = "left"
     said: list[str] = []
