@@ -138,13 +138,15 @@ def _evals(run: RunFolder, known: Mapping[str, Written], model: Written) -> dict
 
 
 def _speeds(run: RunFolder, known: Mapping[str, Written]) -> tuple[Mapping[str, Any] | None, dict[str, dict[str, Any]]]:
-    """bench.json, and its row of each file of this run with the most threads. Raises as `_evals` does."""
+    """bench.json, and its row of each file of this run in stock llama.cpp with the most threads. Raises as `_evals`
+    does."""
     if not run.file("bench.json").exists():
         return None, {}
     content = artefacts.read_json(run.file("bench.json"), "bench")
     with artefacts.reading(run.file("bench.json"), "bench"):
         most = max(content["conditions"]["threads"])
-        rows = {row["file"]: row for row in content["rows"] if row["threads"] == most and row["file"] in known}
+        stock = [row for row in content["rows"] if row["threads"] == most and not row.get("kernels")]
+        rows = {row["file"]: row for row in stock if row["file"] in known}
     for name, row in rows.items():
         if row.get("sha256") != known[name].sha256:
             raise RunFolderError(

@@ -41,7 +41,8 @@ class BenchRequest:
 
 @dataclass(frozen=True)
 class Arm:
-    """A file that is compared, and the vision half it is run with, if any. `sha256` of one that will be kept."""
+    """A file that is compared, and the vision half it is run with, if any. `sha256` of one that will be kept;
+    `kernels`, the plugin that llama.cpp loads with it."""
 
     path: Path
     n_bytes: int
@@ -50,6 +51,7 @@ class Arm:
     mmproj: Path | None = None
     fits: bool = True
     sha256: str | None = None
+    kernels: Path | None = None
 
 
 @dataclass
@@ -134,7 +136,12 @@ def bench(
 
 def _run(llama: LlamaCpp, arm: Arm, held: _Measured, request: BenchRequest, content: dict[str, Any]) -> float:
     found = llama_bench.run(
-        llama, arm.path, threads=request.threads, prompts=request.prompts, n_generate=request.n_generate
+        llama,
+        arm.path,
+        threads=request.threads,
+        prompts=request.prompts,
+        n_generate=request.n_generate,
+        kernels=arm.kernels,
     )
     for key, samples in found.tps.items():
         held.tps.setdefault(key, []).extend(samples)
@@ -157,7 +164,7 @@ def _bench_images(
         image = request.image or _made_image(Path(folder))
         for done in range(rounds * len(chosen)):
             arm, held = chosen[(done + done // len(chosen)) % len(chosen)]
-            with Runner(arm.path, arm.mmproj, threads=max(request.threads)) as runner:
+            with Runner(arm.path, arm.mmproj, threads=max(request.threads), kernels=arm.kernels) as runner:
                 watch = machine.PeakMemory(runner.pid)
                 try:
                     runner.ask("Hello.", max_tokens=1)  # reads the weights once, as llama-bench's warm-up does
@@ -217,6 +224,7 @@ def _rows(
                 {
                     "file": arm.path.name,
                     "sha256": arm.sha256,
+                    "kernels": arm.kernels is not None,
                     "n_bytes": arm.n_bytes,
                     "bpw": arm.bpw,
                     "threads": threads,

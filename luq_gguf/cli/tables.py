@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from luq_gguf.planner import format_size
+from luq_gguf.report import figures
 from luq_gguf.speed import SpeedTable
 from luq_gguf.statistics import format_ratio
 
@@ -107,7 +108,7 @@ def _figures(point: dict[str, Any] | None) -> str:
 def bench_tables(content: dict[str, Any]) -> list[Table]:
     """Decode, prefill, and what the files take: a row for every file and number of threads."""
     conditions, rows = content["conditions"], content["rows"]
-    names = _apart([row["file"] for row in rows])
+    names = _apart([figures.bench_name(row) for row in rows])
     turns = f"{conditions['repetitions']} turns on {content['machine']['cpu']}"
     baseline = names.get(conditions["baseline"], "Q4_K_M, not given")
     decode = _speed_table(f"decode of {conditions['generated_tokens']} tokens, tokens/s, {turns}", baseline)
@@ -116,7 +117,7 @@ def bench_tables(content: dict[str, Any]) -> list[Table]:
     for name in ("file", "size", "peak memory", "image", "first token", f"{conditions['generated_tokens']} tokens"):
         files.add_column(name, justify="left" if name == "file" else "right")
     for row in rows:
-        cells = (names[row["file"]], str(row["threads"]))
+        cells = (names[figures.bench_name(row)], str(row["threads"]))
         decode.add_row(*cells, *_speeds(row["decode_tps"]), format_ratio(row["decode_ratio"]))
         for length, spread in row["prefill"].items():
             ratio = format_ratio(row["prefill_ratio"]) if spread == row["prefill_tps"] else ""
@@ -126,7 +127,7 @@ def bench_tables(content: dict[str, Any]) -> list[Table]:
             seconds = [f"{row['image'][key]['median']:.2f} s" for key in times] if row["image"] else ["", "", ""]
             beyond = "" if row["fits_memory"] else " (beyond free memory)"
             size, peak = format_size(row["n_bytes"]), format_size(row["peak_rss_bytes"])
-            files.add_row(names[row["file"]] + beyond, size, peak, *seconds)
+            files.add_row(names[figures.bench_name(row)] + beyond, size, peak, *seconds)
     return [decode, prefill, files]
 
 
@@ -139,7 +140,7 @@ def _speed_table(title: str, baseline: str, *more: str) -> Table:
 
 def _apart(names: list[str]) -> dict[str, str]:
     """File names without the words, between hyphens, that all of them begin with: the model's name."""
-    words = [name.removesuffix(".gguf").split("-") for name in names]
+    words = [name.replace(".gguf", "").split("-") for name in names]
     same = len(list(itertools.takewhile(lambda column: len(set(column)) == 1, zip(*words, strict=False))))
     return {name: "-".join(parts[same:]) or name for name, parts in zip(names, words, strict=True)}
 

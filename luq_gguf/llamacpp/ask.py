@@ -71,15 +71,17 @@ class Runner:
         timeout: float | None = None,
         max_memory: float | None = None,
         check: bool = False,
+        kernels: Path | None = None,
     ) -> None:
         """For files from anywhere: `timeout` bounds loading and each reply, in seconds, `max_memory` the child's
-        address space, in bytes; `check` refuses weights that are no numbers."""
+        address space, in bytes; `check` refuses weights that are no numbers. `kernels` is a plugin to load."""
         self._command = [sys.executable, "-m", "luq_gguf.llamacpp.worker", str(model), "--ctx", str(n_ctx)]
         self._command += ["--batch", str(n_batch)]
         self._command += ["--mmproj", str(mmproj)] if mmproj else []
         self._command += ["--threads", str(threads)] if threads else []
         self._command += ["--embeddings", str(embeddings)] if embeddings else []
         self._command += ["--check"] if check else []
+        self._command += ["--kernels", str(kernels)] if kernels else []
         self._command += ["--max-memory", str(int(max_memory))] if max_memory else []
         self._name = model.name
         self._timeout = timeout

@@ -14,6 +14,7 @@ from typing import Any
 import llama_cpp
 import numpy as np
 from llama_cpp import mtmd_cpp as mtmd
+from llama_cpp._ggml import libggml
 
 from luq_gguf.images import open_rgb
 from luq_gguf.llamacpp import prompt
@@ -30,6 +31,14 @@ def _quiet(level: int, text: bytes, data: Any) -> None:
     """Only errors (level 4 in ggml.h) are worth a line on stderr."""
     if level == 4:
         sys.stderr.write(text.decode("utf-8", "replace"))
+
+
+def load_plugin(path: Path) -> None:
+    """Let ggml load a library of kernels, as llama.cpp's tools do; before the first model. Raises WorkerError."""
+    load = libggml.ggml_backend_load
+    load.restype = ctypes.c_void_p
+    if not load(str(path).encode()):
+        raise WorkerError(f"ggml does not load {path.name}")
 
 
 class Model:

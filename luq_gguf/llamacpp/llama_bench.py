@@ -17,6 +17,8 @@ from luq_gguf.errors import RunnerError
 from luq_gguf.llamacpp import tools
 from luq_gguf.llamacpp.tools import LlamaCpp
 
+PLUGIN = "GGML_BACKEND_PATH"  # a library that llama.cpp's tools load beside their own backends
+
 
 @dataclass(frozen=True)
 class Run:
@@ -40,17 +42,27 @@ def run(
     prompts: Sequence[int],
     n_generate: int,
     repetitions: int = 1,
+    kernels: Path | None = None,
 ) -> Run:
-    """Load a file once and measure prefill of each prompt length and decode, at each number of threads.
+    """Load a file once and measure prefill of each prompt length and decode, at each number of threads; with a plugin
+    of kernels where one is given.
 
     llama-bench warms up before each measurement by itself. Raises RunnerError with its words where it fails.
     """
     command = [str(llama.tool("llama-bench")), "-m", str(model), "-o", "jsonl", "-r", str(repetitions)]
     command += ["-t", ",".join(map(str, threads)), "-p", ",".join(map(str, prompts)) or "0", "-n", str(n_generate)]
     started, busy = time.monotonic(), machine.busy_seconds()
+    environment = {name: value for name, value in os.environ.items() if name != PLUGIN}
+    environment |= {PLUGIN: str(kernels)} if kernels else {}
     with tempfile.TemporaryFile("w+") as errors:
         child = Popen(
-            command, stdout=PIPE, stderr=errors, text=True, start_new_session=True, preexec_fn=tools.die_with_parent
+            command,
+            stdout=PIPE,
+            stderr=errors,
+            text=True,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=tools.die_with_parent,
         )
         watch = machine.PeakMemory(child.pid)
         try:

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from luq_gguf.llamacpp.libllama import Model, WorkerError
+from luq_gguf.llamacpp.libllama import Model, WorkerError, load_plugin
 
 
 def generate(
@@ -149,6 +149,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=512, help="tokens computed at once")
     parser.add_argument("--embeddings", type=Path, help="folder that keeps what the mmproj makes of images")
     parser.add_argument("--check", action="store_true", help="refuse weights that are no numbers")
+    parser.add_argument("--kernels", type=Path, help="a plugin for ggml to load first")
     parser.add_argument("--max-memory", type=int, help="most bytes of address space")
     args = parser.parse_args()
     if args.max_memory:
@@ -157,6 +158,8 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     try:
+        if args.kernels:
+            load_plugin(args.kernels)
         model = Model(args.model, args.mmproj, args.threads, args.ctx, args.batch, args.embeddings, args.check)
     except WorkerError as failure:
         out.write(json.dumps({"error": str(failure)}) + "\n")

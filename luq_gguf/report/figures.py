@@ -176,6 +176,11 @@ def sizes(files: Sequence[tuple[str, Mapping[str, int]]], path: Path) -> None:
     _save(path, draw, (6.4, 1.2 + 0.45 * len(files)), grid="x")
 
 
+def bench_name(row: Mapping[str, Any]) -> str:
+    """A row of bench.json: its file, and whether it ran with our kernels."""
+    return str(row["file"]) + (" with kernels" if row.get("kernels") else "")
+
+
 def throughput(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Decode and prefill of files side by side, the most threads measured: medians, bars from the least sample to the
     most."""
@@ -187,7 +192,7 @@ def throughput(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             medians = [row[key]["median"] for row in shown]
             least = [row[key]["median"] - min(row[key]["samples"]) for row in shown]
             most = [max(row[key]["samples"]) - row[key]["median"] for row in shown]
-            labels = [row["file"].removesuffix(".gguf") for row in shown]
+            labels = [bench_name(row).replace(".gguf", "") for row in shown]
             one.barh(
                 labels, medians, xerr=[least, most], color=colour, hatch=hatch, edgecolor="#333333", linewidth=0.5,
                 capsize=3,

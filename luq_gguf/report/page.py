@@ -178,7 +178,7 @@ def throughput_section(content: Mapping[str, Any], folder: Path) -> Section:
         prefill = f"{row['prefill_tps']['median']:.1f}" if row["prefill_tps"] else ""
         ratios = [format_ratio(row["decode_ratio"]), format_ratio(row["prefill_ratio"])]
         speeds = [f"{row['decode_tps']['median']:.1f}", ratios[0], prefill, ratios[1]]
-        cells.append([row["file"], str(row["threads"]), *speeds, format_size(row["peak_rss_bytes"])])
+        cells.append([figures.bench_name(row), str(row["threads"]), *speeds, format_size(row["peak_rss_bytes"])])
     told = _told({**conditions, **{k: v for k, v in machine.items() if k != "build"}})
     return Section("Throughput", (), head, cells, images, told)
 
