@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import re
 import sys
 import time
 from pathlib import Path
@@ -26,11 +27,22 @@ class WorkerError(Exception):
     """Something in libllama or libmtmd said no; the message says what."""
 
 
+_told: list[str] = []  # errors so far
+
+
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
 def _quiet(level: int, text: bytes, data: Any) -> None:
-    """Only errors (level 4 in ggml.h) are worth a line on stderr."""
+    """Only errors (level 4 in ggml.h) are worth a line on stderr. The first is the reason, others follow from it."""
     if level == 4:
-        sys.stderr.write(text.decode("utf-8", "replace"))
+        _told.append(text.decode("utf-8", "replace"))
+        sys.stderr.write(_told[-1])
+
+
+def _why() -> str:
+    """The library's own reason, without the function's name that it puts before it; empty where it gave none."""
+    words = " ".join(_told[0].split()) if _told else ""
+    reason = "".join(character for character in words if character.isprintable())  # it may quote the file
+    return f": {re.sub(r'^[a-z_]+: ', '', reason)[:300]}" if reason else ""
 
 
 def load_plugin(path: Path) -> None:
@@ -65,7 +77,7 @@ class Model:
         options.check_tensors = check
         self.model = llama_cpp.llama_model_load_from_file(str(model).encode(), options)
         if not self.model:
-            raise WorkerError(f"libllama cannot load {model.name}")
+            raise WorkerError(f"libllama cannot load {model.name}{_why()}")
         self.vocab = llama_cpp.llama_model_get_vocab(self.model)
         context = llama_cpp.llama_context_default_params()
         context.n_ctx, context.n_batch, context.n_ubatch = n_ctx, N_BATCH, N_BATCH
@@ -79,7 +91,7 @@ class Model:
             vision.n_threads, vision.print_timings, vision.warmup = threads, False, False
             self.mtmd = mtmd.mtmd_init_from_file(str(mmproj).encode(), self.model, vision)
             if not self.mtmd:
-                raise WorkerError(f"libmtmd cannot load {mmproj.name} for {model.name}")
+                raise WorkerError(f"libmtmd cannot load {mmproj.name} for {model.name}{_why()}")
         self.n_vocab = llama_cpp.llama_vocab_n_tokens(self.vocab)
         self.n_ctx, self.n_batch = n_ctx, n_batch
         self._embeddings = embeddings
