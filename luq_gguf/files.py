@@ -71,7 +71,7 @@ def make_f16(run: RunFolder, door: Door, listener: Listener = Listener()) -> Pat
         check_same_tensors(info, door.source)
         check_same_columns(run, info)
 
-    run.run_stage("f16", _conversion_key(door), [path.name], make)
+    run.run_stage("f16", _conversion_key(door), [path.name], make, hashed=False)
     return path
 
 
@@ -83,7 +83,7 @@ def link_f16(run: RunFolder, owner: RunFolder, door: Door) -> None:
         run.file(name).unlink(missing_ok=True)
         run.file(name).symlink_to(os.path.relpath(owner.file(name), run.path))
 
-    run.run_stage("f16", _conversion_key(door), [name], make)
+    run.run_stage("f16", _conversion_key(door), [name], make, hashed=False)
 
 
 def _conversion_key(door: Door) -> str:
@@ -156,6 +156,7 @@ def make_file(
     low_disk.clear(run)
     if keep_f16:
         make_f16(run, door, listener)
+        run.hash_outputs("f16")
     else:
         run.file(f16_name(door.checkpoint)).unlink(missing_ok=True)
         run.forget("f16")

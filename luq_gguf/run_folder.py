@@ -136,7 +136,9 @@ class RunFolder:
         status = path.stat()
         if status.st_size != fact["n_bytes"]:
             return False
-        return bool(status.st_mtime_ns == fact["mtime_ns"] or sha256_of(path) == fact["sha256"])
+        if status.st_mtime_ns == fact["mtime_ns"]:
+            return True
+        return bool(fact["sha256"]) and sha256_of(path) == fact["sha256"]
 
     def outputs(self, stage: str) -> dict[str, dict[str, Any]]:
         """What a finished stage wrote: name -> n_bytes, mtime_ns, sha256; empty where it is not finished."""
@@ -147,8 +149,13 @@ class RunFolder:
         """Files of a finished stage that are missing, or no longer what it wrote."""
         return [name for name, fact in self.outputs(stage).items() if not self._unchanged(name, fact)]
 
-    def run_stage(self, stage: str, key: str, outputs: Iterable[str], make: Callable[[], None]) -> bool:
-        """Run `make` unless the stage is done; record its outputs, time and peak memory. True where it ran."""
+    def run_stage(
+        self, stage: str, key: str, outputs: Iterable[str], make: Callable[[], None], *, hashed: bool = True
+    ) -> bool:
+        """Run `make` unless the stage is done; record its outputs, time and peak memory. True where it ran.
+
+        Not `hashed` are files that only pass through: one larger than memory would be read from the disk once more.
+        """
         if self.is_done(stage, key):
             return False
         interrupts.check()
@@ -157,7 +164,7 @@ class RunFolder:
         peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
         record = {
             "key": key,
-            "outputs": {name: self._fact(name) for name in outputs},
+            "outputs": {name: self._fact(name, hashed) for name in outputs},
             "seconds": round(time.monotonic() - started, 3),
             "peak_rss_bytes_so_far": peak * (1 if platform.system() == "Darwin" else 1024),
         }
@@ -172,10 +179,19 @@ class RunFolder:
         stages.pop(stage, None)
         self.update(stages=stages)
 
-    def _fact(self, name: str) -> dict[str, Any]:
+    def hash_outputs(self, stage: str) -> None:
+        """Add the sha256 of a finished stage's files where it was left out."""
+        stages = self.read()["stages"]
+        record = stages[stage]
+        facts = {name: fact if fact["sha256"] else self._fact(name) for name, fact in record["outputs"].items()}
+        if facts != record["outputs"]:
+            self.update(stages=stages | {stage: record | {"outputs": facts}})
+
+    def _fact(self, name: str, hashed: bool = True) -> dict[str, Any]:
         path = self.path / name
         status = path.stat()
-        return {"n_bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256_of(path)}
+        digest = sha256_of(path) if hashed else ""
+        return {"n_bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": digest}
 
 
 def _check_records(path: Path, stages: dict[str, Any]) -> None:

@@ -1,4 +1,6 @@
+import hashlib
 import json
+import os
 
 import pytest
 
@@ -33,6 +35,24 @@ def test_a_copied_run_folder_is_still_done(tmp_path):
     shutil.copytree(tmp_path / "run", tmp_path / "copy", copy_function=shutil.copy)
     with RunFolder(tmp_path / "copy") as run:
         assert not stage(run, "a")
+
+
+def test_a_file_that_passes_through_is_hashed_when_it_is_kept(tmp_path):
+    with RunFolder(tmp_path / "run", create=True) as run:
+        out = run.file("out.txt")
+
+        def make() -> None:
+            out.write_text("large")
+
+        assert run.run_stage("s", "a", ["out.txt"], make, hashed=False)
+        assert run.outputs("s")["out.txt"]["sha256"] == ""
+        assert not run.run_stage("s", "a", ["out.txt"], make, hashed=False)
+        os.utime(out, ns=(0, 0))
+        assert run.run_stage("s", "a", ["out.txt"], make, hashed=False), "nothing else tells whether it was changed"
+        run.hash_outputs("s")
+        assert run.outputs("s")["out.txt"]["sha256"] == hashlib.sha256(b"large").hexdigest()
+        os.utime(out, ns=(0, 0))
+        assert not run.run_stage("s", "a", ["out.txt"], make)
 
 
 def test_a_failed_stage_is_not_recorded_and_leaves_no_part(tmp_path):
