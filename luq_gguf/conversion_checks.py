@@ -39,15 +39,14 @@ def check_same_columns(run: RunFolder, f16: GGUFInfo) -> None:
         raise RunFolderError(
             f"{run.file('profile.safetensors')} is missing or damaged.", "Run luq-gguf profile again."
         ) from None
-    for name, ours in arrays.items():
-        if not name.startswith(COLUMNS) or name.removeprefix(COLUMNS) not in f16.types:
-            continue
-        theirs = gguf_files.column_energies(f16.path, name.removeprefix(COLUMNS))
+    named = {name.removeprefix(COLUMNS): array for name, array in arrays.items() if name.startswith(COLUMNS)}
+    for name, theirs in gguf_files.column_energies(f16.path, named).items():
+        ours = named[name]
         shares = ours / max(ours.sum(), 1e-300), theirs / max(theirs.sum(), 1e-300)
         # 16-bit rounding moves a share by 1e-4 of itself, another order by some percent.
         if abs(shares[0] - shares[1]).max() > 5e-3 * shares[0].mean():
             raise ConversionError(
-                f"llama.cpp's converter puts the columns of {name.removeprefix(COLUMNS)} in an order of its own, so "
+                f"llama.cpp's converter puts the columns of {name} in an order of its own, so "
                 "their importance would weigh on others.",
                 "luq-gguf does not know this order yet; please report it with the model's name.",
             )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,14 +92,17 @@ def open_reader(path: Path) -> gguf.GGUFReader:
         raise GGUFFileError(f"{path} is damaged: {error}", "Download or convert it again.") from None
 
 
-def column_energies(path: Path, name: str) -> np.ndarray:
-    """Sums of squared weights per column, float64 [n_in], of a matrix in 16 or 32 bits."""
-    tensor = next(t for t in gguf.GGUFReader(path).tensors if t.name == name)
-    matrix = tensor.data.reshape(-1, int(tensor.shape[0]))
-    energy = np.zeros(matrix.shape[1])
-    for start in range(0, len(matrix), 1024):  # a few rows at a time: a head may have gigabytes
-        energy += np.square(matrix[start : start + 1024].astype(np.float64)).sum(0)
-    return energy
+def column_energies(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
+    """Sums of squared weights per column, float64 [n_in], of matrices in 16 or 32 bits."""
+    found = {}
+    for tensor in gguf.GGUFReader(path).tensors:
+        if tensor.name in names:
+            matrix = tensor.data.reshape(-1, int(tensor.shape[0]))
+            found[tensor.name] = np.zeros(matrix.shape[1])
+            for start in range(0, len(matrix), 1024):  # a few rows at a time: a head may have gigabytes
+                rows = matrix[start : start + 1024].astype(np.float32)
+                found[tensor.name] += np.einsum("ij,ij->j", rows, rows)
+    return found
 
 
 def kind_of(info: GGUFInfo) -> str:
