@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,8 +37,8 @@ class Watched:
     disk: int = 0
 
 
-def watch(command: Sequence[str | Path], folder: Path) -> Watched:
-    """Run a command to its end, silently. Raises CalledProcessError where it fails."""
+def watch(command: Sequence[str | Path], folder: Path, notice: Callable[[], None] = lambda: None) -> Watched:
+    """Run a command to its end, silently, and `notice` what it does. Raises CalledProcessError where it fails."""
     found, started = Watched(), time.monotonic()
     child = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while child.poll() is None:
@@ -46,6 +46,7 @@ def watch(command: Sequence[str | Path], folder: Path) -> Watched:
             with suppress(OSError, KeyError, IndexError):
                 _look(process, found)
         found.disk = max(found.disk, _disk(folder))
+        notice()
         time.sleep(0.2)
     found.seconds = time.monotonic() - started
     if child.returncode:
@@ -80,8 +81,7 @@ def _disk(folder: Path) -> int:
 
 def by_hand(run: Path, checkpoint: Path, work: Path, threads: int) -> dict[str, Watched]:
     """The same files in `work` by llama.cpp's own tools."""
-    llama, stages = tools.find(), json.loads((run / "run.json").read_text())["stages"]
-    model, f16 = next(iter(stages["quantize"]["outputs"])), work / "by-hand-F16.gguf"
+    llama, model, f16 = tools.find(), next(iter(stages_of(run)["quantize"]["outputs"])), work / "by-hand-F16.gguf"
     convert = [sys.executable, llama.converter, checkpoint, "--outtype", "f16", "--model-name", checkpoint.name]
     found = {}
     if "Qwen" in json.loads((checkpoint / "config.json").read_text())["architectures"][0]:
@@ -95,14 +95,25 @@ def by_hand(run: Path, checkpoint: Path, work: Path, threads: int) -> dict[str, 
     return found
 
 
-def ours(run: Path, threads: int) -> tuple[Watched, dict[str, float]]:
-    """Mmproj, 16-bit file and LUQ file once more."""
+def ours(run: Path, threads: int, *more: str) -> tuple[Watched, dict[str, float]]:
+    """Mmproj, 16-bit file and LUQ file once more: the whole command, and its stages' seconds."""
     for path in run.glob("*.gguf"):
         if path.name != skeleton.IMATRIX_NAME:
             path.unlink()
-    watched = watch([sys.executable, "-m", "luq_gguf", "quantize", run, "--keep-f16", "--threads", str(threads)], run)
-    stages = json.loads((run / "run.json").read_text())["stages"]
-    return watched, {stage: stages[stage]["seconds"] for stage in ("mmproj", "f16", "quantize")}
+    seconds: dict[str, float] = {}
+
+    def notice() -> None:  # the record of the 16-bit file goes with the file
+        seconds.update({stage: record["seconds"] for stage, record in stages_of(run).items()})
+
+    command = [sys.executable, "-m", "luq_gguf", "quantize", run, "--threads", str(threads), *more]
+    watched = watch(command, run, notice)
+    notice()
+    seconds["quantize"] -= seconds.get("f16", 0.0)  # which it makes first
+    return watched, seconds
+
+
+def stages_of(run: Path) -> dict[str, dict]:
+    return json.loads((run / "run.json").read_text())["stages"]
 
 
 def main() -> None:
@@ -114,6 +125,7 @@ def main() -> None:
     parser.add_argument("--low-layers", default=12, type=int)
     parser.add_argument("--turns", default=2, type=int)
     parser.add_argument("--threads", default=2, type=int)
+    parser.add_argument("--low-disk", action="store_true", help="at the end, once more in slices")
     args = parser.parse_args()
     run, hand = args.work / "run", args.work / "by-hand"
     hand.mkdir(parents=True, exist_ok=True)
@@ -122,8 +134,7 @@ def main() -> None:
     whole = watch(command, run)
     for name, size in whole.rss.items():
         print(f"convert: {name}: {size / GIB:.2f} GiB resident, {whole.anonymous[name] / GIB:.2f} of it its own")
-    stages = json.loads((run / "run.json").read_text())["stages"]
-    told = ", ".join(f"{stage} {record['seconds']:.0f}" for stage, record in stages.items())
+    told = ", ".join(f"{stage} {record['seconds']:.0f}" for stage, record in stages_of(run).items())
     print(f"convert: {whole.seconds:.0f} s ({told}), disk {whole.disk / GIB:.2f} GiB", flush=True)
     pairs: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for turn in range(args.turns):
@@ -137,6 +148,13 @@ def main() -> None:
     for stage, both in pairs.items():
         mine, other = (statistics.median(side) for side in zip(*both, strict=True))
         print(f"| {stage} | {mine:.0f} s | {other:.0f} s | {statistics.median(a / b for a, b in both):.3f} |")
+    if args.low_disk:
+        before = stages_of(run)["quantize"]["outputs"]
+        watched, _ = ours(run, args.threads, "--low-disk")
+        after = stages_of(run)["quantize"]["outputs"]
+        same = [fact["sha256"] for fact in after.values()] == [fact["sha256"] for fact in before.values()]
+        told = f"{watched.seconds:.0f} s, disk {watched.disk / GIB:.2f} GiB"
+        print(f"--low-disk: {told}, {'the same bytes' if same else 'OTHER BYTES'}")
 
 
 if __name__ == "__main__":
