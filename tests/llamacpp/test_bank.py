@@ -34,7 +34,7 @@ def test_the_converted_file_can_be_spliced(made, converted, tmp_path):
     assert (tmp_path / "spliced.gguf").read_bytes() == converted.model.read_bytes()
 
 
-@pytest.mark.parametrize("layers", [(0,), (11, 3, 7), (5, 4, 3, 2, 1)], ids=str)
+@pytest.mark.parametrize("layers", [(0,), (11, 3, 7)], ids=str)
 def test_any_choice_of_layers_has_the_bytes_of_llama_quantize(made, layers, tmp_path):
     run, door, low, high = made
     plan = planner.make_plan(door.tensors, layers, Budget(low_layers=len(layers)), "entropy")
