@@ -123,13 +123,15 @@ def main() -> None:
     parser.add_argument("--calib", required=True)
     parser.add_argument("--samples", default=8, type=int)
     parser.add_argument("--low-layers", default=12, type=int)
+    parser.add_argument("--low", default="IQ1_M", help="Q2_K takes a fifth of the time")
     parser.add_argument("--turns", default=2, type=int)
     parser.add_argument("--threads", default=2, type=int)
     parser.add_argument("--low-disk", action="store_true", help="at the end, once more in slices")
     args = parser.parse_args()
     run, hand = args.work / "run", args.work / "by-hand"
     hand.mkdir(parents=True, exist_ok=True)
-    how = ["--samples", str(args.samples), "--low-layers", str(args.low_layers), "--threads", str(args.threads)]
+    how = ["--samples", str(args.samples), "--low-layers", str(args.low_layers), "--low", args.low]
+    how += ["--threads", str(args.threads)]
     command = [sys.executable, "-m", "luq_gguf", "convert", args.checkpoint, "--out", run, "--calib", args.calib, *how]
     whole = watch(command, run)
     for name, size in whole.rss.items():
