@@ -64,7 +64,7 @@ static inline uint16_t half_scale(const Meta & meta, int row) { return static_ca
 // columns of all activation rows follow one another, so that a tile finds them at constant distances.
 struct alignas(64) Activations {
     int8_t q[kColumns];
-    int16_t sums[2 * kGroups];  // of 8 columns each
+    int16_t sums[2 * kGroups];  // twice the sums of 8 columns: what b is multiplied with
     int32_t offset[kGroups];    // -9 times the sum of a group
     int16_t offset16[kGroups];  // the same
     float scale;                // one eighth of the block's: the 8 of weights in eighths

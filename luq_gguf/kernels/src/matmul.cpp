@@ -46,10 +46,10 @@ void prepare(FromFloat from_float, const float * values, Activations & out) {
     for (int i = 0; i < 2 * kGroups; ++i) {
         int sum = 0;
         for (int j = 0; j < 8; ++j) sum += block.q[8 * i + j];
-        out.sums[i] = static_cast<int16_t>(sum);
+        out.sums[i] = static_cast<int16_t>(2 * sum);
     }
     for (int group = 0; group < kGroups; ++group) {
-        out.offset[group] = -9 * (out.sums[2 * group] + out.sums[2 * group + 1]);
+        out.offset[group] = -9 * (out.sums[2 * group] + out.sums[2 * group + 1]) / 2;
         out.offset16[group] = static_cast<int16_t>(out.offset[group]);
     }
     out.scale = 0.125f * block.d;
