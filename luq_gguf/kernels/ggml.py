@@ -45,6 +45,7 @@ class _CpuTraits(ctypes.Structure):
 
 
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
+    "ggml_cpu_init": (None, []),
     "ggml_init": (c_void_p, [_Params]),
     "ggml_free": (None, [c_void_p]),
     "ggml_new_tensor": (c_void_p, [c_void_p, c_int, c_int, POINTER(c_int64)]),
@@ -88,6 +89,7 @@ class Ggml:
             function = next(getattr(library, name) for library in self._libraries if hasattr(library, name))
             function.restype, function.argtypes = result, arguments
             setattr(self, name, function)
+        self.ggml_cpu_init()  # fills tables that ggml's own products look halves up in
 
     def __getattr__(self, name: str) -> Any:  # functions that __init__ has set
         raise AttributeError(name)
@@ -146,7 +148,9 @@ class Product:
     `blocks`: matrices as rows of bytes; `shape`: of the activations, columns last, as numpy has them.
     """
 
-    def __init__(self, ggml: Ggml, buffer_type: int, blocks: Sequence[Bytes], shape: tuple[int, ...], threads: int) -> None:
+    def __init__(
+        self, ggml: Ggml, buffer_type: int, blocks: Sequence[Bytes], shape: tuple[int, ...], threads: int
+    ) -> None:
         self._ggml = ggml
         self.backend = ggml.ggml_backend_cpu_init()
         ggml.ggml_backend_cpu_set_n_threads(self.backend, threads)

@@ -96,3 +96,9 @@ LUQ_EXPORT const char * luq_kernels_path() {
     const luq::Choice choice = luq::choose_path(std::getenv("LUQ_KERNELS"));
     return choice.path ? choice.path->name : nullptr;
 }
+
+// Bits a weight takes on that path.
+LUQ_EXPORT double luq_kernels_bits() {
+    const luq::Choice choice = luq::choose_path(std::getenv("LUQ_KERNELS"));
+    return choice.path ? 8.0 * luq::superblock_bytes(choice.path->layout) / (luq::kRows * luq::kColumns) : 0.0;
+}
