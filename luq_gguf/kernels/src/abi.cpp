@@ -42,8 +42,9 @@ std::string buffers_difference(const Ggml & ggml) {
     const ggml_backend_buffer_t buffer = ggml.buft_alloc_buffer(buft, 192);
     if (!buffer) return "ggml's CPU backend has no memory to give.";
     ggml.buffer_set_usage(buffer, GGML_BACKEND_BUFFER_USAGE_COMPUTE);
+    const auto usage = GGML_BACKEND_BUFFER_USAGE_COMPUTE;
     const bool same = buffer->buft == ggml.buffer_get_type(buffer) && buffer->size == ggml.buffer_get_size(buffer) &&
-                      buffer->usage == ggml.buffer_get_usage(buffer) && buffer->usage == GGML_BACKEND_BUFFER_USAGE_COMPUTE &&
+                      buffer->usage == ggml.buffer_get_usage(buffer) && buffer->usage == usage &&
                       buffer->iface.get_base && buffer->iface.get_base(buffer) == ggml.buffer_get_base(buffer) &&
                       buft->device == ggml.buft_get_device(buft) && buft->iface.get_name &&
                       std::string(buft->iface.get_name(buft)) == ggml.buft_name(buft);

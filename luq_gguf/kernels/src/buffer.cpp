@@ -116,8 +116,8 @@ void set_tensor(ggml_backend_buffer_t, ggml_tensor * tensor, const void * data, 
     const uint8_t * rows = static_cast<const uint8_t *>(data);
     const int n_superblocks = static_cast<int>(tensor->ne[0] / kColumns);
     for (int64_t i = 0; i < range.count; ++i) {
-        pack_rowgroup(runtime->grid, runtime->path->layout, rows + i * kRows * tensor->nb[1], tensor->nb[1], n_superblocks,
-                      range.packed + i * rowgroup_bytes(tensor));
+        pack_rowgroup(runtime->grid, runtime->path->layout, rows + i * kRows * tensor->nb[1], tensor->nb[1],
+                      n_superblocks, range.packed + i * rowgroup_bytes(tensor));
     }
 }
 

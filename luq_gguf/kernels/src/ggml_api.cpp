@@ -74,8 +74,8 @@ std::string Ggml::find() {
     need("ggml_threadpool_chunk_add", chunk_add);
     // C++, as g++ and clang write std::vector<ggml_backend_buffer_type *> & ggml_backend_cpu_get_extra_buffer_types().
     need("_Z39ggml_backend_cpu_get_extra_buffer_typesv", extra_buffer_types);
-    if (missing) return std::string("This ggml has no symbol ") + missing + " to be found: it is static, or another one.";
-    return "";
+    if (!missing) return "";
+    return std::string("This ggml has no symbol ") + missing + " to be found: it is static, or another one.";
 }
 
 }  // namespace luq

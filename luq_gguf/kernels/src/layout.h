@@ -1,7 +1,7 @@
 // The repacked form of IQ1_M, and what every path computes on it.
 //
-// A weight of IQ1_M is d * (2s+1) * (g + delta): g in {-1,0,1}; delta = +-1/8 for 8 weights; s of 3 bits for 16 weights,
-// a "group"; d, a half, for 256 weights. With c = g+1 and b = 1 where delta is positive it is a small integer times a
+// A weight of IQ1_M is d * (2s+1) * (g + delta): g in {-1,0,1}; delta = +-1/8 for 8 weights; s of 3 bits for 16, a
+// "group"; d, a half, for 256. With c = g+1 and b = 1 where delta is positive it is a small integer times a
 // power of two:
 //
 //     weight = (d/8) * (2s+1) * (8c + 2b - 9)

@@ -21,8 +21,8 @@ struct Ops {
     static __m256i pairs(__m256i sum, __m256i x, __m256i y) { return _mm256_add_epi32(sum, _mm256_madd_epi16(x, y)); }
 };
 
-// Bytes 8c+2b-9, signed, times activations plus 128, unsigned: at most 9 * 255 * 8, nothing saturates. 128 times the sum
-// of weights is taken off once a superblock.
+// Bytes 8c+2b-9, signed, times activations plus 128, unsigned: at most 9 * 255 * 8, nothing saturates. 128 times the
+// sum of weights is taken off once a superblock.
 struct Tile {
     static constexpr int kColumns = 3;
 
@@ -80,14 +80,17 @@ struct Tile {
                 for (int c = 0; c < C; ++c) {
                     const __m256i signs = _mm256_set1_epi8(static_cast<char>(128));
                     const __m256i activations = _mm256_xor_si256(broadcast256(a[c].q + 16 * group + 4 * i), signs);
-                    const __m256i p0 = _mm256_maddubs_epi16(activations, w0), p1 = _mm256_maddubs_epi16(activations, w1);
+                    const __m256i p0 = _mm256_maddubs_epi16(activations, w0);
+                    const __m256i p1 = _mm256_maddubs_epi16(activations, w1);
                     dot[0][c] = i ? _mm256_add_epi16(dot[0][c], p0) : p0;
                     dot[1][c] = i ? _mm256_add_epi16(dot[1][c], p1) : p1;
                 }
             }
 #pragma GCC unroll 3
             for (int c = 0; c < C; ++c) {
-                for (int half = 0; half < 2; ++half) sum[half][c] = Ops::pairs(sum[half][c], dot[half][c], odd[group][half]);
+                for (int half = 0; half < 2; ++half) {
+                    sum[half][c] = Ops::pairs(sum[half][c], dot[half][c], odd[group][half]);
+                }
             }
         }
 #pragma GCC unroll 3

@@ -67,7 +67,8 @@ inline __m512i superblock_sum(const uint8_t * superblock, const Scales & scales,
         if (slot % 4 != 3) continue;
         const int group = slot / 4;
         const __m512i bits = _mm512_and_si512(_mm512_srli_epi32(scales.delta, group), _mm512_set1_epi32(0x00010001));
-        const __m512i rest = _mm512_dpwssd_epi32(_mm512_set1_epi32(a.offset[group]), bits, broadcast(a.sums + 2 * group));
+        const __m512i offset = _mm512_set1_epi32(a.offset[group]);
+        const __m512i rest = _mm512_dpwssd_epi32(offset, bits, broadcast(a.sums + 2 * group));
         const __m512i first3 = _mm512_add_epi32(_mm512_add_epi32(first, first), first);
         const __m512i dot = _mm512_srai_epi32(_mm512_sub_epi32(first3, second), 5);
         // Fits 16 bits: the lower half times 2s+1, the upper half times 0.

@@ -13,7 +13,8 @@ struct Evex {
     static __m256i pairs(__m256i sum, __m256i x, __m256i y) { return _mm256_dpwssd_epi32(sum, x, y); }
 };
 
-constexpr Path kPath = {"avx512vl", Layout::t2, multiply_vector256<VnniOps<Evex>>, multiply_matrix256<VnniTile<Evex>>, 3};
+constexpr Path kPath = {"avx512vl", Layout::t2, multiply_vector256<VnniOps<Evex>>, multiply_matrix256<VnniTile<Evex>>,
+                        3};
 
 }  // namespace
 

@@ -13,7 +13,8 @@ struct Vex {
     static __m256i pairs(__m256i sum, __m256i x, __m256i y) { return _mm256_dpwssd_avx_epi32(sum, x, y); }
 };
 
-constexpr Path kPath = {"avxvnni", Layout::t2, multiply_vector256<VnniOps<Vex>>, multiply_matrix256<VnniTile<Vex>>, 3};
+constexpr Path kPath = {"avxvnni", Layout::t2, multiply_vector256<VnniOps<Vex>>, multiply_matrix256<VnniTile<Vex>>,
+                        3};
 
 }  // namespace
 

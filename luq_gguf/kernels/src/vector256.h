@@ -78,7 +78,8 @@ inline __m256i group_dot(const __m256i * x, int t, const int8_t * a) {
 }
 
 template <class Ops>
-inline __m256i superblock_sum256(const uint8_t * superblock, const Scales256 & scales, const Activations & a, int half) {
+inline __m256i superblock_sum256(const uint8_t * superblock, const Scales256 & scales, const Activations & a,
+                                 int half) {
     __m256i sum = _mm256_setzero_si256();
 #pragma GCC unroll 4
     for (int g = 0; g < 4; ++g) {

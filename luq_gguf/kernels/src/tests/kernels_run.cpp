@@ -1,9 +1,9 @@
-// kernels-run GRID: computes what it is told on stdin. GRID holds the 2048 rows of 8 weights of IQ1_M, a signed byte each.
+// kernels-run GRID: computes what it is told on stdin. GRID holds the 2048 rows of 8 weights of IQ1_M, a byte each.
 //
 // A case: a path's name in 16 bytes; rows, columns, n, threads, form (0 as in use, 1 column by column, 2 matrix) as
 // 32-bit numbers; the blocks of the weights; n rows of Q8_K blocks. The answer: 1 where packing and unpacking gave the
 // same blocks, 0 where not, -1 for a path that this CPU does not run, as a 32-bit number; then n rows of floats.
-// Without stdin it prints the paths that this CPU runs.
+// Without GRID it prints the paths that this CPU runs.
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -56,7 +56,8 @@ struct Packed {
     }
 };
 
-int32_t pack(const luq::Grid & grid, luq::Layout layout, const std::vector<uint8_t> & blocks, int n_superblocks, uint8_t * out) {
+int32_t pack(const luq::Grid & grid, luq::Layout layout, const std::vector<uint8_t> & blocks, int n_superblocks,
+             uint8_t * out) {
     const size_t row_bytes = static_cast<size_t>(n_superblocks) * luq::kBlockBytes;
     std::vector<uint8_t> again(blocks.size());
     for (size_t at = 0; at < blocks.size(); at += luq::kRows * row_bytes) {
@@ -102,7 +103,7 @@ bool answer_case(const luq::Grid & grid) {
 
 int main(int argc, char ** argv) {
     if (argc < 2) {
-        for (const luq::Path * path : luq::runnable_paths()) std::printf("%s %d\n", path->name, path->layout == luq::Layout::t5);
+        for (const luq::Path * path : luq::runnable_paths()) std::printf("%s\n", path->name);
         return 0;
     }
     std::FILE * file = std::fopen(argv[1], "rb");

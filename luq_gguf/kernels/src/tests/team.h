@@ -42,7 +42,9 @@ void on_team(int n, F work) {
     pool.nth = n;
     std::vector<std::thread> threads;
     for (int ith = 1; ith < n; ++ith) {
-        threads.emplace_back([&, ith] { work(luq::Team{ith, n, &pool, pool_barrier, pool_chunk_set, pool_chunk_add}); });
+        threads.emplace_back([&, ith] {
+            work(luq::Team{ith, n, &pool, pool_barrier, pool_chunk_set, pool_chunk_add});
+        });
     }
     work(luq::Team{0, n, &pool, pool_barrier, pool_chunk_set, pool_chunk_add});
     for (std::thread & thread : threads) thread.join();
