@@ -4,6 +4,7 @@ LuqError                    exit code 1: the job failed
 ├── ToolsError              llama.cpp's tools, or lmms-eval, are missing, foreign or too old
 ├── ConversionError         llama.cpp's converter or llama-quantize failed
 ├── VerificationError       the written file is not what was planned
+├── KernelsError            the kernels cannot be built here, or the ggml of this process is not theirs
 ├── RunnerError             libllama, libmtmd or llama-server failed on a file
 ├── BenchmarkError          lmms-eval failed on a benchmark
 ├── DiskSpaceError          not enough room for the job
@@ -51,6 +52,10 @@ class ConversionError(LuqError):
 
 class VerificationError(LuqError):
     """The written file is not what was planned."""
+
+
+class KernelsError(LuqError):
+    """The kernels cannot be built here, or the ggml of this process is not theirs."""
 
 
 class RunnerError(LuqError):

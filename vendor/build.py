@@ -4,6 +4,7 @@
     python vendor/build.py             build if absent; print the folder
     python vendor/build.py --where     only print the folder
     python vendor/build.py --install   and install its Python bindings into this environment
+    python vendor/build.py --headers   fetch ggml's headers, for luq_gguf/kernels; print the folder
 
 The folder holds the wheel, the wheel unpacked (llama_cpp/bin, llama_cpp/lib) and the converter of the same sdist. Its
 name carries the pin, the flags and the CPU's features: ggml is built for the CPU at hand. Needs a C++ compiler and
@@ -18,6 +19,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -83,6 +85,30 @@ def unpack_converter(sdist: Path, folder: Path) -> None:
                 archive.extract(member, folder, filter="data")
 
 
+def is_header(name: str) -> bool:
+    """Of ggml: public headers, and those of its sources that a backend is written against."""
+    return re.fullmatch(r"(include|src|src/ggml-cpu)/[\w-]+\.h|CMakeLists\.txt", name) is not None
+
+
+def headers() -> Path:
+    """ggml's headers of the pin, taken out of the sdist when first asked for: wheels carry the public ones only."""
+    target = cache_folder().parent / f"ggml-headers-{PIN['version']}-{PIN['sha256'][:12]}"
+    if target.exists():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=target.name + ".", dir=target.parent) as beside:
+        whole = Path(beside) / "headers"
+        with tarfile.open(fetch_sdist(Path(beside))) as archive:
+            for member in archive:
+                inner = member.name.partition("/vendor/llama.cpp/ggml/")[2]
+                if is_header(inner):
+                    member.name = inner
+                    archive.extract(member, whole, filter="data")
+        with contextlib.suppress(OSError):  # another process may have been faster
+            whole.rename(target)
+    return target
+
+
 def build() -> Path:
     """The finished folder; built beside its name and renamed when whole."""
     target = cache_folder()
@@ -114,7 +140,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--install", action="store_true", help="pip install the bindings into this environment")
     parser.add_argument("--where", action="store_true", help="only print where the build is or would be")
+    parser.add_argument("--headers", action="store_true", help="only fetch ggml's headers and print their folder")
     args = parser.parse_args()
+    if args.headers:
+        print(headers())
+        return
     if args.where:
         print(cache_folder())
         return

@@ -67,6 +67,18 @@ def pin() -> dict[str, object]:
     return found
 
 
+def ggml_headers() -> Path:
+    """ggml's headers of the pin, fetched with its sdist where they are not in the cache yet."""
+    found: Path = _load_recipe().headers()
+    return found
+
+
+def cache_root() -> Path:
+    """The folder of the user's cache that builds are kept in."""
+    found: Path = _load_recipe().cache_folder().parent
+    return found
+
+
 def _hint() -> str:
     return (
         f"Build the pinned llama.cpp with `python {recipe()}` (several minutes, once), "

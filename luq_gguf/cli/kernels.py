@@ -1,0 +1,42 @@
+"""luq-gguf kernels: a faster IQ1_M for stock llama.cpp, built where it is not, and what it gains on this CPU."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from luq_gguf.cli import options, output
+
+
+@click.command("kernels")
+@click.option("--path", "only_path", is_flag=True, help="Print the library's path, nothing else; build it if absent.")
+@options.as_json
+def command(only_path: bool, as_json: bool) -> None:
+    """Build the kernels if they are not, say which path this CPU takes, and measure for 5 seconds what they gain.
+
+    \b
+    GGML_BACKEND_PATH=$(luq-gguf kernels --path) llama-server -m FILE.gguf
+    LUQ_KERNELS=auto|avx512|avxvnni|avx512vl|avx2|neon|portable|portable-t5|off forces a path.
+    """
+    from luq_gguf.kernels import build, measure, state
+    from luq_gguf.statistics import format_ratio
+
+    library = build.library()
+    if only_path:
+        click.echo(library)
+        return
+    found = state.of(library)
+    gain = measure.gain(library) if found.path else None
+    if as_json:
+        facts = {"library": str(library), "path": found.path, "bits_per_weight": found.bits_per_weight, "gain": gain}
+        output.print_json({"built": True} | facts)
+        return
+    click.echo(f"library  {library}")
+    if not gain:
+        wish = os.environ.get("LUQ_KERNELS")
+        click.echo("path     none: " + ("switched off by LUQ_KERNELS" if wish == "off" else "not on this CPU"))
+        return
+    click.echo(f"path     {found.path}, {found.bits_per_weight:.3f} bits a weight in memory")
+    click.echo(f"gain     {format_ratio(gain)} times stock IQ1_M: {gain['conditions']}")
+    click.echo(f"use      GGML_BACKEND_PATH={library} llama-server -m FILE.gguf")

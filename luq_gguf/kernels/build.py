@@ -1,0 +1,102 @@
+"""The kernels' library, compiled once into the user's cache against the headers of the pinned llama.cpp.
+
+The folder's name carries the pin and the sources, so that it is built again when either changes; it runs on any CPU of
+the architecture. Needs a C++ compiler; CMake comes from the package index where the machine has none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from luq_gguf.errors import KernelsError
+from luq_gguf.llamacpp import tools
+
+SOURCES = Path(__file__).parent / "src"
+LIBRARY = "libluq-kernels.so"
+COMPILERS = ("c++", "g++", "clang++")
+
+
+def folder() -> Path:
+    """Where the build of these sources for this pin lies or will lie."""
+    pin = tools.pin()
+    digest = hashlib.sha256(f"{pin['sha256']} {platform.machine()}".encode())
+    for path in sorted(SOURCES.iterdir()):
+        if path.is_file():
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return tools.cache_root() / f"kernels-{pin['version']}-{digest.hexdigest()[:12]}"
+
+
+def built() -> Path | None:
+    """The library, if it has been built."""
+    path = folder() / LIBRARY
+    return path if path.exists() else None
+
+
+def library() -> Path:
+    """The library, built where it is not yet: half a minute, once. Raises KernelsError where that cannot be."""
+    found = built()
+    if found:
+        return found
+    if sys.platform == "win32":
+        raise KernelsError("The kernels cannot be built on Windows: ggml does not export there what they need.", "")
+    if not any(map(shutil.which, COMPILERS)):
+        raise KernelsError(
+            f"The kernels cannot be built: there is no C++ compiler ({', '.join(COMPILERS)}).",
+            "Install g++ or clang++; everything else works without.",
+        )
+    target = folder()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=target.name + ".", dir=target.parent) as name:
+        beside = Path(name)
+        compile_sources(beside / "build")
+        whole = beside / "whole"
+        whole.mkdir()
+        shutil.copy(beside / "build" / LIBRARY, whole / LIBRARY)
+        with contextlib.suppress(OSError):  # another process may have been faster
+            whole.rename(target)
+    return target / LIBRARY
+
+
+def compile_sources(into: Path, *arguments: str, targets: tuple[str, ...] = ("luq-kernels",)) -> None:
+    """Run CMake; `arguments` are further ones of its first step."""
+    try:
+        headers = tools.ggml_headers()
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise KernelsError(
+            f"The kernels cannot be built: the pinned llama.cpp's headers cannot be fetched ({error}).",
+            "They come from the package index with its sdist, once; try again with a connection.",
+        ) from None
+    cmake = _cmake(into.parent)
+    configure = [cmake, "-S", str(SOURCES), "-B", str(into), "-DCMAKE_BUILD_TYPE=Release", f"-DGGML_HEADERS={headers}"]
+    configure += [f"-DLUQ_GGML_VERSION={ggml_version(headers)}", *arguments]
+    for command in (configure, [cmake, "--build", str(into), "--target", *targets]):
+        try:
+            tools.run(command, failure=KernelsError, what="The kernels' build", hint="The lines above are CMake's own.")
+        except OSError as error:
+            raise KernelsError(f"The kernels cannot be built: {command[0]}: {error.strerror}.", "") from None
+
+
+def ggml_version(headers: Path) -> str:
+    """What ggml of these headers calls itself."""
+    text = (headers / "CMakeLists.txt").read_text()
+    found = (re.search(rf"set\(GGML_VERSION_{part} (\d+)\)", text) for part in ("MAJOR", "MINOR", "PATCH"))
+    return ".".join(match[1] if match else "?" for match in found)
+
+
+def _cmake(beside: Path) -> str:
+    found = shutil.which("cmake")
+    if found:
+        return found
+    into = beside / "cmake"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", str(into)]
+    if subprocess.run([*pip, "cmake"]).returncode:
+        raise KernelsError("The kernels cannot be built: there is no cmake, nor can pip get it.", "Install cmake.")
+    return str(into / "cmake" / "data" / "bin" / "cmake")

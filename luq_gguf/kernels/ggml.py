@@ -1,0 +1,211 @@
+"""Products of one IQ1_M matrix by a stock ggml, with and without the kernels: for measuring them, and for their tests.
+
+Through ctypes, on the libraries of the pinned build. Use it in a child process where a failed assertion must not end
+the caller.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from ctypes import POINTER, c_bool, c_char_p, c_int, c_int64, c_size_t, c_void_p
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+BLOCK, BLOCK_BYTES, Q8_BYTES = 256, 56, 292
+F32, F16, IQ1_M, Q8_K = 0, 1, 29, 15  # numbers of enum ggml_type
+BUFFER_NAME = "CPU_LUQ"
+_TENSOR_OVERHEAD = 1 << 20  # bytes for the headers of a few tensors and a graph
+
+
+class _Params(ctypes.Structure):
+    _fields_ = [("mem_size", c_size_t), ("mem_buffer", c_void_p), ("no_alloc", c_bool)]
+
+
+class _Traits(ctypes.Structure):  # the first fields of ggml_type_traits
+    _fields_ = [
+        ("type_name", c_char_p),
+        ("blck_size", c_int64),
+        ("blck_size_interleave", c_int64),
+        ("type_size", c_size_t),
+        ("is_quantized", c_bool),
+        ("to_float", ctypes.CFUNCTYPE(None, c_void_p, c_void_p, c_int64)),
+    ]
+
+
+_FROM_FLOAT = ctypes.CFUNCTYPE(None, c_void_p, c_void_p, c_int64)
+_VEC_DOT = ctypes.CFUNCTYPE(None, c_int, c_void_p, c_size_t, c_void_p, c_size_t, c_void_p, c_size_t, c_int)
+
+
+class _CpuTraits(ctypes.Structure):
+    _fields_ = [("from_float", _FROM_FLOAT), ("vec_dot", _VEC_DOT), ("vec_dot_type", c_int), ("nrows", c_int64)]
+
+
+_SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
+    "ggml_cpu_init": (None, []),
+    "ggml_init": (c_void_p, [_Params]),
+    "ggml_free": (None, [c_void_p]),
+    "ggml_new_tensor": (c_void_p, [c_void_p, c_int, c_int, POINTER(c_int64)]),
+    "ggml_mul_mat": (c_void_p, [c_void_p, c_void_p, c_void_p]),
+    "ggml_mul_mat_id": (c_void_p, [c_void_p, c_void_p, c_void_p, c_void_p]),
+    "ggml_get_rows": (c_void_p, [c_void_p, c_void_p, c_void_p]),
+    "ggml_view_2d": (c_void_p, [c_void_p, c_void_p, c_int64, c_int64, c_size_t, c_size_t]),
+    "ggml_new_graph": (c_void_p, [c_void_p]),
+    "ggml_build_forward_expand": (None, [c_void_p, c_void_p]),
+    "ggml_nbytes": (c_size_t, [c_void_p]),
+    "ggml_get_type_traits": (POINTER(_Traits), [c_int]),
+    "ggml_backend_tensor_set": (None, [c_void_p, c_void_p, c_size_t, c_size_t]),
+    "ggml_backend_tensor_get": (None, [c_void_p, c_void_p, c_size_t, c_size_t]),
+    "ggml_backend_alloc_ctx_tensors_from_buft": (c_void_p, [c_void_p, c_void_p]),
+    "ggml_backend_buffer_free": (None, [c_void_p]),
+    "ggml_backend_buffer_get_size": (c_size_t, [c_void_p]),
+    "ggml_backend_buft_name": (c_char_p, [c_void_p]),
+    "ggml_backend_graph_compute": (c_int, [c_void_p, c_void_p]),
+    "ggml_backend_free": (None, [c_void_p]),
+    "ggml_backend_dev_supports_op": (c_bool, [c_void_p, c_void_p]),
+    "ggml_backend_reg_dev_get": (c_void_p, [c_void_p, c_size_t]),
+    "ggml_backend_reg_get_proc_address": (c_void_p, [c_void_p, c_char_p]),
+    "ggml_get_type_traits_cpu": (POINTER(_CpuTraits), [c_int]),
+    "ggml_backend_cpu_init": (c_void_p, []),
+    "ggml_backend_cpu_set_n_threads": (None, [c_void_p, c_int]),
+    "ggml_backend_cpu_buffer_type": (c_void_p, []),
+    "ggml_backend_cpu_reg": (c_void_p, []),
+    "ggml_backend_load": (c_void_p, [c_char_p]),
+}
+
+Floats = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
+
+
+class Ggml:
+    """The libraries of a folder, loaded; `load` adds the kernels."""
+
+    def __init__(self, folder: Path) -> None:
+        self._libraries = [ctypes.CDLL(str(folder / f"lib{name}.so")) for name in ("ggml-base", "ggml-cpu", "ggml")]
+        for name, (result, arguments) in _SIGNATURES.items():
+            function = next(getattr(library, name) for library in self._libraries if hasattr(library, name))
+            function.restype, function.argtypes = result, arguments
+            setattr(self, name, function)
+        self.ggml_cpu_init()  # fills tables that ggml's own products look halves up in
+
+    def __getattr__(self, name: str) -> Any:  # functions that __init__ has set
+        raise AttributeError(name)
+
+    def load(self, library: Path) -> bool:
+        """As GGML_BACKEND_PATH does; whether ggml took it."""
+        return bool(self.ggml_backend_load(str(library).encode()))
+
+    def stock(self) -> int:
+        """The buffer type of the CPU backend."""
+        return int(self.ggml_backend_cpu_buffer_type())
+
+    def kernels(self) -> int | None:
+        """The kernels' buffer type, if the CPU backend lists it."""
+        register = self.ggml_backend_cpu_reg()
+        device = self.ggml_backend_reg_dev_get(register, 0)
+        address = self.ggml_backend_reg_get_proc_address(register, b"ggml_backend_dev_get_extra_bufts")
+        listed = ctypes.CFUNCTYPE(POINTER(c_void_p), c_void_p)(address)(device)
+        for buffer_type in iter(listed):
+            if not buffer_type:
+                return None
+            if self.ggml_backend_buft_name(buffer_type) == BUFFER_NAME.encode():
+                return int(buffer_type)
+        return None
+
+    def dequantize(self, blocks: Bytes) -> Floats:
+        """IQ1_M blocks, in rows of bytes, to weights."""
+        values = np.empty((len(blocks), blocks.shape[1] // BLOCK_BYTES * BLOCK), np.float32)
+        to_float = self.ggml_get_type_traits(IQ1_M).contents.to_float
+        to_float(np.ascontiguousarray(blocks).ctypes.data, values.ctypes.data, values.size)
+        return values
+
+    def quantize(self, activations: Floats) -> Bytes:
+        """Rows of activations to Q8_K blocks, as ggml does before a product."""
+        rows = np.ascontiguousarray(activations, np.float32)
+        blocks = np.zeros((len(rows), rows.shape[1] // BLOCK * Q8_BYTES), np.uint8)
+        from_float = self.ggml_get_type_traits_cpu(Q8_K).contents.from_float
+        for row, out in zip(rows, blocks, strict=True):
+            from_float(row.ctypes.data, out.ctypes.data, len(row))
+        return blocks
+
+    def dot(self, blocks: Bytes, q8: Bytes) -> Floats:
+        """ggml's own products of rows of IQ1_M with rows of Q8_K: [row of q8][row of blocks]."""
+        n = blocks.shape[1] // BLOCK_BYTES * BLOCK
+        out = np.empty((len(q8), len(blocks)), np.float32)
+        vec_dot = self.ggml_get_type_traits_cpu(IQ1_M).contents.vec_dot
+        for i, y in enumerate(q8):
+            for j, x in enumerate(blocks):
+                vec_dot(n, out[i, j:].ctypes.data, 0, x.ctypes.data, 0, y.ctypes.data, 0, 1)
+        return out
+
+
+class Product:
+    """Matrices of IQ1_M in a buffer type, each multiplied with the same activations in one graph.
+
+    `blocks`: matrices as rows of bytes; `shape`: of the activations, columns last, as numpy has them.
+    """
+
+    def __init__(
+        self, ggml: Ggml, buffer_type: int, blocks: Sequence[Bytes], shape: tuple[int, ...], threads: int
+    ) -> None:
+        self._ggml = ggml
+        self.backend = ggml.ggml_backend_cpu_init()
+        ggml.ggml_backend_cpu_set_n_threads(self.backend, threads)
+        self._contexts = [ggml.ggml_init(_Params(_TENSOR_OVERHEAD, None, True)) for _ in range(2)]
+        weights, rest = self._contexts
+        self.weights = [self.tensor(weights, IQ1_M, (len(b), b.shape[1] // BLOCK_BYTES * BLOCK)) for b in blocks]
+        self.activations = self.tensor(rest, F32, shape)
+        self.results = [ggml.ggml_mul_mat(rest, w, self.activations) for w in self.weights]
+        self._graph = ggml.ggml_new_graph(rest)
+        for result in self.results:
+            ggml.ggml_build_forward_expand(self._graph, result)
+        self.buffers = [
+            ggml.ggml_backend_alloc_ctx_tensors_from_buft(weights, buffer_type),
+            ggml.ggml_backend_alloc_ctx_tensors_from_buft(rest, ggml.stock()),
+        ]
+        self._shapes = [(*shape[:-1], len(b)) for b in blocks]
+        for tensor, matrix in zip(self.weights, blocks, strict=True):
+            whole = np.ascontiguousarray(matrix)
+            ggml.ggml_backend_tensor_set(tensor, whole.ctypes.data, 0, whole.nbytes)
+
+    def tensor(self, context: int, kind: int, shape: tuple[int, ...]) -> int:
+        sizes = (c_int64 * len(shape))(*reversed(shape))
+        return int(self._ggml.ggml_new_tensor(context, kind, len(shape), sizes))
+
+    def set(self, activations: Floats) -> None:
+        rows = np.ascontiguousarray(activations, np.float32)
+        self._ggml.ggml_backend_tensor_set(self.activations, rows.ctypes.data, 0, rows.nbytes)
+
+    def compute(self) -> None:
+        if self._ggml.ggml_backend_graph_compute(self.backend, self._graph):
+            raise RuntimeError("ggml could not compute the graph")
+
+    def result(self, which: int = 0) -> Floats:
+        out = np.empty(self._shapes[which], np.float32)
+        self._ggml.ggml_backend_tensor_get(self.results[which], out.ctypes.data, 0, out.nbytes)
+        return out
+
+    def read_weights(self, which: int = 0) -> Bytes:
+        """The matrix again, as it is in a file."""
+        out = np.empty(self._ggml.ggml_nbytes(self.weights[which]), np.uint8)
+        self._ggml.ggml_backend_tensor_get(self.weights[which], out.ctypes.data, 0, out.nbytes)
+        return out
+
+    def free(self) -> None:
+        for buffer in self.buffers:
+            self._ggml.ggml_backend_buffer_free(buffer)
+        for context in self._contexts:
+            self._ggml.ggml_free(context)
+        self._ggml.ggml_backend_free(self.backend)
+
+
+def random_blocks(rng: np.random.Generator, n_rows: int, n_columns: int) -> Bytes:
+    """Rows of IQ1_M blocks with everything random, and scales d of the size that models have."""
+    blocks = rng.integers(0, 256, (n_rows, n_columns // BLOCK, BLOCK_BYTES), np.uint8)
+    d = rng.uniform(1e-3, 1e-2, blocks.shape[:2]).astype(np.float16).view(np.uint16)
+    for word in range(4):  # a nibble of d in the upper four bits of each of the last four words
+        blocks[..., 49 + 2 * word] = blocks[..., 49 + 2 * word] & 15 | (d >> 4 * word & 15).astype(np.uint8) << 4
+    return blocks.reshape(n_rows, -1)

@@ -1,0 +1,34 @@
+"""A child of the tests: logits of a model by llama-cpp-python, with the kernels or without.
+
+python kernel_logits.py MODEL THREADS OUT.npz [KERNELS]
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import llama_cpp
+import numpy as np
+
+from luq_gguf import kernels
+
+TEXT = b"What is in the picture? A large red circle in the middle, on a grey ground; no triangle, no square; what else?"
+
+
+def main() -> None:
+    model, threads, out, *library = sys.argv[1:]
+    if library:
+        print("registered", kernels.register(Path(library[0])))
+    llama = llama_cpp.Llama(model, n_ctx=512, n_threads=int(threads), n_threads_batch=int(threads), logits_all=True)
+    tokens = llama.tokenize(TEXT, special=True)
+    llama.eval(tokens)
+    together = np.array(llama.scores[: len(tokens)])
+    llama.reset()
+    for token in tokens:
+        llama.eval([token])
+    np.savez(out, together=together, one_by_one=np.array(llama.scores[: len(tokens)]))
+
+
+if __name__ == "__main__":
+    main()
