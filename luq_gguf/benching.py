@@ -9,9 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from luq_gguf import artefacts, planner, run_models, shapes, throughput, type_rates
+from luq_gguf import artefacts, kernels, planner, run_models, shapes, throughput, type_rates
 from luq_gguf.door import Listener
-from luq_gguf.errors import EvaluationError
+from luq_gguf.errors import EvaluationError, KernelsError
+from luq_gguf.kernels import build as kernel_build
+from luq_gguf.kernels import state as kernel_state
 from luq_gguf.llamacpp import gguf_files, shape_file, tools
 from luq_gguf.report import figures
 from luq_gguf.run_folder import sha256_of
@@ -125,12 +127,32 @@ def _bench(
     told: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     conditions = {"baseline": baseline.path.name if baseline else None} | dict(told or {})
+    if request.kernels:
+        arms, path = _with_kernels(arms)
+        conditions |= {"kernels": f"with {path} instructions"}
     content = throughput.bench(
         arms, baseline, request, lambda found: artefacts.write_json(out, found), listener, conditions
     )
     most = max(content["conditions"]["threads"])
     figures.throughput([row for row in content["rows"] if row["threads"] == most], out.with_suffix(".png"))
     return content
+
+
+def _with_kernels(arms: Sequence[Arm]) -> tuple[list[Arm], str]:
+    """Each file with tensors that the kernels compute also with them, beside itself; and the path they take here.
+
+    Raises KernelsError where they cannot be built or this CPU has no path, EvaluationError where no file has any.
+    """
+    library = kernel_build.library()
+    path = kernel_state.of(library).path
+    if path is None:
+        raise KernelsError("This CPU keeps ggml's own kernels, or LUQ_KERNELS=off.", "Leave --kernels out.")
+    found = [one for arm in arms for one in (arm, replace(arm, kernels=library))[: 1 + (kernels.TYPE in arm.types)]]
+    if len(found) == len(arms):
+        raise EvaluationError(
+            f"No file has tensors in {kernels.TYPE}, the type of the kernels.", "Leave --kernels out."
+        )
+    return found, path
 
 
 def bench_types(

@@ -37,6 +37,7 @@ class BenchRequest:
     repetitions: int = 10
     image: Path | None = None
     allow_swap: bool = False
+    kernels: bool = False
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,8 @@ def _run(llama: LlamaCpp, arm: Arm, held: _Measured, request: BenchRequest, cont
     for key, samples in found.tps.items():
         held.tps.setdefault(key, []).extend(samples)
     held.peak_rss_bytes = max(held.peak_rss_bytes, found.peak_rss_bytes)
-    content["machine"] |= {"llama_cpp_commit": found.build["build_commit"], "backends": found.build["backends"]}
+    if not arm.kernels:
+        content["machine"] |= {"llama_cpp_commit": found.build["build_commit"], "backends": found.build["backends"]}
     return found.others_share
 
 

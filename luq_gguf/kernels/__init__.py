@@ -13,6 +13,8 @@ from pathlib import Path
 
 from luq_gguf.errors import KernelsError
 
+TYPE = "IQ1_M"  # the tensors that they compute
+
 _registered: list[ctypes.CDLL] = []  # the library stays loaded as long as the process
 
 

@@ -18,6 +18,7 @@ from luq_gguf.llamacpp import tools
 from luq_gguf.llamacpp.tools import LlamaCpp
 
 PLUGIN = "GGML_BACKEND_PATH"  # a library that llama.cpp's tools load beside their own backends
+PLUGIN_NAME = "LUQ"  # what our own kernels are called in llama-bench's list of backends
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def run(
     kernels: Path | None = None,
 ) -> Run:
     """Load a file once and measure prefill of each prompt length and decode, at each number of threads; with a plugin
-    of kernels where one is given.
+    of kernels where one is given, which llama-bench must have taken.
 
     llama-bench warms up before each measurement by itself. Raises RunnerError with its words where it fails.
     """
@@ -81,6 +82,10 @@ def run(
             errors.seek(0)
             told = " ".join(errors.read().split()[-40:])
             raise RunnerError(f"llama-bench failed on {model.name} with exit code {child.returncode}: {told}", "")
+        if kernels and PLUGIN_NAME not in str(rows[0]["backends"]).split(","):
+            errors.seek(0)
+            refused = [line.strip() for line in errors if line.startswith("luq kernels")]
+            raise RunnerError(f"llama-bench did not take {kernels.name}. {' '.join(refused)}", "Leave --kernels out.")
     elapsed = time.monotonic() - started
     others = machine.busy_seconds() - busy - usage.ru_utime - usage.ru_stime
     found = {}

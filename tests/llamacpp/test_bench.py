@@ -1,6 +1,7 @@
 """`luq-gguf bench` on real files with the real llama-bench. How fast they are is never asserted."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -74,6 +75,34 @@ def test_the_report_shows_it(cli, benched, run):
     assert done.returncode == 0, done.stderr
     assert (run / "figures" / "throughput.png").exists()
     assert "Throughput" in (run / "report.html").read_text()
+
+
+def test_files_with_kernels_stand_beside_stock(cli, converted, run, tmp_path):
+    """Twice the same file, told apart; the image goes through libmtmd with them too."""
+    files = (run / "tiny-qwen2.5-vl-Q4_K_M.gguf", run / converted.model.name)
+    how = ("--kernels", "--repetitions", 2, "--mmproj", run / converted.mmproj.name, "--out", tmp_path / "b.json")
+    done = cli("bench", *files, *FEW, *how)
+    assert done.returncode == 0, done.stderr
+    assert "with kernels" in done.stdout
+    rows = json.loads((tmp_path / "b.json").read_text())["rows"]
+    names = [(row["file"], row["kernels"]) for row in rows]
+    assert names == [(files[0].name, False), (files[1].name, False), (files[1].name, True)]
+    for row in rows:
+        assert len(row["decode_tps"]["samples"]) == 2
+        assert row["decode_ratio"]["value"] > 0
+        assert row["image"]["answer_seconds"]["median"] > 0
+    assert json.loads((tmp_path / "b.json").read_text())["conditions"]["kernels"].startswith("with ")
+
+
+def test_kernels_that_would_not_be_used_are_refused(cli, run, converted, tmp_path):
+    how = ("--kernels", "--repetitions", 1, "--out", tmp_path / "b.json")
+    done = cli("bench", run / converted.f16.name, *FEW, *how)
+    assert done.returncode == 1
+    assert "No file has tensors in IQ1_M" in done.stderr
+    done = cli("bench", run / converted.model.name, *FEW, *how, env=os.environ | {"LUQ_KERNELS": "off"})
+    assert done.returncode == 1
+    assert "LUQ_KERNELS=off" in done.stderr
+    assert not (tmp_path / "b.json").exists()
 
 
 def test_an_interrupted_bench_leaves_what_was_finished_and_one_model_runs_at_a_time(run, benched, tmp_path):
