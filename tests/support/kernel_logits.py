@@ -13,7 +13,10 @@ import numpy as np
 
 from luq_gguf import kernels
 
-TEXT = b"What is in the picture? A large red circle in the middle, on a grey ground; no triangle, no square; what else?"
+QUESTIONS = [f"{ask} {what}? {answer}" for ask, answer in (("is there a", "no"), ("is there not a", "yes")) for what in (
+    "circle in the image", "green shape", "triangle", "blue rectangle", "brown shape in the image", "teal shape")]
+TEXT = "
+".join(["what shape is in the image? circle", "what is the color of the shape? red", *QUESTIONS]).encode()
 
 
 def main() -> None:
