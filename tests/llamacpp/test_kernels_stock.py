@@ -121,8 +121,8 @@ def divergence(one, other):
 
 
 def test_a_models_logits_are_the_same(converted, library, tmp_path):
-    """Where rounding tips an activation into the next 8-bit step a little model answers with more than it was asked, also
-    to ggml's own change of batch size: that is what the mean, which a few positions make up, is compared with."""
+    """Where rounding tips an activation into the next 8-bit step a little model's answer moves far more, also to ggml's
+    own change of batch size: that is what the mean, which a few positions make up, is compared with."""
     plain = logits(converted.model, 2, tmp_path / "plain.npz")
     floor = divergence(plain["together"], plain["one_by_one"]).mean()
     for path in ("auto", "avx2", "portable"):

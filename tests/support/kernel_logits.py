@@ -13,10 +13,9 @@ import numpy as np
 
 from luq_gguf import kernels
 
-QUESTIONS = [f"{ask} {what}? {answer}" for ask, answer in (("is there a", "no"), ("is there not a", "yes")) for what in (
-    "circle in the image", "green shape", "triangle", "blue rectangle", "brown shape in the image", "teal shape")]
-TEXT = "
-".join(["what shape is in the image? circle", "what is the color of the shape? red", *QUESTIONS]).encode()
+THINGS = ("circle in the image", "green shape", "triangle", "blue rectangle", "brown shape in the image", "teal shape")
+QUESTIONS = [f"is there a {thing}? no" for thing in THINGS] + [f"is there not a {thing}? yes" for thing in THINGS]
+TEXT = "\n".join(["what shape is in the image? circle", "what is the color of the shape? red", *QUESTIONS]).encode()
 
 
 def main() -> None:
