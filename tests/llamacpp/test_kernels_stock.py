@@ -121,13 +121,17 @@ def divergence(one, other):
 
 
 def test_a_models_logits_are_the_same(converted, library, tmp_path):
+    """Where rounding tips an activation into the next 8-bit step a little model's answer moves far more, also to ggml's
+    own change of batch size: that is what the mean, which a few positions make up, is compared with."""
     plain = logits(converted.model, 2, tmp_path / "plain.npz")
+    floor = divergence(plain["together"], plain["one_by_one"]).mean()
     for path in ("auto", "avx2", "portable"):
         ours = logits(converted.model, 2, tmp_path / f"{path}.npz", library, path=path)
         for form, expected in plain.items():
             assert expected.std() > 0.5
             found = divergence(expected, ours[form])
-            assert found.mean() < KLD, (path, form)
+            assert found.mean() < max(KLD, 2 * floor), (path, form, floor)
+            assert np.median(found) < KLD / 10, (path, form)
             assert (expected.argmax(-1) == ours[form].argmax(-1)).mean() > 0.98
 
 

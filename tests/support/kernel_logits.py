@@ -13,7 +13,9 @@ import numpy as np
 
 from luq_gguf import kernels
 
-TEXT = b"What is in the picture? A large red circle in the middle, on a grey ground; no triangle, no square; what else?"
+THINGS = ("circle in the image", "green shape", "triangle", "blue rectangle", "brown shape in the image", "teal shape")
+QUESTIONS = [f"is there a {thing}? no" for thing in THINGS] + [f"is there not a {thing}? yes" for thing in THINGS]
+TEXT = "\n".join(["what shape is in the image? circle", "what is the color of the shape? red", *QUESTIONS]).encode()
 
 
 def main() -> None:
