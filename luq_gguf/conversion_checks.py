@@ -40,7 +40,7 @@ def check_same_columns(run: RunFolder, f16: GGUFInfo) -> None:
             f"{run.file('profile.safetensors')} is missing or damaged.", "Run luq-gguf profile again."
         ) from None
     named = {name.removeprefix(COLUMNS): array for name, array in arrays.items() if name.startswith(COLUMNS)}
-    for name, theirs in gguf_files.column_energies(f16.path, named).items():
+    for name, theirs in gguf_files.column_energies(f16, named).items():
         ours = named[name]
         shares = ours / max(ours.sum(), 1e-300), theirs / max(theirs.sum(), 1e-300)
         # 16-bit rounding moves a share by 1e-4 of itself, another order by some percent.

@@ -59,7 +59,7 @@ def splice(
         part.unlink(missing_ok=True)
 
 
-def _before_infos(path: Path, reader: gguf.GGUFReader, n_tensors: int, changes: Mapping[str, str]) -> bytes:
+def _before_infos(path: Path, reader: gguf_files.Reader, n_tensors: int, changes: Mapping[str, str]) -> bytes:
     """Magic, counts and metadata: all that stands before the first tensor's description. The number of tensors is the
     given one; entries that change stay in their places."""
     with path.open("rb") as file:

@@ -70,27 +70,28 @@ class _Cursor:
         return name
 
 
-def check(path: Path) -> None:
-    """Raise GGUFFileError, with what is wrong, where a header contradicts itself or the file."""
+def check(path: Path) -> int:
+    """Where the header ends, before padding. Raise GGUFFileError, with what is wrong, where it contradicts itself or
+    the file."""
     if not path.is_file():
         raise GGUFFileError(f"{path} is no file.", "Give the path of a .gguf file.")
     if path.stat().st_size == 0:
         raise GGUFFileError(f"{path} is empty.", _HINT)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        check_bytes(data, str(path))
+        return check_bytes(data, str(path))
 
 
-def check_bytes(data: mmap.mmap | bytes, name: str) -> None:
+def check_bytes(data: mmap.mmap | bytes, name: str) -> int:
     """The same of a file's bytes."""
     if data[:4] != b"GGUF":
         raise GGUFFileError(f"{name} is not a GGUF file.", "It does not begin with GGUF's magic number.")
     try:
-        _check(_Cursor(data, 4))
+        return _check(_Cursor(data, 4))
     except _DamageError as damage:
         raise GGUFFileError(f"{name} is damaged: {damage}.", _HINT) from None
 
 
-def _check(cursor: _Cursor) -> None:
+def _check(cursor: _Cursor) -> int:
     version = cursor.number("<I", "its version")
     if version & 0xFFFF == 0:
         raise _DamageError("it is of the other byte order")
@@ -104,6 +105,7 @@ def _check(cursor: _Cursor) -> None:
         raise _DamageError(f"it claims {n_tensors} tensors")
     alignment = _check_entries(cursor, n_entries)
     _check_tensors(cursor, n_tensors, alignment)
+    return cursor.at
 
 
 def _check_entries(cursor: _Cursor, count: int) -> int:

@@ -11,8 +11,6 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import gguf
-
 from luq_gguf.errors import ConversionError, DiskSpaceError
 from luq_gguf.llamacpp import gguf_files, skeleton, tools
 
@@ -75,7 +73,7 @@ def _fill(
         )
         rows = {(kind, n): (Path(folder) / f"{kind}-{n}.bin").read_bytes() for kind, n in wanted}
     written = 0
-    offsets = {tensor.name: int(tensor.data_offset) for tensor in gguf.GGUFReader(path).tensors}
+    offsets = {tensor.name: int(tensor.data_offset) for tensor in gguf_files.Reader(path).tensors}
     with path.open("r+b") as file:
         for name, (kind, shape) in tensors.items():
             file.seek(offsets[name])

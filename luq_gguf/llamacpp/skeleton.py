@@ -12,7 +12,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from luq_gguf.llamacpp import gguf_files
+from luq_gguf.llamacpp import gguf_files, gguf_header
 
 IMATRIX_NAME = "imatrix.gguf"  # the path llama-quantize is given, and writes into the file
 ALIGNMENT = 32
@@ -28,7 +28,7 @@ def write(
 
     `changes` are metadata that get other values; what is None is left out.
     """
-    reader = gguf.GGUFReader(metadata)
+    reader = gguf_files.Reader(metadata)
     arch = reader.fields["general.architecture"].contents()
     writer = gguf.GGUFWriter(out, arch)
     for name, field in reader.fields.items():
@@ -76,12 +76,5 @@ def quantized_header_bytes(source: gguf_files.GGUFInfo, datasets: tuple[str, ...
         entries += string("quantize.imatrix.dataset") + 4 + 8 + len(datasets[0].encode()[:127])
     entries += string("quantize.imatrix.entries_count") + 4 + 4
     entries += string("quantize.imatrix.chunks_count") + 4 + 4
-    unpadded = _header_end(source) + entries
+    unpadded = gguf_header.check(source.path) + entries
     return -(-unpadded // ALIGNMENT) * ALIGNMENT
-
-
-def _header_end(source: gguf_files.GGUFInfo) -> int:
-    """Where the last tensor's description ends, before padding."""
-    reader = gguf.GGUFReader(source.path)
-    last = reader.tensors[-1].field
-    return int(last.offset) + sum(int(part.nbytes) for part in last.parts)
