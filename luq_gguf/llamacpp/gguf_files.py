@@ -110,7 +110,7 @@ def column_energies(info: GGUFInfo, names: Collection[str]) -> dict[str, np.ndar
 
     Tensors lie one behind the other (`gguf_header` has seen to it), so the header is not read once more.
     """
-    found, at = {}, info.data_offset
+    found, at = {}, info.header_bytes
     alignment = int(info.metadata.get("general.alignment", 32))
     for tensor in info.tensors:
         if tensor.name in names:
