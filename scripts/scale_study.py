@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from luq_gguf.llamacpp import skeleton, tools
+from luq_gguf.run_folder import RunFolder
 
 GIB = 2**30
 
@@ -37,19 +40,21 @@ class Watched:
     disk: int = 0
 
 
-def watch(command: Sequence[str | Path], folder: Path, notice: Callable[[], None] = lambda: None) -> Watched:
-    """Run a command to its end, silently, and `notice` what it does. Raises CalledProcessError where it fails."""
-    found, started = Watched(), time.monotonic()
+def watch(command: Sequence[str | Path], folder: Path, enough: Callable[[], bool] = lambda: False) -> Watched:
+    """Run a command silently, to its end or until it is `enough`. Raises CalledProcessError where it fails."""
+    found, started, stopped = Watched(), time.monotonic(), False
     child = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while child.poll() is None:
         for process in (child.pid, *_children(child.pid)):
             with suppress(OSError, KeyError, IndexError):
                 _look(process, found)
         found.disk = max(found.disk, _disk(folder))
-        notice()
+        if stopped := enough():
+            child.send_signal(signal.SIGINT)
+            child.wait()
         time.sleep(0.2)
     found.seconds = time.monotonic() - started
-    if child.returncode:
+    if child.returncode and not stopped:
         raise subprocess.CalledProcessError(child.returncode, child.args)
     return found
 
@@ -73,42 +78,51 @@ def _look(process: int, found: Watched) -> None:
 
 def _disk(folder: Path) -> int:
     total = 0
-    for path in folder.rglob("*"):
-        with suppress(OSError):  # renamed or deleted meanwhile
-            total += 512 * path.stat().st_blocks
+    for place, _, names in os.walk(folder):  # what is gone meanwhile is passed over
+        for name in names:
+            with suppress(OSError):
+                total += 512 * os.lstat(os.path.join(place, name)).st_blocks
     return total
 
 
-def by_hand(run: Path, checkpoint: Path, work: Path, threads: int) -> dict[str, Watched]:
+def by_hand(run: Path, checkpoint: Path, work: Path, threads: int, only_16_bit: bool) -> dict[str, Watched]:
     """The same files in `work` by llama.cpp's own tools."""
-    llama, model, f16 = tools.find(), next(iter(stages_of(run)["quantize"]["outputs"])), work / "by-hand-F16.gguf"
+    llama, f16 = tools.find(), work / "by-hand-F16.gguf"
     convert = [sys.executable, llama.converter, checkpoint, "--outtype", "f16", "--model-name", checkpoint.name]
     found = {}
     if "Qwen" in json.loads((checkpoint / "config.json").read_text())["architectures"][0]:
         found["mmproj"] = watch([*convert, "--mmproj", "--outfile", work / "mmproj.gguf"], work)
     found["f16"] = watch([*convert, "--outfile", f16], work)
+    if only_16_bit:
+        f16.unlink()
+        return found
     given = ["--imatrix", run / skeleton.IMATRIX_NAME, "--tensor-type-file", run / "tensor-types.txt"]
-    quantize = [llama.tool("llama-quantize"), *given, f16, work / model, "Q4_K_M", str(threads)]
+    quantize = [llama.tool("llama-quantize"), *given, f16, work / "by-hand.gguf", "Q4_K_M", str(threads)]
     found["quantize"] = watch(quantize, work)
     for path in work.glob("*.gguf"):
         path.unlink()
     return found
 
 
-def ours(run: Path, threads: int, *more: str) -> tuple[Watched, dict[str, float]]:
+def ours(run: Path, threads: int, only_16_bit: bool, *more: str) -> tuple[Watched, dict[str, float]]:
     """Mmproj, 16-bit file and LUQ file once more: the whole command, and its stages' seconds."""
     for path in run.glob("*.gguf"):
         if path.name != skeleton.IMATRIX_NAME:
             path.unlink()
+    with RunFolder(run) as held:
+        for stage in ("mmproj", "f16", "quantize"):
+            held.forget(stage)
     seconds: dict[str, float] = {}
 
-    def notice() -> None:  # the record of the 16-bit file goes with the file
+    def enough() -> bool:  # looks, because the record of the 16-bit file goes with the file
         seconds.update({stage: record["seconds"] for stage, record in stages_of(run).items()})
+        return only_16_bit and "f16" in stages_of(run)
 
     command = [sys.executable, "-m", "luq_gguf", "quantize", run, "--threads", str(threads), *more]
-    watched = watch(command, run, notice)
-    notice()
-    seconds["quantize"] -= seconds.get("f16", 0.0)  # which it makes first
+    watched = watch(command, run, enough)
+    enough()
+    if "quantize" in seconds:
+        seconds["quantize"] -= seconds.get("f16", 0.0)  # which it makes first
     return watched, seconds
 
 
@@ -126,6 +140,7 @@ def main() -> None:
     parser.add_argument("--low", default="IQ1_M", help="Q2_K takes a fifth of the time")
     parser.add_argument("--turns", default=2, type=int)
     parser.add_argument("--threads", default=2, type=int)
+    parser.add_argument("--only-16-bit", action="store_true", help="turns of the two conversions alone")
     parser.add_argument("--low-disk", action="store_true", help="at the end, once more in slices")
     args = parser.parse_args()
     run, hand = args.work / "run", args.work / "by-hand"
@@ -140,9 +155,9 @@ def main() -> None:
     print(f"convert: {whole.seconds:.0f} s ({told}), disk {whole.disk / GIB:.2f} GiB", flush=True)
     pairs: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for turn in range(args.turns):
-        theirs = by_hand(run, args.checkpoint, hand, args.threads)
-        watched, seconds = ours(run, args.threads)
-        pairs["all of these"].append((watched.seconds, sum(one.seconds for one in theirs.values())))
+        theirs = by_hand(run, args.checkpoint, hand, args.threads, args.only_16_bit)
+        watched, seconds = ours(run, args.threads, args.only_16_bit)
+        pairs["all"].append((sum(seconds[stage] for stage in theirs), sum(one.seconds for one in theirs.values())))
         for stage, one in theirs.items():
             pairs[stage].append((seconds[stage], one.seconds))
             print(f"turn {turn}: {stage} {seconds[stage]:.1f} s, by hand {one.seconds:.1f} s", flush=True)
@@ -152,7 +167,7 @@ def main() -> None:
         print(f"| {stage} | {mine:.0f} s | {other:.0f} s | {statistics.median(a / b for a, b in both):.3f} |")
     if args.low_disk:
         before = stages_of(run)["quantize"]["outputs"]
-        watched, _ = ours(run, args.threads, "--low-disk")
+        watched, _ = ours(run, args.threads, False, "--low-disk")
         after = stages_of(run)["quantize"]["outputs"]
         same = [fact["sha256"] for fact in after.values()] == [fact["sha256"] for fact in before.values()]
         told = f"{watched.seconds:.0f} s, disk {watched.disk / GIB:.2f} GiB"
