@@ -16,7 +16,9 @@ def command(only_path: bool, as_json: bool) -> None:
     """Build the kernels if they are not, say which path this CPU takes, and measure for 5 seconds what they gain.
 
     \b
-    GGML_BACKEND_PATH=$(luq-gguf kernels --path) llama-server -m FILE.gguf
+    export GGML_BACKEND_PATH=$(luq-gguf kernels --path)
+    llama-mtmd-cli -m FILE.gguf ...
+    llama-server -m FILE.gguf -ot '^$=CPU'
     LUQ_KERNELS=auto|avx512|avxvnni|avx512vl|avx2|neon|portable|portable-t5|off forces a path.
     """
     from luq_gguf.kernels import build, measure, state
@@ -39,4 +41,5 @@ def command(only_path: bool, as_json: bool) -> None:
         return
     click.echo(f"path     {found.path}, {found.bits_per_weight:.3f} bits a weight in memory")
     click.echo(f"gain     {format_ratio(gain)} times stock IQ1_M: {gain['conditions']}")
-    click.echo(f"use      GGML_BACKEND_PATH={library} llama-server -m FILE.gguf")
+    click.echo(f"use      export GGML_BACKEND_PATH={library}")
+    click.echo("         llama-mtmd-cli -m FILE.gguf ..., llama-server -m FILE.gguf -ot '^$=CPU'")

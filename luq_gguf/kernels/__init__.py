@@ -1,7 +1,7 @@
 """IQ1_M at the speed of memory: a library that stock llama.cpp loads, from sources in `src`, built on first use.
 
-    GGML_BACKEND_PATH=$(luq-gguf kernels --path) llama-server -m file.gguf     for llama.cpp's tools
-    luq_gguf.kernels.register()                                                for llama-cpp-python
+    GGML_BACKEND_PATH=$(luq-gguf kernels --path) llama-mtmd-cli -m file.gguf     for llama.cpp's tools
+    luq_gguf.kernels.register()                                                  for llama-cpp-python
 
 Files, results and everything but the speed of IQ1_M stay as they are. How it works: docs/kernels.md.
 """

@@ -97,7 +97,7 @@ def test_files_with_kernels_stand_beside_stock(cli, converted, run, tmp_path):
 def test_kernels_that_would_not_be_used_are_refused(cli, run, converted, tmp_path):
     how = ("--kernels", "--repetitions", 1, "--out", tmp_path / "b.json")
     done = cli("bench", run / converted.f16.name, *FEW, *how)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "No file has tensors in IQ1_M" in done.stderr
     done = cli("bench", run / converted.model.name, *FEW, *how, env=os.environ | {"LUQ_KERNELS": "off"})
     assert done.returncode == 1
