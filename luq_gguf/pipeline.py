@@ -87,7 +87,9 @@ def convert(
         speeds = predictor(door, budget.decode_tps is not None, threads, listener)
         if budget.decode_tps is not None:  # out of reach is told before the profile, which takes hours
             planner.low_layer_count(door.tensors, range(door.tensors.n_layers), budget, tps_of(speeds))
-        check_disk(run, door, planner.file_bytes(door.tensors, ()), in_slices=low_disk)
+        measured = budget.max_kld is not None or budget.min_accuracy is not None or rule == "kld"
+        could_be = not (low_disk or keep_f16 or measured)  # these need the 16-bit file
+        check_disk(run, door, planner.file_bytes(door.tensors, ()), in_slices=low_disk, could_be=could_be)
         profile = make_profile(run, door, request, device=device, listener=listener)
         door = with_dataset(door, profile)
         meter = make_meter(run, door, questions, threads, listener)
@@ -166,7 +168,8 @@ def quantize_plan(
         part = run.file("tensor-types.txt.part")
         part.write_text(tensor_types.to_text(quantize.overrides(door.source, planned)))
         part.replace(run.file("tensor-types.txt"))
-        check_disk(run, door, planned.predicted_file_bytes, in_slices=low_disk)
+        could_be = not (low_disk or keep_f16)
+        check_disk(run, door, planned.predicted_file_bytes, in_slices=low_disk, could_be=could_be)
         made = make_file(run, door, planned, threads=threads, keep_f16=keep_f16, in_slices=low_disk, listener=listener)
         name = mmproj_name(door.checkpoint)
         return Converted(run.path, made, run.file(name) if name else None, planned, profiled)

@@ -71,7 +71,7 @@ def collect(run: RunFolder) -> Release:
     model = _only(run, "quantize")
     _check_plan_is_of(run, model, plan)
     vision = run.outputs("mmproj")
-    compared = tuple(_only(run, stage) for stage in COMPARED[1:] if stage in stages)
+    compared = tuple(one for stage in COMPARED[1:] if stage in stages and (one := _beside(run, stage)))
     known = {one.name: one for one in (model, *compared)}
     bench, speeds = _speeds(run, known)
     return Release(
@@ -87,6 +87,14 @@ def collect(run: RunFolder) -> Release:
         speeds,
         bench,
     )
+
+
+def _beside(run: RunFolder, stage: str) -> Written | None:
+    """A file that figures are told of too; None where it was deleted before anybody needed its hash."""
+    if not run.changed(stage):
+        run.hash_outputs(stage)
+    found = _only(run, stage)
+    return found if found.sha256 else None
 
 
 def _only(run: RunFolder, stage: str) -> Written:

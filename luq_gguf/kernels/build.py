@@ -46,7 +46,10 @@ def library() -> Path:
     if found:
         return found
     if sys.platform == "win32":
-        raise KernelsError("The kernels cannot be built on Windows: ggml does not export there what they need.", "")
+        raise KernelsError(
+            "The kernels cannot be built on Windows: ggml does not export there what they need.",
+            "Use stock llama.cpp; everything else works without.",
+        )
     if not any(map(shutil.which, COMPILERS)):
         raise KernelsError(
             f"The kernels cannot be built: there is no C++ compiler ({', '.join(COMPILERS)}).",
@@ -74,14 +77,18 @@ def compile_sources(into: Path, *arguments: str, targets: tuple[str, ...] = ("lu
             f"The kernels cannot be built: the pinned llama.cpp's headers cannot be fetched ({error}).",
             "They come from the package index with its sdist, once; try again with a connection.",
         ) from None
-    cmake = _cmake(into.parent)
+    cmake, ninja = _tool("cmake", into.parent), None if shutil.which("make") else _tool("ninja", into.parent)
     configure = [cmake, "-S", str(SOURCES), "-B", str(into), "-DCMAKE_BUILD_TYPE=Release", f"-DGGML_HEADERS={headers}"]
     configure += [f"-DLUQ_GGML_VERSION={ggml_version(headers)}", *arguments]
+    configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []
     for command in (configure, [cmake, "--build", str(into), "--target", *targets]):
         try:
             tools.run(command, failure=KernelsError, what="The kernels' build", hint="The lines above are CMake's own.")
         except OSError as error:
-            raise KernelsError(f"The kernels cannot be built: {command[0]}: {error.strerror}.", "") from None
+            raise KernelsError(
+                f"The kernels cannot be built: {command[0]}: {error.strerror}.",
+                "Install CMake; everything else works without.",
+            ) from None
 
 
 def ggml_version(headers: Path) -> str:
@@ -91,12 +98,14 @@ def ggml_version(headers: Path) -> str:
     return ".".join(match[1] if match else "?" for match in found)
 
 
-def _cmake(beside: Path) -> str:
-    found = shutil.which("cmake")
+def _tool(name: str, beside: Path) -> str:
+    """A program of the machine, or else of the package index, where a wheel bears the program's name."""
+    found = shutil.which(name)
     if found:
         return found
-    into = beside / "cmake"
+    into = beside / name
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", str(into)]
-    if subprocess.run([*pip, "cmake"]).returncode:
-        raise KernelsError("The kernels cannot be built: there is no cmake, nor can pip get it.", "Install cmake.")
-    return str(into / "cmake" / "data" / "bin" / "cmake")
+    if subprocess.run([*pip, name]).returncode:
+        raise KernelsError(f"The kernels cannot be built: there is no {name}, nor can pip get it.", f"Install {name}.")
+    packed = into / name / "data" / "bin" / name  # beside it, bin/cmake is a script that looks for its package
+    return str(packed if packed.exists() else into / "bin" / name)

@@ -49,8 +49,8 @@ def refusal(kind: type[LuqError], parse) -> LuqError:
 @pytest.mark.parametrize("name", sorted(set(hostile.gguf_files()) - READ))
 def test_a_bad_gguf_is_refused(tmp_path, name):
     (tmp_path / "a.gguf").write_bytes(hostile.gguf_files()[name])
-    refusal(GGUFFileError, lambda: gguf_files.read(tmp_path / "a.gguf"))
-    refusal(GGUFFileError, lambda: imatrix_file.read(tmp_path / "a.gguf"))
+    assert "a.gguf" in refusal(GGUFFileError, lambda: gguf_files.read(tmp_path / "a.gguf")).message
+    assert "a.gguf" in refusal(GGUFFileError, lambda: imatrix_file.read(tmp_path / "a.gguf")).message
 
 
 @pytest.mark.parametrize("name", sorted(READ))
@@ -94,7 +94,7 @@ def test_a_gguf_of_a_gigabyte_of_nothing_takes_no_memory(tmp_path):
 )
 def test_an_imatrix_of_no_numbers_is_refused(tmp_path, content):
     (tmp_path / "a.gguf").write_bytes(content)
-    refusal(GGUFFileError, lambda: imatrix_file.read(tmp_path / "a.gguf"))
+    assert "a.gguf" in refusal(GGUFFileError, lambda: imatrix_file.read(tmp_path / "a.gguf")).message
 
 
 def test_a_whole_imatrix_is_read(tmp_path):
@@ -105,14 +105,18 @@ def test_a_whole_imatrix_is_read(tmp_path):
 @pytest.mark.parametrize("name", hostile.safetensors_files())
 def test_bad_safetensors_are_refused(tmp_path, name):
     (tmp_path / "a.safetensors").write_bytes(hostile.safetensors_files()[name])
-    refusal(CheckpointError, lambda: checkpoint.safetensors_shapes(tmp_path / "a.safetensors"))
+    told = refusal(CheckpointError, lambda: checkpoint.safetensors_shapes(tmp_path / "a.safetensors"))
+    assert told.message == "a.safetensors is truncated or damaged."
 
 
 @pytest.mark.parametrize("name", hostile_folders.checkpoints())
 def test_a_bad_checkpoint_is_refused_when_it_is_opened(tmp_path, models, name):
     folder = hostile_folders.copy_checkpoint(models / "tiny-qwen2.5-vl", tmp_path / "model")
     hostile_folders.checkpoints()[name](folder)
-    refusal(CheckpointError, lambda: checkpoint.open_checkpoint(str(folder)))
+    before = sorted(folder.iterdir())
+    told = refusal(CheckpointError, lambda: checkpoint.open_checkpoint(str(folder)))
+    assert told.message.endswith(".")
+    assert sorted(folder.iterdir()) == before
 
 
 def test_a_claimed_shard_outside_is_not_opened(tmp_path, models, monkeypatch):
@@ -129,7 +133,8 @@ def test_a_claimed_shard_outside_is_not_opened(tmp_path, models, monkeypatch):
 @pytest.mark.parametrize("name", hostile.question_files())
 def test_bad_questions_are_refused(tmp_path, name):
     (tmp_path / "a.jsonl").write_bytes(hostile.question_files()[name])
-    refusal(CalibrationError, lambda: calibration.read_questions(str(tmp_path / "a.jsonl"), None, 0, tmp_path))
+    told = refusal(CalibrationError, lambda: calibration.read_questions(str(tmp_path / "a.jsonl"), None, 0, tmp_path))
+    assert "a.jsonl" in told.message
 
 
 def test_nothing_is_unpickled():
