@@ -128,7 +128,7 @@ def _bench(
 ) -> dict[str, Any]:
     conditions = {"baseline": baseline.path.name if baseline else None} | dict(told or {})
     if request.kernels:
-        arms, path = _with_kernels(arms)
+        arms, path = _with_kernels(arms, listener)
         conditions |= {"kernels": f"with {path} instructions"}
     content = throughput.bench(
         arms, baseline, request, lambda found: artefacts.write_json(out, found), listener, conditions
@@ -138,12 +138,12 @@ def _bench(
     return content
 
 
-def _with_kernels(arms: Sequence[Arm]) -> tuple[list[Arm], str]:
+def _with_kernels(arms: Sequence[Arm], listener: Listener) -> tuple[list[Arm], str]:
     """Each file with tensors that the kernels compute also with them, beside itself; and the path they take here.
 
     Raises KernelsError where they cannot be built or this CPU has no path, EvaluationError where no file has any.
     """
-    library = kernel_build.library()
+    library = kernel_build.library(listener.say)
     path = kernel_state.of(library).path
     if path is None:
         raise KernelsError("This CPU keeps ggml's own kernels, or LUQ_KERNELS=off.", "Leave --kernels out.")

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from luq_gguf.errors import KernelsError
@@ -40,7 +41,7 @@ def built() -> Path | None:
     return path if path.exists() else None
 
 
-def library() -> Path:
+def library(say: Callable[[str], None] = lambda sentence: None) -> Path:
     """The library, built where it is not yet: half a minute, once. Raises KernelsError where that cannot be."""
     found = built()
     if found:
@@ -55,6 +56,7 @@ def library() -> Path:
             f"The kernels cannot be built: there is no C++ compiler ({', '.join(COMPILERS)}).",
             "Install g++ or clang++; everything else works without.",
         )
+    say("building the kernels: half a minute, once")
     target = folder()
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=target.name + ".", dir=target.parent) as name:

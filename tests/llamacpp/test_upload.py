@@ -129,3 +129,21 @@ def test_a_uniform_file_that_is_better_is_told_where_the_sweep_was_of_the_same_t
     facts = card_facts.card_facts(found, REPO, [found.model.name], BaseCard({}, ()), None, {})
     said = [line for line in facts.conditions if "Q3_K_S file measured better" in line]
     assert bool(said) == told
+
+
+def test_a_16_bit_file_that_was_not_hashed_is_known_by_its_hash_all_the_same(run, converted):
+    """`sweep` leaves one; where it was deleted since, what was measured of it is left out."""
+    passes_through = json.loads((run / "run.json").read_text())
+    fact = passes_through["stages"]["f16"]["outputs"][converted.f16.name]
+    assert fact["sha256"] == hashlib.sha256((run / converted.f16.name).read_bytes()).hexdigest()
+    fact["sha256"] = ""
+    (run / "run.json").write_text(json.dumps(passes_through))
+    with RunFolder(run) as held:
+        assert converted.f16.name in {one.name for one in release.collect(held).compared}
+        assert held.outputs("f16")[converted.f16.name]["sha256"]
+    (run / "run.json").write_text(json.dumps(passes_through))
+    (run / converted.f16.name).unlink()
+    with RunFolder(run) as held:
+        found = release.collect(held)
+    assert converted.f16.name not in {one.name for one in found.compared}
+    assert converted.f16.name not in found.speeds
