@@ -110,6 +110,9 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         "unsettled": {str(layer): share for layer, share in plan.unsettled.items()},
         "without_importance": list(plan.without_importance),
         "tensor_types": dict(plan.tensor_types),
+        "predicted_kld": plan.predicted_kld,
+        "measured_kld": plan.measured_kld,
+        "compared": [dict(one) for one in plan.compared],
     } | ({"predicted_speed": vars(plan.speed)} if plan.speed else {})
 
 
@@ -132,10 +135,22 @@ def read_plan(path: Path) -> Plan:
             without_importance=tuple(str(name) for name in content.get("without_importance", ())),
             budget={k: v for k, v in content["budget"].items() if k != "counts"},
             speed=PredictedSpeed(**content["predicted_speed"]) if "predicted_speed" in content else None,
+            predicted_kld=_figures(content.get("predicted_kld"), "value", "error"),
+            measured_kld=_figures(content.get("measured_kld"), "mean", "low", "high"),
+            compared=tuple(_beside(one) for one in content.get("compared", ())),
         )
         if not 0 < plan.predicted_bytes <= plan.predicted_file_bytes < 2**63:
             raise ValueError("no size of a file")
         return plan
+
+
+def _figures(found: Any, *names: str) -> dict[str, Any] | None:
+    """An account with these numbers, or none. Raises TypeError or ValueError where one is no number."""
+    return None if found is None else {**found, **{name: float(found[name]) for name in names}}
+
+
+def _beside(one: Any) -> dict[str, Any]:
+    return {**one, "name": str(one["name"]), "file_bytes": int(one["file_bytes"]), "kld": float(one["kld"])}
 
 
 def add_eval(path: Path, content: dict[str, Any]) -> None:

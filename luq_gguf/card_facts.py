@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from luq_gguf import artefacts
+from luq_gguf import card_plan
 from luq_gguf.hub.card import BaseCard, CardFacts, Figure, FileRow, Result, cell
 from luq_gguf.llamacpp import tools
-from luq_gguf.planner import format_size
+from luq_gguf.planner import describe, format_size
 from luq_gguf.release import Release, Written
 from luq_gguf.statistics import format_ratio
 
@@ -18,13 +18,6 @@ FIGURES = {
     "figures/types.png": "Types of every layer's matrices",
 }
 QUALITY = ("kld", "accuracy", "perplexity")
-WHY = {
-    "entropy": "Layers whose outputs have the lowest entropy are said to survive 1-to-2-bit types best (LUQ), so they "
-    "became low first",
-    "entropy-desc": "Layers whose outputs have the highest entropy became low first, the reverse of the LUQ rule",
-    "random": "Low layers were drawn by chance, which is not the LUQ rule",
-    "kld": "Layers became low in the order of the KL divergence that each alone causes, which is not the LUQ rule",
-}
 
 
 def card_facts(
@@ -39,11 +32,12 @@ def card_facts(
     plan, profile = release.plan, release.profile
     heads, cells, conditions = _measured(release)
     base_link = f"[{cell(base_model)}](https://huggingface.co/{base_model})" if base_model else cell(profile.model)
-    n_low, n_layers = len(plan.low_layers), len(plan.order)
+    n_low, n_layers, mixed = len(plan.low_layers), len(plan.order), plan.ranking == "best"
+    how = f"{n_low} of {n_layers} decoder layers in {plan.low}, everything else as in {plan.high}"
+    how = describe(plan) if mixed else how
     return CardFacts(
-        title=f"{profile.model} LUQ-{n_low} GGUF",
-        summary=f"{base_link}, quantized layer by layer: {n_low} of {n_layers} decoder layers in {plan.low}, "
-        f"everything else as in {plan.high}. It runs in stock llama.cpp.",
+        title=f"{profile.model} LUQ-{'best' if mixed else n_low} GGUF",
+        summary=f"{base_link}, quantized layer by layer: {how}. It runs in stock llama.cpp.",
         repo=repo,
         tag=tag_of(release.model.name),
         first_file=shards[0],
@@ -52,11 +46,11 @@ def card_facts(
         measured_heads=heads,
         files=_files(release, shards, cells, len(heads)),
         conditions=conditions or [UNMEASURED],
-        why=_why(release),
+        why=card_plan.why(release),
         images=[Figure(name, caption) for name, caption in FIGURES.items()],
         calibration=_calibration(profile.calibration, licences),
         again=_again(release, base_model),
-        command=_command(release, base_model),
+        command=card_plan.command(release, base_model),
         llama_cpp=str(tools.pin()["version"]),
         pins=_pins(release, base_model),
         licence=_licence(base, base_model),
@@ -101,7 +95,7 @@ def _measured(release: Release) -> tuple[list[str], dict[str, list[str]], list[s
     if main:
         _add_quality(release, main, heads, cells)
         conditions.append(_quality_conditions(main))
-        conditions += _better_elsewhere(release)
+        conditions += card_plan.better_elsewhere(release)
     if release.speeds and release.bench:
         _add_speed(release, heads, cells)
         machine, told = release.bench["machine"], release.bench["conditions"]
@@ -170,38 +164,10 @@ def _add_speed(release: Release, heads: list[str], cells: dict[str, list[str]]) 
             cells[name].append(format_ratio(row["decode_ratio"]) if row else "")
 
 
-def _better_elsewhere(release: Release) -> list[str]:
-    """A uniform file of no more bytes that the run's sweep measured to be better, if there is one. A sweep of other
-    types tells nothing of this file."""
-    path, plan = release.run.file("sweep.json"), release.plan
-    if not path.exists():
-        return []
-    with artefacts.reading(path, "sweep"):
-        return _better_in(artefacts.read_json(path, "sweep"), release, (plan.low, plan.high))
-
-
-def _better_in(sweep: Mapping[str, Any], release: Release, types: tuple[str, str]) -> list[str]:
-    points, n_low = sweep["points"], len(release.plan.low_layers)
-    if (sweep["conditions"]["low"], sweep["conditions"]["high"]) != types:
-        return []
-    ours = next((p for p in points if p["n_low"] == n_low and p["order"] == release.plan.ranking), None)
-    uniform = [p for p in points if p["n_low"] is None and p["metrics"]["kld"]]
-    fitting = [p for p in uniform if p["n_bytes"] <= release.model.n_bytes]
-    if not ours or not ours["metrics"]["kld"] or not fitting:
-        return []
-    best = min(fitting, key=lambda p: p["metrics"]["kld"]["mean"])
-    one, other = best["metrics"]["kld"]["mean"], ours["metrics"]["kld"]["mean"]
-    if one >= other:
-        return []
-    return [
-        f"At no more bytes llama-quantize's {best['order'].removeprefix('uniform ')} file measured better on the "
-        f"questions of sweep.json: mean KLD {one:.2e} against {other:.2e}."
-    ]
-
-
 def _files(release: Release, shards: Sequence[str], cells: Mapping[str, Sequence[str]], n: int) -> list[FileRow]:
     plan, blank = release.plan, [""] * n
-    what = f"text model, {len(plan.low_layers)} layers low, {plan.bpw:.2f} bits per weight"
+    kinds = "many types" if plan.ranking == "best" else f"{len(plan.low_layers)} layers low"
+    what = f"text model, {kinds}, {plan.bpw:.2f} bits per weight"
     told = f" in {len(shards)} shards" if len(shards) > 1 else ""
     rows = [FileRow(cell(shards[0]), what + told, format_size(release.model.n_bytes), cells[release.model.name])]
     if release.mmproj:
@@ -218,19 +184,9 @@ def _beside(one: Written, cells: Sequence[str]) -> FileRow:
     return FileRow(cell(one.name), "for comparison, not here", format_size(one.n_bytes), cells)
 
 
-def _why(release: Release) -> str:
-    plan = release.plan
-    chosen = WHY.get(plan.ranking, f"Layers became low in the order {cell(plan.ranking)}")
-    told = f"{chosen}. Here these are {', '.join(map(str, plan.low_layers)) or 'none'} of {len(plan.order)}."
-    if plan.unsettled:
-        shares = ", ".join(f"{layer} ({share:.0%})" for layer, share in sorted(plan.unsettled.items()))
-        told += f" Not settled, low in so many ways of estimating the order: {shares}."
-    return told
-
-
 def _calibration(facts: Mapping[str, Any], licences: Mapping[str, str | None]) -> str:
     commits = facts.get("revisions") or {}
-    images, text = _sources(facts)
+    images, text = card_plan.sources(facts)
 
     def named(source: object) -> str:
         name = str(source)
@@ -251,12 +207,6 @@ def _calibration(facts: Mapping[str, Any], licences: Mapping[str, str | None]) -
     )
 
 
-def _sources(facts: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """The sets of images and of text; profiles of older versions tell them in a list."""
-    listed = [*(facts.get("sources") or ()), None, None]
-    return facts.get("images", listed[0]), facts.get("text", listed[1])
-
-
 def _again(release: Release, base_model: str | None) -> str:
     sources: Any = release.profile.calibration.get("sources") or ()
     local = [source for source in sources if source not in _commits(release)]
@@ -272,18 +222,6 @@ def _again(release: Release, base_model: str | None) -> str:
 def _commits(release: Release) -> Mapping[str, str]:
     found: Mapping[str, str] = release.profile.calibration.get("revisions") or {}  # type: ignore[assignment]
     return found
-
-
-def _command(release: Release, base_model: str | None) -> str:
-    plan, facts = release.plan, release.profile.calibration
-    parts = ["luq-gguf convert", base_model or release.profile.model, "--out out"]
-    images, text = _sources(facts)
-    parts += [f"--calib {images}"] if images else []
-    parts += [f"--calib-text {text}"] if text else []
-    parts.append(f"--alpha {facts['alpha']:g} --samples {int(str(facts['n_multimodal'])) + int(str(facts['n_text']))}")
-    parts.append(f"--seed {facts['seed']} --low {plan.low} --high {plan.high} --low-layers {len(plan.low_layers)}")
-    parts += [f"--rank {plan.ranking}"] if plan.ranking != "entropy" else []
-    return " ".join(parts)
 
 
 def _pins(release: Release, base_model: str | None) -> list[tuple[str, str]]:

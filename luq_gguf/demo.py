@@ -13,6 +13,7 @@ from luq_gguf.door import Listener, safe_name
 from luq_gguf.errors import CheckpointError
 from luq_gguf.llamacpp import gguf_files
 from luq_gguf.llamacpp.ask import Runner
+from luq_gguf.planning import PlanRequest
 from luq_gguf.stages import CalibrationRequest
 from luq_gguf.values import Budget
 
@@ -64,9 +65,8 @@ def run(out: Path, *, model: str, low_layers: int, n_questions: int, threads: in
     converted = pipeline.convert(
         str(checkpoint),
         run_dir,
-        Budget(low_layers=low_layers),
+        PlanRequest(Budget(low_layers=low_layers), threads=threads),
         request,
-        threads=threads,
         keep_f16=True,
         force=True,  # a demo's folder holds nothing but demos
         listener=listener,

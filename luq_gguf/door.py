@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from luq_gguf import artefacts, planner
+from luq_gguf import artefacts, known_checkpoints, planner
 from luq_gguf.errors import CheckpointError, DiskSpaceError, RunFolderError
 from luq_gguf.hf import checkpoint as checkpoints
 from luq_gguf.hf import llava, slices
@@ -108,8 +108,11 @@ def open_door(
     path, listenable = run.work / "skeleton.gguf", run.work / "listenable.json"
 
     def make() -> None:
+        if known_checkpoints.restore(checkpoint, llama, path, listenable):
+            return
         listener.say(f"reading {checkpoint.name}")
-        _learn(llama, checkpoint, path, listenable, own_vision=clip is not None)
+        header_bytes = _learn(llama, checkpoint, path, listenable, own_vision=clip is not None)
+        known_checkpoints.keep(checkpoint, llama, path, header_bytes, listenable)
 
     key = hash_of(checkpoint.fingerprint, str(llama.converter))
     if not path.exists():  # no recorded output: its hole has the size of the model, and hashing reads it all
@@ -135,8 +138,9 @@ def _names(source: gguf_files.GGUFInfo) -> TensorNames:
     return TensorNames(source.arch, source.n_layers, source.types)
 
 
-def _learn(llama: LlamaCpp, checkpoint: Checkpoint, path: Path, listenable: Path, *, own_vision: bool) -> None:
-    """Write the skeleton of the text model's file, and what can be listened to: layers computed, names of matrices."""
+def _learn(llama: LlamaCpp, checkpoint: Checkpoint, path: Path, listenable: Path, *, own_vision: bool) -> int:
+    """Write the skeleton of the text model's file, and what can be listened to: layers computed, names of matrices.
+    Returns the bytes of the skeleton's header."""
     asked, beside = (llama, checkpoint.folder), path.parent
     metadata = beside / "metadata.gguf"
     with ThreadPoolExecutor() as pool:  # each takes seconds on one core, most of them for imports
@@ -151,6 +155,7 @@ def _learn(llama: LlamaCpp, checkpoint: Checkpoint, path: Path, listenable: Path
     artefacts.write_json(listenable, {"n_layers": n_layers, "tensors": measured})
     part.replace(path)
     metadata.unlink()
+    return info.header_bytes
 
 
 def _outline(checkpoint: Checkpoint) -> nn.Module:

@@ -12,11 +12,17 @@ from luq_gguf.hf import llava
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.llamacpp import clip_mmproj, converter, gguf_files, quantize, skeleton
 from luq_gguf.run_folder import RunFolder, hash_of
+from luq_gguf.tensor_types import layer_of
 from luq_gguf.values import Budget, Plan, QuantizedModel
 
 
 def file_name(checkpoint: Checkpoint, plan: Plan) -> str:
-    """NAME-LUQ12-IQ1_M-Q4_K_M.gguf; other rules than the paper's are named."""
+    """NAME-LUQ12-IQ1_M-Q4_K_M.gguf; other rules than the paper's are named. Of many types, NAME-LUQ-best-Q2_K-Q6_K.gguf
+    has those of the fewest and the most bits in its layers."""
+    if plan.ranking == "best":
+        inside = {kind for name, kind in plan.tensor_types.items() if layer_of(name) is not None}
+        bits = sorted(inside - set(planner.UNQUANTIZED), key=gguf_files.bits_per_weight)
+        return f"{safe_name(checkpoint.name)}-LUQ-best-{bits[0]}-{bits[-1]}.gguf"
     rule = "" if plan.ranking == "entropy" else f"-{plan.ranking}"
     name = safe_name(checkpoint.name)
     return f"{name}-LUQ{len(plan.low_layers)}{rule}-{plan.low}-{plan.high}.gguf"
@@ -90,7 +96,7 @@ def _conversion_key(door: Door) -> str:
     return hash_of(door.checkpoint.fingerprint, str(door.llama.converter))
 
 
-def _write_quantized(
+def write_quantized(
     run: RunFolder,
     door: Door,
     plan: Plan,
@@ -152,7 +158,7 @@ def make_file(
     verified."""
     make_mmproj(run, door, listener)
     name = file_name(door.checkpoint, plan)
-    made = _write_quantized(run, door, plan, "quantize", name, threads, listener, in_slices=in_slices)
+    made = write_quantized(run, door, plan, "quantize", name, threads, listener, in_slices=in_slices)
     low_disk.clear(run)
     if keep_f16:
         make_f16(run, door, listener)
@@ -169,7 +175,7 @@ def make_bank(run: RunFolder, door: Door, threads: int | None, listener: Listene
     names = f".work/bank/{door.tensors.low}.gguf", f".work/bank/{door.tensors.high}.gguf"
     for stage, name, count in (("bank-low", names[0], door.tensors.n_layers), ("bank-high", names[1], 0)):
         plan = planner.make_plan(door.tensors, range(door.tensors.n_layers), Budget(low_layers=count), "bank")
-        _write_quantized(run, door, plan, stage, name, threads, listener)
+        write_quantized(run, door, plan, stage, name, threads, listener)
     return run.file(names[0]), run.file(names[1])
 
 
@@ -179,4 +185,4 @@ def make_baseline(
     """The file to compare with: every tensor's stock type under the plan's high ftype, with the same imatrix."""
     stock = planner.make_plan(door.tensors, plan.order, Budget(low_layers=0), plan.ranking)
     name = f"{safe_name(door.checkpoint.name)}-{plan.high}.gguf"
-    return _write_quantized(run, door, stock, "baseline", name, threads, listener)
+    return write_quantized(run, door, stock, "baseline", name, threads, listener)

@@ -1,23 +1,20 @@
-"""Plans that files are measured for: layers ranked by divergence, and bounds on quality."""
+"""What files are measured on, and with."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from luq_gguf import evaluation, quality, ranking
+from luq_gguf import evaluation
 from luq_gguf import sweep as sweeping
 from luq_gguf.door import Door, Listener
 from luq_gguf.errors import EvaluationError
 from luq_gguf.expectations import Target
 from luq_gguf.files import make_f16, make_mmproj
 from luq_gguf.hf import calibration
-from luq_gguf.predicting import Predictor
 from luq_gguf.run_folder import RunFolder
-from luq_gguf.stages import make_plan
-from luq_gguf.values import Budget, EvalData, Plan, Profile
+from luq_gguf.values import Budget, EvalData
 
 
 @dataclass(frozen=True)
@@ -60,53 +57,12 @@ def make_meter(
     return make
 
 
-def measured_plan(
-    run: RunFolder,
-    door: Door,
-    profiled: Profile,
-    budget: Budget,
-    rule: str,
-    seed: int,
-    make_meter: Callable[[], sweeping.Meter],
-    predictor: Predictor | None,
-    listener: Listener,
-) -> Plan:
-    """The plan; where the order or the budget asks for it, files are measured first."""
-    if rule != "kld" and not budget.is_quality:
-        return make_plan(run, door, budget, rule=rule, seed=seed, predictor=predictor)
-    meter, n_layers = make_meter(), door.tensors.n_layers
-    if rule == "kld":
-        order = sweeping.order_by_kld(meter, n_layers, _counter(listener, "layers, each alone low", n_layers))
-    else:
-        order = ranking.rank(profiled.layers, rule, seed)
-    noted: dict[str, object] = {"measured_on": meter.conditions()}
-    if budget.is_quality:
-        tick = _counter(listener, "numbers of low layers", n_layers + 1)
-
-        def measure(count: int) -> float:
-            figure = quality.figure_of(budget, meter.low(order[:count])["metrics"])
-            tick()
-            return figure
-
-        count, tried = quality.most_low_layers(budget, n_layers, measure)
-        noted |= {k: v for k, v in vars(budget).items() if v is not None}
-        noted["tried"] = [vars(one) for one in tried]
-        budget = Budget(low_layers=count)
-    return make_plan(run, door, budget, rule=rule, seed=seed, order=order, measured=noted, predictor=predictor)
-
-
-def _counter(listener: Listener, what: str, total: int) -> Callable[[], None]:
-    done = itertools.count(1)
-    return lambda: listener.progress(what, next(done), total)
-
-
-def check_questions(budget: Budget, rule: str, questions: QuestionSet, run: RunFolder) -> None:
+def check_questions(budget: Budget, questions: QuestionSet, run: RunFolder) -> None:
     """Refuse, before anything heavy, data that an order or a budget could not be measured on."""
-    if rule != "kld" and not budget.is_quality:
-        return
     if questions.source is None:
         raise EvaluationError(
-            "--max-kld, --min-accuracy and --rank kld are measured on questions, and none were given.",
+            "--max-kld, --min-accuracy, --rank kld, --rank greedy and --plan best are measured on questions, and none "
+            "were given.",
             "Give --eval SET: a .jsonl, a folder of images, or a Hub dataset id.",
         )
     samples = calibration.read_questions(

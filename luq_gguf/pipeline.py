@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from luq_gguf import artefacts, benchmarks, evaluation, planner, tensor_types
+from luq_gguf import artefacts, benchmarks, evaluation, planner, planning, tensor_types
 from luq_gguf import sweep as sweeping
 from luq_gguf.alpha import AlphaRequest, ablate
 from luq_gguf.alpha import check as check_alpha
@@ -17,12 +17,12 @@ from luq_gguf.expectations import Target
 from luq_gguf.files import make_file, mmproj_name
 from luq_gguf.hf import calibration as calibration_input
 from luq_gguf.llamacpp import gguf_files, imatrix_file, quantize, skeleton
-from luq_gguf.measuring import QuestionSet, check_questions, make_meter, measured_plan
-from luq_gguf.predicting import predictor, tps_of
+from luq_gguf.measuring import QuestionSet, make_meter
+from luq_gguf.planning import PlanRequest
 from luq_gguf.run_folder import RunFolder
 from luq_gguf.run_models import model_of, planned_door
 from luq_gguf.stages import CalibrationRequest, make_profile
-from luq_gguf.values import Budget, Plan, Profile, QuantizedModel
+from luq_gguf.values import Plan, Profile, QuantizedModel
 
 
 @dataclass(frozen=True)
@@ -52,23 +52,25 @@ class Converted:
 def convert(
     model: str,
     out: Path,
-    budget: Budget,
+    wanted: PlanRequest,
     request: CalibrationRequest,
     *,
     low: str = "IQ1_M",
     high: str = "Q4_K_M",
-    rule: str = "entropy",
-    eval_source: str | None = None,
     device: str = "auto",
-    threads: int | None = None,
     keep_f16: bool = False,
     low_disk: bool = False,
     trust_remote_code: bool = False,
     force: bool = False,
     listener: Listener = Listener(),
 ) -> Converted:
-    """The whole road, resuming at the first stage whose inputs changed."""
-    questions = QuestionSet(eval_source or request.images)
+    """The whole road, resuming at the first stage whose inputs changed.
+
+    What has to be measured for the plan is measured on the calibration's questions where the request names none.
+    """
+    threads = wanted.threads
+    if wanted.questions.source is None:
+        wanted = replace(wanted, questions=replace(wanted.questions, source=request.images))
     with RunFolder(out, create=True, force=force) as run:
         claim(run, model, force)
         dataset = calibration_input.source_name(request.images or calibration_input.DEFAULT_IMAGES)
@@ -82,18 +84,12 @@ def convert(
             dataset=dataset,
             listener=listener,
         )
-        planner.check_budget(door.tensors, budget)
-        check_questions(budget, rule, questions, run)
-        speeds = predictor(door, budget.decode_tps is not None, threads, listener)
-        if budget.decode_tps is not None:  # out of reach is told before the profile, which takes hours
-            planner.low_layer_count(door.tensors, range(door.tensors.n_layers), budget, tps_of(speeds))
-        measured = budget.max_kld is not None or budget.min_accuracy is not None or rule == "kld"
-        could_be = not (low_disk or keep_f16 or measured)  # these need the 16-bit file
+        prepared = planning.prepare(run, door, wanted, listener)
+        could_be = not (low_disk or keep_f16 or wanted.measures)  # these need the 16-bit file
         check_disk(run, door, planner.file_bytes(door.tensors, ()), in_slices=low_disk, could_be=could_be)
         profile = make_profile(run, door, request, device=device, listener=listener)
         door = with_dataset(door, profile)
-        meter = make_meter(run, door, questions, threads, listener)
-        plan = measured_plan(run, door, profile, budget, rule, request.seed, meter, speeds, listener)
+        plan = planning.make(run, door, profile, wanted, prepared, listener)
         made = make_file(run, door, plan, threads=threads, keep_f16=keep_f16, in_slices=low_disk, listener=listener)
         name = mmproj_name(door.checkpoint)
         return Converted(run.path, made, run.file(name) if name else None, plan, profile)
@@ -117,14 +113,10 @@ def profile(
 
 def plan(
     run_dir: Path,
-    budget: Budget,
+    wanted: PlanRequest,
     *,
     low: str,
     high: str,
-    rule: str,
-    seed: int,
-    eval_source: str | None = None,
-    threads: int | None = None,
     model: str | None = None,
     trust_remote_code: bool = False,
     force: bool = False,
@@ -137,11 +129,8 @@ def plan(
         door = open_door(
             run, where, low=low, high=high, trust_remote_code=trust_remote_code, force=force, listener=listener
         )
-        door, questions = with_dataset(door, profiled), QuestionSet(eval_source)
-        check_questions(budget, rule, questions, run)
-        meter = make_meter(run, door, questions, threads, listener)
-        speeds = predictor(door, budget.decode_tps is not None, threads, listener)
-        return measured_plan(run, door, profiled, budget, rule, seed, meter, speeds, listener)
+        prepared, door = planning.prepare(run, door, wanted, listener), with_dataset(door, profiled)
+        return planning.make(run, door, profiled, wanted, prepared, listener)
 
 
 def quantize_plan(
@@ -251,6 +240,8 @@ def sweep(
             check_alpha(run, door, profiled, ablation)
         meter = make_meter(run, door, questions, threads, listener)()
         found = sweeping.sweep(run, door, profiled, meter, request, listener)
+        if "best" in request.orders:
+            found = planning.add_best_points(run, door, profiled, meter, found, listener)
         if ablation:
             found |= {"alpha": ablate(run, door, profiled, meter, ablation, device, listener)}
         return found

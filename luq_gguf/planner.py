@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from luq_gguf.errors import BudgetError
+from luq_gguf.tensor_types import layer_of
 from luq_gguf.values import Budget, ModelTensors, Plan
 
 GIB = 1024**3
+UNQUANTIZED = ("F32", "F16", "BF16")
+ENDS = ("token_embd.weight", "output.weight")
 
 
 def tensor_types(tensors: ModelTensors, low_layers: Sequence[int]) -> dict[str, str]:
@@ -85,12 +89,25 @@ def low_layer_count(
     if budget.low_layers is not None:
         return budget.low_layers
     for count in range(tensors.n_layers + 1):
-        low = order[:count]
-        if budget.n_bytes is not None and file_bytes(tensors, low) <= budget.n_bytes:
-            return count
-        if budget.bpw is not None and bits_per_weight(tensors, low) <= budget.bpw:
+        if is_met(tensors, order[:count], budget):
             return count
     raise BudgetError("No budget was given.", "Give --low-layers, --target-size, --target-bpw or --target-tps.")
+
+
+def is_met(
+    tensors: ModelTensors,
+    low_layers: Sequence[int],
+    budget: Budget,
+    decode_tps: Callable[[Sequence[int]], float] | None = None,
+) -> bool:
+    """Whether these low layers are enough for a budget that is not of quality."""
+    if budget.decode_tps is not None and decode_tps is not None:
+        return decode_tps(low_layers) >= budget.decode_tps
+    if budget.low_layers is not None:
+        return len(low_layers) >= budget.low_layers
+    if budget.n_bytes is not None:
+        return file_bytes(tensors, low_layers) <= budget.n_bytes
+    return budget.bpw is not None and bits_per_weight(tensors, low_layers) <= budget.bpw
 
 
 def _fewest_for_speed(
@@ -131,6 +148,34 @@ def make_plan(
         order=tuple(order),
         without_importance=tensors.without_importance,
         budget={k: v for k, v in vars(budget).items() if v is not None},
+    )
+
+
+def describe(plan: Plan) -> str:
+    """What a plan gives its layers, for people."""
+    if plan.ranking != "best":
+        return (
+            f"{len(plan.low_layers)} of {len(plan.order)} layers in {plan.low}, by {plan.ranking}: "
+            f"{', '.join(map(str, plan.low_layers)) or 'none'}; all else as in {plan.high}"
+        )
+    inside = Counter(k for name, k in plan.tensor_types.items() if layer_of(name) is not None and k not in UNQUANTIZED)
+    told = ", ".join(f"{kind} {count}" for kind, count in inside.most_common())
+    ends = [f"{name.removesuffix('.weight')} {plan.tensor_types[name]}" for name in ENDS if name in plan.tensor_types]
+    return f"best of many types, matrices of {len(plan.order)} layers: {told}; {', '.join(ends)}"
+
+
+def better_line(plan: Plan) -> str | None:
+    """One sentence where something else was measured to be better than the plan's file with no more bytes."""
+    if plan.measured_kld is None:
+        return None
+    ours = float(plan.measured_kld["mean"])
+    better = [one for one in plan.compared if one["kld"] < ours and one["file_bytes"] <= plan.predicted_file_bytes]
+    if not better:
+        return None
+    one = min(better, key=lambda other: float(other["kld"]))
+    return (
+        f"better with no more bytes, measured on the same questions: {one['name']}, {format_size(one['file_bytes'])}, "
+        f"mean KLD {one['kld']:.3g} where this plan has {ours:.3g}; --plan best looks for better still"
     )
 
 

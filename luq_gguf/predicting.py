@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from luq_gguf import machine, planner, speed, type_rates
 from luq_gguf.door import Door, Listener
@@ -32,14 +32,20 @@ class Predictor:
         return self._speed(low_layers).decode_tps
 
     def _speed(self, low_layers: Sequence[int]) -> speed.Speed:
-        types = planner.tensor_types(self._tensors, low_layers)
+        return self._speed_of(planner.tensor_types(self._tensors, low_layers))
+
+    def _speed_of(self, types: Mapping[str, str]) -> speed.Speed:
         return speed.predict(self._table, self._tensors, types, self._geometry.active_experts)
 
     def of(self, plan: Plan) -> PredictedSpeed:
         """Of a plan, beside the file of its high ftype."""
-        one, other, high_type = self._speed(plan.low_layers), self._speed(()), _usual_type(self._tensors)
+        self._table = self._measured(speed.types_of(self._tensors) | speed.types_in(self._tensors, plan.tensor_types))
+        one, other = self._speed_of(plan.tensor_types), self._speed(())
+        high_type = _usual_type(self._tensors)
         rates = self._table.rates
-        known = plan.low in rates and high_type in rates  # rows may not fit the low type: then others stand for it
+        known = (
+            plan.ranking != "best" and plan.low in rates and high_type in rates
+        )  # rows may not fit the low type: then others stand for it
         ratio = rates[plan.low].decode_wps / rates[high_type].decode_wps if known else 1.0
         faster = self._smallest_faster(plan.low, high_type) if ratio < 1 else None
         return PredictedSpeed(

@@ -47,6 +47,11 @@ def types_of(tensors: ModelTensors) -> frozenset[str]:
     return frozenset(kind for choice in _multiplied(tensors) for kind in (choice.low_type, choice.high_type))
 
 
+def types_in(tensors: ModelTensors, types: Mapping[str, str]) -> frozenset[str]:
+    """Those of a plan that a prediction of it needs."""
+    return frozenset(types[choice.name] for choice in _multiplied(tensors))
+
+
 def predict(table: SpeedTable, tensors: ModelTensors, types: Mapping[str, str], active_experts: float = 1.0) -> Speed:
     """Tokens/s of a file with these types.
 

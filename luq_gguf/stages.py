@@ -181,7 +181,7 @@ def _finished_profile(run: RunFolder) -> Profile:
     return artefacts.read_profile(run.file("profile.json"))
 
 
-def make_plan(
+def ordered_plan(
     run: RunFolder,
     door: Door,
     budget: Budget,
@@ -192,9 +192,9 @@ def make_plan(
     measured: Mapping[str, object] | None = None,
     predictor: Predictor | None = None,
 ) -> Plan:
-    """Plan stage: plan.json, tensor-types.txt.
+    """The plan that takes layers in an order until the budget is met.
 
-    `predictor` adds what speed is predicted, and is needed for a budget of speed. `order` is given where the rule is
+    `predictor` is needed for a budget of speed. `order` is given where the rule is
     more than the profile's entropies; `measured` is added to the budget's account.
     """
     profile = artefacts.read_profile(run.file("profile.json"))
@@ -208,7 +208,11 @@ def make_plan(
     ties = ranking.near_ties(profile.layers, ranked) if rule.startswith("entropy") else ()
     plan = planner.make_plan(door.tensors, ranked, budget, rule, ties, tps_of(predictor))
     doubtful = ranking.unsettled(profile.rankings, len(plan.low_layers), rule)
-    plan = replace(plan, unsettled=doubtful, budget={**plan.budget, **(measured or {})})
+    return replace(plan, unsettled=doubtful, budget={**plan.budget, **(measured or {})})
+
+
+def write_plan(run: RunFolder, door: Door, plan: Plan, predictor: Predictor | None = None) -> Plan:
+    """Plan stage: plan.json, tensor-types.txt. `predictor` adds what speed is predicted."""
     if predictor:
         plan = replace(plan, speed=predictor.of(plan))
 

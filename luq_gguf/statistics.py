@@ -59,6 +59,19 @@ def paired_difference(one: np.ndarray, other: np.ndarray, seed: int = 0) -> Esti
     return found
 
 
+def ratio_of_means(one: Sequence[np.ndarray], other: Sequence[np.ndarray], seed: int = 0) -> Estimate:
+    """mean(other) / mean(one) over all values of the same samples, resampling whole samples: a sample's values are not
+    independent."""
+    if [len(values) for values in one] != [len(values) for values in other]:
+        raise ValueError("paired values are of the same samples")
+    sums = np.array([[values.sum() for values in side] for side in (one, other)], np.float64)
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(0, len(one), (RESAMPLES // 5, len(one)))
+    ratios = sums[1][drawn].sum(axis=1) / sums[0][drawn].sum(axis=1)
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    return Estimate(float(sums[1].sum() / sums[0].sum()), float(low), float(high))
+
+
 @dataclass(frozen=True)
 class Ratio:
     """A ratio, and the interval in which the same measurement made again is expected to lie (None for one pair)."""

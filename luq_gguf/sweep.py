@@ -6,6 +6,7 @@ that they depend on, so an interrupted sweep goes on and a second one with more 
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from luq_gguf import artefacts, evaluation, files, planner, ranking
+from luq_gguf import artefacts, evaluation, files, greedy, planner, ranking
 from luq_gguf.door import Door, Listener
 from luq_gguf.errors import BudgetError
 from luq_gguf.expectations import Target
@@ -22,6 +23,7 @@ from luq_gguf.run_folder import RunFolder, hash_of
 from luq_gguf.values import Budget, EvalData, Plan, Profile
 
 ORDERS = ("entropy", "entropy-desc", "random", "kld")
+ON_REQUEST = ("greedy", "best")  # these cost more than all the others; best is added by `planning`
 UNIFORM = ("IQ1_M", "IQ2_XXS", "IQ2_M", "Q2_K", "IQ3_XXS", "Q3_K_M", "Q4_K_M")
 
 
@@ -76,17 +78,17 @@ class Meter:
     def low(self, layers: Iterable[int]) -> dict[str, Any]:
         """Figures of the file with these layers low."""
         plan = self.plan(layers)
-        path = self._points / "point.gguf"
-
-        def make() -> None:
-            bank.splice(self._bank[::-1], plan.tensor_types, path)
-
-        return self._measured(plan, path, make) | {
+        return self.spliced(plan, self._bank[::-1]) | {
             "average_bits": planner.layer_bits(self._door.tensors, plan.low_layers)
         }
 
-    def uniform(self, ftype: str) -> dict[str, Any]:
-        """Figures of llama-quantize's own file of a type, with the same importance matrix."""
+    def spliced(self, plan: Plan, sources: Sequence[Path]) -> dict[str, Any]:
+        """Figures of a file whose tensors lie in others."""
+        path = self._points / "point.gguf"
+        return self._measured(plan, path, lambda: bank.splice(sources, plan.tensor_types, path))
+
+    def uniform_plan(self, ftype: str) -> tuple[Plan, float]:
+        """llama-quantize's own types of a file type, and the average bits of its decoder layers."""
         tensors = quantize.model_tensors(
             self._door.llama,
             self._door.source,
@@ -96,12 +98,21 @@ class Meter:
             measured=self._door.measured,
         )
         plan = planner.make_plan(tensors, range(tensors.n_layers), Budget(low_layers=0), "uniform")
+        return plan, planner.layer_bits(tensors, ())
+
+    def uniform(self, ftype: str) -> dict[str, Any]:
+        """Figures of llama-quantize's own file of a type, with the same importance matrix."""
+        plan, bits = self.uniform_plan(ftype)
+        return self.quantized(plan) | {"average_bits": bits}
+
+    def quantized(self, plan: Plan) -> dict[str, Any]:
+        """Figures of a file that llama-quantize writes for it."""
         path = self._points / "uniform.gguf"
 
         def make() -> None:
             files.write_plan(self._run, self._door, plan, path, self._threads, self._listener)
 
-        return self._measured(plan, path, make) | {"average_bits": planner.layer_bits(tensors, ())}
+        return self._measured(plan, path, make)
 
     def sixteen_bit(self) -> dict[str, Any]:
         """Figures of the reference itself."""
@@ -169,13 +180,17 @@ def sweep(
         done += 1
         listener.progress("points", done, total)
 
-    orders = {(order, seed): ranking.rank(profile.layers, order, seed) for order, seed in _named(request)}
-    chosen = {frozenset(order[:count]) for order in orders.values() for count in counts}
+    ranked = {(order, seed): ranking.rank(profile.layers, order, seed) for order, seed in _named(request)}
+    orders = {name: [order[:count] for count in counts] for name, order in ranked.items()}
+    chosen = {frozenset(layers) for sets in orders.values() for layers in sets}
     alone = list(range(n)) if "kld" in request.orders else []
     total = len(chosen) + len(alone) + len(request.uniform) + 1
     if alone:
         total += len({count for count in counts if 1 < count < n})
-        orders["kld", 0] = order_by_kld(meter, n, lambda: tick(total))
+        order = order_by_kld(meter, n, lambda: tick(total))
+        orders["kld", 0] = [order[:count] for count in counts]
+    if "greedy" in request.orders:
+        orders["greedy", 0] = _greedy(meter, ranking.rank(profile.layers, "entropy"), counts, listener)
     points: list[dict[str, Any]] = []
     seen: set[frozenset[int]] = set()
 
@@ -185,12 +200,11 @@ def sweep(
         content = {"points": points, "conditions": meter.conditions()}
         artefacts.write_json(run.file("sweep.json"), content)
 
-    for (order, seed), ranked in orders.items():
-        for count in counts:
-            layers = frozenset(ranked[:count])
-            add(order, seed, count, ranked[:count], meter.low(layers))
-            if layers not in seen:
-                seen.add(layers)
+    for (name, seed), sets in orders.items():
+        for layers in sets:
+            add(name, seed, len(layers), layers, meter.low(layers))
+            if frozenset(layers) not in seen:
+                seen.add(frozenset(layers))
                 tick(total)
     for ftype in request.uniform:
         add(f"uniform {ftype}", 0, None, (), meter.uniform(ftype))
@@ -210,9 +224,22 @@ def order_by_kld(meter: Meter, n_layers: int, tick: Callable[[], None]) -> tuple
     return ranking.rank_by(found)
 
 
+def _greedy(meter: Meter, order: Sequence[int], counts: Sequence[int], listener: Listener) -> list[tuple[int, ...]]:
+    """The greedy choices of these numbers of layers."""
+    most, done = max(1, greedy.most_files(len(order), max(counts, default=0))), itertools.count(1)
+
+    def measure(layers: tuple[int, ...]) -> float:
+        kld = float(meter.low(layers)["metrics"]["kld"]["mean"])
+        listener.progress("greedy steps", next(done), most)
+        return kld
+
+    found = list(itertools.islice(greedy.steps(order, measure), max(counts, default=0) + 1))
+    return [found[count] for count in counts]
+
+
 def _named(request: SweepRequest) -> list[tuple[str, int]]:
     found = []
     for order in request.orders:
-        if order != "kld":
+        if order not in ("kld", *ON_REQUEST):
             found += [(order, seed) for seed in range(request.seeds if order == "random" else 1)]
     return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -128,7 +129,8 @@ class Profile:
 
 @dataclass(frozen=True)
 class Budget:
-    """How far to go. Exactly one is set; the size is that of the text model's file: mmproj and KV cache not counted.
+    """How far to go. Exactly one is set, but for the best plan's, which may bound size and speed. The size is
+    that of the text model's file: mmproj and KV cache not counted.
 
     `decode_tps` is predicted tokens/s on this machine; `max_kld` (nats, mean over text tokens) and `min_accuracy` bound
     what is measured of the real file.
@@ -205,7 +207,12 @@ class PredictedSpeed:
 class Plan:
     """A type for every tensor. `predicted_bytes` counts tensor data, as llama-quantize's dry run does;
     `predicted_file_bytes` also the header and padding. `unsettled` layers are low in some ways of estimating the
-    ranking and not in others: in what share of them."""
+    ranking and not in others: in what share of them.
+
+    `ranking` is the rule that made it: an order of layers, or "best", where every tensor has a type of its own, `low`
+    is the one of fewest bits and `low_layers` have it for the most part. `predicted_kld` and `measured_kld` say what
+    was expected and found of it, in nats and on what; `compared` what else was measured at the same bytes.
+    """
 
     low: str
     high: str
@@ -221,6 +228,9 @@ class Plan:
     without_importance: tuple[str, ...] = ()
     budget: Mapping[str, object] = field(default_factory=dict)
     speed: PredictedSpeed | None = None
+    predicted_kld: Mapping[str, Any] | None = None
+    measured_kld: Mapping[str, Any] | None = None
+    compared: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from luq_gguf.artefacts import read_profile
 from luq_gguf.divergence import kl_divergence, same_top
 from luq_gguf.llamacpp.ask import Runner
 from luq_gguf.planner import format_size
+from luq_gguf.planning import PlanRequest
 from luq_gguf.ranking import RANKINGS
 from luq_gguf.values import Budget
 
@@ -45,7 +46,7 @@ def main() -> None:
     print("low layers      size   accuracy (95% interval)      KLD mean     p90  same top  which", flush=True)
     for count in range(n_layers + 1):
         budget = Budget(low_layers=count)
-        plan = pipeline.plan(args.run_dir, budget, low="IQ1_M", high="Q4_K_M", rule=args.rank, seed=0)
+        plan = pipeline.plan(args.run_dir, PlanRequest(budget, args.rank), low="IQ1_M", high="Q4_K_M")
         made = pipeline.quantize_plan(args.run_dir, keep_f16=True)
         found = demo.measure(f"LUQ-{count}", made.model.path, made.mmproj, asked, pictures, None, lambda *_: None)
         low, high = found.interval

@@ -36,13 +36,6 @@ def command(
     seed: int,
     low: str,
     high: str,
-    low_layers: int | None,
-    target_size: int | None,
-    target_bpw: float | None,
-    max_kld: float | None,
-    min_accuracy: float | None,
-    target_tps: float | None,
-    rule: str,
     repo: str | None,
     as_json: bool,
     **rest: Any,
@@ -52,8 +45,8 @@ def command(
     \b
     luq-gguf convert Qwen/Qwen2.5-VL-7B-Instruct --out out/ --target-size 3.4GiB
     """
-    options.check_files(rest["keep_f16"], rest["low_disk"], max_kld, min_accuracy, rule)
-    budget = options.make_budget(low_layers, target_size, target_bpw, max_kld, min_accuracy, target_tps)
+    wanted = options.make_plan_request(rest, seed)
+    options.check_files(rest["keep_f16"], rest["low_disk"], wanted.measures)
     from luq_gguf import pipeline
     from luq_gguf.planner import format_size
     from luq_gguf.stages import CalibrationRequest
@@ -65,7 +58,7 @@ def command(
             from luq_gguf import uploading
 
             uploading.check(target, base_model)  # hours before it is needed
-        made = pipeline.convert(model, out, budget, request, low=low, high=high, rule=rule, listener=listener, **rest)
+        made = pipeline.convert(model, out, wanted, request, low=low, high=high, listener=listener, **rest)
         published = uploading.upload(out, target, base_model=base_model, listener=listener) if target else None
     if as_json:
         output.print_json(made.to_json() | ({"upload": published.to_json()} if published else {}))

@@ -102,9 +102,17 @@ budget = _chain(
     click.option("--max-kld", type=float, help="Most mean KL divergence from the 16-bit file on --eval, in nats."),
     click.option("--min-accuracy", type=float, help="Least accuracy on --eval, 0 to 1."),
     click.option("--eval", "eval_source", metavar="SET",
-                 help="Questions that --max-kld, --min-accuracy and --rank kld are measured on."),
-    click.option("--rank", "rule", type=click.Choice([*RANKINGS, "kld"]), default="entropy", show_default=True,
-                 help="Which layers become low first."),
+                 help="Questions that bounds on quality, --rank kld and greedy, and --plan best are measured on."),
+    click.option("--rank", "rule", type=click.Choice([*RANKINGS, "kld", "greedy"]), default="entropy",
+                 show_default=True, help="Which layers become low first."),
+    click.option("--plan", "plan_kind", type=click.Choice(["luq", "best"]), default="luq", show_default=True,
+                 help="luq: two types, by --rank; best: of many types what measures best within a size."),
+    click.option("--types", "kinds", metavar="LIST",
+                 help="For --plan best.  [default: 1 to 6 bits, as far as this CPU runs them at a useful speed]"),
+    click.option("--per", type=click.Choice(["layer", "tensor"]),
+                 help="For --plan best: a type for each layer, or each part of it.  [default: layer]"),
+    click.option("--swaps", type=click.IntRange(0), help="For --plan best: most swaps to measure.  [default: 16]"),
+    click.option("--plan-minutes", type=click.FloatRange(0), help="For --plan best: stop searching after so long."),
 )  # fmt: skip
 hub = _chain(
     click.option("--create", is_flag=True, help="Make the repository, a public one, if it does not exist."),
@@ -137,17 +145,43 @@ def shares(text: str, option: str) -> tuple[float, ...]:
     return found
 
 
-def make_budget(
-    low_layers: int | None,
-    target_size: int | None,
-    target_bpw: float | None,
-    max_kld: float | None,
-    min_accuracy: float | None,
-    target_tps: float | None,
-) -> Budget:
-    """Exactly one of the six. Raises BudgetError."""
-    budget = Budget(low_layers, target_size, target_bpw, max_kld, min_accuracy, target_tps)
+def make_plan_request(values: dict[str, Any], seed: int) -> Any:
+    """Takes the options of `budget`, and the threads, out of a command's values. Raises BudgetError and UsageError."""
+    names = ("low_layers", "target_size", "target_bpw", "max_kld", "min_accuracy", "target_tps")
+    budget = Budget(*(values.pop(name) for name in names))
+    rule, kind, source = values.pop("rule"), values.pop("plan_kind"), values.pop("eval_source")
+    threads, search = values.pop("threads"), {n: values.pop(n) for n in ("kinds", "per", "swaps", "plan_minutes")}
+    asked = {f"--{name.replace('kinds', 'types').replace('_', '-')}" for name, v in search.items() if v is not None}
+    if kind != "best" and asked:
+        raise click.UsageError(f"{', '.join(sorted(asked))}: only for --plan best.")
+    if kind == "best" and rule != "entropy":
+        raise click.UsageError(
+            f"--rank {rule} orders layers for --plan luq; --plan best chooses types without an order."
+        )
+    _check_budget(budget, kind)
+    from luq_gguf.best_plan import BestRequest
+    from luq_gguf.measuring import QuestionSet
+    from luq_gguf.planning import PlanRequest
+
+    best = None
+    if kind == "best":
+        kinds = tuple(part.strip() for part in search["kinds"].split(",") if part.strip()) if search["kinds"] else None
+        swaps = 16 if search["swaps"] is None else search["swaps"]
+        best = BestRequest(kinds, search["per"] == "tensor", swaps, search["plan_minutes"])
+    return PlanRequest(budget, rule, seed, best, QuestionSet(source), threads)
+
+
+def _check_budget(budget: Budget, kind: str) -> None:
+    """Exactly one of the six; for the best plan a size, and with it a speed if wanted. Raises BudgetError."""
     given = [value for value in vars(budget).values() if value is not None]
+    if kind == "best":
+        sizes = (budget.n_bytes is not None) + (budget.bpw is not None)
+        if sizes != 1 or len(given) != sizes + (budget.decode_tps is not None):
+            raise BudgetError(
+                "--plan best is made for a size.",
+                "Give --target-size 3.4GiB or --target-bpw 3.7, and --target-tps X with it if wanted; no other budget.",
+            )
+        return
     if len(given) != 1:
         problem = "No budget was given." if not given else "More than one budget was given."
         raise BudgetError(
@@ -155,20 +189,14 @@ def make_budget(
             "Give exactly one of --low-layers N, --target-size 3.4GiB, --target-bpw 3.7, --target-tps X, --max-kld X "
             "and --min-accuracy A.",
         )
-    return budget
 
 
-def check_files(
-    keep_f16: bool,
-    low_disk: bool,
-    max_kld: float | None = None,
-    min_accuracy: float | None = None,
-    rule: str = "entropy",
-) -> None:
+def check_files(keep_f16: bool, low_disk: bool, measures: bool = False) -> None:
     """Raises UsageError where --low-disk is given together with what needs the whole 16-bit GGUF."""
-    if low_disk and (keep_f16 or max_kld is not None or min_accuracy is not None or rule == "kld"):
+    if low_disk and (keep_f16 or measures):
         raise click.UsageError(
-            "--low-disk writes no whole 16-bit GGUF; --keep-f16, --max-kld, --min-accuracy and --rank kld need one."
+            "--low-disk writes no whole 16-bit GGUF; --keep-f16, --max-kld, --min-accuracy, --rank kld, --rank greedy "
+            "and --plan best need one."
         )
 
 

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from luq_gguf import artefacts, ranking
 from luq_gguf.door import Listener
-from luq_gguf.planner import format_size
+from luq_gguf.planner import better_line, describe, format_size
 from luq_gguf.values import Check, LayerEntropy, Plan, PredictedSpeed, Profile
 
 errors = Console(stderr=True)
@@ -113,12 +113,12 @@ def _bits(layer: LayerEntropy, modality: str) -> str:
 def plan_lines(plan: Plan) -> list[str]:
     """Sentences about a plan."""
     lines = [
-        f"{len(plan.low_layers)} of {len(plan.order)} layers in {plan.low}, by {plan.ranking}: "
-        f"{', '.join(map(str, plan.low_layers)) or 'none'}; all else as in {plan.high}",
+        describe(plan),
         f"predicted file: {format_size(plan.predicted_file_bytes)} ({plan.bpw:.3f} bpw), without mmproj and KV cache",
     ]
     if plan.speed:
         lines += _speed_lines(plan, plan.speed)
+    lines += _quality_lines(plan)
     if plan.unsettled:
         shares = ", ".join(f"{layer} ({share:.0%})" for layer, share in sorted(plan.unsettled.items()))
         lines.append(f"not settled, low in so many ways of estimating the ranking: {shares}")
@@ -137,6 +137,27 @@ def plan_lines(plan: Plan) -> list[str]:
     if inside:
         lines.append(f"other near ties in the ranking: {', '.join(inside)}")
     return lines
+
+
+def _quality_lines(plan: Plan) -> list[str]:
+    """What was expected and measured of the plan's file, and of others of its size."""
+    found, expected, lines = plan.measured_kld, plan.predicted_kld, []
+    if found:
+        told = f" (predicted {expected['value']:.3g} +- {expected['error']:.2g})" if expected else ""
+        lines.append(
+            f"measured: mean KLD {found['mean']:.3g} ({found['low']:.3g} to {found['high']:.3g}) from the 16-bit file"
+            + told
+        )
+    if expected and isinstance(limit := expected.get("of_all_types_within_budget"), dict):
+        lines.append(
+            f"{expected['files_measured']} files measured, {expected['swaps_measured']} of them swaps, of which "
+            f"{expected['swaps_that_helped']} helped; the least that the estimate gives any choice of types is "
+            f"{limit['estimate']:.3g} (bound {limit['bound']:.3g})"
+        )
+    for one in plan.compared:
+        lines.append(f"beside it: {one['name']}, {format_size(one['file_bytes'])}, mean KLD {one['kld']:.3g}")
+    better = better_line(plan)
+    return [*lines, better] if better else lines
 
 
 def _speed_lines(plan: Plan, speed: PredictedSpeed) -> list[str]:

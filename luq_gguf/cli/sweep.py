@@ -19,8 +19,9 @@ from luq_gguf.cli import options, output, tables
     "--order",
     "orders",
     multiple=True,
-    type=click.Choice(["entropy", "entropy-desc", "random", "kld"]),
-    help="Which layers become low first; may be repeated.  [default: all four]",
+    type=click.Choice(["entropy", "entropy-desc", "random", "kld", "greedy", "best"]),
+    help="Which layers become low first; may be repeated. best: the best plans of the uniform files' sizes.  [default: "
+    "the first four]",
 )
 @click.option("--random-seeds", default=1, show_default=True, help="So many random orders.")
 @click.option(

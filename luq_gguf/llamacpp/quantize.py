@@ -67,17 +67,14 @@ def model_tensors(
     llama-quantize's fallback is what the second dry run tells. Tensors that are not `measured` (they will have no
     importance entry) get types that need none: their high type, or Q2_K (Q3_K in a Q2_K_S file) where that needs one.
     """
-    stock = dry_run(llama, source.path, high)
-    missing = [t.name for t in source.tensors if t.name not in stock]
-    if missing:
-        raise ConversionError(f"llama-quantize's dry run does not tell of {missing[0]}.", "Is this build too old?")
+    stock = _stock(llama, source, high)
 
     def layer_of(name: str) -> int | None:
         layer = tensor_types.layer_of(name)
         return layer if layer is not None and layer < n_layers else None
 
-    matrices = [t.name for t in source.tensors if len(t.shape) > 1 and stock[t.name] != t.type]
-    unmeasured = [name for name in matrices if name not in measured and name not in gguf_files.NEVER_MEASURED]
+    matrices = _quantized(source, stock)
+    unmeasured = _without_importance(matrices, measured)
     for name in unmeasured:
         if gguf_files.needs_importance(name, stock[name], high):
             stock[name] = "Q3_K" if high == "Q2_K_S" else "Q2_K"
@@ -100,6 +97,40 @@ def model_tensors(
     )
     header = skeleton.quantized_header_bytes(source, datasets)
     return ModelTensors(choices, n_layers, low, high, header, skeleton.ALIGNMENT, tuple(unmeasured))
+
+
+def _stock(llama: LlamaCpp, source: gguf_files.GGUFInfo, ftype: str) -> dict[str, str]:
+    found = dry_run(llama, source.path, ftype)
+    missing = [t.name for t in source.tensors if t.name not in found]
+    if missing:
+        raise ConversionError(f"llama-quantize's dry run does not tell of {missing[0]}.", "Is this build too old?")
+    return found
+
+
+def _quantized(source: gguf_files.GGUFInfo, stock: Mapping[str, str]) -> list[str]:
+    """The matrices that are quantized at all."""
+    return [t.name for t in source.tensors if len(t.shape) > 1 and stock[t.name] != t.type]
+
+
+def _without_importance(matrices: Collection[str], measured: Collection[str]) -> list[str]:
+    return [name for name in matrices if name not in measured and name not in gguf_files.NEVER_MEASURED]
+
+
+def types_if_all(
+    llama: LlamaCpp, source: gguf_files.GGUFInfo, kind: str, tensors: ModelTensors, *, measured: Collection[str]
+) -> dict[str, str]:
+    """The type of every tensor when each matrix that is quantized at all is asked to have this one, embeddings and head
+    too. It is llama-quantize's fallback where rows do not fit, the stock type where a matrix lacks importance."""
+    stock = {choice.name: choice.high_type for choice in tensors.choices}
+    matrices = _quantized(source, stock)
+
+    def needs(name: str) -> bool:
+        return gguf_files.needs_importance(name, kind, tensors.high)
+
+    unmeasured = {*_without_importance(matrices, measured), *gguf_files.NEVER_MEASURED}
+    kept = {name for name in unmeasured if kind in gguf_files.IMATRIX_TYPES or needs(name)}  # the former abort it
+    asked = stock_map(source, stock) | {name: kind for name in matrices if name not in kept}
+    return dry_run(llama, source.path, tensors.high, asked)
 
 
 def stock_map(source: gguf_files.GGUFInfo, types: Mapping[str, str]) -> dict[str, str]:

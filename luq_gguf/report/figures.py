@@ -13,6 +13,8 @@ STYLES: Mapping[str, dict[str, Any]] = {
     "entropy-desc": {"color": "#b2182b", "marker": "s", "linestyle": "--", "label": "highest entropy first"},
     "random": {"color": "#777777", "marker": "x", "linestyle": ":", "label": "random (band: seeds)"},
     "kld": {"color": "#1b7837", "marker": "^", "linestyle": "-.", "label": "least KLD alone first"},
+    "greedy": {"color": "#762a83", "marker": "v", "linestyle": "--", "label": "greedy"},
+    "best": {"color": "#e08214", "marker": "*", "linestyle": "-", "label": "best plan"},
 }
 
 
@@ -99,7 +101,7 @@ def order_matters(points: Sequence[Mapping[str, Any]], metric: str, path: Path) 
         for order, style in STYLES.items():
             by_count: dict[int, list[float]] = {}
             for point in points:
-                if point["order"] == order:
+                if point["order"] == order and point["n_low"] is not None:
                     by_count.setdefault(point["n_low"], []).append(value_of(point, metric) or 0.0)
             if not by_count:
                 continue
@@ -217,11 +219,11 @@ def trade_off(points: Sequence[Mapping[str, Any]], path: Path) -> bool:
     unit, name = unit_of(max(p["n_bytes"] for p in shown))
 
     def draw(axes: Any) -> None:
-        for order in ("entropy", "kld"):
+        for order in ("entropy", "kld", "greedy", "best"):
             line = sorted((p["n_bytes"] / unit, value_of(p, "kld")) for p in shown if p["order"] == order)
             if line:
                 axes.plot([x for x, _ in line], [y for _, y in line], markersize=5, **STYLES[order])
-        uniform = sorted((p for p in shown if p["n_low"] is None), key=lambda p: p["n_bytes"])
+        uniform = sorted((p for p in shown if p["order"].startswith("uniform ")), key=lambda p: p["n_bytes"])
         for number, point in enumerate(uniform):
             at = point["n_bytes"] / unit, value_of(point, "kld")
             axes.plot(*at, "D", color="black", markersize=5, markerfacecolor="white")

@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 
 from luq_gguf import ranking
-from luq_gguf.planner import format_size
+from luq_gguf.planner import better_line, describe, format_size
 from luq_gguf.report import figures
 from luq_gguf.statistics import format_ratio
 from luq_gguf.values import Plan, Profile
@@ -95,10 +95,15 @@ def profile_section(profile: Profile, plan: Plan | None, folder: Path) -> Sectio
 
 def plan_section(plan: Plan, types: Path | None) -> Section:
     texts = [
-        f"{len(plan.low_layers)} of {len(plan.order)} layers in {plan.low}, by {plan.ranking}: "
-        f"{', '.join(map(str, plan.low_layers)) or 'none'}; all else as in {plan.high}.",
+        f"{describe(plan)}.",
         f"Predicted file: {format_size(plan.predicted_file_bytes)}, {plan.bpw:.3f} bits per weight.",
     ]
+    if found := plan.measured_kld:
+        interval = f"{found['low']:.3g} to {found['high']:.3g}"
+        texts.append(f"Measured while planning: mean KLD {found['mean']:.3g} ({interval}), and of other files:")
+        texts += [f"{one['name']}, {format_size(one['file_bytes'])}: {one['kld']:.3g}." for one in plan.compared]
+    if better := better_line(plan):
+        texts.append(f"{better[0].upper()}{better[1:]}.")
     if plan.unsettled:
         told = ", ".join(f"{layer} ({share:.0%})" for layer, share in sorted(plan.unsettled.items()))
         texts.append(f"Not settled, low in so many ways of estimating the ranking: {told}.")
@@ -117,7 +122,7 @@ def sweep_section(sweep: Mapping[str, Any], folder: Path) -> Section:
     if figures.trade_off(points, folder / "trade-off.png"):
         what = "Trade-off: divergence against bytes, beside llama-quantize's uniform files"
         images.append(_image(folder / "trade-off.png", what, told))
-    uniform = sorted((p for p in points if p["n_low"] is None), key=lambda p: p["n_bytes"])
+    uniform = sorted((p for p in points if p["n_low"] is None), key=lambda p: (p["n_bytes"], p["order"]))
     rows = [_row(p["order"].removeprefix("uniform "), p) for p in uniform]
     paper = [p for p in points if p["order"] == "entropy"]
     rows += [_row(f"LUQ, {p['n_low']} low", p) for p in sorted(paper, key=lambda p: p["n_low"])]

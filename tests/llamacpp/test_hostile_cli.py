@@ -11,6 +11,7 @@ import pytest
 
 from luq_gguf import pipeline, reporting, verifying
 from luq_gguf.errors import LuqError
+from luq_gguf.planning import PlanRequest
 from luq_gguf.values import Budget
 
 one_model = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
@@ -45,7 +46,7 @@ def test_every_bad_run_folder_is_read_or_refused(converted, tmp_path, name):
             pipeline.quantize_plan(run, threads=1)
     if name.startswith(("profile.json", "run.json")):
         with contextlib.suppress(LuqError):
-            pipeline.plan(run, Budget(low_layers=3), **TYPES)
+            pipeline.plan(run, PlanRequest(Budget(low_layers=3)), **TYPES)
     assert time.monotonic() - started < 120
     assert (tmp_path / "outside.gguf").read_bytes() == b"not to be touched"
     assert not (tmp_path.parent / "outside.gguf").exists()

@@ -1,0 +1,103 @@
+#!/usr/bin/env python3
+"""At the sizes of llama-quantize's own files: those, LUQ's, greedy's and the best plan's, on questions that no plan
+has seen.
+
+.venv/bin/python scripts/equal_bytes.py RUN --calib train.jsonl --data test.jsonl [--sizes Q2_K,IQ3_XXS,...]
+
+RUN is a folder that `luq-gguf profile` has filled; plans are searched on --calib. Every file is written by
+llama-quantize and measured against the 16-bit one; ratios to the uniform file are paired by question (95% intervals).
+On a little model a size takes about two minutes. Prints a table, and writes RUN/equal-bytes.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from luq_gguf import artefacts, evaluation, files, planning, statistics
+from luq_gguf.best_plan import BestRequest
+from luq_gguf.door import Listener, open_door, with_dataset
+from luq_gguf.errors import BudgetError
+from luq_gguf.expectations import Target
+from luq_gguf.measuring import QuestionSet, make_meter
+from luq_gguf.planner import format_size
+from luq_gguf.planning import PlanRequest
+from luq_gguf.run_folder import RunFolder
+from luq_gguf.values import Budget, Plan
+
+SIZES = "Q2_K,IQ3_XXS,Q3_K_S,Q3_K_M,Q4_K_S"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--calib", required=True)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--sizes", default=SIZES)
+    parser.add_argument("--samples", type=int, help="so many of --data by chance")
+    args = parser.parse_args()
+    rows = []
+    with RunFolder(args.run_dir) as run:
+        profile = artefacts.read_profile(run.file("profile.json"))
+        door = with_dataset(open_door(run, run.read()["model"], force=True), profile)
+        f16 = files.make_f16(run, door)
+        data = QuestionSet(args.data, samples=args.samples).read(f16, run.work / "eval" / "images")
+        reference = Target(f16, files.make_mmproj(run, door), max_tokens=QuestionSet.max_tokens)
+        seen = QuestionSet(args.calib, samples=planning.SEARCHED)
+        meter = make_meter(run, door, seen, None, Listener())()
+
+        def unseen(plan: Plan) -> list[np.ndarray]:
+            path, scratch = run.work / "equal-bytes.gguf", run.work / "equal-bytes"
+            files.write_plan(run, door, plan, path, None, Listener())
+            found = evaluation.evaluate(replace(reference, model=path), reference, data, run.work, scratch=scratch)
+            path.unlink()
+            shutil.rmtree(scratch)
+            return [case.kld for case in found.cases if case.kld is not None]
+
+        def planned(budget: Budget, rule: str, best: BestRequest | None) -> tuple[Plan | None, float]:
+            started = time.monotonic()
+            request = PlanRequest(budget, rule, 0, best, seen)
+            try:
+                prepared = planning.prepare(run, door, request, Listener())
+                plan = planning.make(run, door, profile, request, prepared, Listener())
+            except BudgetError:  # LUQ has no file as small
+                return None, 0.0
+            return plan, time.monotonic() - started
+
+        for ftype in args.sizes.split(","):
+            uniform, _ = meter.uniform_plan(ftype)
+            budget, stock = Budget(n_bytes=uniform.predicted_file_bytes), unseen(uniform)
+            asked = {
+                "lowest entropy first": ("entropy", None),
+                "greedy": ("greedy", None),
+                "best, per layer": ("entropy", BestRequest()),
+                "best, per tensor": ("entropy", BestRequest(by_tensor=True)),
+            }
+            told = [(f"uniform {ftype}", uniform, stock, 0.0)]
+            for name, (rule, best) in asked.items():
+                plan, seconds = planned(budget, rule, best)
+                if plan:
+                    told.append((name, plan, unseen(plan), seconds))
+            for name, plan, found, seconds in told:
+                ratio = statistics.ratio_of_means(stock, found)
+                mean, seen_mean = float(np.concatenate(found).mean()), (plan.measured_kld or {}).get("mean")
+                rows.append(
+                    {"size": ftype, "plan": name, "file_bytes": plan.predicted_file_bytes, "kld": mean}
+                    | {"ratio": ratio.to_json(), "kld_seen": seen_mean, "seconds": seconds}
+                    | {"predicted": (plan.predicted_kld or {}).get("value")}
+                )
+                print(
+                    f"| {name} | {format_size(plan.predicted_file_bytes)} | {mean:.3g} "
+                    f"| {ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f}) | {seconds:.0f} s |",
+                    flush=True,
+                )
+        artefacts.write_json(run.file("equal-bytes.json"), {"rows": rows, "conditions": meter.conditions()})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""The search against models whose damage is known: sums, and sums that compound."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from luq_gguf import allocation, greedy, searching
+from luq_gguf.damage import Cell
+from luq_gguf.errors import BudgetError
+from luq_gguf.searching import Limits, Space
+
+N_LAYERS, ERRORS, SIZES = 6, np.array([0.5, 0.1, 0.02, 0.004]), np.array([28, 42, 72, 105])
+
+
+def make_space(by_tensor=True, seconds=None):
+    """Layers of two matrices, and a head that is worth much; four types."""
+    cells = [Cell(layer, part) for layer in range(N_LAYERS) for part in ("attn_q", "ffn_up")] + [Cell(None, "output")]
+    n = len(cells)
+    group = np.arange(n) if by_tensor else np.array([*(c.layer for c in cells[:-1]), N_LAYERS])
+    same = np.tile(np.arange(4), (n, 1))
+    return Space(
+        tuple(cells), np.arange(n), group, np.tile(ERRORS, (n, 1)), np.tile(SIZES, (n, 1)) * 64, same, (0, 1, 2, 3),
+        1000, seconds,
+    )  # fmt: skip
+
+
+def sensitivities(seed):
+    rng = np.random.default_rng(seed)
+    return np.concatenate([np.exp(rng.normal(-7, 1, 2 * N_LAYERS)), [1.0]])
+
+
+def damage_of(space, true, compound=0.0):
+    """KLD of types: a sum, and where `compound` more for neighbours that are both damaged."""
+
+    def kld(types):
+        parts = space.cell_errors(types) * true
+        return float(parts.sum() + compound * np.sqrt(parts[:-1] * np.roll(parts[:-1], 1)).sum())
+
+    return kld
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_sum_is_searched_to_near_the_best_there_is(seed):
+    space, true = make_space(), sensitivities(seed)
+    most = 1000 + 64 * 13 * 60
+    best = allocation.solve(space.costs(true), space.options, most)
+    found = searching.search(space, Limits(most), damage_of(space, true), seed=seed)
+    assert space.file_bytes(found.types) <= most
+    assert found.kld == pytest.approx(damage_of(space, true)(found.types))
+    assert found.kld <= 1.2 * best.cost  # no matrix is measured alone
+    assert abs(found.predicted - found.kld) <= 3 * found.predicted_error
+    assert found.bound <= found.estimate * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("by_tensor", [True, False])
+def test_what_it_begins_with_is_never_beaten_by_its_end_and_nothing_is_measured_twice(by_tensor):
+    space, true = make_space(by_tensor), sensitivities(7)
+    kld, seen = damage_of(space, true, compound=2.0), []
+
+    def measure(types):
+        seen.append(types)
+        return kld(types)
+
+    starts = [(0,) * 12 + (3,), (1,) * 12 + (3,), (2,) * 13]
+    most = max(space.file_bytes(types) for types in starts[:2])
+    found = searching.search(space, Limits(most), measure, starts)
+    assert found.kld <= min(kld(types) for types in starts if space.file_bytes(types) <= most)
+    assert len(seen) == len(set(seen)) <= searching.most_files(space, 16, len(starts))
+    assert found.measured[found.types] == min(v for t, v in found.measured.items() if space.file_bytes(t) <= most)
+
+
+def test_the_same_seed_searches_the_same_and_a_search_that_must_end_has_a_result():
+    space, true = make_space(), sensitivities(1)
+    most = 1000 + 64 * 13 * 50
+    one, other = (searching.search(space, Limits(most), damage_of(space, true), seed=3) for _ in range(2))
+    assert list(one.measured) == list(other.measured)
+    short = searching.search(space, Limits(most, enough=lambda: True), damage_of(space, true))
+    assert len(short.measured) <= 2
+    assert space.file_bytes(short.types) <= most
+
+
+def test_no_room_is_told_before_anything_is_measured():
+    space = make_space()
+
+    def measure(types):
+        raise AssertionError("measured")
+
+    with pytest.raises(BudgetError):
+        searching.search(space, Limits(1000 + 64 * 13 * 28 - 1), measure)
+    smallest = allocation.smallest_bytes(space.options)
+    assert smallest == 1000 + 64 * 13 * 28
+
+
+def test_a_bound_on_speed_holds_for_swaps_too():
+    seconds = np.tile([4.0, 1.0, 2.0, 3.0], (13, 1)) / 1000
+    space, true = make_space(seconds=seconds), sensitivities(2)
+    limits = Limits(1000 + 64 * 13 * 60, seconds=0.020)
+    found = searching.search(space, limits, damage_of(space, true))
+    assert space.token_seconds(found.types) <= 0.020
+    assert limits.met(space, found.types)
+
+
+def test_greedy_is_never_worse_than_the_order_itself_and_looks_no_further_than_asked():
+    rng = np.random.default_rng(0)
+    pairs = rng.uniform(0, 1, (8, 8))
+    alone = rng.uniform(0, 1, 8)
+    seen = []
+
+    def measure(layers):
+        seen.append(frozenset(layers))
+        return float(alone[list(layers)].sum() + pairs[np.ix_(layers, layers)].sum())
+
+    order = tuple(int(n) for n in rng.permutation(8))
+    for n_low in range(9):
+        seen.clear()
+        chosen = greedy.choose(order, measure, lambda layers, n=n_low: len(layers) >= n)
+        assert sorted(chosen) == list(range(8))
+        assert measure(chosen[:n_low]) <= measure(order[:n_low]) + 1e-12
+        assert len(seen) - 2 <= greedy.most_files(8, n_low)
+
+
+def test_greedy_finds_what_no_order_of_single_layers_can():
+    """Layers 0 and 1 cost least alone and most together."""
+    alone = {0: 1.0, 1: 1.1, 2: 1.2, 3: 5.0}
+
+    def measure(layers):
+        return sum(alone[layer] for layer in layers) + (10 if {0, 1} <= set(layers) else 0)
+
+    chosen = greedy.choose((0, 1, 2, 3), measure, lambda layers: len(layers) >= 2)
+    assert set(chosen[:2]) == {0, 2}
+    best = min(itertools.combinations(range(4), 2), key=measure)
+    assert set(chosen[:2]) == set(best)
