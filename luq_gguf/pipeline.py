@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from luq_gguf import artefacts, benchmarks, evaluation, planner, planning, tensor_types
+from luq_gguf import artefacts, benchmarks, evaluation, foreseen, planner, planning, tensor_types
 from luq_gguf import sweep as sweeping
 from luq_gguf.alpha import AlphaRequest, ablate
 from luq_gguf.alpha import check as check_alpha
@@ -34,6 +35,12 @@ class Converted:
     mmproj: Path | None
     plan: Plan
     profile: Profile
+    foreseen: Mapping[str, Any] | None = None
+
+    @property
+    def better(self) -> str | None:
+        """One sentence where another file of no more bytes is measured, or predicted, to be better."""
+        return planner.better_line(self.plan) or foreseen.line(self.foreseen)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -46,6 +53,8 @@ class Converted:
             "predicted_bytes": self.plan.predicted_bytes,
             "predicted_file_bytes": self.plan.predicted_file_bytes,
             "sha256": self.model.sha256,
+            "better": self.better,
+            "foreseen": dict(self.foreseen) if self.foreseen else None,
         }
 
 
@@ -90,9 +99,10 @@ def convert(
         profile = make_profile(run, door, request, device=device, listener=listener)
         door = with_dataset(door, profile)
         plan = planning.make(run, door, profile, wanted, prepared, listener)
+        beside = None if wanted.measures or low_disk else foreseen.foresee(run, door, plan, listener)
         made = make_file(run, door, plan, threads=threads, keep_f16=keep_f16, in_slices=low_disk, listener=listener)
         name = mmproj_name(door.checkpoint)
-        return Converted(run.path, made, run.file(name) if name else None, plan, profile)
+        return Converted(run.path, made, run.file(name) if name else None, plan, profile, beside)
 
 
 def profile(

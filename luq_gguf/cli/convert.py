@@ -75,3 +75,5 @@ def command(
         click.echo(f"\nTry it: llama-cli -m {made.model.path}")
     if published:
         click.echo(f"\npublished  {published.pull_request or published.url}")
+    if made.better:
+        click.echo(f"\n{made.better}")

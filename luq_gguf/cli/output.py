@@ -17,7 +17,7 @@ from rich.text import Text
 
 from luq_gguf import artefacts, ranking
 from luq_gguf.door import Listener
-from luq_gguf.planner import better_line, describe, format_size
+from luq_gguf.planner import describe, format_size
 from luq_gguf.values import Check, LayerEntropy, Plan, PredictedSpeed, Profile
 
 errors = Console(stderr=True)
@@ -156,8 +156,7 @@ def _quality_lines(plan: Plan) -> list[str]:
         )
     for one in plan.compared:
         lines.append(f"beside it: {one['name']}, {format_size(one['file_bytes'])}, mean KLD {one['kld']:.3g}")
-    better = better_line(plan)
-    return [*lines, better] if better else lines
+    return lines
 
 
 def _speed_lines(plan: Plan, speed: PredictedSpeed) -> list[str]:

@@ -24,12 +24,13 @@ def command(run_dir: Path, seed: int, as_json: bool, **rest: Any) -> None:
     """Write plan.json and tensor-types.txt into RUN_DIR, a folder that `luq-gguf profile` has filled."""
     wanted = options.make_plan_request(rest, seed)
     from luq_gguf import artefacts, pipeline
+    from luq_gguf.planner import better_line
 
     with output.listener() as listener:
         plan = pipeline.plan(run_dir, wanted, listener=listener, **rest)
     if as_json:
         output.print_json(artefacts.plan_to_json(plan))
         return
-    for line in output.plan_lines(plan):
+    for line in [*output.plan_lines(plan), *filter(None, [better_line(plan)])]:
         click.echo(line)
     click.echo(f"plan   {run_dir / 'plan.json'}\ntypes  {run_dir / 'tensor-types.txt'}")

@@ -18,7 +18,7 @@ import llama_cpp
 import numpy as np
 
 
-def _library() -> ctypes.CDLL:
+def library() -> ctypes.CDLL:
     folder = Path(llama_cpp.__file__).parent / "lib"
     path = next(p for p in sorted(folder.iterdir()) if p.name.startswith(("libggml-base.", "ggml-base.")))
     library = ctypes.CDLL(str(path))
@@ -35,35 +35,40 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-def random_rows(library: ctypes.CDLL, kind: str, n_columns: int, n_rows: int) -> bytes:
+def random_rows(ggml: ctypes.CDLL, kind: str, n_columns: int, n_rows: int) -> bytes:
     """Rows of normally distributed weights of a trained model's usual size; float32 ones are 1, as norms are."""
     if kind == "F32":
         return np.ones((n_rows, n_columns), np.float32).tobytes()
     weights = np.random.default_rng(n_columns).normal(0, 0.02, (n_rows, n_columns)).astype(np.float32)
     if kind == "F16":
         return weights.astype(np.float16).tobytes()
-    number = gguf.GGMLQuantizationType[kind].value
+    return quantized_rows(ggml, kind, weights, np.ones((1, n_columns), np.float32)).tobytes()
+
+
+def quantized_rows(ggml: ctypes.CDLL, kind: str, weights: np.ndarray, importance: np.ndarray) -> np.ndarray:
+    """Rows of float32 weights [n_rows, n_columns] as rows of a type's bytes; importance [n_rows or 1, n_columns]."""
+    number, (n_rows, n_columns) = gguf.GGMLQuantizationType[kind].value, weights.shape
     block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
-    row_bytes = n_columns // block * size
-    out, importance = np.zeros(n_rows * row_bytes, np.uint8), np.ones(n_columns, np.float32)
-    library.ggml_quantize_init(number)
+    out = np.zeros((n_rows, n_columns // block * size), np.uint8)
+    weights = np.ascontiguousarray(weights, np.float32)
+    columns = np.ascontiguousarray(np.broadcast_to(importance, weights.shape), np.float32)
+    ggml.ggml_quantize_init(number)
 
     def quantize(row: int) -> None:
-        at = ctypes.c_int64(row * n_columns)
-        library.ggml_quantize_chunk(
-            number, weights.ctypes.data, out.ctypes.data, at, 1, n_columns, importance.ctypes.data
+        ggml.ggml_quantize_chunk(
+            number, weights[row].ctypes.data, out[row].ctypes.data, 0, 1, n_columns, columns[row].ctypes.data
         )
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(quantize, range(n_rows)))
-    return out.tobytes()
+    return out
 
 
 def main() -> None:
-    folder, library = Path(sys.argv[1]), _library()
+    folder, ggml = Path(sys.argv[1]), library()
     for wanted in sys.argv[2:]:
         kind, n_columns, n_rows = wanted.split(":")
-        rows = random_rows(library, kind, int(n_columns), int(n_rows))
+        rows = random_rows(ggml, kind, int(n_columns), int(n_rows))
         (folder / f"{kind}-{n_columns}.bin").write_bytes(rows)
 
 

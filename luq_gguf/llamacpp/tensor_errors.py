@@ -27,19 +27,23 @@ def relative_errors(
     w is the 16-bit weight, q what the file has for it, m the mean squared input of its column (1 where no importance is
     known): the relative error of the matrix's output for inputs whose columns are independent.
     """
-    whole, others = _tensors(source), [_tensors(path) for path in files]
+    whole, others = tensors_of(source), [tensors_of(path) for path in files]
     found: dict[str, list[float]] = {}
     for done, name in enumerate(names, 1):
-        rows = _rows(whole[name])
-        weights = _values(whole[name], rows)
-        columns = _columns(importance, name, len(_matrix(whole[name])), rows)
-        total = float((weights**2 * columns).sum()) or 1.0
-        found[name] = [float(((weights - _values(one[name], rows)) ** 2 * columns).sum()) / total for one in others]
+        rows = rows_of(whole[name], ROWS)
+        weights = values_of(whole[name], rows)
+        columns = columns_of(importance, whole[name], rows)
+        found[name] = [share_lost(weights, values_of(one[name], rows), columns) for one in others]
         progress(done, len(names))
     return found
 
 
-def _tensors(path: Path) -> Mapping[str, gguf.ReaderTensor]:
+def share_lost(weights: np.ndarray, quantized: np.ndarray, columns: np.ndarray) -> float:
+    """The relative error of the output."""
+    return float(((weights - quantized) ** 2 * columns).sum()) / (float((weights**2 * columns).sum()) or 1.0)
+
+
+def tensors_of(path: Path) -> Mapping[str, gguf.ReaderTensor]:
     return {tensor.name: tensor for tensor in gguf_files.open_reader(path).tensors}
 
 
@@ -49,17 +53,18 @@ def _matrix(tensor: gguf.ReaderTensor) -> np.ndarray:
     return np.asarray(data.reshape(-1, data.shape[-1]))
 
 
-def _rows(tensor: gguf.ReaderTensor) -> np.ndarray:
+def rows_of(tensor: gguf.ReaderTensor, most: int) -> np.ndarray:
     n = len(_matrix(tensor))
-    return np.unique(np.linspace(0, n - 1, min(ROWS, n)).astype(np.int64))
+    return np.unique(np.linspace(0, n - 1, min(most, n)).astype(np.int64))
 
 
-def _values(tensor: gguf.ReaderTensor, rows: np.ndarray) -> np.ndarray:
+def values_of(tensor: gguf.ReaderTensor, rows: np.ndarray) -> np.ndarray:
     return np.asarray(quants.dequantize(_matrix(tensor)[rows], tensor.tensor_type), np.float32)
 
 
-def _columns(importance: ImportanceMatrix, name: str, n_rows: int, rows: np.ndarray) -> np.ndarray:
-    """Mean squared inputs of the rows' columns, [n_rows or 1, n_in]."""
+def columns_of(importance: ImportanceMatrix, tensor: gguf.ReaderTensor, rows: np.ndarray) -> np.ndarray:
+    """Mean squared inputs of the rows' columns, [n_rows or 1, n_in]; 1 where they are not known."""
+    name, n_rows = tensor.name, len(_matrix(tensor))
     if name not in importance.in_sum2:
         return np.ones((1, 1))
     counts = np.maximum(importance.counts[name], 1)

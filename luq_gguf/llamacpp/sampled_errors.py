@@ -1,0 +1,56 @@
+"""What types would do to matrices, from a few rows of each that ggml quantizes on the spot: seconds, and no bank.
+
+    python -m luq_gguf.llamacpp.sampled_errors JOB
+
+is run as a child process; JOB is a JSON file that says what is wanted and where to write it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import gguf
+import numpy as np
+from gguf import quants
+
+from luq_gguf.errors import ConversionError
+from luq_gguf.llamacpp import blocks, imatrix_file, tensor_errors, tools
+
+ROWS = 16
+
+
+def sampled_errors(source: Path, imatrix: Path, wanted: Mapping[str, Collection[str]]) -> dict[str, dict[str, float]]:
+    """Relative output errors (tensor_errors.py) of each matrix in each of its `wanted` types: name -> type -> error."""
+    with tempfile.TemporaryDirectory() as folder:
+        job, out = Path(folder) / "job.json", Path(folder) / "out.json"
+        asked = {name: sorted(kinds) for name, kinds in wanted.items()}
+        job.write_text(json.dumps({"source": str(source), "imatrix": str(imatrix), "out": str(out), "wanted": asked}))
+        command: list[str | Path] = [tools.python(), "-m", "luq_gguf.llamacpp.sampled_errors", job]
+        tools.run(command, failure=ConversionError, what="ggml's quantizer")
+        found: dict[str, dict[str, float]] = json.loads(out.read_text())
+        return found
+
+
+def main() -> None:
+    job = json.loads(Path(sys.argv[1]).read_text())
+    tensors = tensor_errors.tensors_of(Path(job["source"]))
+    importance, ggml = imatrix_file.read(Path(job["imatrix"])), blocks.library()
+    found: dict[str, dict[str, float]] = {}
+    for name, kinds in job["wanted"].items():
+        rows = tensor_errors.rows_of(tensors[name], ROWS)
+        weights = tensor_errors.values_of(tensors[name], rows)
+        columns = tensor_errors.columns_of(importance, tensors[name], rows)
+        found[name] = {}
+        for kind in kinds:
+            number = gguf.GGMLQuantizationType[kind]
+            held = blocks.quantized_rows(ggml, kind, weights, np.broadcast_to(columns, weights.shape))
+            found[name][kind] = tensor_errors.share_lost(weights, quants.dequantize(held, number), columns)
+    Path(job["out"]).write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
