@@ -1,4 +1,4 @@
-"""Whether llama-quantize's own file of no more bytes is likely to be better than a plan of which nothing is measured."""
+"""Whether llama-quantize's own file of no more bytes is likely to be better than a plan that was not measured."""
 
 from __future__ import annotations
 
@@ -61,6 +61,6 @@ def line(foreseen: Mapping[str, Any] | None) -> str | None:
     share = foreseen["error_sum"] / foreseen["error_sum_of_plan"]
     return (
         f"predicted, not measured: llama-quantize's {foreseen['name'].removeprefix('uniform ')} file "
-        f"({format_size(foreseen['file_bytes'])}) loses {share:.2f} times as much of its matrices' outputs as this one; "
+        f"({format_size(foreseen['file_bytes'])}) loses {share:.2f} times as much of its matrices' outputs as this; "
         "--plan best --eval SET looks for the best types of this size"
     )

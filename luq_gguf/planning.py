@@ -22,6 +22,7 @@ from luq_gguf.values import Budget, Plan, Profile
 MEASURED_RULES = ("kld", "greedy")
 SEARCHED, SEARCHED_LARGE = 64, 8  # questions of a larger set that the best plan of a small or a large model is
 # searched with: a file of a large one takes minutes, and its search should take no longer than its bank
+SEARCHED_TOKENS = 8  # of an answer: a longer one costs its decoding in every file
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def make(
         return write_plan(run, door, plan, speeds)
     if request.best and prepared.choices:
         most = SEARCHED if door.tensors.n_weights < WORTH_IT else SEARCHED_LARGE
-        few = replace(request.questions, samples=request.questions.samples or most)
+        few = replace(request.questions, samples=request.questions.samples or most, max_tokens=SEARCHED_TOKENS)
         metering = make_meter(run, door, few, request.threads, listener)
         asked = (budget, request.best, prepared.choices, metering, request.threads, request.seed)
         return write_plan(run, door, best_plan.best_plan(run, door, profile, *asked, listener), speeds)

@@ -75,7 +75,10 @@ def to_16_bit(
     mmproj: bool = False,
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> gguf_files.GGUFInfo:
-    """Convert the text model, or the vision half, to a 16-bit GGUF; written beside its name and renamed when whole."""
+    """Convert the text model, or the vision half, to a 16-bit GGUF; written beside its name and renamed when whole.
+
+    Returns its tensors, without metadata.
+    """
 
     def on_line(line: str) -> None:
         if match := _PERCENT.search(line):
@@ -97,4 +100,4 @@ def to_16_bit(
     finally:
         for left in (part, part.with_name(f"mmproj-{part.name}")):
             left.unlink(missing_ok=True)
-    return gguf_files.read(out)
+    return gguf_files.read_tensors(out)

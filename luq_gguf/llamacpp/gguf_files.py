@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,15 @@ def read(path: Path) -> GGUFInfo:
     except (ValueError, KeyError, IndexError, OverflowError, UnicodeDecodeError) as error:
         raise GGUFFileError(f"{path} is damaged: {error}", "Download or convert it again.") from None
     return GGUFInfo(path, path.stat().st_size, data_offset, metadata, tensors)
+
+
+def read_tensors(path: Path) -> GGUFInfo:
+    """The same without metadata but the alignment: a vocabulary of 152 000 tokens takes seconds to read."""
+    outline = gguf_header.check(path)
+    start = -(-outline.end // outline.alignment) * outline.alignment
+    kinds = [(name, gguf.GGMLQuantizationType(kind).name, shape) for name, kind, shape in outline.tensors]
+    tensors = tuple(TensorInfo(n, k, s, prod(s), type_bytes(k, prod(s))) for n, k, s in kinds)
+    return GGUFInfo(path, path.stat().st_size, start, {"general.alignment": outline.alignment}, tensors)
 
 
 class Reader(gguf.GGUFReader):  # type: ignore[misc]

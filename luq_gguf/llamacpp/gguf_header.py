@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,16 @@ _HINT = "Download or convert it again."
 
 class _DamageError(Exception):
     """The sentence's end: what is wrong."""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """Where a header ends, before padding; the alignment; of every tensor the name, type's number and shape (columns
+    first)."""
+
+    end: int
+    alignment: int
+    tensors: tuple[tuple[str, int, tuple[int, ...]], ...]
 
 
 @dataclass
@@ -70,8 +81,8 @@ class _Cursor:
         return name
 
 
-def check(path: Path) -> int:
-    """Where the header ends, before padding. Raise GGUFFileError, with what is wrong, where it contradicts itself or
+def check(path: Path) -> Outline:
+    """What a header says without its metadata. Raise GGUFFileError, with what is wrong, where it contradicts itself or
     the file."""
     if not path.is_file():
         raise GGUFFileError(f"{path} is no file.", "Give the path of a .gguf file.")
@@ -81,7 +92,7 @@ def check(path: Path) -> int:
         return check_bytes(data, str(path))
 
 
-def check_bytes(data: mmap.mmap | bytes, name: str) -> int:
+def check_bytes(data: mmap.mmap | bytes, name: str) -> Outline:
     """The same of a file's bytes."""
     if data[:4] != b"GGUF":
         raise GGUFFileError(f"{name} is not a GGUF file.", "It does not begin with GGUF's magic number.")
@@ -91,7 +102,7 @@ def check_bytes(data: mmap.mmap | bytes, name: str) -> int:
         raise GGUFFileError(f"{name} is damaged: {damage}.", _HINT) from None
 
 
-def _check(cursor: _Cursor) -> int:
+def _check(cursor: _Cursor) -> Outline:
     version = cursor.number("<I", "its version")
     if version & 0xFFFF == 0:
         raise _DamageError("it is of the other byte order")
@@ -104,8 +115,8 @@ def _check(cursor: _Cursor) -> int:
     if n_tensors > min(MAX_TENSORS, cursor.left() // 24):
         raise _DamageError(f"it claims {n_tensors} tensors")
     alignment = _check_entries(cursor, n_entries)
-    _check_tensors(cursor, n_tensors, alignment)
-    return cursor.at
+    tensors = tuple(_check_tensors(cursor, n_tensors, alignment))
+    return Outline(cursor.at, alignment, tensors)
 
 
 def _check_entries(cursor: _Cursor, count: int) -> int:
@@ -156,7 +167,7 @@ def _check_array(cursor: _Cursor, key: str) -> None:
             raise _DamageError(f"the array {key} has a string of {length} bytes")
 
 
-def _check_tensors(cursor: _Cursor, count: int, alignment: int) -> None:
+def _check_tensors(cursor: _Cursor, count: int, alignment: int) -> Iterator[tuple[str, int, tuple[int, ...]]]:
     """Walk over the tensors' descriptions, whose data must lie one behind the other and within the file."""
     seen: set[str] = set()
     at = end = 0
@@ -165,27 +176,29 @@ def _check_tensors(cursor: _Cursor, count: int, alignment: int) -> None:
         if name in seen:
             raise _DamageError(f"the tensor {name} occurs twice")
         seen.add(name)
-        n_bytes = _tensor_bytes(cursor, name)
+        kind, shape, n_bytes = _tensor_type(cursor, name)
         offset = cursor.number("<Q", f"the tensor {name}")
         if offset != at:
             raise _DamageError(f"the data of {name} begins at {offset}, behind the tensor before it is {at}")
         end = at + n_bytes
         at += -(-n_bytes // alignment) * alignment
+        yield name, kind, shape
     start = -(-cursor.at // alignment) * alignment
     if count and start + end > len(cursor.data):
         raise _DamageError(f"its tensors need {start + end} bytes and it has {len(cursor.data)}")
 
 
-def _tensor_bytes(cursor: _Cursor, name: str) -> int:
+def _tensor_type(cursor: _Cursor, name: str) -> tuple[int, tuple[int, ...], int]:
+    """A tensor's type, its shape, and its bytes."""
     n_dimensions = cursor.number("<I", f"the tensor {name}")
     if n_dimensions > MAX_DIMENSIONS:
         raise _DamageError(f"the tensor {name} has {n_dimensions} dimensions")
-    shape = [cursor.number("<Q", f"the tensor {name}") for _ in range(n_dimensions)]
+    shape = tuple(cursor.number("<Q", f"the tensor {name}") for _ in range(n_dimensions))
     n_weights = 1
     for n in shape:
         n_weights *= n
     if n_weights == 0 or n_weights >= 2**63:
-        raise _DamageError(f"the tensor {name} has the shape {shape}")
+        raise _DamageError(f"the tensor {name} has the shape {list(shape)}")
     raw = cursor.number("<I", f"the tensor {name}")
     try:
         block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(raw)]
@@ -193,4 +206,4 @@ def _tensor_bytes(cursor: _Cursor, name: str) -> int:
         raise _DamageError(f"the tensor {name} has the unknown type {raw}") from None
     if (shape[0] if shape else 1) % block:
         raise _DamageError(f"the rows of {name} do not fill blocks of {block}")
-    return n_weights // int(block) * int(size)
+    return raw, shape, n_weights // int(block) * int(size)

@@ -76,5 +76,5 @@ def quantized_header_bytes(source: gguf_files.GGUFInfo, datasets: tuple[str, ...
         entries += string("quantize.imatrix.dataset") + 4 + 8 + len(datasets[0].encode()[:127])
     entries += string("quantize.imatrix.entries_count") + 4 + 4
     entries += string("quantize.imatrix.chunks_count") + 4 + 4
-    unpadded = gguf_header.check(source.path) + entries
+    unpadded = gguf_header.check(source.path).end + entries
     return -(-unpadded // ALIGNMENT) * ALIGNMENT

@@ -245,3 +245,11 @@ def test_a_chat_template_ends(template, monkeypatch):
 def test_a_chat_template_cannot_leave_its_sandbox(template):
     with pytest.raises(ValueError, match="cannot be rendered"):
         prompt.render(template, "What is this?", None)
+
+
+def test_tensors_are_read_alike_with_and_without_the_metadata(tmp_path):
+    path = tmp_path / "whole.gguf"
+    path.write_bytes(hostile.WHOLE)
+    whole, tensors = gguf_files.read(path), gguf_files.read_tensors(path)
+    assert tensors.tensors == whole.tensors
+    assert tensors.header_bytes == whole.header_bytes
