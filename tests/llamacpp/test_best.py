@@ -7,7 +7,7 @@ import pytest
 
 from luq_gguf import artefacts, easy_vqa, files, type_bank
 from luq_gguf.door import Listener, open_door, with_dataset
-from luq_gguf.llamacpp import bank, gguf_files
+from luq_gguf.llamacpp import bank, gguf_files, sampled_errors
 from luq_gguf.run_folder import RunFolder
 
 pytestmark = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
@@ -104,6 +104,29 @@ def test_predicted_bytes_of_any_choice_are_exact(run, tiny_model, tmp_path):
         files.write_plan(held, door, plan, tmp_path / "any.gguf", None, Listener())
     assert (tmp_path / "any.gguf").stat().st_size == plan.predicted_file_bytes
     assert gguf_files.read(tmp_path / "any.gguf").types == dict(plan.tensor_types)
+
+
+def test_errors_of_a_few_rows_are_those_of_the_bank(planned, run):
+    """Quantized on the spot by the same quantizer with the same importance; they differ by which rows are looked at."""
+    errors = json.loads((run / ".work" / "bank" / "errors.json").read_text())
+    kinds = TYPES.split(",")
+    f16 = next(path for path in run.glob("*-F16.gguf") if not path.name.startswith("mmproj-"))
+    names = [name for name in errors if name.startswith(("blk.0.", "blk.7."))]
+    found = sampled_errors.sampled_errors(f16, run / "imatrix.gguf", dict.fromkeys(names, kinds))
+    assert len(names) == 14
+    for name in names:
+        for kind, error in zip(kinds, errors[name], strict=True):
+            assert found[name][kind] == pytest.approx(error, rel=0.3), (name, kind)
+        assert errors[name] == sorted(errors[name], reverse=True), "more bits lose less"
+
+
+def test_convert_ends_with_what_is_predicted_to_be_better(cli, converted):
+    foreseen = converted.result["foreseen"]
+    assert foreseen["file_bytes"] <= converted.result["n_bytes"]
+    assert foreseen["error_sum"] < foreseen["error_sum_of_plan"], "uniform three bits lose less than six layers of 1.75"
+    told = cli(*converted.arguments[:-1]).stdout.strip().splitlines()[-1]
+    assert told == converted.result["better"]
+    assert told.startswith("predicted, not measured: llama-quantize's ")
 
 
 def test_greedy_measures_steps_and_is_no_worse_than_the_papers_order(cli, run, questions):

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-STAGES = ("door", "profile", "plan", "mmproj", "f16", "quantize")
+STAGES = ("door", "profile", "plan", "f16", "foreseen", "mmproj", "quantize")
 PASSING = "f16"  # its file is deleted and its record forgotten when the last stage is done
 
 
