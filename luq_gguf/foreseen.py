@@ -6,13 +6,12 @@ import bisect
 from collections.abc import Mapping
 from typing import Any
 
-from luq_gguf import artefacts, files
+from luq_gguf import artefacts, files, type_bank
 from luq_gguf.best_plan import UNIFORM
 from luq_gguf.door import Door, Listener
 from luq_gguf.llamacpp import quantize, sampled_errors, skeleton
 from luq_gguf.planner import format_size
 from luq_gguf.run_folder import RunFolder, hash_of
-from luq_gguf.sweep import uniform_plan
 from luq_gguf.values import Plan
 
 
@@ -32,23 +31,27 @@ def foresee(run: RunFolder, door: Door, plan: Plan, listener: Listener) -> dict[
 
 
 def _beside(run: RunFolder, door: Door, plan: Plan, listener: Listener) -> dict[str, Any] | None:
+    def uniform(ftype: str) -> Plan:
+        types, _ = quantize.stock_types(door.llama, door.source, ftype, door.measured)
+        return type_bank.plan_of(door, types, "uniform")
+
     def size(ftype: str) -> int:  # the list ascends
-        return uniform_plan(door, ftype)[0].predicted_file_bytes
+        return uniform(ftype).predicted_file_bytes
 
     fitting = bisect.bisect_right(UNIFORM, plan.predicted_file_bytes, key=size)
     if not fitting:
         return None
     ftype = UNIFORM[fitting - 1]
-    uniform, _ = uniform_plan(door, ftype)
+    beside = uniform(ftype)
     matrices = quantize.overrides(door.source, plan)
-    wanted = {name: {plan.tensor_types[name], uniform.tensor_types[name]} for name in matrices}
+    wanted = {name: {plan.tensor_types[name], beside.tensor_types[name]} for name in matrices}
     f16 = files.make_f16(run, door, listener)
     listener.say("comparing with uniform files of no more bytes, on a few rows of each matrix")
     found = sampled_errors.sampled_errors(f16, run.file(skeleton.IMATRIX_NAME), wanted)
-    ours, theirs = (sum(found[name][one.tensor_types[name]] for name in matrices) for one in (plan, uniform))
+    ours, theirs = (sum(found[name][one.tensor_types[name]] for name in matrices) for one in (plan, beside))
     return {
         "name": f"uniform {ftype}",
-        "file_bytes": uniform.predicted_file_bytes,
+        "file_bytes": beside.predicted_file_bytes,
         "error_sum": theirs,
         "error_sum_of_plan": ours,
     }

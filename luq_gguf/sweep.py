@@ -37,20 +37,6 @@ class SweepRequest:
     uniform: tuple[str, ...] = UNIFORM
 
 
-def uniform_plan(door: Door, ftype: str) -> tuple[Plan, float]:
-    """llama-quantize's own types of a file type, and the average bits of its decoder layers."""
-    tensors = quantize.model_tensors(
-        door.llama,
-        door.source,
-        door.tensors.low,
-        ftype,
-        n_layers=door.tensors.n_layers,
-        measured=door.measured,
-    )
-    plan = planner.make_plan(tensors, range(tensors.n_layers), Budget(low_layers=0), "uniform")
-    return plan, planner.layer_bits(tensors, ())
-
-
 class Meter:
     """Measures choices of low layers of one model on one set of data against its 16-bit file.
 
@@ -102,8 +88,17 @@ class Meter:
         return self._measured(plan, path, lambda: bank.splice(sources, plan.tensor_types, path))
 
     def uniform_plan(self, ftype: str) -> tuple[Plan, float]:
-        """As `uniform_plan`, of this model."""
-        return uniform_plan(self._door, ftype)
+        """llama-quantize's own types of a file type, and the average bits of its decoder layers."""
+        tensors = quantize.model_tensors(
+            self._door.llama,
+            self._door.source,
+            self._door.tensors.low,
+            ftype,
+            n_layers=self._door.tensors.n_layers,
+            measured=self._door.measured,
+        )
+        plan = planner.make_plan(tensors, range(tensors.n_layers), Budget(low_layers=0), "uniform")
+        return plan, planner.layer_bits(tensors, ())
 
     def uniform(self, ftype: str) -> dict[str, Any]:
         """Figures of llama-quantize's own file of a type, with the same importance matrix."""

@@ -67,17 +67,13 @@ def model_tensors(
     llama-quantize's fallback is what the second dry run tells. Tensors that are not `measured` (they will have no
     importance entry) get types that need none: their high type, or Q2_K (Q3_K in a Q2_K_S file) where that needs one.
     """
-    stock = _stock(llama, source, high)
+    stock, unmeasured = stock_types(llama, source, high, measured)
 
     def layer_of(name: str) -> int | None:
         layer = tensor_types.layer_of(name)
         return layer if layer is not None and layer < n_layers else None
 
     matrices = _quantized(source, stock)
-    unmeasured = _without_importance(matrices, measured)
-    for name in unmeasured:
-        if gguf_files.needs_importance(name, stock[name], high):
-            stock[name] = "Q3_K" if high == "Q2_K_S" else "Q2_K"
     lowered = {name: low for name in matrices if layer_of(name) is not None}
     for name in unmeasured:
         if name in lowered and gguf_files.needs_importance(name, low, high):
@@ -99,12 +95,20 @@ def model_tensors(
     return ModelTensors(choices, n_layers, low, high, header, skeleton.ALIGNMENT, tuple(unmeasured))
 
 
-def _stock(llama: LlamaCpp, source: gguf_files.GGUFInfo, ftype: str) -> dict[str, str]:
+def stock_types(
+    llama: LlamaCpp, source: gguf_files.GGUFInfo, ftype: str, measured: Collection[str]
+) -> tuple[dict[str, str], list[str]]:
+    """The type of every tensor in llama-quantize's own file of an ftype; and the matrices not `measured`, which
+    get types that need no importance."""
     found = dry_run(llama, source.path, ftype)
     missing = [t.name for t in source.tensors if t.name not in found]
     if missing:
         raise ConversionError(f"llama-quantize's dry run does not tell of {missing[0]}.", "Is this build too old?")
-    return found
+    unmeasured = _without_importance(_quantized(source, found), measured)
+    for name in unmeasured:
+        if gguf_files.needs_importance(name, found[name], ftype):
+            found[name] = "Q3_K" if ftype == "Q2_K_S" else "Q2_K"
+    return found, unmeasured
 
 
 def _quantized(source: gguf_files.GGUFInfo, stock: Mapping[str, str]) -> list[str]:
