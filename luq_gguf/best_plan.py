@@ -24,7 +24,7 @@ UNIFORM = (
     "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "Q2_K", "IQ3_XXS", "Q3_K_S", "IQ3_M", "Q3_K_M", "Q3_K_L", "IQ4_XS",
     "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K",
 )  # fmt: skip
-BESIDE = 3  # uniform files, the largest that fit, that the search begins with
+BESIDE = 3  # uniform files that the search begins with
 USEFUL = 0.5  # of Q4_K's decode speed: types below are not chosen unless they are named
 
 
@@ -108,7 +108,7 @@ def best_plan(
     bank = type_bank.make(run, door, chosen.candidates, threads, listener)
     space = chosen.space(door, type_bank.errors_of(run, door, chosen.candidates, bank, listener))
     meter = make_meter()
-    rivals = _rivals(meter, door, profile, most)
+    rivals = _rivals(meter, door, profile, chosen.candidates, most)
     measure = _Measuring(meter, bank, searching.most_files(space, request.swaps, len(rivals)), listener)
     starts, beside = [], {}
     for name, plan in rivals.items():
@@ -173,28 +173,32 @@ def _label(door: Door, plan: Plan, ranking: str | None = None) -> Plan:
     return type_bank.plan_of(door, plan.tensor_types, ranking or plan.ranking)
 
 
-def _rivals(meter: Meter, door: Door, profile: Profile, most_bytes: int) -> dict[str, Plan]:
-    """What is to be beaten: the largest uniform files that fit, and LUQ's of the same bytes."""
-    found = _largest_uniform(meter, most_bytes, BESIDE)
+def _rivals(meter: Meter, door: Door, profile: Profile, found: Candidates, most_bytes: int) -> dict[str, Plan]:
+    """What is to be beaten: the largest uniform file that fits, the largest of those that the bank can make, and LUQ's of
+    the same bytes."""
+    fit = list(_uniform(meter, most_bytes).items())
+    inside = [(name, plan) for name, plan in fit if found.as_choice(plan.tensor_types)]
+    rivals = dict([*fit[:1], *inside[:BESIDE]])
     try:
         order = ranking.rank(profile.layers, "entropy")
         plan = planner.make_plan(door.tensors, order, Budget(n_bytes=most_bytes), "entropy")
-        found[f"LUQ, {len(plan.low_layers)} low"] = plan
+        rivals[f"LUQ, {len(plan.low_layers)} low"] = plan
     except BudgetError:  # not even all layers low are as small
         pass
-    return found
+    return rivals
 
 
-def _largest_uniform(meter: Meter, most_bytes: int, count: int) -> dict[str, Plan]:
+def _uniform(meter: Meter, most_bytes: int) -> dict[str, Plan]:
+    """The uniform files that fit, the largest first."""
     plans = {f"uniform {ftype}": meter.uniform_plan(ftype)[0] for ftype in UNIFORM}
     fit = [name for name, plan in plans.items() if plan.predicted_file_bytes <= most_bytes]
-    return {name: plans[name] for name in sorted(fit, key=lambda name: -plans[name].predicted_file_bytes)[:count]}
+    return {name: plans[name] for name in sorted(fit, key=lambda name: -plans[name].predicted_file_bytes)}
 
 
 def uniform_beside(meter: Meter, most_bytes: int) -> tuple[dict[str, Any], ...]:
     """What the largest uniform file of no more bytes measures."""
-    found = _largest_uniform(meter, most_bytes, 1)
-    return tuple(_compared(name, meter.quantized(plan)) for name, plan in found.items())
+    largest = list(_uniform(meter, most_bytes).items())[:1]
+    return tuple(_compared(name, meter.quantized(plan)) for name, plan in largest)
 
 
 def _compared(name: str, figures: Mapping[str, Any]) -> dict[str, Any]:

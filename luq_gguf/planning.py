@@ -14,14 +14,14 @@ from luq_gguf.best_plan import BestRequest, Choices
 from luq_gguf.door import Door, Listener
 from luq_gguf.errors import BudgetError
 from luq_gguf.measuring import QuestionSet, check_questions, make_meter
-from luq_gguf.predicting import WORTH_IT, Predictor, predictor, tps_of
+from luq_gguf.predicting import Predictor, predictor, tps_of
 from luq_gguf.run_folder import RunFolder
 from luq_gguf.stages import ordered_plan, write_plan
 from luq_gguf.values import Budget, Plan, Profile
 
 MEASURED_RULES = ("kld", "greedy")
-SEARCHED, SEARCHED_LARGE = 64, 8  # questions of a larger set that the best plan of a small or a large model is
-# searched with: a file of a large one takes minutes, and its search should take no longer than its bank
+SEARCHED, SEARCHED_LARGE, SMALL = 64, 8, 50_000_000  # questions of a larger set that the best plan is searched with; 64
+# for a model of fewer weights than SMALL: the search of a large one should take no longer than its bank
 SEARCHED_TOKENS = 8  # of an answer: a longer one costs its decoding in every file
 
 
@@ -75,7 +75,7 @@ def make(
         plan = ordered_plan(run, door, budget, rule=rule, seed=request.seed, predictor=speeds)
         return write_plan(run, door, plan, speeds)
     if request.best and prepared.choices:
-        most = SEARCHED if door.tensors.n_weights < WORTH_IT else SEARCHED_LARGE
+        most = SEARCHED if door.tensors.n_weights < SMALL else SEARCHED_LARGE
         few = replace(request.questions, samples=request.questions.samples or most, max_tokens=SEARCHED_TOKENS)
         metering = make_meter(run, door, few, request.threads, listener)
         asked = (budget, request.best, prepared.choices, metering, request.threads, request.seed)
