@@ -12,7 +12,7 @@ from luq_gguf import allocation, planner, ranking, searching, type_bank, type_ra
 from luq_gguf import machine as machines
 from luq_gguf.door import Door, Listener
 from luq_gguf.errors import BudgetError
-from luq_gguf.llamacpp import gguf_files
+from luq_gguf.llamacpp import gguf_files, quantize
 from luq_gguf.run_folder import RunFolder, hash_of
 from luq_gguf.searching import Found, Space, Types
 from luq_gguf.speed import SpeedTable
@@ -108,7 +108,7 @@ def best_plan(
     bank = type_bank.make(run, door, chosen.candidates, threads, listener)
     space = chosen.space(door, type_bank.errors_of(run, door, chosen.candidates, bank, listener))
     meter = make_meter()
-    rivals = _rivals(meter, door, profile, chosen.candidates, most)
+    rivals = _rivals(door, profile, chosen.candidates, most)
     measure = _Measuring(meter, bank, searching.most_files(space, request.swaps, len(rivals)), listener)
     starts, beside = [], {}
     for name, plan in rivals.items():
@@ -173,10 +173,10 @@ def _label(door: Door, plan: Plan, ranking: str | None = None) -> Plan:
     return type_bank.plan_of(door, plan.tensor_types, ranking or plan.ranking)
 
 
-def _rivals(meter: Meter, door: Door, profile: Profile, found: Candidates, most_bytes: int) -> dict[str, Plan]:
-    """What is to be beaten: the largest uniform file that fits, the largest of those that the bank can make, and LUQ's of
-    the same bytes."""
-    fit = list(_uniform(meter, most_bytes).items())
+def _rivals(door: Door, profile: Profile, found: Candidates, most_bytes: int) -> dict[str, Plan]:
+    """What is to be beaten: the largest uniform file that fits, the largest of those that the bank can make, and LUQ's
+    of the same bytes."""
+    fit = list(_uniform(door, most_bytes).items())
     inside = [(name, plan) for name, plan in fit if found.as_choice(plan.tensor_types)]
     rivals = dict([*fit[:1], *inside[:BESIDE]])
     try:
@@ -188,16 +188,22 @@ def _rivals(meter: Meter, door: Door, profile: Profile, found: Candidates, most_
     return rivals
 
 
-def _uniform(meter: Meter, most_bytes: int) -> dict[str, Plan]:
+def uniform_plan(door: Door, ftype: str) -> Plan:
+    """llama-quantize's own types of a file type."""
+    types, _ = quantize.stock_types(door.llama, door.source, ftype, door.measured)
+    return type_bank.plan_of(door, types, "uniform")
+
+
+def _uniform(door: Door, most_bytes: int) -> dict[str, Plan]:
     """The uniform files that fit, the largest first."""
-    plans = {f"uniform {ftype}": meter.uniform_plan(ftype)[0] for ftype in UNIFORM}
+    plans = {f"uniform {ftype}": uniform_plan(door, ftype) for ftype in UNIFORM}
     fit = [name for name, plan in plans.items() if plan.predicted_file_bytes <= most_bytes]
     return {name: plans[name] for name in sorted(fit, key=lambda name: -plans[name].predicted_file_bytes)}
 
 
-def uniform_beside(meter: Meter, most_bytes: int) -> tuple[dict[str, Any], ...]:
+def uniform_beside(door: Door, meter: Meter, most_bytes: int) -> tuple[dict[str, Any], ...]:
     """What the largest uniform file of no more bytes measures."""
-    largest = list(_uniform(meter, most_bytes).items())[:1]
+    largest = list(_uniform(door, most_bytes).items())[:1]
     return tuple(_compared(name, meter.quantized(plan)) for name, plan in largest)
 
 

@@ -6,8 +6,8 @@ import bisect
 from collections.abc import Mapping
 from typing import Any
 
-from luq_gguf import artefacts, files, type_bank
-from luq_gguf.best_plan import UNIFORM
+from luq_gguf import artefacts, files
+from luq_gguf.best_plan import UNIFORM, uniform_plan
 from luq_gguf.door import Door, Listener
 from luq_gguf.llamacpp import quantize, sampled_errors, skeleton
 from luq_gguf.planner import format_size
@@ -31,18 +31,14 @@ def foresee(run: RunFolder, door: Door, plan: Plan, listener: Listener) -> dict[
 
 
 def _beside(run: RunFolder, door: Door, plan: Plan, listener: Listener) -> dict[str, Any] | None:
-    def uniform(ftype: str) -> Plan:
-        types, _ = quantize.stock_types(door.llama, door.source, ftype, door.measured)
-        return type_bank.plan_of(door, types, "uniform")
-
     def size(ftype: str) -> int:  # the list ascends
-        return uniform(ftype).predicted_file_bytes
+        return uniform_plan(door, ftype).predicted_file_bytes
 
     fitting = bisect.bisect_right(UNIFORM, plan.predicted_file_bytes, key=size)
     if not fitting:
         return None
     ftype = UNIFORM[fitting - 1]
-    beside = uniform(ftype)
+    beside = uniform_plan(door, ftype)
     matrices = quantize.overrides(door.source, plan)
     wanted = {name: {plan.tensor_types[name], beside.tensor_types[name]} for name in matrices}
     f16 = files.make_f16(run, door, listener)

@@ -92,7 +92,7 @@ def make(
         found, told = _within_quality(budget, order, meter, listener)
         budget, noted = found, noted | told
     plan = ordered_plan(run, door, budget, rule=rule, order=order, measured=noted, predictor=speeds)
-    return write_plan(run, door, _with_figures(plan, meter), speeds)
+    return write_plan(run, door, _with_figures(door, plan, meter), speeds)
 
 
 def _within_quality(
@@ -168,10 +168,12 @@ def add_best_points(
     return swept
 
 
-def _with_figures(plan: Plan, meter: sweeping.Meter) -> Plan:
+def _with_figures(door: Door, plan: Plan, meter: sweeping.Meter) -> Plan:
     """The plan with what its file measures, and the largest uniform file of no more bytes."""
     measured = best_plan.measured_kld(meter.low(plan.low_layers), meter)
-    return replace(plan, measured_kld=measured, compared=best_plan.uniform_beside(meter, plan.predicted_file_bytes))
+    return replace(
+        plan, measured_kld=measured, compared=best_plan.uniform_beside(door, meter, plan.predicted_file_bytes)
+    )
 
 
 def _counter(listener: Listener, what: str, total: int) -> Callable[[], None]:

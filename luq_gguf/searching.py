@@ -13,7 +13,7 @@ from luq_gguf import allocation, damage
 from luq_gguf.allocation import Options
 from luq_gguf.damage import Cell, Sensitivity
 
-BLOCKS = 14  # blocks of layers that are measured apart, at most
+BLOCKS = 10  # blocks of layers that are measured apart, at most
 CHOICES = 4  # knapsack choices that are measured before swaps
 PROBE_NOISE = 0.3  # standard deviation of log KLD of files far from the budget: they tell less of those within it
 SHORTLIST = 200  # swaps whose doubt is computed
