@@ -233,12 +233,24 @@ def _moves(space: Space, types: Types, sensitivities: np.ndarray) -> _Moves:
     by_cell = np.zeros((space.n_groups, space.errors.shape[1], len(space.cells)))
     np.add.at(by_cell, (space.group[:, None], np.arange(more.shape[1])[None, :], space.cell[:, None]), more)
     before = np.bincount(space.group, space.n_bytes[at, list(types)], space.n_groups).astype(np.int64)
-    now = [{kind for kind, g in zip(types, space.group, strict=True) if g == group} for group in range(space.n_groups)]
-    groups, kinds = np.nonzero(space.options.allowed)
-    other = np.array([now[g] != {k} for g, k in zip(groups, kinds, strict=True)], bool)
-    groups, kinds = groups[other], kinds[other]
+    groups, kinds = _other_options(space, types)
     errors = by_cell[groups, kinds]
     return _Moves(groups, kinds, space.options.n_bytes[groups, kinds] - before[groups], errors @ sensitivities, errors)
+
+
+def _other_options(space: Space, types: Types) -> tuple[np.ndarray, np.ndarray]:
+    """Group and number of every option that changes a matrix of its group, each outcome once."""
+    found = []
+    for group in range(space.n_groups):
+        inside = np.nonzero(space.group == group)[0]
+        seen = {tuple(types[tensor] for tensor in inside)}
+        for kind in np.nonzero(space.options.allowed[group])[0]:
+            outcome = tuple(int(n) for n in space.same[inside, kind])
+            if outcome not in seen:
+                seen.add(outcome)
+                found.append((group, int(kind)))
+    groups, kinds = np.array(found, np.int64).reshape(-1, 2).T
+    return groups, kinds
 
 
 def probes(space: Space, most_bytes: int) -> list[Types]:

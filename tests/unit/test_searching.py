@@ -131,3 +131,15 @@ def test_greedy_finds_what_no_order_of_single_layers_can():
     assert set(chosen[:2]) == {0, 2}
     best = min(itertools.combinations(range(4), 2), key=measure)
     assert set(chosen[:2]) == set(best)
+
+
+def test_options_that_change_nothing_do_not_hide_those_that_do():
+    """Mixtures are the same as plain types for a head: as many of them as there may be, swaps go on."""
+    plain, n_more = make_space(), 300
+    wide = [np.concatenate([values, np.tile(values[:, 1:2], (1, n_more))], axis=1)
+            for values in (plain.errors, plain.n_bytes, plain.same)]  # fmt: skip
+    space = Space(plain.cells, plain.cell, plain.group, *wide, (0, 1, 2, 3), 1000)
+    true, limits = sensitivities(5), Limits(1000 + 64 * 13 * 60)
+    one, other = (searching.search(s, limits, damage_of(s, true)) for s in (plain, space))
+    assert other.n_swaps > 0
+    assert other.kld == pytest.approx(one.kld, rel=0.05)
