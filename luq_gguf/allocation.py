@@ -55,21 +55,25 @@ def seconds_of(options: Options, choice: tuple[int, ...]) -> float:
     return options.fixed_seconds + float(options.seconds[np.arange(len(choice)), list(choice)].sum())
 
 
-def solve(costs: np.ndarray, options: Options, most_bytes: int, most_seconds: float | None = None) -> Allocation:
-    """The choices of the least sum of costs [n_groups, n_types] within the budget.
+def solve(
+    costs: np.ndarray, options: Options, most_bytes: int, most_seconds: float | None = None, gap: float = 0.0
+) -> Allocation:
+    """The choices of the least sum of costs [n_groups, n_types] within the budget; `gap` more, as a share, will do.
 
     Raises BudgetError where none are within it.
     """
     room = most_bytes
     while True:
-        found = _relaxed(costs, options, room, most_seconds)
+        found = _relaxed(costs, options, room, most_seconds, gap)
         excess = found.n_bytes - most_bytes
         if excess <= 0:
             return found
         room -= excess  # HiGHS holds a row to a tolerance; bytes are exact
 
 
-def _relaxed(costs: np.ndarray, options: Options, most_bytes: int, most_seconds: float | None) -> Allocation:
+def _relaxed(
+    costs: np.ndarray, options: Options, most_bytes: int, most_seconds: float | None, gap: float
+) -> Allocation:
     from scipy import optimize, sparse  # takes a second to import
 
     group, kind = np.nonzero(_worth_it(costs, options))
@@ -91,7 +95,7 @@ def _relaxed(costs: np.ndarray, options: Options, most_bytes: int, most_seconds:
             integrality=np.ones(len(group)),
             bounds=optimize.Bounds(0, 1),
             constraints=limits,
-            options={"mip_rel_gap": 0.0, "time_limit": TIME_LIMIT},
+            options={"mip_rel_gap": gap, "time_limit": TIME_LIMIT},
         )
     if found.x is None:
         raise BudgetError(
@@ -100,7 +104,7 @@ def _relaxed(costs: np.ndarray, options: Options, most_bytes: int, most_seconds:
     taken = found.x > 0.5
     choice = tuple(int(k) for k in kind[taken])
     total = float(cost[taken].sum())
-    bound = total if found.status == 0 else min(total, float(found.mip_dual_bound) * top / _SCALE)
+    bound = total if found.status == 0 and not gap else min(total, float(found.mip_dual_bound) * top / _SCALE)
     return Allocation(choice, total, bound, n_bytes_of(options, choice))
 
 

@@ -131,12 +131,13 @@ def check_comparable(model: Path, reference: Path) -> None:
 
 
 def choose_metric(metric: str, samples: Sequence[Sample]) -> str | None:
-    """ "auto" is VQAv2's soft score where there are several answers, else exact; None where there are no answers.
+    """ "auto" is VQAv2's soft score where there are several answers, else exact; None where there are no answers, and
+    for "none".
 
     Raises EvaluationError where a metric was asked for and answers are missing.
     """
     without = sum(not sample.answers for sample in samples)
-    if not samples:
+    if not samples or metric == "none":
         return None
     if metric == "auto":
         if without:

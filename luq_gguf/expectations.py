@@ -29,7 +29,8 @@ CHUNK = 512  # tokens of text read at once, the second half is scored: as llama-
 
 @dataclass(frozen=True)
 class Target:
-    """A file and how it is run. `mmproj` is needed for images only."""
+    """A file and how it is run. `mmproj` is needed for images only; without `answers` a file that is compared with a
+    reference does not answer itself, which takes a token at a time."""
 
     model: Path
     mmproj: Path | None = None
@@ -38,11 +39,13 @@ class Target:
     n_batch: int = 512
     max_tokens: int = 32
     top: int = TOP
+    answers: bool = True
 
     def key(self) -> str:
         """Changes with the files and with what is asked of them, not with how fast it is done."""
         stamps = [_stamp(path) for path in (self.model, self.mmproj) if path]
-        return hashlib.sha256(json.dumps([stamps, self.max_tokens, self.top]).encode()).hexdigest()[:24]
+        asked = [stamps, self.max_tokens, self.top, *([] if self.answers else ["no answers"])]
+        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:24]
 
 
 def _stamp(path: Path) -> list[object]:
@@ -165,7 +168,8 @@ def _score(runner: Runner, target: Target, data: EvalData, name: str, forced: np
     number = int(name[1:])
     if name[0] == "q":
         sample = data.samples[number]
-        found = runner.measure(sample.prompt, sample.image, max_tokens=target.max_tokens, forced=_ints(forced))
+        most = target.max_tokens if target.answers or forced is None else 0
+        found = runner.measure(sample.prompt, sample.image, max_tokens=most, forced=_ints(forced))
         return _Scored(
             found.log_probabilities,
             np.array(found.prompt, np.int32),

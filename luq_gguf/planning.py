@@ -77,6 +77,7 @@ def make(
     if request.best and prepared.choices:
         most = SEARCHED if door.tensors.n_weights < SMALL else SEARCHED_LARGE
         few = replace(request.questions, samples=request.questions.samples or most, max_tokens=SEARCHED_TOKENS)
+        few = replace(few, metric="none")  # divergence alone
         metering = make_meter(run, door, few, request.threads, listener)
         asked = (budget, request.best, prepared.choices, metering, request.threads, request.seed)
         return write_plan(run, door, best_plan.best_plan(run, door, profile, *asked, listener), speeds)

@@ -16,6 +16,7 @@ from luq_gguf.damage import Cell, Sensitivity
 BLOCKS = 10  # blocks of layers that are measured apart, at most
 CHOICES = 4  # knapsack choices that are measured before swaps
 PROBE_NOISE = 0.3  # standard deviation of log KLD of files far from the budget: they tell less of those within it
+GAP = 1e-3  # of an estimate that is off by a tenth
 SHORTLIST = 200  # swaps whose doubt is computed
 Types = tuple[int, ...]
 
@@ -143,9 +144,11 @@ class Search:
         noise = np.array([damage.NOISE if self._limits.met(self._space, types) else PROBE_NOISE for types in used])
         return damage.fit(self._space.cells, errors, np.array([self.measured[types] for types in used]), noise)
 
-    def solve(self, sensitivities: np.ndarray) -> allocation.Allocation:
+    def solve(self, sensitivities: np.ndarray, gap: float = GAP) -> allocation.Allocation:
+        """The knapsack's choice; nearly the best will do for a file to measure."""
+        limits = self._limits
         return allocation.solve(
-            self._space.costs(sensitivities), self._space.options, self._limits.n_bytes, self._limits.seconds
+            self._space.costs(sensitivities), self._space.options, limits.n_bytes, limits.seconds, gap
         )
 
     def probe(self, seed: int) -> None:
@@ -294,6 +297,6 @@ def search(
     n_swaps, n_helped = state.swap()
     best, final = state.best, state.learnt()
     predicted = state.learnt(but=best).predict(space.cell_errors(best))
-    whole = state.solve(final.values)
+    whole = state.solve(final.values, gap=0.0)
     found = state.measured[best]
     return Found(best, found, *predicted, whole.cost, whole.bound, n_swaps, n_helped, state.measured)
