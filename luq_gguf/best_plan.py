@@ -109,7 +109,7 @@ def best_plan(
     space = chosen.space(door, type_bank.errors_of(run, door, chosen.candidates, bank, listener))
     meter = make_meter()
     rivals = _rivals(door, profile, chosen.candidates, most)
-    measure = _Measuring(meter, bank, searching.most_files(space, request.swaps, len(rivals)), listener)
+    measure = _Measuring(meter, bank, searching.most_files(space, most, request.swaps, len(rivals)), listener)
     starts, beside = [], {}
     for name, plan in rivals.items():
         types = chosen.candidates.as_choice(plan.tensor_types)

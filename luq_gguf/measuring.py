@@ -51,8 +51,8 @@ def make_meter(
         f16 = make_f16(run, door, listener)
         data = questions.read(f16, run.work / "eval" / "images")
         mmproj = make_mmproj(run, door, listener) if any(sample.image for sample in data.samples) else None
-        how = {"max_tokens": questions.max_tokens, "answers": questions.metric != "none"}
-        reference = Target(f16, mmproj, threads, questions.n_ctx, **how)
+        limits = {"n_ctx": questions.n_ctx, "max_tokens": questions.max_tokens}
+        reference = Target(f16, mmproj, threads, answers=questions.metric != "none", **limits)
         return sweeping.Meter(run, door, reference, data, questions.metric, threads, listener)
 
     return make

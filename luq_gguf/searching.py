@@ -276,9 +276,9 @@ def probes(space: Space, most_bytes: int) -> list[Types]:
     return list(dict.fromkeys(space.first(types) for types in files))
 
 
-def most_files(space: Space, swaps: int, n_starts: int) -> int:
+def most_files(space: Space, most_bytes: int, swaps: int, n_starts: int) -> int:
     """How many files a search measures at most."""
-    return n_starts + len(probes(space, space.fixed_bytes)) + CHOICES + swaps
+    return n_starts + len(probes(space, most_bytes)) + CHOICES + swaps
 
 
 def search(

@@ -66,7 +66,7 @@ def test_what_it_begins_with_is_never_beaten_by_its_end_and_nothing_is_measured_
     most = max(space.file_bytes(types) for types in starts[:2])
     found = searching.search(space, Limits(most), measure, starts)
     assert found.kld <= min(kld(types) for types in starts if space.file_bytes(types) <= most)
-    assert len(seen) == len(set(seen)) <= searching.most_files(space, 16, len(starts))
+    assert len(seen) == len(set(seen)) <= searching.most_files(space, most, 16, len(starts))
     assert found.measured[found.types] == min(v for t, v in found.measured.items() if space.file_bytes(t) <= most)
 
 
