@@ -19,6 +19,7 @@ from luq_gguf.run_folder import RunFolder, hash_of
 from luq_gguf.searching import Space, Types
 from luq_gguf.speed import SpeedTable
 from luq_gguf.tensor_types import layer_of
+from luq_gguf.type_rates import Geometry
 from luq_gguf.values import ModelTensors, Plan
 
 TYPES = ("Q2_K", "IQ2_XXS", "IQ3_XXS", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "IQ1_M")
@@ -102,16 +103,17 @@ def make_space(
         np.array([[found.types[name].index(kind) for kind in found.types[name]] for name in names]),
         tuple(range(len(found.kinds))),
         tensors.header_bytes + sum(padded(tensors, size) for size in fixed),
-        _seconds(found, n_weights, speeds) if speeds else None,
+        _seconds(found, n_weights, speeds, Geometry(door.source, tensors).active_experts) if speeds else None,
         speeds.decode_constant if speeds else 0.0,
     )
 
 
-def _seconds(found: Candidates, n_weights: Mapping[str, int], speeds: SpeedTable) -> np.ndarray:
+def _seconds(found: Candidates, n_weights: Mapping[str, int], speeds: SpeedTable, active_experts: float) -> np.ndarray:
     """Seconds of a token; a head's are in the table's constant, whatever its type."""
 
     def of(name: str, kind: str) -> float:
-        return n_weights[name] / speeds.rates[kind].decode_wps if layer_of(name) is not None else 0.0
+        share = active_experts if "_exps" in name else 1.0
+        return share * n_weights[name] / speeds.rates[kind].decode_wps if layer_of(name) is not None else 0.0
 
     return np.array([[of(name, kind) for kind in found.types[name]] for name in found.names])
 

@@ -143,3 +143,12 @@ def test_options_that_change_nothing_do_not_hide_those_that_do():
     one, other = (searching.search(s, limits, damage_of(s, true)) for s in (plain, space))
     assert other.n_swaps > 0
     assert other.kld == pytest.approx(one.kld, rel=0.05)
+
+
+def test_a_single_type_leaves_nothing_to_search():
+    wide = make_space()
+    one = Space(wide.cells, wide.cell, wide.group, wide.errors[:, :1], wide.n_bytes[:, :1], wide.same[:, :1], (0,), 0)
+    found = searching.search(one, Limits(10**9), damage_of(one, sensitivities(0)))
+    assert found.types == (0,) * 13
+    assert len(found.measured) == 1
+    assert found.n_swaps == 0
