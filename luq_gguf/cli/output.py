@@ -175,6 +175,10 @@ def _speed_lines(plan: Plan, speed: PredictedSpeed) -> list[str]:
         lines.append(
             f"layers in {plan.low} decode at {speed.low_layer_ratio:.2f} of {speed.high_type}'s speed here; {other}"
         )
+        if plan.low == "IQ1_M":
+            lines.append(
+                "that is stock llama.cpp's speed; luq-gguf kernels is a library with which it runs IQ1_M faster"
+            )
     return lines
 
 
