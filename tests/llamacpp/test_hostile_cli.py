@@ -15,7 +15,7 @@ from luq_gguf.planning import PlanRequest
 from luq_gguf.values import Budget
 
 one_model = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
-TYPES = {"low": "IQ1_M", "high": "Q4_K_M", "rule": "entropy", "seed": 0}
+TYPES = {"low": "IQ1_M", "high": "Q4_K_M"}
 
 
 def assert_is_a_sentence(done, codes=(1, 2)) -> None:
