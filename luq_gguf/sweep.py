@@ -182,6 +182,8 @@ def sweep(
 
     ranked = {(order, seed): ranking.rank(profile.layers, order, seed) for order, seed in _named(request)}
     orders = {name: [order[:count] for count in counts] for name, order in ranked.items()}
+    if "greedy" in request.orders:
+        orders["greedy", 0] = _greedy(meter, ranking.rank(profile.layers, "entropy"), counts, listener)
     chosen = {frozenset(layers) for sets in orders.values() for layers in sets}
     alone = list(range(n)) if "kld" in request.orders else []
     total = len(chosen) + len(alone) + len(request.uniform) + 1
@@ -189,8 +191,6 @@ def sweep(
         total += len({count for count in counts if 1 < count < n})
         order = order_by_kld(meter, n, lambda: tick(total))
         orders["kld", 0] = [order[:count] for count in counts]
-    if "greedy" in request.orders:
-        orders["greedy", 0] = _greedy(meter, ranking.rank(profile.layers, "entropy"), counts, listener)
     points: list[dict[str, Any]] = []
     seen: set[frozenset[int]] = set()
 

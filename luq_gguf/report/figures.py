@@ -44,6 +44,15 @@ def _save(
     beside.replace(path)
 
 
+def _log_scale(axes: Any) -> None:
+    """With labels as plain text: matplotlib's own are formulas, and "$" is not read as one here."""
+    from matplotlib.ticker import LogFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(LogFormatter())
+    axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
+
+
 def entropy_by_layer(profile: Profile, low_layers: Sequence[int], path: Path) -> None:
     """Entropy of each layer with its spread over K-means seeds; low layers are filled."""
 
@@ -113,7 +122,8 @@ def order_matters(points: Sequence[Mapping[str, Any]], metric: str, path: Path) 
                 low, high = [min(by_count[n]) for n in counts], [max(by_count[n]) for n in counts]
                 axes.fill_between(counts, low, high, color=style["color"], alpha=0.2, linewidth=0)
         if metric.startswith("kld"):
-            axes.set(ylabel="mean KLD from 16 bit, nats", yscale="log")
+            axes.set(ylabel="mean KLD from 16 bit, nats")
+            _log_scale(axes)
         else:
             values = [value for values in shown for value in values]
             axes.set(ylabel=metric, ylim=(min(values) - 0.02, min(max(values) + 0.005, 1.002)))
@@ -234,7 +244,8 @@ def trade_off(points: Sequence[Mapping[str, Any]], path: Path) -> bool:
                 va="top" if below else "bottom",
             )  # fmt: skip
         axes.plot([], [], "D", color="black", markerfacecolor="white", label="uniform file, same imatrix")
-        axes.set(xlabel=f"size of the text model's file, {name}", ylabel="mean KLD from 16 bit, nats", yscale="log")
+        axes.set(xlabel=f"size of the text model's file, {name}", ylabel="mean KLD from 16 bit, nats")
+        _log_scale(axes)
         axes.legend(frameon=False, fontsize=8)
 
     _save(path, draw)

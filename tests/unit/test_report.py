@@ -1,3 +1,4 @@
+from luq_gguf.report import figures
 from luq_gguf.report.page import Section, benchmarks_section, render
 
 
@@ -10,11 +11,37 @@ def test_names_from_elsewhere_are_escaped():
 
 
 def test_benchmarks_of_all_files_are_rows():
-    figures = {"acc": {"value": 0.9, "stderr": 0.05}, "score": {"value": 1500.25, "stderr": None}}
-    entry = {"file": "a.gguf", "benchmarks": {"mme": {"metrics": figures, "n_samples": 40}}}
+    measured = {"acc": {"value": 0.9, "stderr": 0.05}, "score": {"value": 1500.25, "stderr": None}}
+    entry = {"file": "a.gguf", "benchmarks": {"mme": {"metrics": measured, "n_samples": 40}}}
     old = {"file": "b.gguf"}
     assert benchmarks_section(entry | {"others": [old, old | {"benchmarks": None}]}).rows == [
         ["a.gguf", "mme: acc", "0.9", "0.05", "40"],
         ["a.gguf", "mme: score", "1500", "", "40"],
     ]
     assert benchmarks_section(old).rows == []
+
+
+def test_labels_of_a_logarithmic_axis_are_numbers(tmp_path, monkeypatch):
+    """Formulas are not read in figures, so none may be written into them."""
+    from matplotlib.figure import Figure
+
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: (drawn.append(figure), path.write_bytes(b"")))
+    points = [
+        {"order": order, "n_low": n_low, "n_bytes": n_bytes, "metrics": {"kld": {"mean": kld}}}
+        for order, n_low, n_bytes, kld in (
+            ("entropy", 0, 4 * 2**20, 2.7e-5), ("entropy", 4, 3 * 2**20, 3.1e-4), ("greedy", 4, 3 * 2**20, 1e-4),
+            ("best", None, 3 * 2**20, 5e-5), ("uniform Q2_K", None, 3 * 2**20, 2e-4),
+        )
+    ]  # fmt: skip
+    assert figures.trade_off(points, tmp_path / "a.png")
+    assert figures.order_matters([p for p in points if p["n_low"] is not None], "kld", tmp_path / "b.png")
+    for figure in drawn:
+        axes = figure.axes[0]
+        figure.canvas.draw()
+        labels = [label.get_text() for label in (*axes.get_yticklabels(), *axes.get_yticklabels(minor=True))]
+        assert all("$" not in label for label in labels)
+        assert [float(label) for label in labels if label]
+        lines = [line.get_label() for line in axes.get_lines()]
+        assert "greedy" in lines
+    assert "best plan" in [line.get_label() for line in drawn[0].axes[0].get_lines()]
