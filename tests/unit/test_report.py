@@ -41,7 +41,7 @@ def test_labels_of_a_logarithmic_axis_are_numbers(tmp_path, monkeypatch):
         figure.canvas.draw()
         labels = [label.get_text() for label in (*axes.get_yticklabels(), *axes.get_yticklabels(minor=True))]
         assert all("$" not in label for label in labels)
-        assert [float(label) for label in labels if label]
+        assert [float(label.replace("\N{MINUS SIGN}", "-")) for label in labels if label]
         lines = [line.get_label() for line in axes.get_lines()]
         assert "greedy" in lines
     assert "best plan" in [line.get_label() for line in drawn[0].axes[0].get_lines()]
