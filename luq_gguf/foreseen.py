@@ -9,6 +9,7 @@ from typing import Any
 from luq_gguf import artefacts, files
 from luq_gguf.best_plan import UNIFORM, uniform_plan
 from luq_gguf.door import Door, Listener
+from luq_gguf.errors import ConversionError
 from luq_gguf.llamacpp import quantize, sampled_errors, skeleton
 from luq_gguf.planner import format_size
 from luq_gguf.run_folder import RunFolder, hash_of
@@ -17,7 +18,7 @@ from luq_gguf.values import Plan
 
 def foresee(run: RunFolder, door: Door, plan: Plan, listener: Listener) -> dict[str, Any] | None:
     """The largest uniform file that fits, and the sums of relative output errors of all matrices of both; None where
-    none fits. They come from a few rows of each matrix, weighed by importance: an estimate, kept in the run folder."""
+    none fits, or errors cannot be told. They come from a few rows of each matrix, weighed by importance: an estimate, kept in the run folder."""
     name = ".work/foreseen.json"
     imatrix = run.read()["stages"]["profile"]["outputs"][skeleton.IMATRIX_NAME]["sha256"]
     key = hash_of(dict(plan.tensor_types), imatrix, door.checkpoint.fingerprint, sampled_errors.ROWS)
@@ -43,7 +44,11 @@ def _beside(run: RunFolder, door: Door, plan: Plan, listener: Listener) -> dict[
     wanted = {name: {plan.tensor_types[name], beside.tensor_types[name]} for name in matrices}
     f16 = files.make_f16(run, door, listener)
     listener.say("comparing with uniform files of no more bytes, on a few rows of each matrix")
-    found = sampled_errors.sampled_errors(f16, run.file(skeleton.IMATRIX_NAME), wanted)
+    try:
+        found = sampled_errors.sampled_errors(f16, run.file(skeleton.IMATRIX_NAME), wanted)
+    except ConversionError as error:  # of a type that cannot be read back: a conversion does not fail for a hint
+        listener.say(f"they could not be compared: {error.message}")
+        return None
     ours, theirs = (sum(found[name][one.tensor_types[name]] for name in matrices) for one in (plan, beside))
     return {
         "name": f"uniform {ftype}",

@@ -19,7 +19,8 @@ from luq_gguf.run_folder import hash_of
 
 
 def _kept(checkpoint: Checkpoint, llama: LlamaCpp) -> Path:
-    files = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in sorted(checkpoint.folder.iterdir())]
+    present = [path for path in sorted(checkpoint.folder.iterdir()) if path.is_file()]  # a link may lead nowhere
+    files = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in present]
     programs = [version(name) for name in ("luq-gguf", "transformers", "gguf")]
     key = hash_of(checkpoint.name, checkpoint.fingerprint, files, str(llama.converter), programs)
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

@@ -23,11 +23,8 @@ from luq_gguf.type_rates import Geometry
 from luq_gguf.values import ModelTensors, Plan
 
 TYPES = ("Q2_K", "IQ2_XXS", "IQ3_XXS", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "IQ1_M")
-# What is chosen together where tensors are chosen apart: parts that read the same inputs, so that one kernel's work on
-# them is alike (the issue of attention's keys and values, and of the gate).
+# What is chosen together where parts of layers are chosen apart.
 TOGETHER = {"attn_v": "attn_kv", "attn_k": "attn_kv", "ffn_gate": "ffn_gate_up", "ffn_up": "ffn_gate_up"}
-
-
 # Parts of a layer that may have the next larger type where layers are chosen whole, as in llama.cpp's own mixtures.
 RAISED = (("attn_v", "attn_output"), ("attn_v", "attn_output", "ffn_down", "ffn_down_exps"))
 
@@ -145,7 +142,7 @@ def plan_of(door: Door, types: Mapping[str, str], ranking: str) -> Plan:
     weights have it for the most part."""
     tensors = door.tensors
     sizes = {c.name: gguf_files.type_bytes(types[c.name], c.n_weights) for c in tensors.choices}
-    inside = [c for c in tensors.choices if c.layer is not None and types[c.name] not in ("F32", "F16", "BF16")]
+    inside = [c for c in tensors.choices if c.layer is not None and types[c.name] not in planner.UNQUANTIZED]
     low = min((types[c.name] for c in inside), key=gguf_files.bits_per_weight, default=tensors.low)
     share = np.zeros(tensors.n_layers)
     for choice in inside:
