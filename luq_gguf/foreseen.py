@@ -18,7 +18,10 @@ from luq_gguf.values import Plan
 
 def foresee(run: RunFolder, door: Door, plan: Plan, listener: Listener) -> dict[str, Any] | None:
     """The largest uniform file that fits, and the sums of relative output errors of all matrices of both; None where
-    none fits, or errors cannot be told. They come from a few rows of each matrix, weighed by importance: an estimate, kept in the run folder."""
+    none fits, or errors cannot be told.
+
+    They come from a few rows of each matrix, weighed by importance: an estimate, kept in the run folder.
+    """
     name = ".work/foreseen.json"
     imatrix = run.read()["stages"]["profile"]["outputs"][skeleton.IMATRIX_NAME]["sha256"]
     key = hash_of(dict(plan.tensor_types), imatrix, door.checkpoint.fingerprint, sampled_errors.ROWS)

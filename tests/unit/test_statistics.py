@@ -61,3 +61,16 @@ def test_the_spread_of_samples():
     assert (told["mean"], told["median"], told["samples"]) == (3.0, 2.0, [1.0, 2.0, 6.0])
     assert told["std"] == pytest.approx(7**0.5)
     assert spread_of([2.0])["std"] == 0
+
+
+def test_a_ratio_of_means_weighs_every_value_and_resamples_whole_samples():
+    rng = np.random.default_rng(0)
+    one = [rng.uniform(1, 2, n) for n in (5, 40, 12, 30)]
+    found = statistics.ratio_of_means(one, [3 * values for values in one])
+    assert (found.value, found.low, found.high) == pytest.approx((3, 3, 3))
+    other = [values * factor for values, factor in zip(one, (1, 2, 3, 4), strict=True)]
+    found = statistics.ratio_of_means(one, other)
+    assert found.value == pytest.approx(np.concatenate(other).mean() / np.concatenate(one).mean())
+    assert 1 <= found.low < found.value < found.high <= 4
+    with pytest.raises(ValueError, match="the same samples"):
+        statistics.ratio_of_means(one, one[:3])
