@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from families import FAMILIES, any_tokenizer_environment
 
+from luq_gguf.door import Listener, open_door
 from luq_gguf.llamacpp import gguf_files
+from luq_gguf.run_folder import RunFolder
 
 MODELS = Path(__file__).parents[1] / "models"
 
@@ -186,3 +188,29 @@ def test_a_read_only_folder_is_one_sentence(cli, text_model, tmp_path):
     done = cli("convert", text_model(), "--out", tmp_path / "file" / "run", "--low-layers", 1)
     assert done.returncode == 2
     assert "cannot be written" in done.stderr
+
+
+def test_a_checkpoint_is_learnt_once_and_anew_when_a_file_of_it_changes(text_model, tmp_path, monkeypatch):
+    # the build of llama.cpp stays where it is
+    kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "luq-gguf"
+    (tmp_path / "cache" / "luq-gguf").mkdir(parents=True)
+    for build in kept.glob("llama.cpp-*"):
+        (tmp_path / "cache" / "luq-gguf" / build.name).symlink_to(build)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model, said = text_model(), []
+
+    def learn(name):
+        said.clear()
+        with RunFolder(tmp_path / name, create=True) as run:
+            door = open_door(run, str(model), listener=Listener(say=said.append))
+            skeleton = run.work / "skeleton.gguf"
+            return skeleton.read_bytes(), (run.work / "listenable.json").read_bytes(), door.tensors
+
+    (model / "nowhere").symlink_to(tmp_path / "gone")  # as a broken download leaves them
+    first = learn("first")
+    assert said == ["reading random-llama"]
+    assert learn("second") == first
+    assert said == []
+    (model / "README.md").write_text("a card, which the converter reads")
+    assert learn("third")[1:] == first[1:]
+    assert said == ["reading random-llama"]

@@ -1,7 +1,15 @@
 import numpy as np
 import pytest
 
-from luq_gguf.statistics import accuracy, bootstrap, format_ratio, paired_difference, paired_ratio, spread_of
+from luq_gguf.statistics import (
+    accuracy,
+    bootstrap,
+    format_ratio,
+    paired_difference,
+    paired_ratio,
+    ratio_of_means,
+    spread_of,
+)
 
 
 def test_the_interval_is_that_of_the_normal_approximation_for_many_samples():
@@ -66,11 +74,11 @@ def test_the_spread_of_samples():
 def test_a_ratio_of_means_weighs_every_value_and_resamples_whole_samples():
     rng = np.random.default_rng(0)
     one = [rng.uniform(1, 2, n) for n in (5, 40, 12, 30)]
-    found = statistics.ratio_of_means(one, [3 * values for values in one])
+    found = ratio_of_means(one, [3 * values for values in one])
     assert (found.value, found.low, found.high) == pytest.approx((3, 3, 3))
     other = [values * factor for values, factor in zip(one, (1, 2, 3, 4), strict=True)]
-    found = statistics.ratio_of_means(one, other)
+    found = ratio_of_means(one, other)
     assert found.value == pytest.approx(np.concatenate(other).mean() / np.concatenate(one).mean())
     assert 1 <= found.low < found.value < found.high <= 4
     with pytest.raises(ValueError, match="the same samples"):
-        statistics.ratio_of_means(one, one[:3])
+        ratio_of_means(one, one[:3])
