@@ -12,7 +12,7 @@ from luq_gguf import allocation, planner, ranking, searching, type_bank, type_ra
 from luq_gguf import machine as machines
 from luq_gguf.door import Door, Listener
 from luq_gguf.errors import BudgetError
-from luq_gguf.llamacpp import gguf_files, quantize
+from luq_gguf.llamacpp import gguf_files
 from luq_gguf.run_folder import RunFolder, hash_of
 from luq_gguf.searching import Found, Space, Types
 from luq_gguf.speed import SpeedTable
@@ -188,15 +188,9 @@ def _rivals(door: Door, profile: Profile, found: Candidates, most_bytes: int) ->
     return rivals
 
 
-def uniform_plan(door: Door, ftype: str) -> Plan:
-    """llama-quantize's own types of a file type."""
-    types, _ = quantize.stock_types(door.llama, door.source, ftype, door.measured)
-    return type_bank.plan_of(door, types, "uniform")
-
-
 def _uniform(door: Door, most_bytes: int) -> dict[str, Plan]:
     """The uniform files that fit, the largest first."""
-    plans = {f"uniform {ftype}": uniform_plan(door, ftype) for ftype in UNIFORM}
+    plans = {f"uniform {ftype}": type_bank.uniform_plan(door, ftype) for ftype in UNIFORM}
     fit = [name for name, plan in plans.items() if plan.predicted_file_bytes <= most_bytes]
     return {name: plans[name] for name in sorted(fit, key=lambda name: -plans[name].predicted_file_bytes)}
 

@@ -6,8 +6,8 @@ import bisect
 from collections.abc import Mapping
 from typing import Any
 
-from luq_gguf import artefacts, files
-from luq_gguf.best_plan import UNIFORM, uniform_plan
+from luq_gguf import artefacts, files, type_bank
+from luq_gguf.best_plan import UNIFORM
 from luq_gguf.door import Door, Listener
 from luq_gguf.errors import ConversionError
 from luq_gguf.llamacpp import quantize, sampled_errors, skeleton
@@ -36,13 +36,13 @@ def foresee(run: RunFolder, door: Door, plan: Plan, listener: Listener) -> dict[
 
 def _beside(run: RunFolder, door: Door, plan: Plan, listener: Listener) -> dict[str, Any] | None:
     def size(ftype: str) -> int:  # the list ascends
-        return uniform_plan(door, ftype).predicted_file_bytes
+        return type_bank.uniform_plan(door, ftype).predicted_file_bytes
 
     fitting = bisect.bisect_right(UNIFORM, plan.predicted_file_bytes, key=size)
     if not fitting:
         return None
     ftype = UNIFORM[fitting - 1]
-    beside = uniform_plan(door, ftype)
+    beside = type_bank.uniform_plan(door, ftype)
     matrices = quantize.overrides(door.source, plan)
     wanted = {name: {plan.tensor_types[name], beside.tensor_types[name]} for name in matrices}
     f16 = files.make_f16(run, door, listener)

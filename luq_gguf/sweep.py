@@ -14,11 +14,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from luq_gguf import artefacts, evaluation, files, greedy, planner, ranking
+from luq_gguf import artefacts, evaluation, files, greedy, planner, ranking, type_bank
 from luq_gguf.door import Door, Listener
 from luq_gguf.errors import BudgetError
 from luq_gguf.expectations import Target
-from luq_gguf.llamacpp import bank, quantize, skeleton
+from luq_gguf.llamacpp import bank, skeleton
 from luq_gguf.run_folder import RunFolder, hash_of
 from luq_gguf.values import Budget, EvalData, Plan, Profile
 
@@ -87,23 +87,10 @@ class Meter:
         path = self._points / "point.gguf"
         return self._measured(plan, path, lambda: bank.splice(sources, plan.tensor_types, path))
 
-    def uniform_plan(self, ftype: str) -> tuple[Plan, float]:
-        """llama-quantize's own types of a file type, and the average bits of its decoder layers."""
-        tensors = quantize.model_tensors(
-            self._door.llama,
-            self._door.source,
-            self._door.tensors.low,
-            ftype,
-            n_layers=self._door.tensors.n_layers,
-            measured=self._door.measured,
-        )
-        plan = planner.make_plan(tensors, range(tensors.n_layers), Budget(low_layers=0), "uniform")
-        return plan, planner.layer_bits(tensors, ())
-
     def uniform(self, ftype: str) -> dict[str, Any]:
         """Figures of llama-quantize's own file of a type, with the same importance matrix."""
-        plan, bits = self.uniform_plan(ftype)
-        return self.quantized(plan) | {"average_bits": bits}
+        plan = type_bank.uniform_plan(self._door, ftype)
+        return self.quantized(plan) | {"average_bits": type_bank.layer_bits(self._door, plan)}
 
     def quantized(self, plan: Plan) -> dict[str, Any]:
         """Figures of a file that llama-quantize writes for it."""

@@ -162,6 +162,12 @@ def plan_of(door: Door, types: Mapping[str, str], ranking: str) -> Plan:
     )
 
 
+def uniform_plan(door: Door, ftype: str) -> Plan:
+    """llama-quantize's own types of a file type."""
+    types, _ = quantize.stock_types(door.llama, door.source, ftype, door.measured)
+    return plan_of(door, types, "uniform")
+
+
 def layer_bits(door: Door, plan: Plan) -> float:
     """Average bits of the decoder layers' weights alone: what the paper calls bits."""
     inside = [choice for choice in door.tensors.choices if choice.layer is not None]

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from luq_gguf import artefacts, evaluation, files, planning, statistics
+from luq_gguf import artefacts, evaluation, files, planning, statistics, type_bank
 from luq_gguf.best_plan import BestRequest
 from luq_gguf.door import Listener, open_door, with_dataset
 from luq_gguf.errors import BudgetError
@@ -70,7 +70,7 @@ def main() -> None:
             return plan, time.monotonic() - started
 
         for ftype in args.sizes.split(","):
-            uniform, _ = meter.uniform_plan(ftype)
+            uniform = type_bank.uniform_plan(door, ftype)
             budget, stock = Budget(n_bytes=uniform.predicted_file_bytes), unseen(uniform)
             asked = {
                 "lowest entropy first": ("entropy", None),
