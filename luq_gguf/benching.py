@@ -147,10 +147,11 @@ def _with_kernels(arms: Sequence[Arm], listener: Listener) -> tuple[list[Arm], s
     path = kernel_state.of(library).path
     if path is None:
         raise KernelsError("This CPU keeps ggml's own kernels, or LUQ_KERNELS=off.", "Leave --kernels out.")
-    found = [one for arm in arms for one in (arm, replace(arm, kernels=library))[: 1 + (kernels.TYPE in arm.types)]]
+    computed = {arm.path for arm in arms if any(kind in arm.types for kind in kernels.TYPES)}
+    found = [one for arm in arms for one in (arm, replace(arm, kernels=library))[: 1 + (arm.path in computed)]]
     if len(found) == len(arms):
         raise EvaluationError(
-            f"No file has tensors in {kernels.TYPE}, the type of the kernels.", "Leave --kernels out."
+            f"No file has tensors in {' or '.join(kernels.TYPES)}, the types of the kernels.", "Leave --kernels out."
         )
     return found, path
 

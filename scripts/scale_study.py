@@ -4,8 +4,9 @@
 .venv/bin/python scripts/scale_study.py CHECKPOINT WORK --calib questions.jsonl [--turns 2] [--low-layers 12]
 
 By hand means the two runs of convert_hf_to_gguf.py (one for a LLaVA-1.5, whose vision half it does not know) and the
-llama-quantize run, with the same arguments. A turn of a 7B model takes about 20 minutes on two cores, and WORK needs
-room for two 16-bit files. Linux only: memory is VmRSS and RssAnon in /proc, looked at five times a second.
+llama-quantize run, with the same arguments. Who goes first takes turns, and both begin when the disk has nothing left
+to do. A turn of a 7B model takes about 20 minutes on two cores, and WORK needs room for a 16-bit file and what is made
+of it. Linux only: memory is VmRSS and RssAnon in /proc, looked at five times a second.
 """
 
 from __future__ import annotations
@@ -87,6 +88,7 @@ def _disk(folder: Path) -> int:
 
 def by_hand(run: Path, checkpoint: Path, work: Path, threads: int, only_16_bit: bool) -> dict[str, Watched]:
     """The same files in `work` by llama.cpp's own tools."""
+    clear(run, work)
     llama, f16 = tools.find(), work / "by-hand-F16.gguf"
     convert = [sys.executable, llama.converter, checkpoint, "--outtype", "f16", "--model-name", checkpoint.name]
     found = {}
@@ -94,21 +96,26 @@ def by_hand(run: Path, checkpoint: Path, work: Path, threads: int, only_16_bit: 
         found["mmproj"] = watch([*convert, "--mmproj", "--outfile", work / "mmproj.gguf"], work)
     found["f16"] = watch([*convert, "--outfile", f16], work)
     if only_16_bit:
-        f16.unlink()
         return found
     given = ["--imatrix", run / skeleton.IMATRIX_NAME, "--tensor-type-file", run / "tensor-types.txt"]
     quantize = [llama.tool("llama-quantize"), *given, f16, work / "by-hand.gguf", "Q4_K_M", str(threads)]
     found["quantize"] = watch(quantize, work)
-    for path in work.glob("*.gguf"):
-        path.unlink()
     return found
 
 
-def ours(run: Path, threads: int, only_16_bit: bool, *more: str) -> tuple[Watched, dict[str, float]]:
+def clear(*folders: Path) -> None:
+    """Remove the files of the turn before and let the disk finish: both sides begin with no work left for it."""
+    for folder in folders:
+        for path in folder.glob("*.gguf"):
+            if path.name != skeleton.IMATRIX_NAME:
+                path.unlink()
+    os.sync()
+    time.sleep(5)
+
+
+def ours(run: Path, work: Path, threads: int, only_16_bit: bool, *more: str) -> tuple[Watched, dict[str, float]]:
     """Mmproj, 16-bit file and LUQ file once more: the whole command, and its stages' seconds."""
-    for path in run.glob("*.gguf"):
-        if path.name != skeleton.IMATRIX_NAME:
-            path.unlink()
+    clear(run, work)
     with RunFolder(run) as held:
         for stage in ("mmproj", "f16", "quantize"):
             held.forget(stage)
@@ -155,8 +162,11 @@ def main() -> None:
     print(f"convert: {whole.seconds:.0f} s ({told}), disk {whole.disk / GIB:.2f} GiB", flush=True)
     pairs: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for turn in range(args.turns):
+        if turn % 2:  # who goes first takes turns too
+            watched, seconds = ours(run, hand, args.threads, args.only_16_bit)
         theirs = by_hand(run, args.checkpoint, hand, args.threads, args.only_16_bit)
-        watched, seconds = ours(run, args.threads, args.only_16_bit)
+        if not turn % 2:
+            watched, seconds = ours(run, hand, args.threads, args.only_16_bit)
         pairs["all"].append((sum(seconds[stage] for stage in theirs), sum(one.seconds for one in theirs.values())))
         for stage, one in theirs.items():
             pairs[stage].append((seconds[stage], one.seconds))
@@ -167,7 +177,7 @@ def main() -> None:
         print(f"| {stage} | {mine:.0f} s | {other:.0f} s | {statistics.median(a / b for a, b in both):.3f} |")
     if args.low_disk:
         before = stages_of(run)["quantize"]["outputs"]
-        watched, _ = ours(run, args.threads, False, "--low-disk")
+        watched, _ = ours(run, hand, args.threads, False, "--low-disk")
         after = stages_of(run)["quantize"]["outputs"]
         same = [fact["sha256"] for fact in after.values()] == [fact["sha256"] for fact in before.values()]
         told = f"{watched.seconds:.0f} s, disk {watched.disk / GIB:.2f} GiB"

@@ -25,7 +25,7 @@ COMMANDS = {
     "upload": "Publish a finished run on the Hub, with a model card.",
     "inspect": "Show sizes and types of a GGUF file.",
     "verify": "Check a run folder or a GGUF file: hashes, types, structure, finite logits.",
-    "kernels": "Build and measure the faster IQ1_M that stock llama.cpp can load.",
+    "kernels": "Build and measure faster IQ1_M and IQ1_S, which stock llama.cpp loads.",
     "doctor": "Check that everything needed is there, and say what to do if not.",
     "demo": "Convert the shipped little model and compare it with its 16-bit and Q4_K_M files.",
 }

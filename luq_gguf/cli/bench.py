@@ -38,7 +38,9 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--repetitions", default=10, show_default=True, type=click.IntRange(1), help="Turns of every file.")
 @click.option("--mmproj", type=FILE, help="The vision half.  [default: the only mmproj beside each file]")
 @click.option("--image", type=FILE, help="The picture that is asked about.  [default: a made one, 448 x 448]")
-@click.option("--kernels", is_flag=True, help="Files in IQ1_M also with luq-gguf's kernels, beside stock llama.cpp.")
+@click.option(
+    "--kernels", is_flag=True, help="Files in IQ1_M or IQ1_S also with luq-gguf's kernels, beside stock llama.cpp."
+)
 @click.option("--allow-swap", is_flag=True, help="Also measure a file that does not fit in free memory.")
 @click.option(
     "--out",

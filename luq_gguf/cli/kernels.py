@@ -1,4 +1,4 @@
-"""luq-gguf kernels: a faster IQ1_M for stock llama.cpp, built where it is not, and what it gains on this CPU."""
+"""luq-gguf kernels: faster IQ1_M and IQ1_S for stock llama.cpp, built where they are not, and what they gain here."""
 
 from __future__ import annotations
 

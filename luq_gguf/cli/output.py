@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from rich.text import Text
 
-from luq_gguf import artefacts, ranking
+from luq_gguf import artefacts, kernels, ranking
 from luq_gguf.door import Listener
 from luq_gguf.planner import describe, format_size
 from luq_gguf.values import Check, LayerEntropy, Plan, PredictedSpeed, Profile
@@ -175,9 +175,9 @@ def _speed_lines(plan: Plan, speed: PredictedSpeed) -> list[str]:
         lines.append(
             f"layers in {plan.low} decode at {speed.low_layer_ratio:.2f} of {speed.high_type}'s speed here; {other}"
         )
-        if plan.low == "IQ1_M":
+        if plan.low in kernels.TYPES:
             lines.append(
-                "that is stock llama.cpp's speed; luq-gguf kernels is a library with which it runs IQ1_M faster"
+                f"that is stock llama.cpp's speed; luq-gguf kernels is a library with which it runs {plan.low} faster"
             )
     return lines
 

@@ -1,9 +1,9 @@
-"""IQ1_M at the speed of memory: a library that stock llama.cpp loads, from sources in `src`, built on first use.
+"""IQ1_M and IQ1_S at the speed of memory: a library that stock llama.cpp loads, built from `src` on first use.
 
     GGML_BACKEND_PATH=$(luq-gguf kernels --path) llama-mtmd-cli -m file.gguf     for llama.cpp's tools
     luq_gguf.kernels.register()                                                  for llama-cpp-python
 
-Files, results and everything but the speed of IQ1_M stay as they are. How it works: docs/kernels.md.
+Files, results and everything but the speed of these types stay as they are. How it works: docs/kernels.md.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from luq_gguf.errors import KernelsError
 
-TYPE = "IQ1_M"  # the tensors that they compute
+TYPES = ("IQ1_M", "IQ1_S")  # of the tensors that they compute
 
 _registered: list[ctypes.CDLL] = []  # the library stays loaded as long as the process
 

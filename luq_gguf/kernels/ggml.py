@@ -1,4 +1,4 @@
-"""Products of one IQ1_M matrix by a stock ggml, with and without the kernels: for measuring them, and for their tests.
+"""Products of IQ1_M and IQ1_S matrices by a stock ggml, with and without the kernels: to measure and to test them.
 
 Through ctypes, on the libraries of the pinned build. Use it in a child process where a failed assertion must not end
 the caller.
@@ -10,15 +10,31 @@ import ctypes
 from collections.abc import Sequence
 from ctypes import POINTER, c_bool, c_char_p, c_int, c_int64, c_size_t, c_void_p
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-BLOCK, BLOCK_BYTES, Q8_BYTES = 256, 56, 292
-F32, F16, IQ1_M, Q8_K = 0, 1, 29, 15  # numbers of enum ggml_type
+BLOCK, Q8_BYTES = 256, 292
+F32, F16, Q8_K = 0, 1, 15  # numbers of enum ggml_type
 BUFFER_NAME = "CPU_LUQ"
+Floats = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
 _TENSOR_OVERHEAD = 1 << 20  # bytes for the headers of a few tensors and a graph
+
+
+class BlockType(NamedTuple):
+    """The number in enum ggml_type, and the bytes of a block of 256 weights."""
+
+    number: int
+    n_bytes: int
+
+    def columns(self, blocks: Bytes) -> int:
+        """Weights in each row of bytes."""
+        return int(blocks.shape[1]) // self.n_bytes * BLOCK
+
+
+IQ1_M, IQ1_S = BlockType(29, 56), BlockType(19, 50)
 
 
 class _Params(ctypes.Structure):
@@ -76,9 +92,6 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "ggml_backend_load": (c_void_p, [c_char_p]),
 }
 
-Floats = npt.NDArray[np.float32]
-Bytes = npt.NDArray[np.uint8]
-
 
 class Ggml:
     """The libraries of a folder, loaded; `load` adds the kernels."""
@@ -115,10 +128,10 @@ class Ggml:
                 return int(buffer_type)
         return None
 
-    def dequantize(self, blocks: Bytes) -> Floats:
-        """IQ1_M blocks, in rows of bytes, to weights."""
-        values = np.empty((len(blocks), blocks.shape[1] // BLOCK_BYTES * BLOCK), np.float32)
-        to_float = self.ggml_get_type_traits(IQ1_M).contents.to_float
+    def dequantize(self, blocks: Bytes, kind: BlockType = IQ1_M) -> Floats:
+        """Blocks, in rows of bytes, to weights."""
+        values = np.empty((len(blocks), kind.columns(blocks)), np.float32)
+        to_float = self.ggml_get_type_traits(kind.number).contents.to_float
         to_float(np.ascontiguousarray(blocks).ctypes.data, values.ctypes.data, values.size)
         return values
 
@@ -131,11 +144,11 @@ class Ggml:
             from_float(row.ctypes.data, out.ctypes.data, len(row))
         return blocks
 
-    def dot(self, blocks: Bytes, q8: Bytes) -> Floats:
-        """ggml's own products of rows of IQ1_M with rows of Q8_K: [row of q8][row of blocks]."""
-        n = blocks.shape[1] // BLOCK_BYTES * BLOCK
+    def dot(self, blocks: Bytes, q8: Bytes, kind: BlockType = IQ1_M) -> Floats:
+        """ggml's own products of rows of blocks with rows of Q8_K: [row of q8][row of blocks]."""
+        n = kind.columns(blocks)
         out = np.empty((len(q8), len(blocks)), np.float32)
-        vec_dot = self.ggml_get_type_traits_cpu(IQ1_M).contents.vec_dot
+        vec_dot = self.ggml_get_type_traits_cpu(kind.number).contents.vec_dot
         for i, y in enumerate(q8):
             for j, x in enumerate(blocks):
                 vec_dot(n, out[i, j:].ctypes.data, 0, x.ctypes.data, 0, y.ctypes.data, 0, 1)
@@ -143,20 +156,26 @@ class Ggml:
 
 
 class Product:
-    """Matrices of IQ1_M in a buffer type, each multiplied with the same activations in one graph.
+    """Matrices of a type in a buffer type, each multiplied with the same activations in one graph.
 
     `blocks`: matrices as rows of bytes; `shape`: of the activations, columns last, as numpy has them.
     """
 
     def __init__(
-        self, ggml: Ggml, buffer_type: int, blocks: Sequence[Bytes], shape: tuple[int, ...], threads: int
+        self,
+        ggml: Ggml,
+        buffer_type: int,
+        blocks: Sequence[Bytes],
+        shape: tuple[int, ...],
+        threads: int,
+        kind: BlockType = IQ1_M,
     ) -> None:
         self._ggml = ggml
         self.backend = ggml.ggml_backend_cpu_init()
         ggml.ggml_backend_cpu_set_n_threads(self.backend, threads)
         self._contexts = [ggml.ggml_init(_Params(_TENSOR_OVERHEAD, None, True)) for _ in range(2)]
         weights, rest = self._contexts
-        self.weights = [self.tensor(weights, IQ1_M, (len(b), b.shape[1] // BLOCK_BYTES * BLOCK)) for b in blocks]
+        self.weights = [self.tensor(weights, kind.number, (len(b), kind.columns(b))) for b in blocks]
         self.activations = self.tensor(rest, F32, shape)
         self.results = [ggml.ggml_mul_mat(rest, w, self.activations) for w in self.weights]
         self._graph = ggml.ggml_new_graph(rest)
@@ -202,10 +221,13 @@ class Product:
         self._ggml.ggml_backend_free(self.backend)
 
 
-def random_blocks(rng: np.random.Generator, n_rows: int, n_columns: int) -> Bytes:
-    """Rows of IQ1_M blocks with everything random, and scales d of the size that models have."""
-    blocks = rng.integers(0, 256, (n_rows, n_columns // BLOCK, BLOCK_BYTES), np.uint8)
+def random_blocks(rng: np.random.Generator, n_rows: int, n_columns: int, kind: BlockType = IQ1_M) -> Bytes:
+    """Rows of blocks with everything random, and scales d of the size that models have."""
+    blocks = rng.integers(0, 256, (n_rows, n_columns // BLOCK, kind.n_bytes), np.uint8)
     d = rng.uniform(1e-3, 1e-2, blocks.shape[:2]).astype(np.float16).view(np.uint16)
+    if kind == IQ1_S:
+        blocks[..., 0], blocks[..., 1] = d & 255, d >> 8
+        return blocks.reshape(n_rows, -1)
     for word in range(4):  # a nibble of d in the upper four bits of each of the last four words
         blocks[..., 49 + 2 * word] = blocks[..., 49 + 2 * word] & 15 | (d >> 4 * word & 15).astype(np.uint8) << 4
     return blocks.reshape(n_rows, -1)

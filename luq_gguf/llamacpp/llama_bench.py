@@ -44,14 +44,17 @@ def run(
     n_generate: int,
     repetitions: int = 1,
     kernels: Path | None = None,
+    repack: bool = True,
 ) -> Run:
     """Load a file once and measure prefill of each prompt length and decode, at each number of threads; with a plugin
-    of kernels where one is given, which llama-bench must have taken.
+    of kernels where one is given, which llama-bench must have taken; without llama.cpp's own repacking where it is not
+    wanted.
 
     llama-bench warms up before each measurement by itself. Raises RunnerError with its words where it fails.
     """
     command = [str(llama.tool("llama-bench")), "-m", str(model), "-o", "jsonl", "-r", str(repetitions)]
     command += ["-t", ",".join(map(str, threads)), "-p", ",".join(map(str, prompts)) or "0", "-n", str(n_generate)]
+    command += [] if repack else ["--repack", "0"]
     started, busy = time.monotonic(), machine.busy_seconds()
     environment = {name: value for name, value in os.environ.items() if name != PLUGIN}
     environment |= {PLUGIN: str(kernels)} if kernels else {}

@@ -40,10 +40,13 @@ def activations_of(rng, n, n_columns, kind):
     return rows
 
 
-def blocks_of(rng, n_rows, n_columns, kind):
-    blocks = ggml.random_blocks(rng, n_rows, n_columns)
-    if kind == "largest":  # scales of 7 and one sign of delta everywhere: the largest sums there are
-        parts = blocks.reshape(n_rows, -1, ggml.BLOCK_BYTES)
+def blocks_of(rng, n_rows, n_columns, weights, kind=ggml.IQ1_M):
+    blocks = ggml.random_blocks(rng, n_rows, n_columns, kind)
+    if weights == "largest":  # scales of 7 and one sign of delta everywhere: the largest sums there are
+        parts = blocks.reshape(n_rows, -1, kind.n_bytes)
+        if kind == ggml.IQ1_S:
+            parts[..., 35::2] |= 0xF0
+            return blocks
         parts[..., 48::2] = 0xFF
         parts[..., 49::2] |= 0x0F
         parts[..., 32:48] |= 0x88
@@ -58,13 +61,13 @@ def bound(stock, rows, q8, weights):
     return 0.5001 * steps.astype(np.float64) @ sums.astype(np.float64).T + 1e-5 * largest
 
 
-def check(stock, running, blocks, rows, threads, form):
+def check(stock, running, blocks, rows, threads, form, kind=ggml.IQ1_M):
     """Every path's product, each of them held against ggml's, the dequantized and the portable one."""
-    q8, weights = stock.quantize(rows), stock.dequantize(blocks)
+    q8, weights = stock.quantize(rows), stock.dequantize(blocks, kind)
     expected = rows.astype(np.float64) @ weights.astype(np.float64).T
-    own = stock.dot(blocks, q8)
+    own = stock.dot(blocks, q8, kind)
     size = np.abs(rows).astype(np.float64) @ np.abs(weights).astype(np.float64).T
-    found = {path: running.compute(path, blocks, q8, threads, form) for path in running.paths}
+    found = {path: running.compute(path, blocks, q8, threads, form, kind) for path in running.paths}
     for path, product in found.items():
         assert (np.abs(product - expected) <= bound(stock, rows, q8, weights)).all(), path
         assert (np.abs(product - own) <= 2e-6 * size).all(), path
@@ -82,14 +85,15 @@ def check(stock, running, blocks, rows, threads, form):
     form=st.sampled_from(sorted(FORMS.values())),
     weights=st.sampled_from(["random", "largest"]),
     activations=st.sampled_from(["normal", "outliers", "extremes", "zeros"]),
+    kind=st.sampled_from([ggml.IQ1_M, ggml.IQ1_S]),
 )
 def test_every_path_is_the_product(
-    stock, program, seed, rowgroups, superblocks, n, threads, form, weights, activations
+    stock, program, seed, rowgroups, superblocks, n, threads, form, weights, activations, kind
 ):
     rng = np.random.default_rng(seed)
-    blocks = blocks_of(rng, 16 * rowgroups, 256 * superblocks, weights)
+    blocks = blocks_of(rng, 16 * rowgroups, 256 * superblocks, weights, kind)
     rows = activations_of(rng, n, 256 * superblocks, activations)
-    found = check(stock, program, blocks, rows, threads, form)
+    found = check(stock, program, blocks, rows, threads, form, kind)
     assert {"portable", "portable-t5"} <= set(found) == set(program.paths)
     assert all(product.shape == (n, 16 * rowgroups) for product in found.values())
 
@@ -116,7 +120,7 @@ def test_real_blocks(stock, program, converted):
     for name in low:
         blocks = np.ascontiguousarray(data[name]).view(np.uint8)
         blocks = blocks.reshape(len(data[name]), -1)
-        rows = activations_of(rng, 3, blocks.shape[1] // ggml.BLOCK_BYTES * ggml.BLOCK, "outliers")
+        rows = activations_of(rng, 3, ggml.IQ1_M.columns(blocks), "outliers")
         check(stock, program, blocks, rows, 2, FORMS["as in use"])
 
 

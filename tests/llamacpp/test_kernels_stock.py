@@ -50,7 +50,7 @@ def test_products_of_stock_ggml_are_the_same_to_rounding(ask, library, path):
     found, told = ask(library, "products", LUQ_KERNELS=path)
     assert found["taken"]
     assert found["listed"]
-    assert len(found["answer"]) == 24
+    assert len(found["answer"]) == 32
     for product in found["answer"]:
         assert product["lossless"], product
         assert product["apart"] < 2e-6, product
@@ -63,6 +63,16 @@ def test_what_the_kernels_cannot_do_they_leave_to_ggml(ask, library):
     assert found["answer"].pop("product") is True
     assert set(found["answer"].values()) == {False}, found["answer"]
     assert set(found["answer"]) == {"half activations", "view", "rows", "experts", "stack", "40 rows"}
+
+
+def test_pages_of_a_mapped_model_leave_and_other_memory_stays(ask, library):
+    found, _ = ask(library, "sources")
+    pages = 2 * 4096  # of the ends, which may be other tensors' too
+    assert set(found["answer"]) == {"mapped", "private", "shared and written", "anonymous"}
+    for kind, seen in found["answer"].items():
+        assert seen["same"], kind
+        assert seen["before"] >= seen["bytes"] - pages, kind
+        assert seen["after"] <= pages if kind == "mapped" else seen["after"] == seen["before"], (kind, seen)
 
 
 @pytest.mark.parametrize(

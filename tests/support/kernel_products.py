@@ -1,18 +1,20 @@
 """A child of the tests: loads a kernels library into a stock ggml and answers questions as JSON.
 
-python kernel_products.py LIBRARIES KERNELS products|refusals|late|alone
+python kernel_products.py LIBRARIES KERNELS products|refusals|sources|late|alone
 """
 
 from __future__ import annotations
 
 import ctypes
 import json
+import mmap
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from luq_gguf.kernels.ggml import F16, F32, IQ1_M, Ggml, Product, random_blocks
+from luq_gguf.kernels.ggml import F16, F32, IQ1_M, IQ1_S, Ggml, Product, random_blocks
 
 SHAPES = [(1, 256), (2, 512), (3, 256), (8, 768), (33, 256), (64, 512), (2, 3, 512), (2, 2, 3, 256)]
 
@@ -22,19 +24,19 @@ def products(ggml: Ggml) -> list[dict]:
     found = []
     rng = np.random.default_rng(3)
     for shape in SHAPES:
-        for n_rows, threads in ((16, 1), (48, 2), (1040, 3)):
-            blocks = random_blocks(rng, n_rows, shape[-1])
+        for n_rows, threads, kind in ((16, 1, IQ1_M), (48, 2, IQ1_S), (1040, 3, IQ1_M), (1040, 2, IQ1_S)):
+            blocks = random_blocks(rng, n_rows, shape[-1], kind)
             values = rng.standard_normal(shape).astype(np.float32)
             results = []
-            for kind in (ggml.kernels(), ggml.stock()):
-                product = Product(ggml, kind, [blocks], shape, threads)
+            for buffer_type in (ggml.kernels(), ggml.stock()):
+                product = Product(ggml, buffer_type, [blocks], shape, threads, kind)
                 product.set(values)
                 product.compute()
                 results.append(product.result())
-                if kind == ggml.kernels():
+                if buffer_type == ggml.kernels():
                     lossless = bool((product.read_weights() == blocks.reshape(-1)).all())
                 product.free()
-            size = np.abs(values) @ np.abs(ggml.dequantize(blocks)).T
+            size = np.abs(values) @ np.abs(ggml.dequantize(blocks, kind)).T
             apart = float((np.abs(results[0] - results[1]) / size).max())
             found.append({"shape": shape, "rows": n_rows, "threads": threads, "apart": apart, "lossless": lossless})
     return found
@@ -57,14 +59,59 @@ def refusals(ggml: Ggml) -> dict[str, bool]:
         "view": ggml.ggml_mul_mat(context, view, product.activations),
         "rows": ggml.ggml_get_rows(context, weights, product.tensor(context, 26, (2,))),
     }
-    stacked = product.tensor(context, IQ1_M, (3, 32, 512))
+    stacked = product.tensor(context, IQ1_M.number, (3, 32, 512))
     asked["experts"] = ggml.ggml_mul_mat_id(context, stacked, experts, ids)
     asked["stack"] = ggml.ggml_mul_mat(context, stacked, product.tensor(context, F32, (3, 2, 512)))
-    odd = product.tensor(context, IQ1_M, (40, 512))
+    odd = product.tensor(context, IQ1_M.number, (40, 512))
     asked["40 rows"] = ggml.ggml_mul_mat(context, odd, product.activations)
     for tensor in (stacked, odd, view):
         buffer(tensor, weights)
     return {name: bool(ggml.ggml_backend_dev_supports_op(device, op)) for name, op in asked.items()}
+
+
+def sources(ggml: Ggml) -> dict[str, dict]:
+    """Matrices repacked from memory of several kinds: what of it is resident before and after, and whether it and the
+    product are what they should be."""
+    blocks, found = random_blocks(np.random.default_rng(5), 1040, 4096), {}
+    values = np.random.default_rng(6).standard_normal((1, 4096)).astype(np.float32)
+    expected = None
+    kinds = {
+        "mapped": (mmap.MAP_SHARED, mmap.PROT_READ),
+        "private": (mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE),
+        "shared and written": (mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE),
+        "anonymous": None,
+    }
+    for name, how in kinds.items():
+        with tempfile.TemporaryFile() as file:
+            file.write(blocks.tobytes() if name == "mapped" else bytes(blocks.nbytes))
+            file.flush()
+            held = mmap.mmap(file.fileno(), 0, flags=how[0], prot=how[1]) if how else mmap.mmap(-1, blocks.nbytes)
+            source = np.frombuffer(held, np.uint8).reshape(blocks.shape)
+            if name != "mapped":
+                source[:] = blocks
+            before = int(source[:, 0].sum()) and _resident(source)  # read: it is there
+            product = Product(ggml, ggml.kernels(), [source], values.shape, 1)
+            after = _resident(source)
+            product.set(values)
+            product.compute()
+            expected = product.result() if expected is None else expected
+            same = bool((source == blocks).all() and (product.result() == expected).all())
+            product.free()
+        found[name] = {"bytes": blocks.nbytes, "before": before, "after": after, "same": same}
+    return found
+
+
+def _resident(array: np.ndarray) -> int:
+    """Bytes of the mapping that an array lies in, as the system counts them."""
+    inside, address = False, array.ctypes.data
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        first = line.split()[0]
+        if not first.endswith(":"):
+            low, high = (int(part, 16) for part in first.split("-"))
+            inside = low <= address < high
+        elif inside and first == "Rss:":
+            return 1024 * int(line.split()[1])
+    raise LookupError("no such mapping")
 
 
 def _buffer_of(ggml: Ggml):
@@ -93,6 +140,8 @@ def main() -> None:
         answer = products(ggml)
     elif what == "refusals":
         answer = refusals(ggml)
+    elif what == "sources":
+        answer = sources(ggml)
     print(json.dumps({"taken": taken, "listed": ggml.kernels() is not None, "answer": answer}))
 
 

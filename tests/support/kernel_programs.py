@@ -47,7 +47,7 @@ def aarch64(folder: Path) -> tuple[list[str], list[str]] | None:
 def write_grid(path: Path, stock: ggml.Ggml) -> Path:
     """The 2048 rows of 8 weights, as ggml's dequantization shows them."""
     numbers = np.arange(2048).reshape(64, 32)
-    blocks = np.zeros((64, ggml.BLOCK_BYTES), np.uint8)
+    blocks = np.zeros((64, ggml.IQ1_M.n_bytes), np.uint8)
     blocks[:, :32] = numbers & 255
     high = numbers >> 8
     blocks[:, 32:48] = high[:, ::2] | high[:, 1::2] << 4
@@ -67,10 +67,18 @@ class Program:
         self.paths = [line.split()[0] for line in listed.stdout.splitlines()]
         self._child = subprocess.Popen([*self._command, str(grid)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
-    def compute(self, path: str, blocks: np.ndarray, q8: np.ndarray, threads: int = 1, form: int = 0) -> np.ndarray:
+    def compute(
+        self,
+        path: str,
+        blocks: np.ndarray,
+        q8: np.ndarray,
+        threads: int = 1,
+        form: int = 0,
+        kind: ggml.BlockType = ggml.IQ1_M,
+    ) -> np.ndarray:
         """Products [column][row]; asserts that packing lost nothing and that the path was run."""
-        n_rows, n_columns, n = len(blocks), blocks.shape[1] // ggml.BLOCK_BYTES * ggml.BLOCK, len(q8)
-        head = struct.pack("16s5i", path.encode(), n_rows, n_columns, n, threads, form)
+        n_rows, n_columns, n = len(blocks), kind.columns(blocks), len(q8)
+        head = struct.pack("16s6i", path.encode(), n_rows, n_columns, n, threads, form, kind == ggml.IQ1_S)
         self._child.stdin.write(head + blocks.tobytes() + q8.tobytes())
         self._child.stdin.flush()
         answer = self._child.stdout.read(4 + 4 * n * n_rows)

@@ -1,6 +1,6 @@
 #include "abi.h"
 
-#include "layout.h"
+#include "blocks.h"
 
 // The build sets these to what the headers' ggml says of itself; tests, to something else.
 #ifndef LUQ_GGML_VERSION
@@ -22,18 +22,23 @@ std::string differs(const char * what, const std::string & found, const std::str
     return std::string("This ggml's ") + what + " is " + found + ", the kernels were built for " + built + ".";
 }
 
-std::string types_difference(const Ggml & ggml) {
-    const ggml_type_traits * file = ggml.type_traits(GGML_TYPE_IQ1_M);
+std::string type_difference(const Ggml & ggml, ggml_type type, const char * name, size_t n_bytes) {
+    const ggml_type_traits * file = ggml.type_traits(type);
     const ggml_type_traits * dot = ggml.type_traits(GGML_TYPE_Q8_K);
-    if (!file->type_name || std::string(file->type_name) != "iq1_m" || file->blck_size != kColumns ||
-        file->type_size != kBlockBytes || !file->to_float) {
-        return "This ggml's IQ1_M is not the one that the kernels were built for.";
+    if (!file->type_name || std::string(file->type_name) != name || file->blck_size != kColumns ||
+        file->type_size != n_bytes || !file->to_float) {
+        return std::string("This ggml's ") + name + " is not the one that the kernels were built for.";
     }
     if (dot->blck_size != kColumns || dot->type_size != 292 || !ggml.type_traits_cpu(GGML_TYPE_Q8_K)->from_float ||
-        ggml.type_traits_cpu(GGML_TYPE_IQ1_M)->vec_dot_type != GGML_TYPE_Q8_K) {
-        return "This ggml multiplies IQ1_M in another way than the one that the kernels were built for.";
+        ggml.type_traits_cpu(type)->vec_dot_type != GGML_TYPE_Q8_K) {
+        return std::string("This ggml multiplies ") + name + " in another way than the one the kernels were built for.";
     }
     return "";
+}
+
+std::string types_difference(const Ggml & ggml) {
+    const std::string found = type_difference(ggml, GGML_TYPE_IQ1_M, "iq1_m", block_bytes(Type::iq1_m));
+    return found.empty() ? type_difference(ggml, GGML_TYPE_IQ1_S, "iq1_s", block_bytes(Type::iq1_s)) : found;
 }
 
 // A buffer of the CPU backend, seen through our structs and through ggml's functions.

@@ -10,6 +10,7 @@
 #endif
 
 #include "ggml-cpu/traits.h"
+#include "mapped.h"
 #include "matmul.h"
 #include "pack.h"
 
@@ -29,9 +30,12 @@ ggml_backend_buffer_type_t buffer_type;
     std::abort();  // as ggml does: its callbacks have no way to say no
 }
 
+Type type_of(const ggml_tensor * t) { return t->type == GGML_TYPE_IQ1_S ? Type::iq1_s : Type::iq1_m; }
+
 bool whole_matrix(const ggml_tensor * t) {
-    return t->type == GGML_TYPE_IQ1_M && !t->view_src && t->ne[0] % kColumns == 0 && t->ne[1] % kRows == 0 &&
-           t->ne[2] == 1 && t->ne[3] == 1 && t->nb[1] == static_cast<size_t>(t->ne[0] / kColumns) * kBlockBytes;
+    return (t->type == GGML_TYPE_IQ1_M || t->type == GGML_TYPE_IQ1_S) && !t->view_src && t->ne[0] % kColumns == 0 &&
+           t->ne[1] % kRows == 0 && t->ne[2] == 1 && t->ne[3] == 1 &&
+           t->nb[1] == static_cast<size_t>(t->ne[0] / kColumns) * block_bytes(type_of(t));
 }
 
 size_t rowgroup_bytes(const ggml_tensor * t) { return t->ne[0] / kColumns * superblock_bytes(runtime->path->layout); }
@@ -116,9 +120,10 @@ void set_tensor(ggml_backend_buffer_t, ggml_tensor * tensor, const void * data, 
     const uint8_t * rows = static_cast<const uint8_t *>(data);
     const int n_superblocks = static_cast<int>(tensor->ne[0] / kColumns);
     for (int64_t i = 0; i < range.count; ++i) {
-        pack_rowgroup(runtime->grid, runtime->path->layout, rows + i * kRows * tensor->nb[1], tensor->nb[1],
-                      n_superblocks, range.packed + i * rowgroup_bytes(tensor));
+        pack_rowgroup(runtime->grid, type_of(tensor), runtime->path->layout, rows + i * kRows * tensor->nb[1],
+                      tensor->nb[1], n_superblocks, range.packed + i * rowgroup_bytes(tensor));
     }
+    leave_mapped_pages(rows, size);
 }
 
 void get_tensor(ggml_backend_buffer_t, const ggml_tensor * tensor, void * data, size_t offset, size_t size) {
@@ -126,8 +131,9 @@ void get_tensor(ggml_backend_buffer_t, const ggml_tensor * tensor, void * data, 
     uint8_t * rows = static_cast<uint8_t *>(data);
     const int n_superblocks = static_cast<int>(tensor->ne[0] / kColumns);
     for (int64_t i = 0; i < range.count; ++i) {
-        unpack_rowgroup(runtime->grid, runtime->path->layout, range.packed + i * rowgroup_bytes(tensor), n_superblocks,
-                        rows + i * kRows * tensor->nb[1], tensor->nb[1]);
+        unpack_rowgroup(runtime->grid, type_of(tensor), runtime->path->layout,
+                        range.packed + i * rowgroup_bytes(tensor), n_superblocks, rows + i * kRows * tensor->nb[1],
+                        tensor->nb[1]);
     }
 }
 

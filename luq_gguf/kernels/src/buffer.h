@@ -1,4 +1,4 @@
-// The buffer type that holds repacked IQ1_M tensors, for the CPU backend's list of extra ones.
+// The buffer type that holds repacked tensors, for the CPU backend's list of extra ones.
 #pragma once
 
 #include "blocks.h"

@@ -1,7 +1,7 @@
-// The repacked form of IQ1_M, and what every path computes on it.
+// The repacked form of IQ1_M and IQ1_S, and what every path computes on it.
 //
 // A weight of IQ1_M is d * (2s+1) * (g + delta): g in {-1,0,1}; delta = +-1/8 for 8 weights; s of 3 bits for 16, a
-// "group"; d, a half, for 256. With c = g+1 and b = 1 where delta is positive it is a small integer times a
+// "group"; d, a half, for 256. IQ1_S is the same with one delta and one s for 32 weights. With c = g+1 and b = 1 where delta is positive it is a small integer times a
 // power of two:
 //
 //     weight = (d/8) * (2s+1) * (8c + 2b - 9)
@@ -27,7 +27,6 @@ constexpr int kColumns = 256;       // columns of a superblock
 constexpr int kGroups = 16;         // of 16 columns that share a scale
 constexpr int kQuads = 64;          // of 4 columns
 constexpr int kVector = 64;         // bytes: 16 rows x 4 columns
-constexpr int kBlockBytes = 56;     // of an IQ1_M block in a file
 constexpr int kMetaBytes = 3 * kRows * 4;
 
 // What follows the vectors of a superblock, a dword a row each.

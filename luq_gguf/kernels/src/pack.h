@@ -1,4 +1,4 @@
-// IQ1_M blocks into superblocks and back.
+// Blocks into superblocks and back.
 #pragma once
 
 #include "blocks.h"
@@ -11,9 +11,9 @@ using Parts = std::array<BlockParts, kRows>;
 void read_superblock(Layout layout, const uint8_t * superblock, Parts & parts);
 
 // 16 rows, each of n_superblocks blocks that follow one another at `row_bytes` apart.
-void pack_rowgroup(const Grid & grid, Layout layout, const uint8_t * rows, size_t row_bytes, int n_superblocks,
-                   uint8_t * out);
-void unpack_rowgroup(const Grid & grid, Layout layout, const uint8_t * packed, int n_superblocks, uint8_t * rows,
-                     size_t row_bytes);
+void pack_rowgroup(const Grid & grid, Type type, Layout layout, const uint8_t * rows, size_t row_bytes,
+                   int n_superblocks, uint8_t * out);
+void unpack_rowgroup(const Grid & grid, Type type, Layout layout, const uint8_t * packed, int n_superblocks,
+                     uint8_t * rows, size_t row_bytes);
 
 }  // namespace luq

@@ -41,14 +41,20 @@ std::string add_to_list(const Ggml & ggml, ggml_backend_buffer_type_t ours) {
     return "A model was loaded before them: register the kernels first.";
 }
 
+bool learn_types(Runtime & runtime) {
+    const auto to_float_m = runtime.ggml.type_traits(GGML_TYPE_IQ1_M)->to_float;
+    const auto to_float_s = runtime.ggml.type_traits(GGML_TYPE_IQ1_S)->to_float;
+    Grid & grid = runtime.grid;
+    return grid.learn(to_float_m) && grid.agrees(Type::iq1_m, to_float_m) && grid.agrees(Type::iq1_s, to_float_s);
+}
+
 std::string start(State & s) {
     const Choice choice = choose_path(std::getenv("LUQ_KERNELS"));
     if (!choice.path) return choice.note;
     s.refusal = s.runtime.ggml.find();
     if (s.refusal.empty()) s.refusal = abi_difference(s.runtime.ggml);
     if (!s.refusal.empty()) return s.refusal;
-    const auto to_float = s.runtime.ggml.type_traits(GGML_TYPE_IQ1_M)->to_float;
-    if (!s.runtime.grid.learn(to_float)) return "This ggml's IQ1_M is not the one that the kernels were built for.";
+    if (!learn_types(s.runtime)) return "This ggml's IQ1_M or IQ1_S is not the one that the kernels were built for.";
     s.runtime.path = choice.path;
     const std::string failure = add_to_list(s.runtime.ggml, make_buffer_type(s.runtime));
     if (!failure.empty()) s.runtime.path = nullptr;

@@ -1,7 +1,7 @@
 // kernels-run GRID: computes what it is told on stdin. GRID holds the 2048 rows of 8 weights of IQ1_M, a byte each.
 //
-// A case: a path's name in 16 bytes; rows, columns, n, threads, form (0 as in use, 1 column by column, 2 matrix) as
-// 32-bit numbers; the blocks of the weights; n rows of Q8_K blocks. The answer: 1 where packing and unpacking gave the
+// A case: a path's name in 16 bytes; rows, columns, n, threads, form (0 as in use, 1 column by column, 2 matrix), type
+// (0 IQ1_M, 1 IQ1_S) as 32-bit numbers; the blocks of the weights; n rows of Q8_K blocks. The answer: 1 where packing and unpacking gave the
 // same blocks, 0 where not, -1 for a path that this CPU does not run, as a 32-bit number; then n rows of floats.
 // Without GRID it prints the paths that this CPU runs.
 #include <cstdio>
@@ -56,13 +56,13 @@ struct Packed {
     }
 };
 
-int32_t pack(const luq::Grid & grid, luq::Layout layout, const std::vector<uint8_t> & blocks, int n_superblocks,
-             uint8_t * out) {
-    const size_t row_bytes = static_cast<size_t>(n_superblocks) * luq::kBlockBytes;
+int32_t pack(const luq::Grid & grid, luq::Type type, luq::Layout layout, const std::vector<uint8_t> & blocks,
+             int n_superblocks, uint8_t * out) {
+    const size_t row_bytes = n_superblocks * luq::block_bytes(type);
     std::vector<uint8_t> again(blocks.size());
     for (size_t at = 0; at < blocks.size(); at += luq::kRows * row_bytes) {
-        luq::pack_rowgroup(grid, layout, blocks.data() + at, row_bytes, n_superblocks, out);
-        luq::unpack_rowgroup(grid, layout, out, n_superblocks, again.data() + at, row_bytes);
+        luq::pack_rowgroup(grid, type, layout, blocks.data() + at, row_bytes, n_superblocks, out);
+        luq::unpack_rowgroup(grid, type, layout, out, n_superblocks, again.data() + at, row_bytes);
         out += n_superblocks * luq::superblock_bytes(layout);
     }
     return again == blocks;
@@ -70,10 +70,11 @@ int32_t pack(const luq::Grid & grid, luq::Layout layout, const std::vector<uint8
 
 bool answer_case(const luq::Grid & grid) {
     std::vector<char> name(16);
-    std::vector<int32_t> head(5);
+    std::vector<int32_t> head(6);
     if (!read(name) || !read(head)) return false;
     const int n_rows = head[0], n_columns = head[1], n = head[2], n_superblocks = n_columns / luq::kColumns;
-    std::vector<uint8_t> blocks(static_cast<size_t>(n_rows) * n_superblocks * luq::kBlockBytes);
+    const luq::Type type = head[5] ? luq::Type::iq1_s : luq::Type::iq1_m;
+    std::vector<uint8_t> blocks(n_rows * n_superblocks * luq::block_bytes(type));
     std::vector<uint8_t> q8(static_cast<size_t>(n) * n_superblocks * kQ8Bytes);
     if (!read(blocks) || !read(q8)) return false;
     std::vector<float> values(static_cast<size_t>(n) * n_columns), out(static_cast<size_t>(n) * n_rows);
@@ -85,7 +86,7 @@ bool answer_case(const luq::Grid & grid) {
         luq::Path path = *found;
         path.n_matrix = head[4] == 1 ? n + 1 : head[4] == 2 ? 1 : path.n_matrix;
         Packed packed(n_rows / luq::kRows * n_superblocks * luq::superblock_bytes(path.layout));
-        status = pack(grid, path.layout, blocks, n_superblocks, packed.data);
+        status = pack(grid, type, path.layout, blocks, n_superblocks, packed.data);
         std::vector<char> workspace(luq::workspace_bytes(n, n_columns));
         const char * activations = reinterpret_cast<const char *>(values.data());
         luq::Product product = {packed.data, n_rows, n_columns, activations, {n, 1, 1}, {}, out.data()};
