@@ -106,7 +106,7 @@ def test_shards_keep_the_same_tokens_with_the_same_vectors(cli, asked, shards, t
 
 def test_convert_goes_on_from_a_merged_profile(cli, asked, merged):
     before = json.loads((merged / "run.json").read_text())["stages"]["profile"]
-    told = run(cli, "convert", *asked, "--out", merged, "--low-layers", 6, "--json")
+    told = run(cli, "convert", *asked, "--out", merged, "--low", "Q2_K", "--low-layers", 6, "--json")
     assert len(json.loads(told.stdout)["low_layers"]) == 6
     assert json.loads((merged / "run.json").read_text())["stages"]["profile"] == before
     run(cli, "plan", merged, "--low-layers", 5)
