@@ -127,20 +127,20 @@ def test_real_blocks(stock, program, converted):
 def _cases(stock):
     rng = np.random.default_rng(2)
     for n in (1, 2, 3, 9, 40):
-        for n_rows, n_columns in ((16, 256), (80, 512), (208, 1280)):
-            blocks = blocks_of(rng, n_rows, n_columns, "random")
-            yield blocks, stock.quantize(activations_of(rng, n, n_columns, "normal"))
+        for n_rows, n_columns, kind in ((16, 256, ggml.IQ1_M), (80, 512, ggml.IQ1_S), (208, 1280, ggml.IQ1_M)):
+            blocks = blocks_of(rng, n_rows, n_columns, "random", kind)
+            yield blocks, stock.quantize(activations_of(rng, n, n_columns, "normal")), kind
 
 
 @pytest.mark.parametrize("sanitizers", [("address", "undefined"), ("thread",)], ids="+".join)
 def test_sanitizers_find_nothing(stock, program, grid, tmp_path, sanitizers):
     running = Program(compile_program(tmp_path / "build", sanitized(*sanitizers)), grid)
     assert running.paths == program.paths
-    for blocks, q8 in _cases(stock):
+    for blocks, q8, kind in _cases(stock):
         for path in running.paths:
             for form in FORMS.values():
-                found = running.compute(path, blocks, q8, 3, form)
-                np.testing.assert_array_equal(found, program.compute("portable", blocks, q8))
+                found = running.compute(path, blocks, q8, 3, form, kind)
+                np.testing.assert_array_equal(found, program.compute("portable", blocks, q8, kind=kind))
     assert running.close() == 0
 
 
@@ -150,9 +150,10 @@ def test_neon_under_an_emulator(stock, program, grid, tmp_path):
         pytest.skip("needs qemu-aarch64, and aarch64-linux-gnu-g++ or the package ziglang")
     running = Program(compile_program(tmp_path / "build", *arm[0]), grid, arm[1])
     assert running.paths == ["neon", "portable", "portable-t5"]
-    for blocks, q8 in _cases(stock):
+    for blocks, q8, kind in _cases(stock):
         for path in running.paths:
             for form in FORMS.values():
-                found = running.compute(path, blocks, q8, 2, form)
-                np.testing.assert_array_equal(found, program.compute("portable", blocks, q8), err_msg=path)
+                found = running.compute(path, blocks, q8, 2, form, kind)
+                expected = program.compute("portable", blocks, q8, kind=kind)
+                np.testing.assert_array_equal(found, expected, err_msg=path)
     assert running.close() == 0
