@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -58,7 +59,12 @@ def print_json(content: Any) -> None:
 
 
 def print_table(table: Table) -> None:
-    Console().print(table)
+    """To a terminal within its width; to a file or a pipe as wide as it is, so that no figure is cut."""
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        whole = console.measure(table, options=console.options.update(max_width=10_000)).maximum
+        console = Console(width=max(console.width, whole))
+    console.print(table)
 
 
 def print_checks(title: str, checks: Sequence[Check], bad: str, as_json: bool) -> int:

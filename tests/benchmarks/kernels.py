@@ -98,6 +98,17 @@ def load(arm: Arm) -> None:
 
 def print_tables(args: argparse.Namespace, arms: list[Arm], others: float) -> None:
     print(f"\n{args.shape}, {machine.cpu_name()}, {args.rounds} rounds, others at most {others:.1%}")
+    if args.rounds:
+        print_speeds(arms)
+    if args.loads:
+        print("\n| file | load time | resident | of it, mapped file |\n|---|---|---|---|")
+    for arm in arms:
+        if arm.loads:
+            seconds, resident, mapped = (median(values) for values in zip(*arm.loads, strict=True))
+            print(f"| {arm.label} | {seconds:.1f} s | {resident / GIB:.2f} GiB | {mapped / GIB:.2f} GiB |")
+
+
+def print_speeds(arms: list[Arm]) -> None:
     keys = list(arms[0].tps)
     heads = [f"decode, {t} threads" if g else f"prefill of {p}, {t} threads" for t, p, g in keys]
     print("| file | " + " | ".join([*heads, "peak memory"]) + " |\n" + "|---" * (len(keys) + 2) + "|")
@@ -107,12 +118,6 @@ def print_tables(args: argparse.Namespace, arms: list[Arm], others: float) -> No
             ratios = [one / base for one, base in zip(arm.tps[key], arms[0].tps[key], strict=True)]
             cells.append(f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
         print(f"| {arm.label} | " + " | ".join([*cells, f"{arm.peak / GIB:.2f} GiB"]) + " |")
-    if args.loads:
-        print("\n| file | load time | resident | of it, mapped file |\n|---|---|---|---|")
-    for arm in arms:
-        if arm.loads:
-            seconds, resident, mapped = (median(values) for values in zip(*arm.loads, strict=True))
-            print(f"| {arm.label} | {seconds:.1f} s | {resident / GIB:.2f} GiB | {mapped / GIB:.2f} GiB |")
 
 
 def main() -> None:

@@ -83,3 +83,20 @@ def test_a_users_own_llama_cpp_is_used(cli, llama, tmp_path, monkeypatch):
     done = cli("doctor", "--json")
     assert done.returncode == 0, done.stdout
     assert str(tmp_path) in done.stdout
+
+
+@pytest.mark.parametrize(("columns", "cut"), [(None, False), ("60", True)])
+def test_a_table_in_a_file_is_as_wide_as_it_is(capsys, monkeypatch, columns, cut):
+    from rich.table import Table
+
+    from luq_gguf.cli import output
+
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns:
+        monkeypatch.setenv("COLUMNS", columns)
+    table = Table("figure", *(f"column {n}" for n in range(20)))
+    table.add_row("0.123456789", *("1.25 (1.20 to 1.30)" for _ in range(20)))
+    output.print_table(table)
+    printed = capsys.readouterr().out
+    assert (printed.count("1.25 (1.20 to 1.30)") == 20) is not cut
+    assert ("0.123456789" in printed) is not cut
