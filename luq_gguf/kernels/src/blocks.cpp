@@ -6,8 +6,8 @@
 namespace luq {
 namespace {
 
-// A block of IQ1_M: 32 bytes with the lower 8 bits of the grid's row numbers; 16 bytes with two nibbles of upper 3 bits and the
-// sign of delta; four 16-bit words with 4 scales of 3 bits and a nibble of d.
+// A block of IQ1_M: 32 bytes with the lower 8 bits of the grid's row numbers; 16 bytes with two nibbles of upper 3 bits
+// and the sign of delta; four 16-bit words with 4 scales of 3 bits and a nibble of d.
 // One of IQ1_S: d; 32 bytes with the lower 8 bits; eight 16-bit words, each for 32 weights: four times upper 3 bits, the
 // scale, the sign of delta.
 constexpr int kHigh = 32;
