@@ -7,6 +7,7 @@ dropped, and the program would run on. So the signal is also remembered, and pla
 from __future__ import annotations
 
 import signal
+import sys
 
 _received: list[int] = []
 
@@ -15,6 +16,14 @@ def install() -> None:
     """Remember SIGINT and SIGTERM, and raise KeyboardInterrupt for both."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _remember)
+    otherwise = sys.unraisablehook
+
+    def hook(dropped: sys.UnraisableHookArgs) -> None:
+        """Python would print a traceback of what it drops; this one is not lost, so nobody needs to see it."""
+        if not (_received and issubclass(dropped.exc_type, KeyboardInterrupt)):
+            otherwise(dropped)
+
+    sys.unraisablehook = hook
 
 
 def _remember(number: int, frame: object) -> None:

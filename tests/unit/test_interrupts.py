@@ -24,6 +24,14 @@ def test_a_signal_dropped_in_a_destructor_is_remembered():
     for name in ("SIGINT", "SIGTERM"):
         done = subprocess.run([sys.executable, "-c", PROGRAM.format(name=name)], capture_output=True, text=True)
         assert done.stdout.split() == ["ran", "on", "stopped"], name
+        assert done.stderr == "", "no traceback of what is not lost"
+
+
+def test_other_dropped_exceptions_are_still_told():
+    program = "from luq_gguf import interrupts\ninterrupts.install()\n"
+    program += "class Wrong:\n    def __del__(self):\n        raise ValueError('a defect')\nWrong()\n"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "ValueError: a defect" in done.stderr
 
 
 def test_nothing_happens_without_a_signal():
