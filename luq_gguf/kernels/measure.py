@@ -17,7 +17,7 @@ import numpy as np
 
 from luq_gguf import machine
 from luq_gguf.errors import KernelsError
-from luq_gguf.kernels.ggml import Ggml, Product, random_blocks
+from luq_gguf.kernels.ggml import BLOCK, IQ1_M, Ggml, Product, random_blocks
 from luq_gguf.llamacpp import tools
 from luq_gguf.statistics import paired_ratio
 
@@ -54,6 +54,7 @@ def _pairs(folder: Path, library: Path, threads: int, seconds: float) -> list[tu
     rng = np.random.default_rng(0)
     rows = random_blocks(rng, N_ROWS // 64, N_COLUMNS)
     blocks = np.tile(rows, (64, 1))
+    assert blocks.shape == (N_ROWS, N_COLUMNS // BLOCK * IQ1_M.n_bytes)
     sides = [Product(ggml, kind, [blocks] * N_MATRICES, (1, N_COLUMNS), threads) for kind in (ggml.stock(), kernels)]
     for side in sides:
         side.set(rng.standard_normal((1, N_COLUMNS), np.float32))

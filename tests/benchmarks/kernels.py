@@ -38,8 +38,9 @@ class Arm:
     peak: int = 0
     loads: list[tuple[float, int, int]] = field(default_factory=list)  # seconds, resident bytes, of them a file's
 
-    def library(self) -> Path | None:
-        os.environ["LUQ_KERNELS"] = self.path or "auto"  # what is started next inherits it
+    def select(self) -> Path | None:
+        """Set LUQ_KERNELS for what is started next; the library, where it is wanted."""
+        os.environ["LUQ_KERNELS"] = self.path or "auto"
         return build.library() if self.path else None
 
 
@@ -73,7 +74,7 @@ def run_rounds(args: argparse.Namespace, arms: list[Arm]) -> float:
             arm = arms[(i + round_) % len(arms)]
             found = llama_bench.run(
                 tools.find(), arm.file, threads=threads, prompts=prompts, n_generate=args.generate,
-                kernels=arm.library(), repack=arm.repack,
+                kernels=arm.select(), repack=arm.repack,
             )  # fmt: skip
             for key, samples in found.tps.items():
                 arm.tps[key] += samples
@@ -88,7 +89,7 @@ def run_rounds(args: argparse.Namespace, arms: list[Arm]) -> float:
 def load(arm: Arm) -> None:
     """Load the file in a process of libllama and look at its memory before anything is computed."""
     started = time.monotonic()
-    with Runner(arm.file, threads=2, n_ctx=512, kernels=arm.library()) as runner:
+    with Runner(arm.file, threads=2, n_ctx=512, kernels=arm.select()) as runner:
         seconds = time.monotonic() - started
         told = Path(f"/proc/{runner.pid}/status").read_text().splitlines()
         sizes = {line.split(":")[0]: 1024 * int(line.split()[1]) for line in told if line.startswith("Rss")}
@@ -136,10 +137,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="luq-kernels-", dir=args.folder) as work:
         arms = make_arms(args, Path(work))
         others = run_rounds(args, arms)
-        for _ in range(args.loads):
-            for arm in arms:
-                if arm.repack:
-                    load(arm)
+        loaded = [arm for arm in arms if arm.repack]
+        for turn in range(args.loads):
+            for i in range(len(loaded)):  # who goes first finds memory that nothing has touched for longest
+                load(loaded[(i + turn) % len(loaded)])
         print_tables(args, arms, others)
 
 

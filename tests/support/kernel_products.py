@@ -89,7 +89,8 @@ def sources(ggml: Ggml) -> dict[str, dict]:
             source = np.frombuffer(held, np.uint8).reshape(blocks.shape)
             if name != "mapped":
                 source[:] = blocks
-            before = int(source[:, 0].sum()) and _resident(source)  # read: it is there
+            source.sum()  # so that all of it is there
+            before = _resident(source)
             product = Product(ggml, ggml.kernels(), [source], values.shape, 1)
             after = _resident(source)
             product.set(values)

@@ -1,5 +1,5 @@
 // kernels-lookups: how fast one thread can look rows of IQ1_M's grid up, with nothing computed on them. A layout of less
-// than 1.9 bits a weight has to keep row numbers, so this bounds what any kernel for it could do.
+// than 1.96 bits a weight has to keep row numbers, so this bounds what any kernel for it could do.
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
