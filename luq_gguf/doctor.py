@@ -13,6 +13,7 @@ from pathlib import Path
 
 from luq_gguf.errors import LuqError
 from luq_gguf.llamacpp import tools
+from luq_gguf.llamacpp.tools import LlamaCpp
 from luq_gguf.values import Check
 
 PACKAGES = ("torch", "transformers", "safetensors", "gguf", "numpy", "scikit-learn", "datasets", "huggingface-hub")
@@ -47,30 +48,87 @@ def _tools() -> Iterator[Check]:
     origin = "pinned build" if llama.pinned else f"your own ({tools.ENVIRONMENT_VARIABLE})"
     wanted = tools.pin()["tools"]
     assert isinstance(wanted, list)
+    failed = False
     for name in wanted:
-        try:
-            path = llama.tool(name)
-            subprocess.run([path, "--help"], capture_output=True, timeout=60)
-            yield Check(name, True, f"{path} ({origin})")
-        except LuqError as error:
-            yield Check(name, False, error.message, error.hint)
-        except OSError as error:
-            yield Check(name, False, f"{path}: {error.strerror}", f"Build it again: python {tools.recipe()}")
-    if not any(not (llama.tools / name).is_file() for name in ("llama-server",)):
+        check = _tool(llama, name, origin)
+        failed |= not check.ok
+        yield check
+    if not failed:
         yield Check("llama.cpp version", True, tools.version(llama))
+        yield from _build(llama)
+        yield _computes(llama)
+
+
+def _tool(llama: LlamaCpp, name: str, origin: str) -> Check:
+    """A tool is there when it has run and ended with 0."""
+    again = f"python {tools.recipe()}" if llama.pinned else "Build it again, or unset " + tools.ENVIRONMENT_VARIABLE
+    try:
+        path = llama.tool(name)
+        run = subprocess.run([path, "--help"], capture_output=True, text=True, errors="replace", timeout=60)
+    except LuqError as error:
+        return Check(name, False, error.message, error.hint)
+    except subprocess.TimeoutExpired:
+        return Check(name, False, f"{path} did not end within a minute", again)
+    except OSError as error:
+        return Check(name, False, f"{path}: {error.strerror}", again)
+    # Of some tools --help ends with 1; what cannot start ends with 127 or by a signal, and says nothing of its usage.
+    if run.returncode == 0 or (run.returncode == 1 and "usage" in (run.stdout + run.stderr).lower()):
+        return Check(name, True, f"{path} ({origin})")
+    missing = tools.missing_library(run.stderr)
+    if missing:
+        return Check(name, False, missing.message, missing.hint)
+    return Check(name, False, f"{path} {tools.ended(run.returncode)}", again)
+
+
+def _build(llama: LlamaCpp) -> Iterator[Check]:
+    """For which CPUs the pinned build is, what was left out of it, and what lies unused beside it."""
+    if llama.pinned:
+        facts = tools.build_facts()
+        needs, left_out = facts.get("needs"), facts.get("left_out")
+        assert isinstance(needs, list)
+        assert isinstance(left_out, dict)
+        kind = "portable, for CPUs with" if facts.get("portable") else "for CPUs with"
+        without = "".join(f"; without {feature}, since {why}" for feature, why in left_out.items())
+        yield Check("llama.cpp build", True, f"{kind} {' '.join(needs)}{without}")
+    unused = tools.unused_builds()
+    if unused:
+        size = sum(n_bytes for _, n_bytes in unused) / 1024**2
+        names = ", ".join(path.name for path, _ in unused)
+        hint = f"python {tools.recipe()} --remove-old deletes them."
+        yield Check("older builds", True, f"{names} ({size:.0f} MiB), not used any more", hint)
+
+
+def _computes(llama: LlamaCpp) -> Check:
+    """Every type in every buffer, and a tiny file: what is tested is what is run."""
+    name, test = "llama.cpp computes", tools.self_test(llama)
+    if test.failures:
+        more = f", and {len(test.failures) - 1} more of {test.n_results}" if len(test.failures) > 1 else ""
+        hint = (
+            f"Build it again without what fails: delete {llama.tools.parent.parent} and run python {tools.recipe()}"
+            if llama.pinned
+            else f"This build is broken on this CPU: unset {tools.ENVIRONMENT_VARIABLE} to use the pinned one."
+        )
+        return Check(name, False, f"{test.failures[0]}{more}", hint)
+    buffers = f"; buffers: {', '.join(test.buffers)}" if test.buffers else " (statically linked: a tiny file only)"
+    return Check(name, True, f"all {test.n_results} products and tiny files are right{buffers}")
 
 
 def _bindings() -> Check:
-    """libllama and libmtmd, imported in a child: a broken library may abort."""
+    """libllama and libmtmd of the pinned build, imported in a child: a broken library may abort."""
+    name, hint = "libllama, libmtmd", f"python {tools.recipe()}"
     code = "import llama_cpp, llama_cpp.mtmd_cpp as m; m.mtmd_default_marker(); print(llama_cpp.__version__)"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    wanted = str(tools.pin()["version"])
-    found = run.stdout.strip()
-    hint = f"python {tools.recipe()} --install"
+    try:
+        environment = tools.bindings_environment()
+    except LuqError as error:
+        return Check(name, False, error.message, error.hint)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment)
     if run.returncode:
-        reason = run.stderr.strip().splitlines()[-1] if run.stderr.strip() else f"exit code {run.returncode}"
-        return Check("libllama, libmtmd", False, reason, hint)
-    return Check("libllama, libmtmd", found == wanted, f"llama-cpp-python {found}", "" if found == wanted else hint)
+        missing = tools.missing_library(run.stderr)
+        if missing:
+            return Check(name, False, missing.message, missing.hint)
+        reason = run.stderr.strip().splitlines()[-1] if run.stderr.strip() else tools.ended(run.returncode)
+        return Check(name, False, reason, hint)
+    return Check(name, True, f"llama-cpp-python {run.stdout.strip()} of the pinned build")
 
 
 def _converter() -> Check:
@@ -83,7 +141,10 @@ def _converter() -> Check:
 
 def _machine() -> Iterator[Check]:
     compiler = next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
-    built = not any(not check.ok for check in _tools())
+    try:
+        built = bool(tools.find())
+    except LuqError:
+        built = False
     hint = "" if compiler or built else "Needed to build llama.cpp: install g++ or clang++."
     yield Check("C++ compiler", bool(compiler) or built, compiler or "none (not needed any more)", hint)
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -95,6 +95,7 @@ class Runner:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
+            env=tools.bindings_environment(),
             start_new_session=True,
             preexec_fn=tools.die_with_parent,
         )
@@ -178,8 +179,12 @@ class Runner:
         if not line:
             code = self._child.wait()
             self._errors.seek(0)
-            told = " ".join(self._errors.read().split()[-60:])
-            raise RunnerError(f"llama.cpp ended with code {code} while running {self._name}: {told}", "")
+            told = self._errors.read()
+            words = " ".join(told.split()[-60:])
+            raise tools.missing_library(told) or RunnerError(
+                f"llama.cpp {tools.ended(code)} while running {self._name}{': ' * bool(words)}{words}",
+                tools.crash_hint(code, ""),
+            )
         reply: dict[str, Any] = json.loads(line)
         if "error" in reply:
             raise RunnerError(f"{self._name}: {reply['error']}.", "")

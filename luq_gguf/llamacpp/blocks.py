@@ -14,14 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gguf
-import llama_cpp
 import numpy as np
+
+from luq_gguf.llamacpp import tools
 
 
 def library() -> ctypes.CDLL:
-    folder = Path(llama_cpp.__file__).parent / "lib"
-    path = next(p for p in sorted(folder.iterdir()) if p.name.startswith(("libggml-base.", "ggml-base.")))
-    library = ctypes.CDLL(str(path))
+    """ggml of the pinned build, whose quantizers llama-quantize uses."""
+    library = ctypes.CDLL(str(tools.pinned_build() / "llama_cpp" / "lib" / "libggml-base.so"))
     library.ggml_quantize_chunk.restype = ctypes.c_size_t
     library.ggml_quantize_chunk.argtypes = [
         ctypes.c_int,

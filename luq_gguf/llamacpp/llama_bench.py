@@ -84,7 +84,10 @@ def run(
         if child.returncode or not rows:
             errors.seek(0)
             told = " ".join(errors.read().split()[-40:])
-            raise RunnerError(f"llama-bench failed on {model.name} with exit code {child.returncode}: {told}", "")
+            how = tools.ended(child.returncode)
+            raise tools.missing_library(told) or RunnerError(
+                f"llama-bench {how} on {model.name}{': ' * bool(told)}{told}", tools.crash_hint(child.returncode, "")
+            )
         if kernels and PLUGIN_NAME not in str(rows[0]["backends"]).split(","):
             errors.seek(0)
             refused = [line.strip() for line in errors if line.startswith("luq kernels")]

@@ -95,10 +95,13 @@ def _healthy(port: int) -> bool:
         connection.close()
 
 
-def _ended(child: subprocess.Popen[bytes], model: Path, log: Path) -> RunnerError:
+def _ended(child: subprocess.Popen[bytes], model: Path, log: Path) -> LuqError:
     code = child.wait()
-    how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-    return RunnerError(f"llama-server {how} on {model.name}:\n{_tail(log)}", "The lines above are llama.cpp's own.")
+    told = _tail(log)
+    return tools.missing_library(told) or RunnerError(
+        f"llama-server {tools.ended(code)} on {model.name}:\n{told}",
+        tools.crash_hint(code, "The lines above are llama.cpp's own."),
+    )
 
 
 def _tail(log: Path) -> str:

@@ -7,6 +7,7 @@ the pinned build in the user's cache. Every tool runs in a child process: a fail
 from __future__ import annotations
 
 import ctypes
+import importlib
 import importlib.util
 import os
 import re
@@ -17,6 +18,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -26,16 +28,29 @@ from luq_gguf.errors import DiskSpaceError, LuqError, ToolsError
 ENVIRONMENT_VARIABLE = "LUQ_LLAMA_CPP"
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 CONVERTER = "convert_hf_to_gguf.py"
+_GGML = "libggml-base.so"
 FULL = 2**24  # bytes: what the tools could not write was larger
+
+
+# Which package has a library that a tool cannot find, by Debian's name and by Fedora's.
+PACKAGES = {
+    "libgomp": ("libgomp1", "libgomp"),
+    "libstdc++": ("libstdc++6", "libstdc++"),
+    "libgcc_s": ("libgcc-s1", "libgcc"),
+    "libcurl": ("libcurl4", "libcurl"),
+    "libssl": ("libssl3", "openssl-libs"),
+}
 
 
 @dataclass(frozen=True)
 class LlamaCpp:
-    """Where the tools are. `pinned` tells the project's own build from a user's."""
+    """Where the tools and the shared libraries are. `pinned` tells the project's own build from a user's; a user's may
+    have been linked statically, without libraries."""
 
     tools: Path
     converter: Path
     pinned: bool
+    libraries: Path | None
 
     def tool(self, name: str) -> Path:
         """The path of one tool. Raises ToolsError where it is absent."""
@@ -52,31 +67,67 @@ def recipe() -> Path:
     return installed if installed.exists() else package.parent / "vendor" / "build.py"
 
 
-def _load_recipe() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("luq_gguf_vendor_build", recipe())
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@cache
+def _vendor(module: str) -> ModuleType:
+    """A module of the recipe. Its folder is a package that nothing else knows by name."""
+    name, folder = "luq_gguf_vendor", recipe().parent
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+        )
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return importlib.import_module(f"{name}.{module}")
 
 
 def pin() -> dict[str, object]:
     """The pin of llama.cpp: package, version, sha256, flags, tools."""
-    found: dict[str, object] = _load_recipe().PIN
+    found: dict[str, object] = _vendor("build").PIN
     return found
 
 
 def ggml_headers() -> Path:
     """ggml's headers of the pin, fetched with its sdist where they are not in the cache yet."""
-    found: Path = _load_recipe().headers()
+    found: Path = _vendor("build").headers()
     return found
 
 
 def cache_root() -> Path:
     """The folder of the user's cache that builds are kept in."""
-    found: Path = _load_recipe().cache_folder().parent
+    found: Path = _vendor("build").cache_root()
     return found
+
+
+def unused_builds() -> list[tuple[Path, int]]:
+    """Builds in the cache that this version does not use: folder and bytes."""
+    found: list[tuple[Path, int]] = _vendor("build").unused()
+    return found
+
+
+def build_facts() -> dict[str, object]:
+    """What build.json says of the pinned build: `portable`, `needs` (CPU features), `left_out` (feature -> why)."""
+    found: dict[str, object] | None = _vendor("build").facts(pinned_build())
+    return found or {}
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """What was computed: results by type, buffer and number of columns, and sentences of those that failed."""
+
+    n_results: int
+    buffers: tuple[str, ...]
+    failures: tuple[str, ...]
+
+
+def self_test(llama: LlamaCpp) -> SelfTest:
+    """Matrix products of every type in every buffer that this CPU offers, and a tiny file, in child processes; a
+    statically linked build shows the tiny file alone. Takes seconds. See vendor/selftest.py."""
+    module = _vendor("selftest")
+    results = list(module.run(llama.libraries, llama.tools) if llama.libraries else module.run_tools(llama.tools))
+    buffers = dict.fromkeys(result.buffer for result in results if result.buffer != "file")
+    return SelfTest(len(results), tuple(buffers), tuple(str(result) for result in results if not result.ok))
 
 
 def _hint() -> str:
@@ -86,15 +137,23 @@ def _hint() -> str:
     )
 
 
+def pinned_build() -> Path:
+    """The folder of the pinned build for this CPU. Raises ToolsError where there is none that has passed its test."""
+    recipe_module = _vendor("build")
+    folder: Path = recipe_module.cache_folder()
+    if not recipe_module.usable(folder):
+        raise ToolsError("The pinned llama.cpp has not been built for this CPU.", _hint())
+    return folder
+
+
 def find() -> LlamaCpp:
     """Locate tools and converter. Raises ToolsError with what to do where they are missing."""
     own = os.environ.get(ENVIRONMENT_VARIABLE)
     if own:
         return _find_own(Path(own).expanduser())
-    folder: Path = _load_recipe().cache_folder()
-    if not (folder / "build.json").exists():
-        raise ToolsError("The pinned llama.cpp has not been built for this CPU.", _hint())
-    return LlamaCpp(folder / "llama_cpp" / "bin", folder / "converter" / CONVERTER, pinned=True)
+    folder = pinned_build()
+    package = folder / "llama_cpp"
+    return LlamaCpp(package / "bin", folder / "converter" / CONVERTER, pinned=True, libraries=package / "lib")
 
 
 def _find_own(root: Path) -> LlamaCpp:
@@ -106,7 +165,14 @@ def _find_own(root: Path) -> LlamaCpp:
             f"{ENVIRONMENT_VARIABLE}={root} holds no {missing}.",
             "Point it to a llama.cpp source tree that was built in build/, or unset it to use the pinned build.",
         )
-    return LlamaCpp(tools, converter, pinned=False)
+    libraries = next((p for p in (tools, tools.parent / "lib", tools.parent / "lib64") if (p / _GGML).exists()), None)
+    return LlamaCpp(tools, converter, pinned=False, libraries=libraries)
+
+
+def bindings_environment() -> dict[str, str]:
+    """The environment of a child that imports llama_cpp: that of the pinned build, whatever else is installed."""
+    path = [str(pinned_build()), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(path)}
 
 
 def version(llama: LlamaCpp) -> str:
@@ -114,6 +180,34 @@ def version(llama: LlamaCpp) -> str:
     run = subprocess.run([llama.tool("llama-server"), "--version"], capture_output=True, text=True, timeout=60)
     match = re.search(r"version:\s*(.+)", run.stdout + run.stderr)
     return match[1].strip() if match else "unknown"
+
+
+def ended(code: int) -> str:
+    """How a child ended, in words, of its return code: "crashed (segmentation fault)"."""
+    words: str = _vendor("selftest").ended(code)
+    return words
+
+
+def crash_hint(code: int, otherwise: str) -> str:
+    """What to do about a child's end."""
+    return "`luq-gguf doctor` tests whether llama.cpp computes on this CPU." if code < 0 else otherwise
+
+
+def missing_library(output: str) -> ToolsError | None:
+    """The error of a program that could not start for want of a shared library, of what the loader said."""
+    match = re.search(
+        r"(?:error while loading shared libraries: |^|: )(lib[\w.+-]+?\.so[.\d]*): cannot open shared", output
+    )
+    if match is None:
+        return None
+    names = PACKAGES.get(match[1].partition(".so")[0])
+    hint = (
+        f"Install the package that has it: {names[0]} on Debian and Ubuntu (apt-get install {names[0]}), "
+        f"{names[1]} on Fedora."
+        if names
+        else "Install the package that has it."
+    )
+    return ToolsError(f"llama.cpp cannot start: the shared library {match[1]} is missing.", hint)
 
 
 def die_with_parent() -> None:
@@ -172,8 +266,7 @@ def run(
     if code:
         plain = [line for line in lines if line.strip() and not line.startswith((" ", "Traceback"))]
         told = "\n".join(plain[-3:])
-        ended = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        raise failure(f"{what} {ended}:\n{told}", hint)
+        raise missing_library(told) or failure(f"{what} {ended(code)}:\n{told}", crash_hint(code, hint))
     return "\n".join(lines)
 
 
