@@ -90,7 +90,7 @@ def run(libraries: Path, tools: Path | None = None) -> list[Result]:
             return [*results, Result("ggml", "CPU", 0, f"cannot be loaded: it {how} {told}".strip())]
         number, *what = last
         results.append(Result(*what, failure=how))
-        begin = number + 1
+        begin = number
     return [*results, *(run_tools(tools) if tools else ())]
 
 

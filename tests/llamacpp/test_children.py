@@ -1,0 +1,84 @@
+"""What is said of llama.cpp's programs that cannot start, or that crash."""
+
+import json
+import subprocess
+
+import pytest
+
+from luq_gguf.errors import ConversionError, ToolsError
+from luq_gguf.llamacpp import tools
+
+
+@pytest.mark.parametrize(
+    ("output", "library", "package"),
+    [
+        (
+            "llama-quantize: error while loading shared libraries: libgomp.so.1: cannot open shared object file",
+            "libgomp.so.1",
+            "apt-get install libgomp1",
+        ),
+        (
+            "OSError: libgomp.so.1: cannot open shared object file: No such file or directory",
+            "libgomp.so.1",
+            "libgomp on Fedora",
+        ),
+        (
+            "Failed to load shared library: libstdc++.so.6: cannot open shared object file",
+            "libstdc++.so.6",
+            "libstdc++6 on Debian",
+        ),
+        (
+            "./a: error while loading shared libraries: libgone.so: cannot open shared object file",
+            "libgone.so",
+            "package",
+        ),
+    ],
+)
+def test_a_missing_library_is_named_with_its_package(output, library, package):
+    error = tools.missing_library(output)
+    assert error is not None
+    assert library in error.message
+    assert package in error.hint
+
+
+def test_other_output_names_no_library():
+    assert tools.missing_library("error: cannot open model.gguf") is None
+
+
+@pytest.fixture
+def cannot_start(tmp_path):
+    """A program that is linked to a library which is not there any more."""
+    (tmp_path / "gone.c").write_text("int gone(void) { return 0; }\n")
+    (tmp_path / "main.c").write_text("int gone(void);\nint main(void) { return gone(); }\n")
+    for command in ("gcc -shared -fPIC gone.c -o libgone.so", "gcc main.c -L. -lgone -o program"):
+        subprocess.run(command.split(), cwd=tmp_path, check=True)
+    (tmp_path / "libgone.so").unlink()
+    return tmp_path / "program"
+
+
+def test_a_program_that_cannot_start(cannot_start):
+    with pytest.raises(ToolsError, match=r"the shared library libgone\.so is missing"):
+        tools.run([cannot_start], failure=ConversionError, what="llama-quantize")
+
+
+def test_a_program_that_crashes():
+    with pytest.raises(ConversionError, match=r"It crashed \(segmentation fault\)") as caught:
+        tools.run(["sh", "-c", "kill -SEGV $$"], failure=ConversionError, what="It")
+    assert "luq-gguf doctor" in caught.value.hint
+
+
+def test_doctor_calls_a_tool_ok_only_when_it_ran(cli, llama, cannot_start, tmp_path, monkeypatch):
+    own = tmp_path / "own"
+    (own / "bin").mkdir(parents=True)
+    for tool in llama.tools.iterdir():
+        (own / "bin" / tool.name).symlink_to(tool)
+    (own / "bin" / "llama-bench").unlink()
+    (own / "bin" / "llama-bench").symlink_to(cannot_start)
+    (own / "convert_hf_to_gguf.py").symlink_to(llama.converter)
+    monkeypatch.setenv("LUQ_LLAMA_CPP", str(own))
+    done = cli("doctor", "--json")
+    assert done.returncode == 1
+    (wrong,) = [check for check in json.loads(done.stdout)["checks"] if not check["ok"]]
+    assert wrong["name"] == "llama-bench"
+    assert "libgone.so is missing" in wrong["found"]
+    assert "Install the package" in wrong["hint"]
