@@ -257,8 +257,8 @@ def check_memory(
     who = f"{copies} copies of the reference model need" if copies > 1 else "The reference model needs"
     why = ", since this CPU has no bfloat16 units" if dtype == "float32" else ""
     held = f" (weights are converted to {dtype}{why})" if need.converted else ""
-    where = f"within {left.limit}" if left.limit else "on this machine"
-    sentence = f"{who} about {size(copies * need.usual)} of memory{held}; {where} {size(left.available)} is available"
+    where = f"the limit in {left.limit} leaves" if left.limit else "this machine has"
+    sentence = f"{who} about {size(copies * need.usual)} of memory{held}; {where} {size(left.available)}"
     if copies * need.least <= left.available + left.swap:
         listener.say(f"{sentence}, so that the pass may swap or be killed")
         return

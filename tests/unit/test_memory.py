@@ -10,6 +10,7 @@ from luq_gguf.errors import MemoryLimitError
 from luq_gguf.hf import footprint
 from luq_gguf.hf.checkpoint import open_checkpoint
 from luq_gguf.planner import format_size
+from luq_gguf.ranks import Launch
 
 MIB = 2**20
 
@@ -54,7 +55,7 @@ def test_a_pass_without_room_is_refused_in_one_sentence_and_a_hint(tiny, tmp_pat
     assert caught.value.exit_code == 1
     assert caught.value.message == (
         f"The reference model needs about {format_size(need.usual)} of memory (weights are converted to float32, since "
-        f"this CPU has no bfloat16 units); within {tmp_path}/memory.max {format_size(need.least - 1)} is available."
+        f"this CPU has no bfloat16 units); the limit in {tmp_path}/memory.max leaves {format_size(need.least - 1)}."
     )
     assert caught.value.hint.startswith("Raise that limit, or run luq-gguf profile on a machine with more memory")
 
@@ -79,9 +80,17 @@ def test_weights_that_stay_in_their_files_need_no_room(tiny, tmp_path):
 def test_swap_counts_before_a_refusal_and_copies_add_up(tiny):
     need = footprint.of_pass(tiny, "float32")
     check_memory(tiny, "float32", left=machine.Memory(need.least - 1, 1))
-    with pytest.raises(MemoryLimitError, match="on this machine") as caught:
+    with pytest.raises(MemoryLimitError, match="this machine has") as caught:
         check_memory(tiny, "float32", left=machine.Memory(need.least - 1, 0))
     assert caught.value.hint.startswith("Close other programs, add swap, or run")
     with pytest.raises(MemoryLimitError, match="3 copies of the reference model need") as caught:
         check_memory(tiny, "float32", copies=3, left=machine.Memory(3 * need.least - 1, 0))
     assert caught.value.hint.startswith("Start fewer processes, or run")
+
+
+def test_a_launcher_tells_how_many_processes_share_this_machine(monkeypatch):
+    for name, value in {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert Launch.of_environment() == Launch(1, 4, local=2)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    assert Launch.of_environment() == Launch(1, 4, local=1)
