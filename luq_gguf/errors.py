@@ -14,7 +14,7 @@ LuqError                    exit code 1: the job failed
 ├── UploadError             the same while publishing, or what arrived is not what was sent
 └── InputError              exit code 2: refused at the door, before anything heavy
     ├── CheckpointError     not a checkpoint that can be converted
-    ├── DeviceError         a --device that is not there, does not compute, or has too little memory
+    ├── DeviceError         a --device that is not there, or does not compute
     ├── CalibrationError    calibration input that cannot be read, or is empty
     ├── ShardError          shards of a profile that cannot be merged
     ├── BudgetError         no plan fits, or the request contradicts itself
@@ -99,7 +99,7 @@ class CheckpointError(InputError):
 
 
 class DeviceError(InputError):
-    """A --device that is not there, does not compute, or has too little memory."""
+    """A --device that is not there, or does not compute."""
 
 
 class CalibrationError(InputError):

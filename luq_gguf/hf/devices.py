@@ -136,13 +136,13 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 
 @contextmanager
 def memory_errors(placement: Placement) -> Iterator[None]:
-    """What torch raises when memory is refused, as an error that says what to do: DeviceError, MemoryLimitError."""
+    """What torch raises when memory is refused, as a MemoryLimitError that says what to do."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise DeviceError(
+        raise MemoryLimitError(
             f"{placement.device} has too little free memory: {_first_sentence(str(error))}.",
-            "Free its memory, or use --device cpu.",
+            "Free its memory, or use --device cpu; what is done so far is kept.",
         ) from None
     except RuntimeError as error:
         if "DefaultCPUAllocator" not in str(error):

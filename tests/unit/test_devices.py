@@ -98,5 +98,8 @@ def test_memory_that_is_refused_is_told_as_such():
     cpu = devices.Placement(torch.device("cpu"))
     with pytest.raises(MemoryLimitError, match="gave the reference model no more"), devices.memory_errors(cpu):
         torch.empty(2**62, dtype=torch.uint8)
+    told = "cuda has too little free memory: CUDA out of memory.$"
+    with pytest.raises(MemoryLimitError, match=told), devices.memory_errors(devices.Placement(torch.device("cuda"))):
+        raise torch.OutOfMemoryError(FULL)
     with pytest.raises(RuntimeError, match="shape"), devices.memory_errors(cpu):
         torch.ones(2, 3) @ torch.ones(3, 2) @ torch.ones(3, 2)
