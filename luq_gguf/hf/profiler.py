@@ -63,7 +63,7 @@ def profile(
 
     Returns what `conclude` does. Raises CalibrationError where the set has fewer tokens than clusters.
     """
-    key = pass_key(checkpoint, calibration)
+    key = pass_key(checkpoint, calibration, placement.dtype)
     found = walk(checkpoint, calibration, names, work, placement=placement, on_samples=progress.on_samples)
     with found as walked:
         passed = Passed(

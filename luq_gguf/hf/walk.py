@@ -40,10 +40,10 @@ class Walked:
     dtype: torch.dtype
 
 
-def pass_key(checkpoint: Checkpoint, calibration: CalibrationSet, share: Share = Share()) -> str:
-    """What saved state must be of."""
+def pass_key(checkpoint: Checkpoint, calibration: CalibrationSet, dtype: torch.dtype, share: Share = Share()) -> str:
+    """What saved state must be of; `dtype` is what weights are held in, and the kept vectors with them."""
     inputs = [checkpoint.fingerprint, calibration.sha256, calibration.n_text, calibration.seed, CAPACITY, STATE]
-    return json.dumps([*inputs, str(share)])
+    return json.dumps([*inputs, str(dtype), str(share)])
 
 
 @contextmanager
@@ -59,7 +59,7 @@ def walk(
 ) -> Iterator[Walked]:
     """Make the pass, or the rest of it; the reservoir can be read inside this context, when the model is gone."""
     work.mkdir(parents=True, exist_ok=True)
-    key, path = pass_key(checkpoint, calibration, share), work / "pass.npz"
+    key, path = pass_key(checkpoint, calibration, placement.dtype, share), work / "pass.npz"
     state = saved.load(path, key)
     if state is None:
         for name in MODALITIES:

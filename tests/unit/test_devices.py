@@ -2,13 +2,17 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from luq_gguf.errors import DeviceError, MemoryLimitError
 from luq_gguf.hf import devices
+from luq_gguf.hf.calibration import read_calibration
 from luq_gguf.hf.checkpoint import open_checkpoint
 from luq_gguf.hf.devices import Facts
+from luq_gguf.hf.tensor_names import TensorNames
+from luq_gguf.hf.walk import walk
 
 GIB = 2**30
 SOUND = Facts("cuda", "cuda", available=True, count=1, free=24 * GIB)
@@ -103,3 +107,26 @@ def test_memory_that_is_refused_is_told_as_such():
         raise torch.OutOfMemoryError(FULL)
     with pytest.raises(RuntimeError, match="shape"), devices.memory_errors(cpu):
         torch.ones(2, 3) @ torch.ones(3, 2) @ torch.ones(3, 2)
+
+
+def test_a_pass_begun_in_another_precision_is_not_gone_on_with(models, tmp_path, monkeypatch):
+    """Its kept vectors have other bytes. A pass that changes from a GPU to an old CPU does so."""
+    checkpoint = open_checkpoint(str(models / "tiny-qwen2.5-vl"))
+    kinds = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+    names = TensorNames("qwen2vl", 12, [f"blk.{layer}.{kind}.weight" for layer in range(12) for kind in kinds])
+    (tmp_path / "book.txt").write_text("the shape is a circle, and it is red.\n" * 20)
+    calibration = read_calibration(
+        None, str(tmp_path / "book.txt"), n_samples=1, alpha=0.0, seed=0, cache=tmp_path / "images"
+    )
+
+    def vectors(work, bfloat16):
+        monkeypatch.setattr(devices, "has_fast_bfloat16", lambda device: bfloat16)
+        cpu = devices.Placement(torch.device("cpu"))
+        passed = walk(checkpoint, calibration, names, work, placement=cpu, on_samples=lambda done, total: None)
+        with passed as walked:
+            return walked.reservoir.vectors("text", 11)
+
+    vectors(tmp_path / "a", True)
+    fresh = vectors(tmp_path / "b", False)
+    assert len(fresh) > 100
+    assert np.array_equal(vectors(tmp_path / "a", False), fresh)
