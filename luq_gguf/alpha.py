@@ -74,7 +74,7 @@ def ablate(
     listener: Listener,
 ) -> dict[str, Any]:
     """All points, written to alpha.json after each alpha."""
-    base = _Calibrated(check(run, door, profile, request), profile, meter)
+    base, listener = _Calibrated(check(run, door, profile, request), profile, meter), listener.once()
     n = door.tensors.n_layers
     counts = sorted(set(request.counts if request.counts is not None else (n // 2,)))
     points: list[dict[str, Any]] = []

@@ -56,7 +56,9 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     return float(middle - half), float(middle + half)
 
 
-def run(out: Path, *, model: str, low_layers: int, n_questions: int, threads: int | None, listener: Listener) -> Demo:
+def run(
+    out: Path, *, model: str, low_layers: int, n_questions: int, device: str, threads: int | None, listener: Listener
+) -> Demo:
     """Convert with that many layers low, then ask all three files the same test questions."""
     checkpoint, run_dir = shipped_model(model), out / model
     data = out / "easy-vqa"
@@ -67,6 +69,7 @@ def run(out: Path, *, model: str, low_layers: int, n_questions: int, threads: in
         run_dir,
         PlanRequest(Budget(low_layers=low_layers), threads=threads),
         request,
+        device=device,
         keep_f16=True,
         force=True,  # a demo's folder holds nothing but demos
         listener=listener,

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from luq_gguf import artefacts, known_checkpoints, planner
-from luq_gguf.errors import CheckpointError, DiskSpaceError, RunFolderError
+from luq_gguf import artefacts, known_checkpoints, machine, planner
+from luq_gguf.errors import CheckpointError, DiskSpaceError, MemoryLimitError, RunFolderError
 from luq_gguf.hf import checkpoint as checkpoints
-from luq_gguf.hf import llava, slices
+from luq_gguf.hf import footprint, llava, slices
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.tensor_names import TensorNames
 from luq_gguf.llamacpp import converter, gguf_files, quantize, skeleton, tools
@@ -31,6 +31,17 @@ class Listener:
 
     progress: Callable[[str, float, float], None] = lambda stage, done, total: None
     say: Callable[[str], None] = lambda sentence: None
+
+    def once(self) -> Listener:
+        """The same, told no sentence twice."""
+        said: set[str] = set()
+
+        def say(sentence: str) -> None:
+            if sentence not in said:
+                said.add(sentence)
+                self.say(sentence)
+
+        return replace(self, say=say)
 
 
 @dataclass(frozen=True)
@@ -224,3 +235,36 @@ def check_disk(
             f"({told}, of which all but the result is deleted afterwards).",
             f"Free some room,{' add --low-disk, which needs less,' * could_be} or use a folder on another disk.",
         )
+
+
+def check_memory(
+    checkpoint: Checkpoint,
+    dtype: str,
+    listener: Listener = Listener(),
+    *,
+    copies: int = 1,
+    left: machine.Memory | None = None,
+) -> None:
+    """Raise MemoryLimitError where so many passes on the CPU, with weights in `dtype`, cannot but run out of memory;
+    say so where they may. `left` is what there is, by default for this process."""
+    left, need = left or machine.memory(), footprint.of_pass(checkpoint, dtype)
+    if copies * need.usual <= left.available:
+        return
+    if copies * need.least > left.available + left.swap:  # headers also have what the model leaves out
+        n_used = sum(parameter.numel() for parameter in _outline(checkpoint).parameters())
+        need = footprint.of_pass(checkpoint, dtype, n_used)
+    size = planner.format_size
+    who = f"{copies} copies of the reference model need" if copies > 1 else "The reference model needs"
+    why = ", since this CPU has no bfloat16 units" if dtype == "float32" else ""
+    held = f" (weights are converted to {dtype}{why})" if need.converted else ""
+    where = f"the limit in {left.limit} leaves" if left.limit else "this machine has"
+    sentence = f"{who} about {size(copies * need.usual)} of memory{held}; {where} {size(left.available)}"
+    if copies * need.least <= left.available + left.swap:
+        listener.say(f"{sentence}, so that the pass may swap or be killed")
+        return
+    here = "Raise that limit" if left.limit else "Close other programs, add swap"
+    raise MemoryLimitError(
+        f"{sentence}.",
+        f"{'Start fewer processes' if copies > 1 else here}, or run luq-gguf profile on a machine with more memory, a "
+        "GPU or bfloat16 units, and plan and quantize here: those two do without the reference model.",
+    )

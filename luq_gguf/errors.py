@@ -8,11 +8,13 @@ LuqError                    exit code 1: the job failed
 ├── RunnerError             libllama, libmtmd or llama-server failed on a file
 ├── BenchmarkError          lmms-eval failed on a benchmark
 ├── DiskSpaceError          not enough room for the job
+├── MemoryLimitError        not enough memory for the reference model, or a limit that leaves too little
 ├── RankError               another process of the same launch failed, or is gone
 ├── DownloadError           the Hub could not be reached, or broke off
 ├── UploadError             the same while publishing, or what arrived is not what was sent
 └── InputError              exit code 2: refused at the door, before anything heavy
     ├── CheckpointError     not a checkpoint that can be converted
+    ├── DeviceError         a --device that is not there, or does not compute
     ├── CalibrationError    calibration input that cannot be read, or is empty
     ├── ShardError          shards of a profile that cannot be merged
     ├── BudgetError         no plan fits, or the request contradicts itself
@@ -70,6 +72,10 @@ class DiskSpaceError(LuqError):
     """Not enough room for the job."""
 
 
+class MemoryLimitError(LuqError):
+    """Not enough memory for the reference model, or a limit that leaves too little."""
+
+
 class RankError(LuqError):
     """Another process of the same launch failed, or is gone."""
 
@@ -90,6 +96,10 @@ class InputError(LuqError):
 
 class CheckpointError(InputError):
     """Not a checkpoint that can be converted."""
+
+
+class DeviceError(InputError):
+    """A --device that is not there, or does not compute."""
 
 
 class CalibrationError(InputError):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import re
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -40,9 +42,82 @@ def physical_cores() -> int:
     return psutil.cpu_count(logical=False) or os.cpu_count() or 1
 
 
+@dataclass(frozen=True)
+class Memory:
+    """What this process can still have: bytes without swapping, and bytes of swap beside them. `limit` is the file of
+    the cgroup that leaves less than the machine, empty where none does."""
+
+    available: int
+    swap: int
+    limit: str = ""
+
+
 def available_bytes() -> int:
-    """Memory that can be had without swapping."""
-    return int(psutil.virtual_memory().available)
+    """Memory that can be had without swapping, of the machine and of the cgroups that this process is in."""
+    return memory().available
+
+
+def memory() -> Memory:
+    """The least of what the machine and the cgroups that this process is in leave it."""
+    levels = [Memory(int(psutil.virtual_memory().available), int(psutil.swap_memory().free))]
+    with suppress(OSError):  # not Linux
+        levels += cgroup_memory(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup").read_text())
+    least = min(levels, key=lambda level: level.available)
+    return Memory(least.available, min(level.swap for level in levels), least.limit)
+
+
+def cgroup_memory(root: Path, membership: str) -> list[Memory]:
+    """What each cgroup with a limit of memory leaves, from the process's own up to the root's; both versions of
+    cgroups, also beside each other. `root` is where they are mounted, `membership` the text of /proc/self/cgroup.
+
+    Files that were read count as used there and are dropped when memory is asked for, so they count as free here. In a
+    container without a namespace of its own the path is the host's, and the container's limit is that of the root.
+    """
+    found = []
+    for line in membership.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            read, mount = _limit_v2, root / "unified" if (root / "unified").is_dir() else root
+        elif "memory" in controllers.split(","):
+            read, mount = _limit_v1, root / "memory"
+        else:
+            continue
+        own = PurePosixPath(path.lstrip("/"))
+        for level in (own, *own.parents) if ".." not in own.parts else (PurePosixPath(),):
+            with suppress(OSError, ValueError):  # a file that is not there, or no limit
+                found.append(read(mount / level))
+    return found
+
+
+def _limit_v2(folder: Path) -> Memory:
+    left = _number(folder / "memory.max") - _number(folder / "memory.current")
+    left += _of_stat(folder, "inactive_file", "active_file", "slab_reclaimable")
+    swap = sys.maxsize
+    with suppress(OSError, ValueError):
+        swap = _number(folder / "memory.swap.max") - _number(folder / "memory.swap.current")
+    return Memory(max(0, left), max(0, swap), str(folder / "memory.max"))
+
+
+def _limit_v1(folder: Path) -> Memory:
+    left = _number(folder / "memory.limit_in_bytes") - _number(folder / "memory.usage_in_bytes")
+    swap = sys.maxsize
+    with suppress(OSError, ValueError):  # not every kernel counts swap; where one does, the limit is of both together
+        swap = _number(folder / "memory.memsw.limit_in_bytes") - _number(folder / "memory.memsw.usage_in_bytes") - left
+    left += _of_stat(folder, "total_inactive_file", "total_active_file")
+    return Memory(max(0, left), max(0, swap), str(folder / "memory.limit_in_bytes"))
+
+
+def _number(path: Path) -> int:
+    """Raises ValueError for what stands for no limit: "max" in version 2, about 2^63 in version 1."""
+    value = int(path.read_text())
+    if value > 2**62:
+        raise ValueError("no limit")
+    return value
+
+
+def _of_stat(folder: Path, *names: str) -> int:
+    rows = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    return sum(int(value) for name, value in rows if name in names)
 
 
 def governor() -> str | None:

@@ -31,10 +31,11 @@ _ENDED = (_DONE, _IDLE, _FAILED, _STOPPED)
 
 @dataclass(frozen=True)
 class Launch:
-    """Which of how many processes this is."""
+    """Which of how many processes this is, and how many of them the launcher started on this machine, if it tells."""
 
     rank: int
     count: int
+    local: int = 1
 
     @staticmethod
     def of_environment() -> Launch | None:
@@ -42,7 +43,8 @@ class Launch:
         rank, count = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "")
         if not (rank.isdecimal() and count.isdecimal()) or int(count) < 2:
             return None
-        return Launch(int(rank), int(count))
+        local = os.environ.get("LOCAL_WORLD_SIZE", "")
+        return Launch(int(rank), int(count), int(local) if local.isdecimal() else 1)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from luq_gguf.stages import (
     adopt_merged,
     make_merged,
     make_profile,
+    place,
     profile_key,
     read_request,
     request_for,
@@ -61,6 +62,7 @@ def _make_shard(
     whole = profile_key(door, request, device)
 
     def make() -> None:
+        placement = place(door, device, listener)
         calibration = read_request(run, request)
         tell_skipped(calibration, listener)
         pass_ = walk.walk(
@@ -68,7 +70,7 @@ def _make_shard(
             calibration,
             door.names,
             run.work,
-            device=device,
+            placement=placement,
             share=share,
             on_samples=lambda done, total: listener.progress(f"samples of share {share}", done, total),
         )
@@ -104,7 +106,7 @@ def _open_shard(folder: Path) -> Shard:
     if not (folder / "run.json").is_file():
         raise ShardError(f"{folder} is no shard: it has no run.json.", "Give folders of luq-gguf profile --shard.")
     run = RunFolder(folder)
-    if not run.outputs("shard"):
+    if not _has_shard(folder):
         hint = "Run its luq-gguf profile --shard again; it goes on where it stopped."
         raise ShardError(f"{folder} holds no finished shard.", hint)
     damaged = run.changed("shard")
@@ -130,7 +132,8 @@ def profile_together(
     another rank failed or is gone.
     """
     share = Share(launch.rank, launch.count)
-    folder = out / ".work" / "shards" / f"{share.index}-of-{share.count}"
+    parts = [out / ".work" / "shards" / f"{index}-of-{share.count}" for index in range(share.count)]
+    folder, listener = parts[share.index], listener.once()
     with Ranks(launch) as ranks:
         if launch.rank:
             if ranks.told_to_work():
@@ -144,17 +147,21 @@ def profile_together(
             if _is_profiled(run, door, request, device):
                 ranks.nothing_to_do()
                 return make_profile(run, door, request, device=device, listener=listener)
+            place(door, device, listener, copies=min(launch.local, sum(not _has_shard(part) for part in parts)))
             with ranks.working():
                 with RunFolder(folder, create=True) as own:
                     own.update(model=model, revision=door.checkpoint.revision)
                     _make_shard(own, door, request, share, device, listener)
                 listener.say(f"share {share} is done; waiting for the other processes")
                 ranks.wait_for_all()
-            parts = [folder.with_name(f"{index}-of-{share.count}") for index in range(share.count)]
             _check_seen(parts)
             profile = make_merged(run, _checked(parts), listener)
             shutil.rmtree(folder.parent, ignore_errors=True)
             return profile
+
+
+def _has_shard(part: Path) -> bool:
+    return (part / "run.json").is_file() and bool(RunFolder(part).outputs("shard"))
 
 
 def _check_seen(parts: Sequence[Path]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from luq_gguf import artefacts, planner, ranking, tensor_types
-from luq_gguf.door import Door, Listener
+from luq_gguf.door import Door, Listener, check_memory
 from luq_gguf.errors import RunFolderError
 from luq_gguf.hf import calibration as calibration_input
 from luq_gguf.llamacpp import imatrix_file, quantize, skeleton
@@ -19,6 +19,7 @@ from luq_gguf.run_folder import RunFolder, hash_of
 from luq_gguf.values import Budget, CalibrationSet, Plan, Profile
 
 if TYPE_CHECKING:
+    from luq_gguf.hf.devices import Placement
     from luq_gguf.hf.profiler import Made, Progress
     from luq_gguf.hf.shard_files import Shard
 
@@ -83,6 +84,19 @@ def tell_skipped(calibration: CalibrationSet, listener: Listener) -> None:
         listener.say(f"{len(calibration.skipped)} unreadable images skipped: {', '.join(calibration.skipped[:5])}")
 
 
+def place(door: Door, device: str, listener: Listener, copies: int = 1) -> Placement:
+    """Where a pass is made, by so many processes here; whether memory is enough is checked where that is the CPU.
+
+    Raises DeviceError and MemoryLimitError.
+    """
+    from luq_gguf.hf import devices
+
+    placement = devices.choose_device(device, door.checkpoint, listener.say)
+    if placement.device.type == "cpu":
+        check_memory(door.checkpoint, str(placement.dtype).removeprefix("torch."), listener, copies=copies)
+    return placement
+
+
 def adopt_merged(run: RunFolder, door: Door, request: CalibrationRequest, key: str) -> None:
     """Give a merged profile the key that this machine's stage has, where it is of the same model and data.
 
@@ -119,10 +133,11 @@ def make_profile(
     def make() -> None:
         from luq_gguf.hf import profiler
 
+        placement = place(door, device, listener)
         calibration = read_request(run, request)
         tell_skipped(calibration, listener)
         made = profiler.profile(
-            door.checkpoint, calibration, door.names, run.work, device=device, progress=_progress(listener)
+            door.checkpoint, calibration, door.names, run.work, placement=placement, progress=_progress(listener)
         )
         if run.read().get("merged"):
             run.update(merged=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,9 +18,12 @@ MODELS = ("qwen2.5-vl", "llava-1.5")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/demo"), show_default=True)
 @click.option("--low-layers", default=6, show_default=True, help="How many of the 12 layers become low.")
 @click.option("--questions", default=500, show_default=True, type=click.IntRange(1, 9673), help="Test questions.")
+@options.device
 @options.threads
 @options.as_json
-def command(model: str, out: Path, low_layers: int, questions: int, threads: int | None, as_json: bool) -> None:
+def command(
+    model: str, out: Path, low_layers: int, questions: int, device: str, threads: int | None, as_json: bool
+) -> None:
     """Convert a shipped little model; ask its 16-bit, Q4_K_M and LUQ files the same questions about images."""
     from rich.table import Table
 
@@ -27,9 +31,8 @@ def command(model: str, out: Path, low_layers: int, questions: int, threads: int
     from luq_gguf.planner import format_size
 
     with output.listener() as listener:
-        done = demo.run(
-            out, model=model, low_layers=low_layers, n_questions=questions, threads=threads, listener=listener
-        )
+        how: dict[str, Any] = {"device": device, "threads": threads, "listener": listener}
+        done = demo.run(out, model=model, low_layers=low_layers, n_questions=questions, **how)
     if as_json:
         rows = [
             {"label": f.label, "file": str(f.path), "n_bytes": f.n_bytes, "bpw": f.bpw, "accuracy": f.accuracy}

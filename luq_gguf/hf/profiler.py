@@ -12,6 +12,7 @@ import numpy as np
 from luq_gguf import entropy
 from luq_gguf.hf import clustering
 from luq_gguf.hf.checkpoint import Checkpoint
+from luq_gguf.hf.devices import Placement
 from luq_gguf.hf.reservoir import MODALITIES, KeptVectors
 from luq_gguf.hf.tensor_names import TensorNames
 from luq_gguf.hf.walk import CAPACITY, forward, pass_key, walk
@@ -54,7 +55,7 @@ def profile(
     names: TensorNames,
     work: Path,
     *,
-    device: str = "auto",
+    placement: Placement,
     seeds: Sequence[int] | None = None,
     progress: Progress = Progress(),
 ) -> Made:
@@ -62,8 +63,8 @@ def profile(
 
     Returns what `conclude` does. Raises CalibrationError where the set has fewer tokens than clusters.
     """
-    key = pass_key(checkpoint, calibration)
-    found = walk(checkpoint, calibration, names, work, device=device, on_samples=progress.on_samples)
+    key = pass_key(checkpoint, calibration, placement.dtype)
+    found = walk(checkpoint, calibration, names, work, placement=placement, on_samples=progress.on_samples)
     with found as walked:
         passed = Passed(
             checkpoint.name,

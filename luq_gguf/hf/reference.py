@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from luq_gguf.bounds import bounded
-from luq_gguf.errors import CalibrationError, CheckpointError
-from luq_gguf.hf import experts
+from luq_gguf.errors import CalibrationError, CheckpointError, LuqError
+from luq_gguf.hf import devices, experts
 from luq_gguf.hf.checkpoint import Checkpoint
+from luq_gguf.hf.devices import Placement
 from luq_gguf.hf.processor import load_processor
 from luq_gguf.images import open_rgb
 from luq_gguf.values import CalibrationSet, Sample, Share
@@ -32,45 +31,6 @@ class Batch:
     valid: Tensor
     multimodal: bool
     ids: tuple[int, ...]
-
-
-def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 matrix products are faster than float32 ones here; on older CPUs they are 100 times slower."""
-    if device.type != "cpu":
-        return True
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags or " bf16" in flags
-
-
-def choose_device(device: str) -> torch.device:
-    """ "auto" is the accelerator where there is one, else the CPU; under a launcher each process has one of its own."""
-    if device == "auto":
-        accelerator = torch.accelerator.current_accelerator()
-        if accelerator is None:
-            return torch.device("cpu")
-        local = os.environ.get("LOCAL_RANK", "")
-        n = torch.accelerator.device_count()
-        return torch.device(accelerator.type, int(local) % n) if local.isdecimal() else torch.device(accelerator)
-    try:
-        return torch.device(device)
-    except RuntimeError:
-        raise CheckpointError(f"--device {device}: torch knows no such device.", "Try auto, cpu or cuda.") from None
-
-
-def device_map(device: str, n_bytes: int) -> str | None:
-    """ "auto" where accelerate has to spread layers over GPUs: the user left the choice to us, there are several, no
-    launcher shares them out, and the first has no room for the weights."""
-    if device != "auto" or os.environ.get("LOCAL_RANK") or torch.cuda.device_count() < 2:
-        return None
-    return "auto" if needs_several(n_bytes, torch.cuda.mem_get_info(0)[0]) else None
-
-
-def needs_several(n_bytes: int, free: int) -> bool:
-    """Whether weights of so many bytes leave less than a sixth of the free bytes for what is computed."""
-    return 6 * n_bytes > 5 * free
 
 
 def outline(checkpoint: Checkpoint) -> nn.Module:
@@ -90,32 +50,32 @@ def outline(checkpoint: Checkpoint) -> nn.Module:
     return made
 
 
-def load_reference(checkpoint: Checkpoint, device: str) -> tuple[nn.Module, Any]:
-    """The model in eval mode and its processor (a tokenizer for text-only models), on the device that is asked for.
+def load_reference(checkpoint: Checkpoint, placement: Placement) -> tuple[nn.Module, Any]:
+    """The model in eval mode and its processor (a tokenizer for text-only models), where `placement` has them.
 
-    bfloat16 where the device has it, else float32. Raises CheckpointError where transformers refuses the checkpoint.
+    Raises CheckpointError where transformers refuses the checkpoint, and what `devices.memory_errors` raises.
     """
-    chosen, spread = choose_device(device), device_map(device, checkpoint.n_bytes)
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
     experts.register()
-    with _refusals(checkpoint):
+    with _refusals(checkpoint), devices.memory_errors(placement):
         model = _auto_class(checkpoint).from_pretrained(
             checkpoint.folder,
-            dtype=torch.bfloat16 if has_fast_bfloat16(chosen) else torch.float32,
+            dtype=placement.dtype,
             use_safetensors=True,
             trust_remote_code=checkpoint.trust_remote_code,
             local_files_only=True,
             experts_implementation=experts.NAME,
-            **({"device_map": spread} if spread else {}),
+            **({"device_map": "auto"} if placement.spread else {}),
         )
         processor = load_processor(checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code)
     if any(parameter.is_meta for parameter in model.parameters()):  # accelerate keeps what has no room elsewhere
         raise CheckpointError(
             f"{checkpoint.name} does not fit on the accelerators of this machine.", "Use --device cpu, or a larger one."
         )
-    placed: nn.Module = (model if spread else model.to(chosen)).eval()
+    with devices.memory_errors(placement):
+        placed: nn.Module = (model if placement.spread else model.to(placement.device)).eval()
     return placed, processor
 
 
@@ -129,7 +89,7 @@ def _auto_class(checkpoint: Checkpoint) -> Any:
 def _refusals(checkpoint: Checkpoint) -> Iterator[None]:
     try:
         yield
-    except CheckpointError:
+    except LuqError:
         raise
     except Exception as error:  # what transformers raises of a config or a tokenizer that somebody made up
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

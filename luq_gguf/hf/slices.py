@@ -21,15 +21,10 @@ _NOT_LINKED = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 def slices(checkpoint: Checkpoint) -> list[tuple[str, ...]]:
     """Names of the text model's tensors: first those of no layer, then whole layers, as many as make a part.
 
-    What belongs to the vision half by its name is in none. Where a name misleads, the part is too large, or the
-    converter finds a tensor missing: files are compared with the plan afterwards.
+    Where a name misleads, the part is too large, or the converter finds a tensor missing: files are compared with the
+    plan afterwards.
     """
-    groups: dict[int, list[str]] = {}
-    for name in checkpoint.shapes:
-        if _OTHER_HALF.match(name):
-            continue
-        match = _LAYER.search(name)
-        groups.setdefault(int(match[1]) if match else -1, []).append(name)
+    groups = by_layer(checkpoint)
     sizes = {number: slice_bytes(checkpoint, names) for number, names in groups.items()}
     limit = max(sizes.get(-1, 0), sum(sizes.values()) // _LARGEST, _SMALLEST)
     found: list[list[str]] = [groups.pop(-1, [])]
@@ -41,6 +36,18 @@ def slices(checkpoint: Checkpoint) -> list[tuple[str, ...]]:
         found[-1] += groups[number]
         held += sizes[number]
     return [tuple(names) for names in found if names]
+
+
+def by_layer(checkpoint: Checkpoint) -> dict[int, list[str]]:
+    """Names of the text model's tensors by decoder layer, -1 for those of none. What belongs to the vision half by its
+    name is left out."""
+    groups: dict[int, list[str]] = {}
+    for name in checkpoint.shapes:
+        if _OTHER_HALF.match(name):
+            continue
+        match = _LAYER.search(name)
+        groups.setdefault(int(match[1]) if match else -1, []).append(name)
+    return groups
 
 
 def slice_bytes(checkpoint: Checkpoint, names: Sequence[str]) -> int:

@@ -19,6 +19,7 @@ import torch
 
 from luq_gguf.hf import reference, saved
 from luq_gguf.hf.checkpoint import Checkpoint
+from luq_gguf.hf.devices import Placement, memory_errors
 from luq_gguf.hf.reservoir import MODALITIES, Reservoir
 from luq_gguf.hf.taps import Taps, decoder_layers, decoder_matrices
 from luq_gguf.hf.tensor_names import TensorNames
@@ -39,10 +40,10 @@ class Walked:
     dtype: torch.dtype
 
 
-def pass_key(checkpoint: Checkpoint, calibration: CalibrationSet, share: Share = Share()) -> str:
-    """What saved state must be of."""
+def pass_key(checkpoint: Checkpoint, calibration: CalibrationSet, dtype: torch.dtype, share: Share = Share()) -> str:
+    """What saved state must be of; `dtype` is what weights are held in, and the kept vectors with them."""
     inputs = [checkpoint.fingerprint, calibration.sha256, calibration.n_text, calibration.seed, CAPACITY, STATE]
-    return json.dumps([*inputs, str(share)])
+    return json.dumps([*inputs, str(dtype), str(share)])
 
 
 @contextmanager
@@ -52,18 +53,18 @@ def walk(
     names: TensorNames,
     work: Path,
     *,
-    device: str,
+    placement: Placement,
     share: Share = Share(),
     on_samples: Callable[[int, int], None],
 ) -> Iterator[Walked]:
     """Make the pass, or the rest of it; the reservoir can be read inside this context, when the model is gone."""
     work.mkdir(parents=True, exist_ok=True)
-    key, path = pass_key(checkpoint, calibration, share), work / "pass.npz"
+    key, path = pass_key(checkpoint, calibration, placement.dtype, share), work / "pass.npz"
     state = saved.load(path, key)
     if state is None:
         for name in MODALITIES:
             (work / f"reservoir-{name}.bin").unlink(missing_ok=True)
-    model, processor = reference.load_reference(checkpoint, device)
+    model, processor = reference.load_reference(checkpoint, placement)
     config: Any = model.config
     width = config.get_text_config().hidden_size
     dtype = next(model.parameters()).dtype
@@ -71,7 +72,8 @@ def walk(
     try:
         taps = Taps(model, names, reservoir)
         batches = _Batches(model, processor, calibration, share)
-        matrix = _pass(batches, taps, reservoir, state, lambda arrays: saved.save(path, key, arrays), on_samples)
+        with memory_errors(placement):
+            matrix = _pass(batches, taps, reservoir, state, lambda arrays: saved.save(path, key, arrays), on_samples)
         energies = decoder_matrices(model, names).column_energies()
         del model, taps, batches
         yield Walked(matrix, reservoir, energies, dtype)

@@ -19,7 +19,7 @@ import torch
 
 from luq_gguf import easy_vqa
 from luq_gguf.door import open_door
-from luq_gguf.hf import calibration, checkpoint, profiler, reference
+from luq_gguf.hf import calibration, checkpoint, devices, profiler, reference
 from luq_gguf.hf.reservoir import Reservoir
 from luq_gguf.hf.taps import Taps, decoder_layers
 from luq_gguf.run_folder import RunFolder
@@ -44,7 +44,7 @@ def main() -> None:
             str(images), None, n_samples=args.samples, alpha=0.5, seed=0, cache=work / "cache"
         )
         opened = checkpoint.open_checkpoint(str(args.model))
-        model, processor = reference.load_reference(opened, "auto")
+        model, processor = reference.load_reference(opened, devices.choose_device("auto", opened, print))
         prepared = list(reference.batches(model, processor, chosen))
         loaded = peak_mib()
         layers = decoder_layers(model)

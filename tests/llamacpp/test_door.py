@@ -214,3 +214,12 @@ def test_a_checkpoint_is_learnt_once_and_anew_when_a_file_of_it_changes(text_mod
     (model / "README.md").write_text("a card, which the converter reads")
     assert learn("third")[1:] == first[1:]
     assert said == ["reading random-llama"]
+
+
+@pytest.mark.parametrize("command", [("profile", MODELS / "tiny-qwen2.5-vl"), ("demo", "--questions", 1)])
+def test_a_device_that_does_not_exist_is_refused_and_leaves_nothing(cli, llama, tmp_path, command):
+    out = tmp_path / "out"
+    done = cli(*command, "--out", out, "--device", "tpu")
+    assert done.returncode == 2, done.stderr
+    assert "--device tpu: torch knows no such device.\nTry auto, cpu or cuda.\n" in done.stderr
+    assert not list(tmp_path.rglob("run.json"))

@@ -12,9 +12,10 @@ from PIL import Image
 
 
 def answers(folder: Path, questions: list[tuple[Path, str, str]], max_tokens: int = 4) -> list[str]:
-    from luq_gguf.hf import checkpoint, reference
+    from luq_gguf.hf import checkpoint, devices, reference
 
-    model, processor = reference.load_reference(checkpoint.open_checkpoint(str(folder)), "cpu")
+    opened = checkpoint.open_checkpoint(str(folder))
+    model, processor = reference.load_reference(opened, devices.choose_device("cpu", opened))
     tokenizer = processor.tokenizer
     tokenizer.padding_side = "left"
     said: list[str] = []

@@ -24,3 +24,57 @@ def test_what_is_told_of_the_machine():
     assert 0 < told["physical_cores"] <= told["logical_cores"]
     assert machine.available_bytes() < told["memory_bytes"]
     assert 0 <= machine.busy_share(0.1) <= 1
+
+
+def cgroup(folder, **files):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(f"{text}\n")
+
+
+STAT2 = "anon 700\ninactive_file 200\nactive_file 100\nslab_reclaimable 30\nshmem 5"
+STAT1 = "inactive_file 1\nactive_file 1\ntotal_inactive_file 200\ntotal_active_file 100"
+
+
+def test_a_limit_of_any_cgroup_above_counts_and_files_that_were_read_are_free(tmp_path):
+    cgroup(tmp_path, memory__stat=STAT2)  # the root has no limit
+    cgroup(tmp_path / "a", memory__max=6000, memory__current=1000, memory__stat=STAT2, memory__swap__max="max")
+    own = {"memory__max": "max", "memory__current": 900, "memory__stat": STAT2}
+    cgroup(tmp_path / "a" / "b", **own)
+    assert machine.cgroup_memory(tmp_path, "0::/a/b\n") == [
+        machine.Memory(5330, sys.maxsize, str(tmp_path / "a" / "memory.max"))
+    ]
+    cgroup(tmp_path / "a" / "b", **own | {"memory__max": 1000, "memory__swap__max": 50, "memory__swap__current": 20})
+    found = machine.cgroup_memory(tmp_path, "0::/a/b\n")
+    assert found[0] == machine.Memory(430, 30, str(tmp_path / "a" / "b" / "memory.max"))
+    assert len(found) == 2
+
+
+def test_a_cgroup_over_its_limit_leaves_nothing(tmp_path):
+    cgroup(tmp_path / "a", memory__max=1000, memory__current=5000, memory__stat=STAT2, memory__swap__max=0)
+    assert machine.cgroup_memory(tmp_path, "0::/a")[0].available == 0
+
+
+def test_version_1_counts_swap_with_memory(tmp_path):
+    limits = {"memory__limit_in_bytes": 6000, "memory__usage_in_bytes": 1000, "memory__stat": STAT1}
+    none = {"memory__limit_in_bytes": 2**63 - 4096, "memory__usage_in_bytes": 9000, "memory__stat": STAT1}
+    cgroup(tmp_path / "memory", **none)
+    cgroup(tmp_path / "memory" / "docker" / "x", **limits)
+    (tmp_path / "unified").mkdir()
+    membership = "9:name=systemd:/\n4:cpu,memory:/docker/x\n0::/\n"
+    where = str(tmp_path / "memory" / "docker" / "x" / "memory.limit_in_bytes")
+    assert machine.cgroup_memory(tmp_path, membership) == [machine.Memory(5300, sys.maxsize, where)]
+    both = {"memory__memsw__limit_in_bytes": 7000, "memory__memsw__usage_in_bytes": 1500}
+    cgroup(tmp_path / "memory" / "docker" / "x", **both)
+    assert machine.cgroup_memory(tmp_path, membership) == [machine.Memory(5300, 500, where)]
+
+
+def test_in_a_container_the_limit_lies_in_the_root_whatever_the_path(tmp_path):
+    cgroup(tmp_path, memory__max=6000, memory__current=1000, memory__stat=STAT2, memory__swap__max=0)
+    for path in ("/", "/docker/0123", "/../../x"):
+        (found,) = machine.cgroup_memory(tmp_path, f"0::{path}\n")
+        assert found.available == 5330
+
+
+def test_nothing_is_said_of_what_is_not_there(tmp_path):
+    assert machine.cgroup_memory(tmp_path, "4:memory:/x\n0::/y\n") == []

@@ -1,0 +1,206 @@
+"""Where the reference model is computed. What torch was built for is not what is there: an accelerator is taken only
+when a product on it comes out right and its memory holds what it is to hold."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from luq_gguf.errors import DeviceError, MemoryLimitError
+from luq_gguf.hf.checkpoint import Checkpoint
+from luq_gguf.hf.footprint import largest_layer, n_parameters
+from luq_gguf.planner import format_size
+
+_HIDING = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
+_PROBE = 64  # rows and columns of a product whose sum is known
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The device of the reference model; `spread` where accelerate has to lay its layers over several GPUs."""
+
+    device: torch.device
+    spread: bool = False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What weights are held in: bfloat16 where the device has it, else float32."""
+        return torch.bfloat16 if has_fast_bfloat16(self.device) else torch.float32
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What this process sees of an accelerator.
+
+    `device` as torch spells it; `built_for` the kind that this torch was built for, None for the CPU alone; `hidden`
+    the environment variable that hides all devices; `count` the devices; `fault` why a product on it did not come out
+    right, in torch's words, empty where it did; `free` bytes, None where torch cannot tell.
+    """
+
+    device: str
+    built_for: str | None
+    available: bool = False
+    hidden: str = ""
+    count: int = 0
+    fault: str = ""
+    free: int | None = None
+
+
+@dataclass(frozen=True)
+class Shortcoming:
+    """Why an accelerator cannot be used, and what would help."""
+
+    reason: str
+    remedy: str
+
+
+def choose_device(device: str, checkpoint: Checkpoint, say: Callable[[str], None] = lambda sentence: None) -> Placement:
+    """ "auto" is the accelerator where it works and has room, else the CPU, of which `say` is told; under a launcher
+    each process has one of its own. Any other device is taken or refused. Raises DeviceError."""
+    if device == "auto":
+        facts = _look_for_auto()
+        if facts is None:
+            return Placement(torch.device("cpu"))
+        alone = bool(os.environ.get("LOCAL_RANK"))
+        placement, sentence = pick(facts, 2 * n_parameters(checkpoint), 2 * largest_layer(checkpoint), alone=alone)
+        if sentence:
+            say(sentence)
+        return placement
+    try:
+        wanted = torch.device(device)
+    except RuntimeError:
+        raise DeviceError(f"--device {device}: torch knows no such device.", "Try auto, cpu or cuda.") from None
+    if wanted.type == "cpu":
+        return Placement(torch.device("cpu"))
+    found = shortcoming(look(wanted))
+    if found:
+        raise DeviceError(f"--device {device} cannot be used: {found.reason}.", f"{found.remedy}, or use --device cpu.")
+    return Placement(wanted)
+
+
+def pick(facts: Facts, weights: int, layer: int, *, alone: bool) -> tuple[Placement, str | None]:
+    """What "auto" is, and a sentence where that is the CPU though torch was built for an accelerator.
+
+    `weights` and `layer` are bytes of the whole model and of its largest decoder layer; `alone` whether a launcher
+    gave this process one device. A model is spread where there are several GPUs and the first has no room for it.
+    """
+    spread = not alone and facts.count > 1 and facts.device == "cuda" and facts.free is not None
+    spread = spread and needs_several(weights, facts.free or 0)
+    found = shortcoming(facts)
+    if not found and facts.free is not None and facts.free < (layer if spread else weights + layer):
+        what = f"one layer takes {format_size(layer)}" if spread else f"the model takes {format_size(weights + layer)}"
+        found = Shortcoming(f"{format_size(facts.free)} of its memory is free, {what}", "")
+    if not found:
+        return Placement(torch.device(facts.device), spread), None
+    return Placement(torch.device("cpu")), f"the reference model runs on the CPU, not on {facts.device}: {found.reason}"
+
+
+def shortcoming(facts: Facts) -> Shortcoming | None:
+    """Why nothing can be computed on it; None where a product on it came out right."""
+    kind = facts.device.partition(":")[0]
+    if facts.built_for != kind:
+        what = facts.built_for or "the CPU alone"
+        return Shortcoming(f"this torch is built for {what}", f"Install a build of torch for {kind}")
+    if not facts.available and facts.hidden:
+        return Shortcoming(f"{facts.hidden} hides every device", f"Unset {facts.hidden}")
+    if not facts.available:
+        return Shortcoming(_first_sentence(facts.fault) or "torch finds none", "Install or update its driver")
+    if facts.fault:
+        reason = f"it does not compute ({_first_sentence(facts.fault)})"
+        return Shortcoming(reason, "Free its memory, or install a build of torch that supports it")
+    return None
+
+
+def needs_several(n_bytes: int, free: int) -> bool:
+    """Whether weights of so many bytes leave less than a sixth of the free bytes for what is computed."""
+    return 6 * n_bytes > 5 * free
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 matrix products are faster than float32 ones here; on older CPUs they are 100 times slower."""
+    if device.type != "cpu":
+        return True
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags or " bf16" in flags
+
+
+@contextmanager
+def memory_errors(placement: Placement) -> Iterator[None]:
+    """What torch raises when memory is refused, as a MemoryLimitError that says what to do."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise MemoryLimitError(
+            f"{placement.device} has too little free memory: {_first_sentence(str(error))}.",
+            "Free its memory, or use --device cpu; what is done so far is kept.",
+        ) from None
+    except RuntimeError as error:
+        if "DefaultCPUAllocator" not in str(error):
+            raise
+        raise MemoryLimitError(
+            "The system gave the reference model no more memory.",
+            "Close other programs or raise the limit of memory (ulimit -v); what is done so far is kept.",
+        ) from None
+
+
+def look(device: torch.device) -> Facts:
+    """Ask torch about a device, and compute on it. What torch warns of on the way is not shown: it says the same, and
+    every time, in what it raises."""
+    accelerator = torch.accelerator.current_accelerator()
+    built_for = accelerator.type if accelerator else None
+    if device.type != built_for:
+        return Facts(str(device), built_for)
+    hidden = next((name for name in _HIDING if os.environ.get(name, "0").strip() in ("", "-1")), "")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        available = torch.accelerator.is_available()
+        count = torch.accelerator.device_count() if available else 0
+        fault = _fault(device)
+        free = _free(device) if available and not fault else None
+    return Facts(str(device), built_for, available, hidden, count, fault, free)
+
+
+def _look_for_auto() -> Facts | None:
+    """Of the accelerator that this torch was built for, of this process's share of them; None for a CPU's build."""
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator is None:
+        return None
+    facts, local = look(torch.device(accelerator.type)), os.environ.get("LOCAL_RANK", "")
+    return (
+        look(torch.device(accelerator.type, int(local) % facts.count)) if local.isdecimal() and facts.count else facts
+    )
+
+
+def _fault(device: torch.device) -> str:
+    """What is wrong with a bfloat16 product on the device, which the model is made of; empty where it is right."""
+    try:
+        ones = torch.ones(_PROBE, _PROBE, dtype=torch.bfloat16, device=device)
+        total = float((ones @ ones).float().sum())
+    except Exception as error:  # each backend raises what it likes
+        return str(error) or type(error).__name__
+    return "" if total == _PROBE**3 else f"a sum of {_PROBE**3} came out as {total:g}"
+
+
+def _free(device: torch.device) -> int | None:
+    with suppress(Exception):  # not every backend can tell
+        if hasattr(torch.accelerator, "get_memory_info"):  # not in the oldest torch that is allowed
+            return int(torch.accelerator.get_memory_info(device)[0])
+        if device.type == "cuda":
+            return int(torch.cuda.mem_get_info(device)[0])
+    return None
+
+
+def _first_sentence(text: str) -> str:
+    """Of what torch says, whose messages go on with addresses and places in its source."""
+    lines = text.strip().splitlines()
+    return re.split(r"\.\s", lines[0], maxsplit=1)[0].rstrip(".") if lines else ""
