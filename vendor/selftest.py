@@ -221,9 +221,29 @@ def _address(values: array[float]) -> int:
 
 
 def _quantize(ggml: _Ggml, code: int, weights: array[float], ones: array[float]) -> ctypes.Array[ctypes.c_char]:
-    blocks = ctypes.create_string_buffer(N_OUT * ggml.ggml_row_size(code, N_IN))
+    n_bytes = N_OUT * ggml.ggml_row_size(code, N_IN)
+    if code in _RANDOM:
+        return ctypes.create_string_buffer(_random_blocks(code, n_bytes), n_bytes)
+    blocks = ctypes.create_string_buffer(n_bytes)
     ggml.ggml_quantize_chunk(code, _address(weights), ctypes.addressof(blocks), 0, N_OUT, N_IN, _address(ones))
     return blocks
+
+
+# Types whose quantizers take seconds to begin: random blocks of 256 weights, but for a scale of the size that models
+# have. Values are the bytes of a block.
+_RANDOM = {TYPES["IQ2_XXS"]: 66, TYPES["IQ2_XS"]: 74, TYPES["IQ2_S"]: 82, TYPES["IQ1_S"]: 50, TYPES["IQ1_M"]: 56}
+
+
+def _random_blocks(code: int, n_bytes: int) -> bytes:
+    blocks = bytearray(random.randbytes(n_bytes))
+    for at in range(0, n_bytes, _RANDOM[code]):
+        scale = struct.pack("<e", random.uniform(1e-3, 1e-2))
+        if code == TYPES["IQ1_M"]:  # a nibble of the scale in the upper half of each of the last four words
+            for word, nibble in enumerate((scale[0] & 15, scale[0] >> 4, scale[1] & 15, scale[1] >> 4)):
+                blocks[at + 49 + 2 * word] = blocks[at + 49 + 2 * word] & 15 | nibble << 4
+        else:
+            blocks[at : at + 2] = scale
+    return bytes(blocks)
 
 
 def _reference(ggml: _Ggml, code: int, blocks: ctypes.Array[ctypes.c_char], inputs: array[float]) -> array[float]:
