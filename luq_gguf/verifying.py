@@ -195,7 +195,9 @@ def _runs(info: GGUFInfo, mmproj: Path | None, threads: int | None) -> Iterator[
                 yield _finite(names[2], _with_picture(runner))
                 done = 3
     except LuqError as error:
-        yield Check(names[done], False, error.message, "Convert it again; does luq-gguf doctor find everything?")
+        # A crash speaks against the build, not against the file: its hint says so.
+        hint = error.hint or "Convert it again; does luq-gguf doctor find everything?"
+        yield Check(names[done], False, error.message, hint)
 
 
 def _with_picture(runner: Runner) -> np.ndarray:
