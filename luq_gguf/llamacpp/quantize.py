@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
@@ -21,8 +20,7 @@ _FTYPE = re.compile(r"^\s*\d+\s+or\s+(\w+)\s*:", re.MULTILINE)
 
 def ftypes(llama: LlamaCpp) -> list[str]:
     """The file types llama-quantize offers, as its help names them."""
-    run = subprocess.run([llama.tool("llama-quantize"), "--help"], capture_output=True, text=True, timeout=60)
-    return _FTYPE.findall(run.stdout + run.stderr)
+    return _FTYPE.findall(tools.output(llama.tool("llama-quantize"), "--help"))
 
 
 def check_ftype(llama: LlamaCpp, ftype: str) -> str:

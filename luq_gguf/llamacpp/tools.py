@@ -175,10 +175,19 @@ def bindings_environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join(path)}
 
 
+def output(tool: Path, *arguments: str) -> str:
+    """What a tool prints of itself: its help or version. Raises ToolsError where it does not start."""
+    run = subprocess.run([tool, *arguments], capture_output=True, text=True, errors="replace", timeout=60)
+    told = run.stdout + run.stderr
+    # Of some tools --help ends with 1; what cannot start ends with 127 or by a signal, and says nothing of its usage.
+    if run.returncode == 0 or (run.returncode == 1 and "usage" in told.lower()):
+        return told
+    raise missing_library(told) or ToolsError(f"{tool} {ended(run.returncode)}.", _hint())
+
+
 def version(llama: LlamaCpp) -> str:
     """The tools' own words about their version."""
-    run = subprocess.run([llama.tool("llama-server"), "--version"], capture_output=True, text=True, timeout=60)
-    match = re.search(r"version:\s*(.+)", run.stdout + run.stderr)
+    match = re.search(r"version:\s*(.+)", output(llama.tool("llama-server"), "--version"))
     return match[1].strip() if match else "unknown"
 
 
