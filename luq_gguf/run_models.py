@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from luq_gguf import artefacts
-from luq_gguf.door import Door, Listener, check_disk, open_door
-from luq_gguf.errors import RunFolderError
-from luq_gguf.files import make_baseline, make_f16, make_file, mmproj_name
-from luq_gguf.run_folder import RunFolder
-from luq_gguf.type_rates import Geometry
-from luq_gguf.values import Plan, QuantizedModel
+from luq_gguf.benchmarking.type_benchmark import Geometry
+from luq_gguf.core.errors import RunFolderError
+from luq_gguf.core.types import Plan, QuantizedModel
+from luq_gguf.quantization.stage import make_baseline, make_f16, make_file, mmproj_name
+from luq_gguf.run import serialization
+from luq_gguf.run.folder import RunFolder
+from luq_gguf.run.preflight import Door, Listener, check_disk, open_door
 
 
 def model_of(run: RunFolder) -> str:
@@ -23,7 +23,7 @@ def model_of(run: RunFolder) -> str:
 
 def planned_door(run: RunFolder, model: str | None, trust_remote_code: bool, listener: Listener) -> tuple[Door, Plan]:
     """The door of a run folder's model with the types of its plan.json, and that plan. Raises RunFolderError."""
-    planned = artefacts.read_plan(run.file("plan.json"))
+    planned = serialization.read_plan(run.file("plan.json"))
     where, types = model or model_of(run), {"low": planned.low, "high": planned.high}
     return open_door(run, where, **types, trust_remote_code=trust_remote_code, force=True, listener=listener), planned
 

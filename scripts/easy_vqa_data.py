@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from luq_gguf.easy_vqa import SIDE, load_image, questions
+from luq_gguf.workflows.easy_vqa import SIDE, load_image, questions
 
 SHAPES = ("circle", "rectangle", "triangle")
 COLORS = {

@@ -19,16 +19,21 @@ from pathlib import Path
 
 import numpy as np
 
-from luq_gguf import artefacts, evaluation, files, planning, statistics, type_bank
-from luq_gguf.best_plan import BestRequest
-from luq_gguf.door import Listener, open_door, with_dataset
-from luq_gguf.errors import BudgetError
-from luq_gguf.expectations import Target
-from luq_gguf.measuring import QuestionSet, make_meter
-from luq_gguf.planner import format_size
-from luq_gguf.planning import PlanRequest
-from luq_gguf.run_folder import RunFolder
-from luq_gguf.values import Budget, Plan
+from luq_gguf.core.errors import BudgetError
+from luq_gguf.core.types import Budget, Plan
+from luq_gguf.evaluation import evaluate as evaluation
+from luq_gguf.evaluation.logprobs import Target
+from luq_gguf.evaluation.questions import QuestionSet, make_meter
+from luq_gguf.method.metrics import intervals
+from luq_gguf.method.two_type_plan import format_size
+from luq_gguf.planning import stage as planning_stage
+from luq_gguf.planning import variants
+from luq_gguf.planning.mixed_precision import BestRequest
+from luq_gguf.planning.stage import PlanRequest
+from luq_gguf.quantization import stage as quantization_stage
+from luq_gguf.run import serialization
+from luq_gguf.run.folder import RunFolder
+from luq_gguf.run.preflight import Listener, open_door, with_dataset
 
 SIZES = "Q2_K,IQ3_XXS,Q3_K_S,Q3_K_M,Q4_K_S"
 
@@ -43,17 +48,17 @@ def main() -> None:
     args = parser.parse_args()
     rows = []
     with RunFolder(args.run_dir) as run:
-        profile = artefacts.read_profile(run.file("profile.json"))
+        profile = serialization.read_profile(run.file("profile.json"))
         door = with_dataset(open_door(run, run.read()["model"], force=True), profile)
-        f16 = files.make_f16(run, door)
+        f16 = quantization_stage.make_f16(run, door)
         data = QuestionSet(args.data, samples=args.samples).read(f16, run.work / "eval" / "images")
-        reference = Target(f16, files.make_mmproj(run, door), max_tokens=QuestionSet.max_tokens)
-        seen = QuestionSet(args.calib, samples=planning.SEARCHED)
+        reference = Target(f16, quantization_stage.make_mmproj(run, door), max_tokens=QuestionSet.max_tokens)
+        seen = QuestionSet(args.calib, samples=planning_stage.SEARCHED)
         meter = make_meter(run, door, seen, None, Listener())()
 
         def unseen(plan: Plan) -> list[np.ndarray]:
             path, scratch = run.work / "equal-bytes.gguf", run.work / "equal-bytes"
-            files.write_plan(run, door, plan, path, None, Listener())
+            quantization_stage.write_plan(run, door, plan, path, None, Listener())
             found = evaluation.evaluate(replace(reference, model=path), reference, data, run.work, scratch=scratch)
             path.unlink()
             shutil.rmtree(scratch)
@@ -63,14 +68,14 @@ def main() -> None:
             started = time.monotonic()
             request = PlanRequest(budget, rule, 0, best, seen)
             try:
-                prepared = planning.prepare(run, door, request, Listener())
-                plan = planning.make(run, door, profile, request, prepared, Listener())
+                prepared = planning_stage.prepare(run, door, request, Listener())
+                plan = planning_stage.make(run, door, profile, request, prepared, Listener())
             except BudgetError:  # LUQ has no file as small
                 return None, 0.0
             return plan, time.monotonic() - started
 
         for ftype in args.sizes.split(","):
-            uniform = type_bank.uniform_plan(door, ftype)
+            uniform = variants.uniform_plan(door, ftype)
             budget, stock = Budget(n_bytes=uniform.predicted_file_bytes), unseen(uniform)
             asked = {
                 "lowest entropy first": ("entropy", None),
@@ -84,7 +89,7 @@ def main() -> None:
                 if plan:
                     told.append((name, plan, unseen(plan), seconds))
             for name, plan, found, seconds in told:
-                ratio = statistics.ratio_of_means(stock, found)
+                ratio = intervals.ratio_of_means(stock, found)
                 mean, seen_mean = float(np.concatenate(found).mean()), (plan.measured_kld or {}).get("mean")
                 rows.append(
                     {"size": ftype, "plan": name, "file_bytes": plan.predicted_file_bytes, "kld": mean}
@@ -96,7 +101,7 @@ def main() -> None:
                     f"| {ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f}) | {seconds:.0f} s |",
                     flush=True,
                 )
-        artefacts.write_json(run.file("equal-bytes.json"), {"rows": rows, "conditions": meter.conditions()})
+        serialization.write_json(run.file("equal-bytes.json"), {"rows": rows, "conditions": meter.conditions()})
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 import disturbed
 
-from luq_gguf import easy_vqa
+from luq_gguf.workflows import easy_vqa
 
 MODEL = Path(__file__).parents[1] / "tests" / "models" / "tiny-qwen2.5-vl"
 STOPS_EACH = 8

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from luq_gguf import demo, easy_vqa, pipeline
-from luq_gguf.artefacts import read_profile
-from luq_gguf.divergence import kl_divergence, same_top
-from luq_gguf.llamacpp.ask import Runner
-from luq_gguf.planner import format_size
-from luq_gguf.planning import PlanRequest
-from luq_gguf.ranking import RANKINGS
-from luq_gguf.values import Budget
+from luq_gguf.core.types import Budget
+from luq_gguf.llamacpp.runtime.client import Runner
+from luq_gguf.method.metrics.kld import kl_divergence, same_top
+from luq_gguf.method.ranking import RANKINGS
+from luq_gguf.method.two_type_plan import format_size
+from luq_gguf.planning.stage import PlanRequest
+from luq_gguf.run.serialization import read_profile
+from luq_gguf.workflows import demo, easy_vqa, pipeline
 
 
 def scores(model: Path, mmproj: Path, asked, pictures) -> list[np.ndarray]:

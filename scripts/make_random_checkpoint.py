@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from luq_gguf.shapes import BUILT_IN
+from luq_gguf.benchmarking.synthetic_model import BUILT_IN
 
 LITTLE = Path(__file__).parents[1] / "tests" / "models"
 SHARD_BYTES = 4_900_000_000

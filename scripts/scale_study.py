@@ -25,8 +25,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from luq_gguf.llamacpp import skeleton, tools
-from luq_gguf.run_folder import RunFolder
+from luq_gguf.llamacpp import tools
+from luq_gguf.llamacpp.gguf import header_only
+from luq_gguf.run.folder import RunFolder
 
 GIB = 2**30
 
@@ -97,7 +98,7 @@ def by_hand(run: Path, checkpoint: Path, work: Path, threads: int, only_16_bit: 
     found["f16"] = watch([*convert, "--outfile", f16], work)
     if only_16_bit:
         return found
-    given = ["--imatrix", run / skeleton.IMATRIX_NAME, "--tensor-type-file", run / "tensor-types.txt"]
+    given = ["--imatrix", run / header_only.IMATRIX_NAME, "--tensor-type-file", run / "tensor-types.txt"]
     quantize = [llama.tool("llama-quantize"), *given, f16, work / "by-hand.gguf", "Q4_K_M", str(threads)]
     found["quantize"] = watch(quantize, work)
     return found
@@ -107,7 +108,7 @@ def clear(*folders: Path) -> None:
     """Remove the files of the turn before and let the disk finish: both sides begin with no work left for it."""
     for folder in folders:
         for path in folder.glob("*.gguf"):
-            if path.name != skeleton.IMATRIX_NAME:
+            if path.name != header_only.IMATRIX_NAME:
                 path.unlink()
     os.sync()
     time.sleep(5)

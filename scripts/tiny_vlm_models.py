@@ -9,8 +9,8 @@ import numpy as np
 import sentencepiece
 from torch import Tensor, nn
 
-from luq_gguf.easy_vqa import SIDE
 from luq_gguf.hf.processor import images_and_text
+from luq_gguf.workflows.easy_vqa import SIDE
 
 VOCAB = 768
 ARCHITECTURES = ("qwen2.5-vl", "llava-1.5")

@@ -42,9 +42,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from easy_vqa_data import ANSWERS, COLORS, SHAPES, all_questions, ask, draw, labelled_train_images
-from luq_gguf.easy_vqa import SIDE, load_image, normalize, questions
 from luq_gguf.hf.devices import has_fast_bfloat16
 from luq_gguf.hf.processor import load_processor
+from luq_gguf.workflows.easy_vqa import SIDE, load_image, normalize, questions
 from tiny_vlm_models import ARCHITECTURES, build, image_inputs
 
 SAVE_SECONDS = 240

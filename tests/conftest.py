@@ -44,7 +44,7 @@ def llama():
 
 @pytest.fixture(scope="session")
 def calibration_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from luq_gguf import easy_vqa
+    from luq_gguf.workflows import easy_vqa
 
     return easy_vqa.write_set(tmp_path_factory.mktemp("calibration"), "train", 64)
 
@@ -52,7 +52,7 @@ def calibration_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def test_set(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, str, str]]:
     """200 test questions of easy-VQA: picture, question, answer."""
-    from luq_gguf import easy_vqa
+    from luq_gguf.workflows import easy_vqa
 
     path = easy_vqa.write_set(tmp_path_factory.mktemp("questions"), "test", 200)
     rows = [json.loads(line) for line in path.read_text().splitlines()]

@@ -1,4 +1,7 @@
-"""The command line. Each command's file is imported when it is called, so `luq-gguf --help` is quick."""
+"""This package is the command line: one file per command parses the arguments, calls a workflow and prints the
+result. What a command does belongs to `workflows` and below. Each command's file is imported when the command is
+called, so `luq-gguf --help` is quick.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,9 @@ import traceback
 
 import click
 
-from luq_gguf import __version__, interrupts
-from luq_gguf.errors import LuqError, printable
+from luq_gguf import __version__
+from luq_gguf.core import interrupts
+from luq_gguf.core.errors import LuqError, printable
 
 COMMANDS = {
     "convert": "From a checkpoint to a LUQ GGUF: profile, plan and quantize in one go.",

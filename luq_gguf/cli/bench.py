@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from luq_gguf.cli import options, output, tables
+from luq_gguf.cli import options, output
+from luq_gguf.reporting import tables
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -72,7 +73,7 @@ def command(files: tuple[Path, ...], run_dir: Path | None, shape: str | None, of
 
 
 def _threads(text: str | None) -> tuple[int, ...]:
-    from luq_gguf import machine
+    from luq_gguf.core import machine
 
     found = options.numbers(text, "--threads") if text else (machine.physical_cores(),)
     if not all(found):
@@ -84,8 +85,8 @@ def _bench(
     files: tuple[Path, ...], run_dir: Path | None, shape: str | None, given: dict[str, Any]
 ) -> tuple[dict[str, Any], Path]:
     prompts = options.numbers(given["prompts"], "--prompt")
-    from luq_gguf import benching
-    from luq_gguf.throughput import BenchRequest
+    from luq_gguf.benchmarking.file_benchmark import BenchRequest
+    from luq_gguf.workflows import bench
 
     request = BenchRequest(
         _threads(given["threads"]),
@@ -102,23 +103,24 @@ def _bench(
     with output.listener() as listener:
         if run_dir:
             asked = {"model": given["model"], "trust_remote_code": given["trust_remote_code"]}
-            return benching.bench_run(run_dir, request, out, listener, **asked), out
+            return bench.bench_run(run_dir, request, out, listener, **asked), out
         if shape:
             lows = tuple(dict.fromkeys(kind.strip().upper() for kind in given["low"].split(",")))
             how = (given["low_layers"], lows, given["high"], given["f16"])
-            return benching.bench_shape(shape, *how, request, out, listener), out
-        return benching.bench_files(files, given["mmproj"], request, out, listener), out
+            return bench.bench_shape(shape, *how, request, out, listener), out
+        return bench.bench_files(files, given["mmproj"], request, out, listener), out
 
 
 def _types(run_dir: Path | None, shape: str | None, as_json: bool, given: dict[str, Any]) -> None:
-    from luq_gguf import benching, machine
+    from luq_gguf.core import machine
+    from luq_gguf.workflows import bench
 
     threads = _threads(given["threads"])
     if len(threads) > 1:
         raise click.UsageError("--types takes one number of threads.")
     with output.listener() as listener:
         model = shape or "qwen2.5-vl-7b"
-        table, rows = benching.bench_types(run_dir, model, threads[0], given["again"], listener)
+        table, rows = bench.bench_types(run_dir, model, threads[0], given["again"], listener)
     bandwidth = machine.read_bandwidth(table.threads) / 1e9
     if as_json:
         told = {"threads": table.threads, "prompt_tokens": table.n_prompt, "read_gigabytes_per_second": bandwidth}

@@ -47,19 +47,19 @@ def command(
     """
     wanted = options.make_plan_request(rest, seed)
     options.check_files(rest["keep_f16"], rest["low_disk"], wanted.measures)
-    from luq_gguf import pipeline
-    from luq_gguf.planner import format_size
-    from luq_gguf.stages import CalibrationRequest
+    from luq_gguf.calibration.stage import CalibrationRequest
+    from luq_gguf.method.two_type_plan import format_size
+    from luq_gguf.workflows import pipeline
 
     request = CalibrationRequest(calib, calib_text, alpha, samples, seed)
     target, base_model = options.make_target(repo, rest)
     with output.listener() as listener:
         if target:
-            from luq_gguf import uploading
+            from luq_gguf.publishing import upload
 
-            uploading.check(target, base_model)  # hours before it is needed
+            upload.check(target, base_model)  # hours before it is needed
         made = pipeline.convert(model, out, wanted, request, low=low, high=high, listener=listener, **rest)
-        published = uploading.upload(out, target, base_model=base_model, listener=listener) if target else None
+        published = upload.upload(out, target, base_model=base_model, listener=listener) if target else None
     if as_json:
         output.print_json(made.to_json() | ({"upload": published.to_json()} if published else {}))
         return

@@ -27,8 +27,8 @@ def command(
     """Convert a shipped little model; ask its 16-bit, Q4_K_M and LUQ files the same questions about images."""
     from rich.table import Table
 
-    from luq_gguf import demo
-    from luq_gguf.planner import format_size
+    from luq_gguf.method.two_type_plan import format_size
+    from luq_gguf.workflows import demo
 
     with output.listener() as listener:
         how: dict[str, Any] = {"device": device, "threads": threads, "listener": listener}

@@ -11,6 +11,6 @@ from luq_gguf.cli import options, output
 @options.as_json
 def command(as_json: bool) -> int:
     """Check Python packages, llama.cpp's tools, libraries and converter, CPU and memory."""
-    from luq_gguf import doctor
+    from luq_gguf.diagnostics import doctor
 
     return output.print_checks("luq-gguf doctor", doctor.examine(), "missing", as_json)

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from luq_gguf.cli import options, output, tables
+from luq_gguf.cli import options, output
+from luq_gguf.reporting import tables
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -28,7 +29,7 @@ def command(
     Beside a run.json the result goes to eval.json too. What was measured is kept: the same again takes no time, and an
     interrupted measurement goes on.
     """
-    from luq_gguf import pipeline
+    from luq_gguf.workflows import pipeline
 
     with output.listener() as listener:
         content = pipeline.evaluate(

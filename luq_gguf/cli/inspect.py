@@ -15,10 +15,10 @@ from luq_gguf.cli import options, output
 @options.as_json
 def command(file: Path, png: Path | None, as_json: bool) -> None:
     """Show sizes, bits per weight and each layer's tensor types of FILE.gguf."""
-    from luq_gguf.llamacpp import gguf_files
-    from luq_gguf.report import type_map
+    from luq_gguf.llamacpp.gguf import reader
+    from luq_gguf.reporting import type_map
 
-    info = gguf_files.read(file)
+    info = reader.read(file)
     picture = type_map.TypeMap.of(info)
     if png:
         type_map.draw(picture, png)

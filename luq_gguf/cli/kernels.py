@@ -22,7 +22,7 @@ def command(only_path: bool, as_json: bool) -> None:
     LUQ_KERNELS=auto|avx512|avxvnni|avx512vl|avx2|neon|portable|portable-t5|off forces a path.
     """
     from luq_gguf.kernels import build, measure, state
-    from luq_gguf.statistics import format_ratio
+    from luq_gguf.method.metrics.intervals import format_ratio
 
     library = build.library(output.say)
     if only_path:

@@ -16,8 +16,8 @@ from luq_gguf.cli import options, output
 @options.as_json
 def command(shards: tuple[Path, ...], out: Path, force: bool, as_json: bool) -> None:
     """Put SHARDS of luq-gguf profile --shard together; write profile.json and imatrix.gguf into the folder --out."""
-    from luq_gguf import sharding
+    from luq_gguf.calibration import distributed_pass
 
     with output.listener() as listener:
-        profile = sharding.merge(shards, out, force=force, listener=listener)
+        profile = distributed_pass.merge(shards, out, force=force, listener=listener)
     output.print_profile(profile, out, as_json)

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 import click
 
-from luq_gguf.errors import BudgetError, CalibrationError
-from luq_gguf.ranking import RANKINGS
-from luq_gguf.values import Budget, Share
+from luq_gguf.core.errors import BudgetError, CalibrationError
+from luq_gguf.core.types import Budget, Share
+from luq_gguf.method.ranking import RANKINGS
 
 F = TypeVar("F", bound=Callable[..., Any])
 _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "KI": 1024, "MI": 1024**2, "GI": 1024**3}
@@ -159,9 +159,9 @@ def make_plan_request(values: dict[str, Any], seed: int) -> Any:
             f"--rank {rule} orders layers for --plan luq; --plan best chooses types without an order."
         )
     _check_budget(budget, kind)
-    from luq_gguf.best_plan import BestRequest
-    from luq_gguf.measuring import QuestionSet
-    from luq_gguf.planning import PlanRequest
+    from luq_gguf.evaluation.questions import QuestionSet
+    from luq_gguf.planning.mixed_precision import BestRequest
+    from luq_gguf.planning.stage import PlanRequest
 
     best = None
     if kind == "best":
@@ -202,7 +202,7 @@ def check_files(keep_f16: bool, low_disk: bool, measures: bool = False) -> None:
 
 def make_questions(values: dict[str, Any]) -> Any:
     """Takes the options of `questions` out of a command's values."""
-    from luq_gguf.measuring import QuestionSet
+    from luq_gguf.evaluation.questions import QuestionSet
 
     names = ("source", "text", "metric", "samples", "chunks", "max_tokens", "n_ctx", "seed")
     return QuestionSet(**{name: values.pop(name) for name in names})
@@ -210,7 +210,7 @@ def make_questions(values: dict[str, Any]) -> Any:
 
 def make_benchmarks(values: dict[str, Any]) -> Any:
     """Takes the options of `benchmarks` out of a command's values; None where no benchmark was asked for."""
-    from luq_gguf.benchmarks import make_request
+    from luq_gguf.evaluation.benchmarks.run import make_request
 
     return make_request(*(values.pop(name) for name in ("benchmarks", "benchmark_tasks", "limit")))
 
@@ -226,6 +226,6 @@ def make_target(repo: str | None, values: dict[str, Any]) -> tuple[Any, str | No
         if create or private or revision or create_pr or base_model:
             raise click.UsageError("--create, --private, --revision, --create-pr and --base-model go with --upload.")
         return None, None
-    from luq_gguf.hub.access import Target
+    from luq_gguf.publishing.access import Target
 
     return Target(repo, revision, create or private, private, create_pr), base_model

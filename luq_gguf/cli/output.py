@@ -16,10 +16,12 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from rich.text import Text
 
-from luq_gguf import artefacts, kernels, ranking
-from luq_gguf.door import Listener
-from luq_gguf.planner import describe, format_size
-from luq_gguf.values import Check, LayerEntropy, Plan, PredictedSpeed, Profile
+from luq_gguf import kernels
+from luq_gguf.core.types import Check, LayerEntropy, Plan, PredictedSpeed, Profile
+from luq_gguf.method import ranking
+from luq_gguf.method.two_type_plan import describe, format_size
+from luq_gguf.run import serialization
+from luq_gguf.run.preflight import Listener
 
 errors = Console(stderr=True)
 
@@ -104,7 +106,7 @@ def agreement_line(profile: Profile) -> str:
 def print_profile(profile: Profile, out: Path, as_json: bool) -> None:
     """The table and where the files are, or JSON."""
     if as_json:
-        print_json(artefacts.profile_to_json(profile))
+        print_json(serialization.profile_to_json(profile))
         return
     print_table(profile_table(profile))
     click.echo(agreement_line(profile))

@@ -23,13 +23,14 @@ from luq_gguf.cli import options, output
 def command(run_dir: Path, seed: int, as_json: bool, **rest: Any) -> None:
     """Write plan.json and tensor-types.txt into RUN_DIR, a folder that `luq-gguf profile` has filled."""
     wanted = options.make_plan_request(rest, seed)
-    from luq_gguf import artefacts, pipeline
-    from luq_gguf.planner import better_line
+    from luq_gguf.method.two_type_plan import better_line
+    from luq_gguf.run import serialization
+    from luq_gguf.workflows import pipeline
 
     with output.listener() as listener:
         plan = pipeline.plan(run_dir, wanted, listener=listener, **rest)
     if as_json:
-        output.print_json(artefacts.plan_to_json(plan))
+        output.print_json(serialization.plan_to_json(plan))
         return
     for line in [*output.plan_lines(plan), *filter(None, [better_line(plan)])]:
         click.echo(line)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from luq_gguf.cli import options, output
-from luq_gguf.errors import CalibrationError
+from luq_gguf.core.errors import CalibrationError
 
 if TYPE_CHECKING:
-    from luq_gguf.values import Share
+    from luq_gguf.core.types import Share
 
 
 @click.command("profile")
@@ -43,10 +43,11 @@ def command(
 
     Under torchrun or accelerate launch the processes share the work.
     """
-    from luq_gguf import pipeline, sharding
-    from luq_gguf.door import Listener
-    from luq_gguf.ranks import Launch
-    from luq_gguf.stages import CalibrationRequest
+    from luq_gguf.calibration import distributed_pass
+    from luq_gguf.calibration.distributed import Launch
+    from luq_gguf.calibration.stage import CalibrationRequest
+    from luq_gguf.run.preflight import Listener
+    from luq_gguf.workflows import pipeline
 
     request = CalibrationRequest(calib, calib_text, alpha, samples, seed)
     launch = Launch.of_environment()
@@ -59,12 +60,12 @@ def command(
     quiet = nullcontext(Listener())
     with quiet if launch and launch.rank else output.listener() as listener:
         if shard:
-            sharding.profile_shard(model, out, request, shard, **how, listener=listener)
+            distributed_pass.profile_shard(model, out, request, shard, **how, listener=listener)
             told = {"shard": str(shard), "run_dir": str(out)}
             click.echo(json.dumps(told, indent=1) if as_json else f"shard {shard}  {out}")
             return
         if launch:
-            profile = sharding.profile_together(model, out, request, launch, **how, listener=listener)
+            profile = distributed_pass.profile_together(model, out, request, launch, **how, listener=listener)
         else:
             profile = pipeline.profile(model, out, request, **how, listener=listener)
     if profile:

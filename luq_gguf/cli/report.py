@@ -13,9 +13,9 @@ from luq_gguf.cli import output
 @click.argument("run_dir", type=click.Path(path_type=Path))
 def command(run_dir: Path) -> None:
     """Write report.html and figures/*.png into RUN_DIR: all that profile, plan, eval and sweep have left there."""
-    from luq_gguf import reporting
+    from luq_gguf.reporting import build
 
     with output.listener():
-        written = reporting.report(run_dir)
+        written = build.report(run_dir)
     for path in written:
         click.echo(str(path))

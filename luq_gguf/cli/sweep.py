@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from luq_gguf.cli import options, output, tables
+from luq_gguf.cli import options, output
+from luq_gguf.reporting import tables
 
 
 @click.command("sweep")
@@ -65,9 +66,9 @@ def command(
     counts = options.numbers(low_layers, "--low-layers") if low_layers is not None else None
     alpha_counts = options.numbers(alpha_layers, "--alpha-layers") if alpha_layers is not None else None
     shares = options.shares(alphas, "--alpha") if alphas is not None else ()
-    from luq_gguf import pipeline
-    from luq_gguf.stages import CalibrationRequest
-    from luq_gguf.sweep import ORDERS, UNIFORM, SweepRequest
+    from luq_gguf.calibration.stage import CalibrationRequest
+    from luq_gguf.workflows import pipeline
+    from luq_gguf.workflows.sweep import ORDERS, UNIFORM, SweepRequest
 
     kinds = UNIFORM if uniform is None else tuple(k.upper() for k in uniform.split(",") if k and k.lower() != "none")
     questions = options.make_questions(rest)

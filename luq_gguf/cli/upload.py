@@ -9,10 +9,10 @@ import click
 from rich.table import Table
 
 from luq_gguf.cli import options, output
-from luq_gguf.planner import format_size
+from luq_gguf.method.two_type_plan import format_size
 
 if TYPE_CHECKING:
-    from luq_gguf.uploading import Upload
+    from luq_gguf.publishing.upload import Upload
 
 
 @click.command("upload")
@@ -26,11 +26,11 @@ def command(run_dir: Path, repo: str, dry_run: bool, as_json: bool, **rest: Any)
 
     What the repository holds already is not sent again, and its other files stay. The card is RUN_DIR/README.md.
     """
-    from luq_gguf import uploading
+    from luq_gguf.publishing import upload
 
     target, base_model = options.make_target(repo, rest)
     with output.listener() as listener:
-        done = uploading.upload(run_dir, target, dry_run=dry_run, base_model=base_model, listener=listener)
+        done = upload.upload(run_dir, target, dry_run=dry_run, base_model=base_model, listener=listener)
     if as_json:
         output.print_json(done.to_json())
         return

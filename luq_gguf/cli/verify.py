@@ -19,6 +19,6 @@ def command(target: Path, mmproj: Path | None, threads: int | None, as_json: boo
 
     Exit code 0: all is well; 1: something is wrong.
     """
-    from luq_gguf import verifying
+    from luq_gguf.diagnostics import verify
 
-    return output.print_checks(f"luq-gguf verify {target}", verifying.verify(target, mmproj, threads), "wrong", as_json)
+    return output.print_checks(f"luq-gguf verify {target}", verify.verify(target, mmproj, threads), "wrong", as_json)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from luq_gguf import json_input
-from luq_gguf.errors import CheckpointError
-from luq_gguf.hub import download
+from luq_gguf.core import json_input
+from luq_gguf.core.errors import CheckpointError
+from luq_gguf.hf import download
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 _HEADER_LIMIT = 32 * 1024 * 1024  # a third of what the safetensors library takes, and room for 250 000 tensors

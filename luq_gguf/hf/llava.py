@@ -11,10 +11,10 @@ from typing import Any
 import gguf
 import numpy as np
 
-from luq_gguf.errors import CheckpointError
+from luq_gguf.core.errors import CheckpointError
+from luq_gguf.core.types import ClipVision
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.processor import load_processor
-from luq_gguf.values import ClipVision
 
 _TOWER = re.compile(r"^(?:model\.)?vision_tower\.(?:vision_model\.)?")
 _PROJECTOR = re.compile(r"^(?:model\.)?multi_modal_projector\.linear_([12])\.(weight|bias)$")

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from luq_gguf import copying
+from luq_gguf.core import file_ranges
 from luq_gguf.hf.checkpoint import Checkpoint, safetensors_entries
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
@@ -76,4 +76,4 @@ def write(checkpoint: Checkpoint, names: Sequence[str], folder: Path) -> None:
         out.write(len(raw).to_bytes(8, "little") + raw)
         for shard, offset, n_bytes in places:
             with shard.open("rb") as source:
-                copying.append(source, offset, n_bytes, out)
+                file_ranges.append(source, offset, n_bytes, out)

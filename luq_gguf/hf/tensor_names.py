@@ -8,7 +8,7 @@ from typing import Any
 import gguf
 import numpy as np
 
-from luq_gguf.errors import CheckpointError
+from luq_gguf.core.errors import CheckpointError
 
 
 class TensorNames:

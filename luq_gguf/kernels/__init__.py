@@ -1,4 +1,5 @@
-"""IQ1_M and IQ1_S at the speed of memory: a library that stock llama.cpp loads, built from `src` on first use.
+"""IQ1_M and IQ1_S at the speed of memory: a library that stock llama.cpp loads, built from `src` on first use. Nothing
+here quantizes or knows a run folder.
 
     GGML_BACKEND_PATH=$(luq-gguf kernels --path) llama-mtmd-cli -m file.gguf     for llama.cpp's tools
     luq_gguf.kernels.register()                                                  for llama-cpp-python
@@ -11,7 +12,7 @@ from __future__ import annotations
 import ctypes
 from pathlib import Path
 
-from luq_gguf.errors import KernelsError
+from luq_gguf.core.errors import KernelsError
 
 TYPES = ("IQ1_M", "IQ1_S")  # of the tensors that they compute
 

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from luq_gguf.errors import KernelsError
+from luq_gguf.core.errors import KernelsError
 from luq_gguf.llamacpp import tools
 
 SOURCES = Path(__file__).parent / "src"

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from luq_gguf import machine
-from luq_gguf.errors import KernelsError
+from luq_gguf.core import machine
+from luq_gguf.core.errors import KernelsError
 from luq_gguf.kernels.ggml import BLOCK, IQ1_M, Ggml, Product, random_blocks
 from luq_gguf.llamacpp import tools
-from luq_gguf.statistics import paired_ratio
+from luq_gguf.method.metrics.intervals import paired_ratio
 
 N_ROWS, N_COLUMNS = 18944, 3584  # the largest matrix of a 7B model
 N_MATRICES = 8  # together beyond the caches

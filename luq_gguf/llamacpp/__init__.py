@@ -1,1 +1,3 @@
-"""Edge to llama.cpp: its tools as child processes, its libraries in a worker, its files through `gguf`."""
+"""This package is the edge to llama.cpp: it runs the tools as child processes, the libraries in a worker, and reads
+and writes files through `gguf`. Which tool runs when, and on which file of a run, is decided by the stages.
+"""

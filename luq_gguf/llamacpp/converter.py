@@ -6,8 +6,9 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from luq_gguf.errors import CheckpointError, ConversionError
-from luq_gguf.llamacpp import gguf_files, tools
+from luq_gguf.core.errors import CheckpointError, ConversionError
+from luq_gguf.llamacpp import tools
+from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.llamacpp.tools import LlamaCpp
 
 _PERCENT = re.compile(r"Writing:\s+(\d+)%")
@@ -18,14 +19,14 @@ def _command(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> list[st
     return [tools.python(), llama.converter, checkpoint, "--outfile", out, "--outtype", "f16", "--model-name", name]
 
 
-def metadata_only(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> gguf_files.GGUFInfo:
+def metadata_only(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> reader.GGUFInfo:
     """Write the model's metadata and vocabulary, without tensors: seconds for any size of model.
 
     Raises CheckpointError with the converter's words, as for a tokenizer it does not know.
     """
     command = [*_command(llama, checkpoint, out, name), "--vocab-only"]
     tools.run(command, failure=CheckpointError, what="llama.cpp's converter", environment=tools.python_environment())
-    return gguf_files.read(out)
+    return reader.read(out)
 
 
 def text_tensors(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -74,7 +75,7 @@ def to_16_bit(
     *,
     mmproj: bool = False,
     on_progress: Callable[[float], None] = lambda share: None,
-) -> gguf_files.GGUFInfo:
+) -> reader.GGUFInfo:
     """Convert the text model, or the vision half, to a 16-bit GGUF; written beside its name and renamed when whole.
 
     Returns its tensors, without metadata.
@@ -100,4 +101,4 @@ def to_16_bit(
     finally:
         for left in (part, part.with_name(f"mmproj-{part.name}")):
             left.unlink(missing_ok=True)
-    return gguf_files.read_tensors(out)
+    return reader.read_tensors(out)

@@ -12,8 +12,8 @@ from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import Any
 
-from luq_gguf import interrupts, machine
-from luq_gguf.errors import RunnerError
+from luq_gguf.core import interrupts, machine
+from luq_gguf.core.errors import RunnerError
 from luq_gguf.llamacpp import tools
 from luq_gguf.llamacpp.tools import LlamaCpp
 

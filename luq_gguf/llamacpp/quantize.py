@@ -7,11 +7,12 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from luq_gguf import tensor_types
-from luq_gguf.errors import ConversionError, TypeNameError, VerificationError
-from luq_gguf.llamacpp import gguf_files, skeleton, tools
+from luq_gguf.core.errors import ConversionError, TypeNameError, VerificationError
+from luq_gguf.core.types import ModelTensors, Plan, TensorChoice
+from luq_gguf.llamacpp import tools
+from luq_gguf.llamacpp.gguf import header_only, reader
 from luq_gguf.llamacpp.tools import LlamaCpp
-from luq_gguf.values import ModelTensors, Plan, TensorChoice
+from luq_gguf.method import tensor_types
 
 _TENSOR = re.compile(r"\[ *\d+/ *\d+\] (?P<name>\S+) +- \[[^]]*\], type = +(?P<type>\w+), (?:.*\((?P<new>\w+)\)\s*$)?")
 _STEP = re.compile(r"\[ *(\d+)/ *(\d+)\]")
@@ -51,7 +52,7 @@ def dry_run(llama: LlamaCpp, source: Path, ftype: str, types: Mapping[str, str] 
 
 def model_tensors(
     llama: LlamaCpp,
-    source: gguf_files.GGUFInfo,
+    source: reader.GGUFInfo,
     low: str,
     high: str,
     *,
@@ -74,7 +75,7 @@ def model_tensors(
     matrices = _quantized(source, stock)
     lowered = {name: low for name in matrices if layer_of(name) is not None}
     for name in unmeasured:
-        if name in lowered and gguf_files.needs_importance(name, low, high):
+        if name in lowered and reader.needs_importance(name, low, high):
             lowered[name] = stock[name]
     lowered = dry_run(llama, source.path, high, stock_map(source, stock) | lowered)
     choices = tuple(
@@ -83,18 +84,18 @@ def model_tensors(
             layer=layer_of(t.name),
             n_weights=t.n_weights,
             high_type=stock[t.name],
-            high_bytes=gguf_files.type_bytes(stock[t.name], t.n_weights),
+            high_bytes=reader.type_bytes(stock[t.name], t.n_weights),
             low_type=lowered[t.name],
-            low_bytes=gguf_files.type_bytes(lowered[t.name], t.n_weights),
+            low_bytes=reader.type_bytes(lowered[t.name], t.n_weights),
         )
         for t in source.tensors
     )
-    header = skeleton.quantized_header_bytes(source, datasets)
-    return ModelTensors(choices, n_layers, low, high, header, skeleton.ALIGNMENT, tuple(unmeasured))
+    header = header_only.quantized_header_bytes(source, datasets)
+    return ModelTensors(choices, n_layers, low, high, header, header_only.ALIGNMENT, tuple(unmeasured))
 
 
 def stock_types(
-    llama: LlamaCpp, source: gguf_files.GGUFInfo, ftype: str, measured: Collection[str]
+    llama: LlamaCpp, source: reader.GGUFInfo, ftype: str, measured: Collection[str]
 ) -> tuple[dict[str, str], list[str]]:
     """The type of every tensor in llama-quantize's own file of an ftype; and the matrices not `measured`, which
     get types that need no importance."""
@@ -104,22 +105,22 @@ def stock_types(
         raise ConversionError(f"llama-quantize's dry run does not tell of {missing[0]}.", "Is this build too old?")
     unmeasured = _without_importance(_quantized(source, found), measured)
     for name in unmeasured:
-        if gguf_files.needs_importance(name, found[name], ftype):
+        if reader.needs_importance(name, found[name], ftype):
             found[name] = "Q3_K" if ftype == "Q2_K_S" else "Q2_K"
     return found, unmeasured
 
 
-def _quantized(source: gguf_files.GGUFInfo, stock: Mapping[str, str]) -> list[str]:
+def _quantized(source: reader.GGUFInfo, stock: Mapping[str, str]) -> list[str]:
     """The matrices that are quantized at all."""
     return [t.name for t in source.tensors if len(t.shape) > 1 and stock[t.name] != t.type]
 
 
 def _without_importance(matrices: Collection[str], measured: Collection[str]) -> list[str]:
-    return [name for name in matrices if name not in measured and name not in gguf_files.NEVER_MEASURED]
+    return [name for name in matrices if name not in measured and name not in reader.NEVER_MEASURED]
 
 
 def types_if_all(
-    llama: LlamaCpp, source: gguf_files.GGUFInfo, kind: str, tensors: ModelTensors, *, measured: Collection[str]
+    llama: LlamaCpp, source: reader.GGUFInfo, kind: str, tensors: ModelTensors, *, measured: Collection[str]
 ) -> dict[str, str]:
     """The type of every tensor when each matrix that is quantized at all is asked to have this one, embeddings and head
     too. It is llama-quantize's fallback where rows do not fit, the stock type where a matrix lacks importance."""
@@ -127,20 +128,20 @@ def types_if_all(
     matrices = _quantized(source, stock)
 
     def needs(name: str) -> bool:
-        return gguf_files.needs_importance(name, kind, tensors.high)
+        return reader.needs_importance(name, kind, tensors.high)
 
-    unmeasured = {*_without_importance(matrices, measured), *gguf_files.NEVER_MEASURED}
-    kept = {name for name in unmeasured if kind in gguf_files.IMATRIX_TYPES or needs(name)}  # the former abort it
+    unmeasured = {*_without_importance(matrices, measured), *reader.NEVER_MEASURED}
+    kept = {name for name in unmeasured if kind in reader.IMATRIX_TYPES or needs(name)}  # the former abort it
     asked = stock_map(source, stock) | {name: kind for name in matrices if name not in kept}
     return dry_run(llama, source.path, tensors.high, asked)
 
 
-def stock_map(source: gguf_files.GGUFInfo, types: Mapping[str, str]) -> dict[str, str]:
+def stock_map(source: reader.GGUFInfo, types: Mapping[str, str]) -> dict[str, str]:
     """Overrides for the tensors that are quantized at all; the others keep their type by themselves."""
     return {t.name: types[t.name] for t in source.tensors if types[t.name] != t.type}
 
 
-def overrides(source: gguf_files.GGUFInfo, plan: Plan) -> dict[str, str]:
+def overrides(source: reader.GGUFInfo, plan: Plan) -> dict[str, str]:
     """What tensor-types.txt holds for this plan and source."""
     return stock_map(source, plan.tensor_types)
 
@@ -178,7 +179,7 @@ def quantize(
             on_progress(int(match[1]), int(match[2]))
 
     part = out.with_name(out.name + ".part")
-    command: list[str | Path] = [llama.tool("llama-quantize"), "--imatrix", skeleton.IMATRIX_NAME]
+    command: list[str | Path] = [llama.tool("llama-quantize"), "--imatrix", header_only.IMATRIX_NAME]
     command += ["--tensor-type-file", types_file.name, source.name]
     command += [os.path.relpath(part, source.parent), plan.high]
     command += [str(threads)] if threads else []
@@ -199,7 +200,7 @@ def quantize(
 
 def verify(path: Path, plan: Plan) -> None:
     """Compare a written file with its plan: every tensor's type, and no local path in the metadata."""
-    info = gguf_files.read(path)
+    info = reader.read(path)
     wrong = tensor_types.differences(plan.tensor_types, info.types)
     if wrong:
         raise VerificationError(

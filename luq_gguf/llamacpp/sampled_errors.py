@@ -17,14 +17,17 @@ import gguf
 import numpy as np
 from gguf import quants
 
-from luq_gguf.errors import ConversionError
-from luq_gguf.llamacpp import blocks, imatrix_file, tensor_errors, tools
+from luq_gguf.core.errors import ConversionError
+from luq_gguf.llamacpp import blocks, tools
+from luq_gguf.llamacpp.gguf import imatrix as imatrix_file
+from luq_gguf.llamacpp.gguf import quant_error
 
 ROWS = 16
 
 
 def sampled_errors(source: Path, imatrix: Path, wanted: Mapping[str, Collection[str]]) -> dict[str, dict[str, float]]:
-    """Relative output errors (tensor_errors.py) of each matrix in each of its `wanted` types: name -> type -> error."""
+    """Relative output errors (llamacpp/gguf/quant_error.py) of each matrix in each of its `wanted` types: name -> type
+    -> error."""
     with tempfile.TemporaryDirectory() as folder:
         job, out = Path(folder) / "job.json", Path(folder) / "out.json"
         asked = {name: sorted(kinds) for name, kinds in wanted.items()}
@@ -37,18 +40,18 @@ def sampled_errors(source: Path, imatrix: Path, wanted: Mapping[str, Collection[
 
 def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text())
-    tensors = tensor_errors.tensors_of(Path(job["source"]))
+    tensors = quant_error.tensors_of(Path(job["source"]))
     importance, ggml = imatrix_file.read(Path(job["imatrix"])), blocks.library()
     found: dict[str, dict[str, float]] = {}
     for name, kinds in job["wanted"].items():
-        rows = tensor_errors.rows_of(tensors[name], ROWS)
-        weights = tensor_errors.values_of(tensors[name], rows)
-        columns = tensor_errors.columns_of(importance, tensors[name], rows)
+        rows = quant_error.rows_of(tensors[name], ROWS)
+        weights = quant_error.values_of(tensors[name], rows)
+        columns = quant_error.columns_of(importance, tensors[name], rows)
         found[name] = {}
         for kind in kinds:
             number = gguf.GGMLQuantizationType[kind]
             held = blocks.quantized_rows(ggml, kind, weights, np.broadcast_to(columns, weights.shape))
-            found[name][kind] = tensor_errors.share_lost(weights, quants.dequantize(held, number), columns)
+            found[name][kind] = quant_error.share_lost(weights, quants.dequantize(held, number), columns)
     Path(job["out"]).write_text(json.dumps(found))
 
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from luq_gguf import interrupts
-from luq_gguf.errors import LuqError, RunnerError
+from luq_gguf.core import interrupts
+from luq_gguf.core.errors import LuqError, RunnerError
 from luq_gguf.llamacpp import tools
 
 HOST = "127.0.0.1"

@@ -11,8 +11,9 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from luq_gguf.errors import ConversionError, DiskSpaceError
-from luq_gguf.llamacpp import gguf_files, skeleton, tools
+from luq_gguf.core.errors import ConversionError, DiskSpaceError
+from luq_gguf.llamacpp import tools
+from luq_gguf.llamacpp.gguf import header_only, reader
 
 ROWS = 128  # quantized once; a tensor repeats them
 FILE_TYPES = {"F16": 1}  # general.file_type; llama-quantize's other numbers do not matter to speed
@@ -21,12 +22,12 @@ MARGIN = 2**28  # of disk, left free
 
 def write(
     out: Path,
-    source: gguf_files.GGUFInfo,
+    source: reader.GGUFInfo,
     types: Mapping[str, str],
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     changes: Mapping[str, object] | None = None,
     on_progress: Callable[[float], None] = lambda share: None,
-) -> gguf_files.GGUFInfo:
+) -> reader.GGUFInfo:
     """A file with a skeleton's metadata and these types; `shapes` (torch order) are the skeleton's unless given.
 
     Raises DiskSpaceError before anything is written, ConversionError where ggml cannot make a type's rows.
@@ -34,7 +35,7 @@ def write(
     if shapes is None:
         shapes = {tensor.name: tensor.shape[::-1] for tensor in source.tensors}
     tensors = {name: (types[name], shape) for name, shape in shapes.items()}
-    n_bytes = sum(gguf_files.type_bytes(kind, _count(shape)) for kind, shape in tensors.values())
+    n_bytes = sum(reader.type_bytes(kind, _count(shape)) for kind, shape in tensors.values())
     free = shutil.disk_usage(out.parent).free
     if free < n_bytes + MARGIN:
         raise DiskSpaceError(
@@ -43,12 +44,12 @@ def write(
         )
     part = out.with_name(out.name + ".part")
     try:
-        skeleton.write(part, source.path, tensors, {"quantize.imatrix.file": None} | dict(changes or {}))
+        header_only.write(part, source.path, tensors, {"quantize.imatrix.file": None} | dict(changes or {}))
         _fill(part, tensors, n_bytes, on_progress)
         part.replace(out)
     finally:
         part.unlink(missing_ok=True)
-    return gguf_files.read(out)
+    return reader.read(out)
 
 
 def _count(shape: tuple[int, ...]) -> int:
@@ -73,11 +74,11 @@ def _fill(
         )
         rows = {(kind, n): (Path(folder) / f"{kind}-{n}.bin").read_bytes() for kind, n in wanted}
     written = 0
-    offsets = {tensor.name: int(tensor.data_offset) for tensor in gguf_files.Reader(path).tensors}
+    offsets = {tensor.name: int(tensor.data_offset) for tensor in reader.Reader(path).tensors}
     with path.open("r+b") as file:
         for name, (kind, shape) in tensors.items():
             file.seek(offsets[name])
-            left, block = gguf_files.type_bytes(kind, _count(shape)), rows[kind, shape[-1]]
+            left, block = reader.type_bytes(kind, _count(shape)), rows[kind, shape[-1]]
             written += left
             while left:
                 left -= file.write(block[: min(left, len(block))])

@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from luq_gguf.errors import ConversionError, DiskSpaceError
+from luq_gguf.core.errors import ConversionError, DiskSpaceError
 from luq_gguf.llamacpp import tools
 from luq_gguf.llamacpp.tools import LlamaCpp
-from luq_gguf.planner import format_size
+from luq_gguf.method.two_type_plan import format_size
 
 
 def split(llama: LlamaCpp, path: Path, folder: Path, max_bytes: int) -> list[Path]:

@@ -22,8 +22,8 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from luq_gguf import interrupts
-from luq_gguf.errors import DiskSpaceError, LuqError, ToolsError
+from luq_gguf.core import interrupts
+from luq_gguf.core.errors import DiskSpaceError, LuqError, ToolsError
 
 ENVIRONMENT_VARIABLE = "LUQ_LLAMA_CPP"
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from luq_gguf import demo, easy_vqa
+from luq_gguf.workflows import demo, easy_vqa
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 

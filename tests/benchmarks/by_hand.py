@@ -15,8 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from luq_gguf import planner, shapes, statistics
+from luq_gguf.benchmarking import synthetic_model
 from luq_gguf.llamacpp import shape_file, tools
+from luq_gguf.method import two_type_plan
+from luq_gguf.method.metrics import intervals
 
 PROMPT, GENERATE = "64", "32"
 
@@ -44,11 +46,13 @@ def main() -> None:
     llama = tools.find()
     with tempfile.TemporaryDirectory(prefix="luq-by-hand-") as work:
         folder = Path(work)
-        geometry = shapes.geometry(shapes.outline(args.shape, folder / "shape", llama), llama, "IQ1_M", "Q4_K_M")
+        geometry = synthetic_model.geometry(
+            synthetic_model.outline(args.shape, folder / "shape", llama), llama, "IQ1_M", "Q4_K_M"
+        )
         n_layers = geometry.tensors.n_layers
-        choices = {"Q4_K_M": (), "half-low": shapes.spread_layers(n_layers, n_layers // 2)}
+        choices = {"Q4_K_M": (), "half-low": synthetic_model.spread_layers(n_layers, n_layers // 2)}
         for name, low in choices.items():
-            types = planner.tensor_types(geometry.tensors, low)
+            types = two_type_plan.tensor_types(geometry.tensors, low)
             shape_file.write(folder / f"{args.shape}-{name}.gguf", geometry.source, types)
         files = sorted(folder.glob("*.gguf"))
         ours, theirs = [], []
@@ -62,7 +66,7 @@ def main() -> None:
     for i, path in enumerate(files):
         for j, what in enumerate(("decode", "prefill")):
             medians = np.median(other[:, i, j]) / np.median(one[:, i, j])
-            told = statistics.format_ratio(statistics.paired_ratio(one[:, i, j], other[:, i, j]).to_json())
+            told = intervals.format_ratio(intervals.paired_ratio(one[:, i, j], other[:, i, j]).to_json())
             noise = one[:, i, j].std(ddof=1) / one[:, i, j].mean()
             print(f"{path.stem}: {what}, ours / by hand: medians {medians:.3f}, paired {told}; by hand ±{noise:.1%}")
 

@@ -18,10 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from luq_gguf import machine, planner, shapes
+from luq_gguf.benchmarking import synthetic_model
+from luq_gguf.core import machine
 from luq_gguf.kernels import build
 from luq_gguf.llamacpp import llama_bench, shape_file, tools
-from luq_gguf.llamacpp.ask import Runner
+from luq_gguf.llamacpp.runtime.client import Runner
+from luq_gguf.method import two_type_plan
 
 GIB = 2**30
 
@@ -47,17 +49,17 @@ class Arm:
 def make_arms(args: argparse.Namespace, folder: Path) -> list[Arm]:
     """Q4_K_M with and without llama.cpp's repacking, then each LUQ file by stock llama.cpp and by every path."""
     llama, arms = tools.find(), list[Arm]()
-    source = shapes.outline(args.shape, folder / "shape", llama)
+    source = synthetic_model.outline(args.shape, folder / "shape", llama)
     for low in args.low.split(","):
-        geometry = shapes.geometry(source, llama, low, "Q4_K_M")
+        geometry = synthetic_model.geometry(source, llama, low, "Q4_K_M")
         n = geometry.tensors.n_layers
         if not arms:
             path = shape_file.write(
-                folder / "Q4_K_M.gguf", geometry.source, planner.tensor_types(geometry.tensors, ())
+                folder / "Q4_K_M.gguf", geometry.source, two_type_plan.tensor_types(geometry.tensors, ())
             ).path
             arms += [Arm("Q4_K_M", path), Arm("Q4_K_M, --repack 0", path, repack=False)]
         for count in map(int, args.low_layers.split(",")):
-            types = planner.tensor_types(geometry.tensors, shapes.spread_layers(n, count))
+            types = two_type_plan.tensor_types(geometry.tensors, synthetic_model.spread_layers(n, count))
             path = shape_file.write(folder / f"{low}-{count}.gguf", geometry.source, types).path
             name = f"{low} in {count} of {n}"
             arms += [Arm(f"{name}, stock", path)]

@@ -17,12 +17,14 @@ from pathlib import Path
 
 import torch
 
-from luq_gguf import easy_vqa
-from luq_gguf.door import open_door
-from luq_gguf.hf import calibration, checkpoint, devices, profiler, reference
-from luq_gguf.hf.reservoir import Reservoir
-from luq_gguf.hf.taps import Taps, decoder_layers
-from luq_gguf.run_folder import RunFolder
+from luq_gguf.calibration import profiler
+from luq_gguf.calibration.hooks import Taps, decoder_layers
+from luq_gguf.calibration.reservoir import Reservoir
+from luq_gguf.hf import checkpoint, datasets, devices
+from luq_gguf.hf import model as hf_model
+from luq_gguf.run.folder import RunFolder
+from luq_gguf.run.preflight import open_door
+from luq_gguf.workflows import easy_vqa
 
 TINY = Path(__file__).parent.parent / "models" / "tiny-qwen2.5-vl"
 
@@ -40,12 +42,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         images = easy_vqa.write_set(work, "train", args.samples)
-        chosen = calibration.read_calibration(
+        chosen = datasets.read_calibration(
             str(images), None, n_samples=args.samples, alpha=0.5, seed=0, cache=work / "cache"
         )
         opened = checkpoint.open_checkpoint(str(args.model))
-        model, processor = reference.load_reference(opened, devices.choose_device("auto", opened, print))
-        prepared = list(reference.batches(model, processor, chosen))
+        model, processor = hf_model.load_reference(opened, devices.choose_device("auto", opened, print))
+        prepared = list(hf_model.batches(model, processor, chosen))
         loaded = peak_mib()
         layers = decoder_layers(model)
         with RunFolder(work / "run", create=True) as run:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from luq_gguf import statistics
-from luq_gguf.llamacpp import gguf_files, llama_bench, shape_file, tools
+from luq_gguf.llamacpp import llama_bench, shape_file, tools
+from luq_gguf.llamacpp.gguf import reader
+from luq_gguf.method.metrics import intervals
 
 PROMPT, GENERATE = 256, 128
 
@@ -25,10 +26,10 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=30)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    llama, source = tools.find(), gguf_files.read(args.run_dir / ".work" / "skeleton.gguf")
+    llama, source = tools.find(), reader.read(args.run_dir / ".work" / "skeleton.gguf")
     for real in sorted(p for p in args.run_dir.glob("*.gguf") if not p.name.startswith(("mmproj", "imatrix"))):
         with tempfile.TemporaryDirectory() as work:
-            twin = shape_file.write(Path(work) / "twin.gguf", source, gguf_files.read(real).types).path
+            twin = shape_file.write(Path(work) / "twin.gguf", source, reader.read(real).types).path
             found: dict[Path, list[tuple[float, float]]] = {real: [], twin: []}
             for turn in range(args.turns):
                 for path in (real, twin) if turn % 2 else (twin, real):
@@ -38,8 +39,8 @@ def main() -> None:
         for column, what in enumerate(("decode", "prefill")):
             one, other = (np.array([speeds[column] for speeds in found[path]]) for path in (real, twin))
             medians = np.median(other) / np.median(one)
-            ratio = statistics.paired_ratio(one, other)
-            told = statistics.format_ratio(ratio.to_json())
+            ratio = intervals.paired_ratio(one, other)
+            told = intervals.format_ratio(ratio.to_json())
             print(f"{real.name}: {what} of twin / real: ratio of medians {medians:.3f}, paired {told}")
 
 

@@ -15,9 +15,11 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from luq_gguf import machine, planner, shapes, speed, type_rates
-from luq_gguf.door import Listener
+from luq_gguf.benchmarking import synthetic_model, type_benchmark
+from luq_gguf.core import machine
 from luq_gguf.llamacpp import llama_bench, shape_file, tools
+from luq_gguf.method import speed_model, two_type_plan
+from luq_gguf.run.preflight import Listener
 
 GENERATE = 16
 
@@ -27,22 +29,24 @@ def main() -> None:
     parser.add_argument("shape")
     parser.add_argument("--turns", type=int, default=3)
     args = parser.parse_args()
-    llama, threads, prompt = tools.find(), machine.physical_cores(), type_rates.PROMPT
+    llama, threads, prompt = tools.find(), machine.physical_cores(), type_benchmark.PROMPT
     with tempfile.TemporaryDirectory(prefix="luq-speed-", dir=".") as work:
-        made: dict[str, tuple[Path, speed.Speed]] = {}
-        source = shapes.outline(args.shape, Path(work) / "shape", llama)
+        made: dict[str, tuple[Path, speed_model.Speed]] = {}
+        source = synthetic_model.outline(args.shape, Path(work) / "shape", llama)
         for low in ("IQ1_M", "Q2_K", "TQ2_0", "IQ2_XXS"):
-            geometry = shapes.geometry(source, llama, low, "Q4_K_M")
+            geometry = synthetic_model.geometry(source, llama, low, "Q4_K_M")
             n = geometry.tensors.n_layers
-            needed = sorted(speed.types_of(geometry.tensors))
-            table = type_rates.measured(geometry, threads, Listener(say=print), needed)
+            needed = sorted(speed_model.types_of(geometry.tensors))
+            table = type_benchmark.measured(geometry, threads, Listener(say=print), needed)
             for count in (0, n // 4, n // 2, n) if low in ("IQ1_M", "Q2_K") else (n // 2,):
                 if count == 0 and low != "IQ1_M":
                     continue
-                types = planner.tensor_types(geometry.tensors, shapes.spread_layers(n, count) if count else ())
+                types = two_type_plan.tensor_types(
+                    geometry.tensors, synthetic_model.spread_layers(n, count) if count else ()
+                )
                 path = Path(work) / f"{low}-{count}.gguf"
                 shape_file.write(path, geometry.source, types)
-                predicted = speed.predict(table, geometry.tensors, types, geometry.active_experts)
+                predicted = speed_model.predict(table, geometry.tensors, types, geometry.active_experts)
                 made[f"{count} of {n} in {low}"] = path, predicted
         decode: dict[str, list[float]] = {name: [] for name in made}
         prefill: dict[str, list[float]] = {name: [] for name in made}

@@ -11,8 +11,8 @@ import urllib.request
 import pytest
 from reference_answers import answers as reference_answers
 
-from luq_gguf.errors import RunnerError
-from luq_gguf.llamacpp.ask import Runner
+from luq_gguf.core.errors import RunnerError
+from luq_gguf.llamacpp.runtime.client import Runner
 
 
 def ask_all(model, mmproj, questions):

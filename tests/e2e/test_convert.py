@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from luq_gguf.llamacpp import gguf_files
+from luq_gguf.llamacpp.gguf import reader
 
 
 def digest(path: Path) -> str:
@@ -27,7 +27,7 @@ def test_convert_prints_its_contract_and_nothing_else(converted, tiny_model):
 
 
 def test_the_file_is_exactly_as_large_as_predicted(converted):
-    info = gguf_files.read(converted.model)
+    info = reader.read(converted.model)
     assert converted.result["n_bytes"] == info.n_bytes == converted.result["predicted_file_bytes"]
     assert converted.result["predicted_bytes"] == sum(t.n_bytes for t in info.tensors)
     assert converted.result["bpw"] == pytest.approx(info.bpw)
@@ -35,7 +35,7 @@ def test_the_file_is_exactly_as_large_as_predicted(converted):
 
 def test_every_tensor_is_as_planned(converted):
     plan = json.loads((converted.folder / "plan.json").read_text())
-    assert gguf_files.read(converted.model).types == plan["tensor_types"]
+    assert reader.read(converted.model).types == plan["tensor_types"]
     assert plan["low_layers"] == converted.result["low_layers"]
     assert plan["ranking"] == "entropy"
 

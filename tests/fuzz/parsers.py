@@ -21,10 +21,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
 import hostile
 
 with atheris.instrument_imports(include=["luq_gguf", "json"]):
-    from luq_gguf import artefacts, run_folder
-    from luq_gguf.errors import LuqError
-    from luq_gguf.hf import calibration, checkpoint
-    from luq_gguf.llamacpp import gguf_files, imatrix_file
+    from luq_gguf.core.errors import LuqError
+    from luq_gguf.hf import checkpoint, datasets
+    from luq_gguf.llamacpp.gguf import imatrix, reader
+    from luq_gguf.run import folder as run_folder
+    from luq_gguf.run import serialization
 
 FOLDER = Path(tempfile.mkdtemp())
 
@@ -38,13 +39,13 @@ def _index(path: Path) -> None:
 
 
 PARSERS: dict[str, tuple[str, Callable[[Path], object]]] = {
-    "gguf": ("a.gguf", gguf_files.read),
-    "imatrix": ("imatrix.gguf", imatrix_file.read),
+    "gguf": ("a.gguf", reader.read),
+    "imatrix": ("imatrix.gguf", imatrix.read),
     "safetensors": ("a.safetensors", checkpoint.safetensors_shapes),
     "index": ("model.safetensors.index.json", _index),
-    "jsonl": ("a.jsonl", lambda path: list(calibration.read_jsonl(path))),
-    "plan": ("plan.json", artefacts.read_plan),
-    "profile": ("profile.json", artefacts.read_profile),
+    "jsonl": ("a.jsonl", lambda path: list(datasets.read_jsonl(path))),
+    "plan": ("plan.json", serialization.read_plan),
+    "profile": ("profile.json", serialization.read_profile),
     "run": ("run.json", _run_json),
 }
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from luq_gguf import easy_vqa
+from luq_gguf.workflows import easy_vqa
 
 pytestmark = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
 

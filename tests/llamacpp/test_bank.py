@@ -5,12 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from luq_gguf import artefacts, files, planner
-from luq_gguf.door import Listener, open_door, with_dataset
-from luq_gguf.errors import VerificationError
-from luq_gguf.llamacpp import bank
-from luq_gguf.run_folder import RunFolder
-from luq_gguf.values import Budget
+from luq_gguf.core.errors import VerificationError
+from luq_gguf.core.types import Budget
+from luq_gguf.llamacpp.gguf import splice
+from luq_gguf.method import two_type_plan
+from luq_gguf.quantization import stage as quantization_stage
+from luq_gguf.run import serialization
+from luq_gguf.run.folder import RunFolder
+from luq_gguf.run.preflight import Listener, open_door, with_dataset
 
 pytestmark = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
 
@@ -22,40 +24,40 @@ def made(converted, tiny_model, tmp_path_factory):
     shutil.copytree(converted.folder, folder)
     with RunFolder(folder) as run:
         door = open_door(run, str(tiny_model))
-        low, high = files.make_bank(run, door, None, Listener())
+        low, high = quantization_stage.make_bank(run, door, None, Listener())
         yield run, door, low, high
 
 
 def test_the_converted_file_can_be_spliced(made, converted, tmp_path):
     _, door, low, high = made
     layers = converted.result["low_layers"]
-    plan = planner.make_plan(door.tensors, layers, Budget(low_layers=len(layers)), "entropy")
-    bank.splice((high, low), plan.tensor_types, tmp_path / "spliced.gguf")
+    plan = two_type_plan.make_plan(door.tensors, layers, Budget(low_layers=len(layers)), "entropy")
+    splice.splice((high, low), plan.tensor_types, tmp_path / "spliced.gguf")
     assert (tmp_path / "spliced.gguf").read_bytes() == converted.model.read_bytes()
 
 
 @pytest.mark.parametrize("layers", [(0,), (11, 3, 7)], ids=str)
 def test_any_choice_of_layers_has_the_bytes_of_llama_quantize(made, layers, tmp_path):
     run, door, low, high = made
-    plan = planner.make_plan(door.tensors, layers, Budget(low_layers=len(layers)), "entropy")
-    bank.splice((high, low), plan.tensor_types, tmp_path / "spliced.gguf")
+    plan = two_type_plan.make_plan(door.tensors, layers, Budget(low_layers=len(layers)), "entropy")
+    splice.splice((high, low), plan.tensor_types, tmp_path / "spliced.gguf")
     direct = run.file("direct.gguf")
-    files.write_plan(run, door, plan, direct, None, Listener())
+    quantization_stage.write_plan(run, door, plan, direct, None, Listener())
     assert (tmp_path / "spliced.gguf").read_bytes() == direct.read_bytes()
     assert not list(tmp_path.glob("*.part"))
 
 
 def test_a_type_that_neither_file_holds_is_named(made, tmp_path):
     _, door, low, high = made
-    plan = planner.make_plan(door.tensors, range(12), Budget(low_layers=1), "entropy")
+    plan = two_type_plan.make_plan(door.tensors, range(12), Budget(low_layers=1), "entropy")
     wrong = replace(plan, tensor_types=dict(plan.tensor_types) | {"blk.3.ffn_up.weight": "Q8_0"})
     with pytest.raises(VerificationError, match=r"no blk\.3\.ffn_up\.weight in Q8_0"):
-        bank.splice((high, low), wrong.tensor_types, tmp_path / "spliced.gguf")
+        splice.splice((high, low), wrong.tensor_types, tmp_path / "spliced.gguf")
     assert not list(tmp_path.iterdir())
 
 
 def test_bank_files_are_as_large_as_predicted(made):
     run, door, low, high = made
-    tensors = with_dataset(door, artefacts.read_profile(run.file("profile.json"))).tensors
-    assert high.stat().st_size == planner.file_bytes(tensors, ())
-    assert low.stat().st_size == planner.file_bytes(tensors, range(12))
+    tensors = with_dataset(door, serialization.read_profile(run.file("profile.json"))).tensors
+    assert high.stat().st_size == two_type_plan.file_bytes(tensors, ())
+    assert low.stat().st_size == two_type_plan.file_bytes(tensors, range(12))

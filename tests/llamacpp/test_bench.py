@@ -11,9 +11,11 @@ import time
 import psutil
 import pytest
 
-from luq_gguf import machine, throughput
-from luq_gguf.errors import DiskSpaceError, EvaluationError
-from luq_gguf.llamacpp import gguf_files, shape_file
+from luq_gguf.benchmarking import file_benchmark
+from luq_gguf.core import machine
+from luq_gguf.core.errors import DiskSpaceError, EvaluationError
+from luq_gguf.llamacpp import shape_file
+from luq_gguf.llamacpp.gguf import reader
 
 pytestmark = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
 
@@ -144,18 +146,18 @@ def test_what_cannot_be_measured_is_refused(cli, run, converted, tmp_path):
 
 
 def test_a_file_beyond_free_memory_is_refused_or_marked(converted):
-    arm = throughput.make_arm(converted.model)
-    large = throughput.Arm(arm.path, 2**50, arm.bpw, arm.types)
+    arm = file_benchmark.make_arm(converted.model)
+    large = file_benchmark.Arm(arm.path, 2**50, arm.bpw, arm.types)
     with pytest.raises(EvaluationError, match="its speed would be the disk's") as refused:
-        throughput.check_memory([arm, large], allow_swap=False)
+        file_benchmark.check_memory([arm, large], allow_swap=False)
     assert converted.model.name in refused.value.message
     assert "--allow-swap" in refused.value.hint
-    assert [one.fits for one in throughput.check_memory([arm, large], allow_swap=True)] == [True, False]
+    assert [one.fits for one in file_benchmark.check_memory([arm, large], allow_swap=True)] == [True, False]
 
 
 def test_a_geometry_without_weights_is_the_real_file_but_for_its_weights(converted, tiny_model, cli, tmp_path):
-    real = gguf_files.read(converted.model)
-    source = gguf_files.read(converted.folder / ".work" / "skeleton.gguf")
+    real = reader.read(converted.model)
+    source = reader.read(converted.folder / ".work" / "skeleton.gguf")
     made = shape_file.write(tmp_path / "twin.gguf", source, real.types)
     told = [{(t.name, t.type, t.shape, t.n_bytes) for t in file.tensors} for file in (made, real)]
     assert told[0] == told[1]
@@ -176,7 +178,7 @@ def test_a_geometry_without_weights_is_the_real_file_but_for_its_weights(convert
 
 
 def test_a_full_disk_is_told_before_anything_is_written(converted, tmp_path, monkeypatch):
-    source = gguf_files.read(converted.folder / ".work" / "skeleton.gguf")
+    source = reader.read(converted.folder / ".work" / "skeleton.gguf")
     free = shutil.disk_usage(tmp_path)._replace(free=2**20)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
     with pytest.raises(DiskSpaceError, match="twin.gguf takes"):

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from luq_gguf import easy_vqa
-from luq_gguf.errors import EvaluationError, RunnerError
+from luq_gguf.core.errors import EvaluationError, RunnerError
 from luq_gguf.llamacpp import server
+from luq_gguf.workflows import easy_vqa
 
 COUNT = 40
 TASKS = Path(__file__).parents[1] / "support" / "lmms_tasks"

@@ -5,10 +5,14 @@ import shutil
 
 import pytest
 
-from luq_gguf import artefacts, easy_vqa, files, type_bank
-from luq_gguf.door import Listener, open_door, with_dataset
-from luq_gguf.llamacpp import bank, gguf_files, sampled_errors
-from luq_gguf.run_folder import RunFolder
+from luq_gguf.llamacpp import sampled_errors
+from luq_gguf.llamacpp.gguf import reader, splice
+from luq_gguf.planning import variants
+from luq_gguf.quantization import stage as quantization_stage
+from luq_gguf.run import serialization
+from luq_gguf.run.folder import RunFolder
+from luq_gguf.run.preflight import Listener, open_door, with_dataset
+from luq_gguf.workflows import easy_vqa
 
 pytestmark = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
 
@@ -69,7 +73,7 @@ def test_the_file_it_makes_has_the_predicted_bytes_and_is_the_one_that_was_measu
     assert made["n_bytes"] == plan["predicted_file_bytes"]
     assert "-LUQ-best-" in made["model"]
     bank_files = [run / ".work" / "bank" / f"all-{kind}.gguf" for kind in TYPES.split(",")]
-    bank.splice(bank_files, plan["tensor_types"], tmp_path / "spliced.gguf")
+    splice.splice(bank_files, plan["tensor_types"], tmp_path / "spliced.gguf")
     with open(made["model"], "rb") as written:
         assert (tmp_path / "spliced.gguf").read_bytes() == written.read()
     shown = cli("report", run)
@@ -97,13 +101,13 @@ def test_tensors_apart_do_no_worse_by_the_estimate_and_a_time_ends_the_search(cl
 
 def test_predicted_bytes_of_any_choice_are_exact(run, tiny_model, tmp_path):
     with RunFolder(run) as held:
-        door = with_dataset(open_door(held, str(tiny_model)), artefacts.read_profile(run / "profile.json"))
-        found = type_bank.candidates(door, TYPES.split(","), by_tensor=True)
+        door = with_dataset(open_door(held, str(tiny_model)), serialization.read_profile(run / "profile.json"))
+        found = variants.candidates(door, TYPES.split(","), by_tensor=True)
         chosen = tuple(number % 4 for number in range(len(found.names)))
-        plan = type_bank.plan_of(door, found.as_types(chosen), "best")
-        files.write_plan(held, door, plan, tmp_path / "any.gguf", None, Listener())
+        plan = variants.plan_of(door, found.as_types(chosen), "best")
+        quantization_stage.write_plan(held, door, plan, tmp_path / "any.gguf", None, Listener())
     assert (tmp_path / "any.gguf").stat().st_size == plan.predicted_file_bytes
-    assert gguf_files.read(tmp_path / "any.gguf").types == dict(plan.tensor_types)
+    assert reader.read(tmp_path / "any.gguf").types == dict(plan.tensor_types)
 
 
 def test_errors_of_a_few_rows_are_those_of_the_bank(planned, run):

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from luq_gguf.errors import ConversionError, ToolsError
+from luq_gguf.core.errors import ConversionError, ToolsError
 from luq_gguf.llamacpp import tools
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from families import FAMILIES, any_tokenizer_environment
 
-from luq_gguf.door import Listener, open_door
-from luq_gguf.llamacpp import gguf_files
-from luq_gguf.run_folder import RunFolder
+from luq_gguf.llamacpp.gguf import reader
+from luq_gguf.run.folder import RunFolder
+from luq_gguf.run.preflight import Listener, open_door
 
 MODELS = Path(__file__).parents[1] / "models"
 
@@ -143,7 +143,7 @@ def test_blocks_that_the_reference_model_does_not_compute_get_types_that_need_no
     names = plan["without_importance"]
     assert "blk.4.ffn_down.weight" in names
     assert all(name.startswith("blk.4.") for name in names)
-    assert not {plan["tensor_types"][name] for name in names} & set(gguf_files.IMATRIX_TYPES)
+    assert not {plan["tensor_types"][name] for name in names} & set(reader.IMATRIX_TYPES)
 
     plan["tensor_types"]["blk.4.ffn_down.weight"] = "IQ1_M"
     (tmp_path / "run" / "plan.json").write_text(json.dumps(plan))

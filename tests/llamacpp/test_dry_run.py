@@ -5,18 +5,19 @@ import subprocess
 
 import pytest
 
-from luq_gguf import planner, tensor_types
-from luq_gguf.errors import ConversionError, TypeNameError, VerificationError
-from luq_gguf.llamacpp import gguf_files, quantize
-from luq_gguf.values import Budget
+from luq_gguf.core.errors import ConversionError, TypeNameError, VerificationError
+from luq_gguf.core.types import Budget
+from luq_gguf.llamacpp import quantize
+from luq_gguf.llamacpp.gguf import reader
+from luq_gguf.method import tensor_types, two_type_plan
 
 MIB = 1024**2
 
 
 @pytest.fixture(scope="module")
 def door(tmp_path_factory, tiny_model):
-    from luq_gguf.door import open_door
-    from luq_gguf.run_folder import RunFolder
+    from luq_gguf.run.folder import RunFolder
+    from luq_gguf.run.preflight import open_door
 
     with RunFolder(tmp_path_factory.mktemp("door") / "run", create=True) as run:
         yield open_door(run, str(tiny_model))
@@ -24,7 +25,7 @@ def door(tmp_path_factory, tiny_model):
 
 @pytest.mark.parametrize("count", [0, 1, 6, 12])
 def test_predicted_bytes_are_those_of_the_dry_run_for_the_same_map(door, tmp_path, count):
-    plan = planner.make_plan(door.tensors, range(12), Budget(low_layers=count), "entropy")
+    plan = two_type_plan.make_plan(door.tensors, range(12), Budget(low_layers=count), "entropy")
     types = tmp_path / "types.txt"
     types.write_text(tensor_types.to_text(quantize.overrides(door.source, plan)))
     command = [door.llama.tool("llama-quantize"), "--dry-run", "--tensor-type-file", types, door.source.path, "Q4_K_M"]
@@ -39,13 +40,13 @@ def test_predicted_bytes_are_those_of_the_dry_run_for_the_same_map(door, tmp_pat
 
 
 def test_without_low_layers_every_tensor_has_its_stock_type(door):
-    plan = planner.make_plan(door.tensors, range(12), Budget(low_layers=0), "entropy")
+    plan = two_type_plan.make_plan(door.tensors, range(12), Budget(low_layers=0), "entropy")
     assert dict(plan.tensor_types) == quantize.dry_run(door.llama, door.source.path, "Q4_K_M")
     assert "Q6_K" in plan.tensor_types.values()
 
 
 def test_low_layers_take_the_low_type_for_all_their_matrices(door):
-    plan = planner.make_plan(door.tensors, range(12), Budget(low_layers=2), "entropy")
+    plan = two_type_plan.make_plan(door.tensors, range(12), Budget(low_layers=2), "entropy")
     for name, kind in plan.tensor_types.items():
         matrix = name.endswith(".weight") and "norm" not in name
         if tensor_types.layer_of(name) in (0, 1) and matrix:
@@ -65,7 +66,7 @@ def test_unknown_types_are_refused(door):
         except TypeNameError as error:
             raise TypeNameError(error.hint) from None
     with pytest.raises(TypeNameError, match="no such quantized type"):
-        gguf_files.check_type("F16", "--low")
+        reader.check_type("F16", "--low")
 
 
 def test_a_failing_tool_is_reported_with_its_own_words(door, tmp_path):
@@ -75,6 +76,6 @@ def test_a_failing_tool_is_reported_with_its_own_words(door, tmp_path):
 
 
 def test_a_file_that_differs_from_its_plan_is_told_tensor_by_tensor(door, converted):
-    plan = planner.make_plan(door.tensors, range(12), Budget(low_layers=12), "entropy")
+    plan = two_type_plan.make_plan(door.tensors, range(12), Budget(low_layers=12), "entropy")
     with pytest.raises(VerificationError, match=r"blk\.\d+\.\w+\.weight: planned IQ1_M, found Q"):
         quantize.verify(converted.model, plan)

@@ -8,7 +8,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from luq_gguf import easy_vqa
+from luq_gguf.workflows import easy_vqa
 
 
 @pytest.fixture(scope="module")
@@ -143,8 +143,8 @@ def test_nothing_to_measure_on_is_refused(cli, run, converted):
 def test_the_top_part_of_the_vocabulary_states_what_it_misses(run, converted, questions, tmp_path, evaluated):
     from dataclasses import replace
 
-    from luq_gguf import evaluation
-    from luq_gguf.expectations import Target
+    from luq_gguf.evaluation import evaluate as evaluation
+    from luq_gguf.evaluation.logprobs import Target
 
     data = evaluation.read_data(
         str(questions), None, run / converted.f16.name, n_samples=None, n_chunks=0, seed=0, cache=tmp_path

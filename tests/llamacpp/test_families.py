@@ -10,9 +10,9 @@ from families import FAMILIES, any_tokenizer_environment
 from PIL import Image
 from reference_answers import as_libmtmd_orders_clip, expectations, expectations_of_tokens
 
-from luq_gguf.divergence import kl_divergence, same_top
-from luq_gguf.llamacpp import prompt
-from luq_gguf.llamacpp.ask import Runner
+from luq_gguf.llamacpp.runtime import chat_template
+from luq_gguf.llamacpp.runtime.client import Runner
+from luq_gguf.method.metrics.kld import kl_divergence, same_top
 
 QUESTION = """what is the color of the circle in the picture?
 is there a blue triangle, a yellow rectangle or a green one? the model reads the picture and answers with one word:
@@ -46,7 +46,7 @@ def test_the_16_bit_file_expects_what_the_reference_model_expects(family, cli, l
     result = json.loads(done.stdout)
     assert (result["mmproj"] is None) == (image is None)
 
-    chat = prompt.render(family.chat, QUESTION, "@@" if image else None)
+    chat = chat_template.render(family.chat, QUESTION, "@@" if image else None)
     f16 = tmp_path / "run" / f"{family.name}-F16.gguf"
     mmproj = result["mmproj"] and tmp_path / "run" / result["mmproj"]
     with Runner(f16, mmproj, n_ctx=512) as runner:

@@ -9,10 +9,12 @@ import hostile
 import hostile_folders
 import pytest
 
-from luq_gguf import pipeline, reporting, verifying
-from luq_gguf.errors import LuqError
-from luq_gguf.planning import PlanRequest
-from luq_gguf.values import Budget
+from luq_gguf.core.errors import LuqError
+from luq_gguf.core.types import Budget
+from luq_gguf.diagnostics import verify
+from luq_gguf.planning.stage import PlanRequest
+from luq_gguf.reporting import build
+from luq_gguf.workflows import pipeline
 
 one_model = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
 TYPES = {"low": "IQ1_M", "high": "Q4_K_M"}
@@ -35,12 +37,12 @@ def test_every_bad_run_folder_is_read_or_refused(converted, tmp_path, name):
     (tmp_path / "outside.gguf").write_bytes(b"not to be touched")
     hostile_folders.run_folders()[name](run)
     started = time.monotonic()
-    checks = verifying.verify(run, threads=1)
+    checks = verify.verify(run, threads=1)
     assert all(check.hint for check in checks if not check.ok)
     if "run.json-model" not in name:
         assert not all(check.ok for check in checks) or not name.startswith(("run", "plan", "profile", "imatrix"))
     with contextlib.suppress(LuqError):
-        reporting.report(run)
+        build.report(run)
     if name.startswith("plan"):
         with pytest.raises(LuqError):
             pipeline.quantize_plan(run, threads=1)

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from families import FAMILIES, LINES, any_tokenizer_environment
 
-from luq_gguf.imatrix import mean_squares
-from luq_gguf.llamacpp import imatrix_file
+from luq_gguf.llamacpp.gguf import imatrix
+from luq_gguf.method.importance import mean_squares
 
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
     """Enough text for several chunks of 512 tokens, of the kind the model knows."""
-    from luq_gguf import easy_vqa
+    from luq_gguf.workflows import easy_vqa
 
     path = tmp_path_factory.mktemp("text") / "questions.txt"
     lines = [f"{q.text} {q.answer}" for q in easy_vqa.questions("train")[:600]]
@@ -48,7 +48,7 @@ def test_llama_imatrix_reads_and_writes_the_same(llama, ours, converted, tmp_pat
     copied = tmp_path / "copied.gguf"
     told = llama_imatrix(llama, "-m", converted.f16, "--in-file", ours, "-o", copied, "--output-format", "gguf")
     assert told.returncode == 0, told.stderr
-    a, b = imatrix_file.read(ours), imatrix_file.read(copied)
+    a, b = imatrix.read(ours), imatrix.read(copied)
     assert set(a.in_sum2) == set(b.in_sum2)
     assert len(a.in_sum2) == 12 * 7
     for name in a.in_sum2:
@@ -61,7 +61,7 @@ def of_llama_imatrix(llama, model, text, out, *more):
     command += ["--chunks", "4", "-c", "512", "--output-format", "gguf", "--no-ppl", *more]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    return imatrix_file.read(out)
+    return imatrix.read(out)
 
 
 def cosine(x, y):
@@ -69,7 +69,7 @@ def cosine(x, y):
 
 
 def test_values_agree_with_llama_imatrix(llama, ours, converted, text, tmp_path):
-    a, b = imatrix_file.read(ours), of_llama_imatrix(llama, converted.f16, text, tmp_path / "theirs.gguf")
+    a, b = imatrix.read(ours), of_llama_imatrix(llama, converted.f16, text, tmp_path / "theirs.gguf")
     names = [name for name in b.in_sum2 if name.startswith("blk.")]
     assert set(names) == set(a.in_sum2)
     assert len(names) == 12 * 7
@@ -95,7 +95,7 @@ def test_experts_and_linear_attention_agree_with_llama_imatrix(family, cli, llam
     arguments = (model, "--out", run, "--calib-text", book, "--alpha", 0, "--samples", 4, "--low-layers", 0)
     done = cli("convert", *arguments, "--keep-f16", env=os.environ | more)
     assert done.returncode == 0, done.stderr
-    a = imatrix_file.read(run / "imatrix.gguf")
+    a = imatrix.read(run / "imatrix.gguf")
     b = of_llama_imatrix(llama, run / f"{family.name}-F16.gguf", book, tmp_path / "theirs.gguf")
     assert set(a.in_sum2) <= set(b.in_sum2)
     expert_tensors = [name for name in a.in_sum2 if "_exps" in name]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from kernel_programs import FORMS, Program, aarch64, compile_program, sanitized, write_grid
 
 from luq_gguf.kernels import ggml
-from luq_gguf.llamacpp import gguf_files
+from luq_gguf.llamacpp.gguf import reader
 
 COLUMNS = (1, 2, 3, 4, 7, 8, 33, 64, 130)
 
@@ -99,7 +99,7 @@ def test_every_path_is_the_product(
 
 
 def test_the_paths_of_this_cpu_are_run(program):
-    from luq_gguf import machine
+    from luq_gguf.core import machine
 
     features = set(machine.cpu_features())
     expected = {"portable", "portable-t5"} | ({"avx2"} if {"avx2", "fma", "f16c"} <= features else set())
@@ -111,7 +111,7 @@ def test_the_paths_of_this_cpu_are_run(program):
 
 def test_real_blocks(stock, program, converted):
     rng = np.random.default_rng(1)
-    info = gguf_files.read(converted.model)
+    info = reader.read(converted.model)
     low = [tensor.name for tensor in info.tensors if tensor.type == "IQ1_M"]
     assert len(low) > 20
     import gguf

@@ -15,7 +15,7 @@ from launch import free_port, wait_until
 
 from luq_gguf.kernels import build
 from luq_gguf.llamacpp import tools
-from luq_gguf.llamacpp.ask import Runner
+from luq_gguf.llamacpp.runtime.client import Runner
 
 SUPPORT = Path(__file__).parent.parent / "support"
 PATHS = ("auto", "avx512", "avx512vl", "avx2", "portable", "portable-t5")

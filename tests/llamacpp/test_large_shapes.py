@@ -8,10 +8,10 @@ import json
 import pytest
 from families import FAMILIES
 
-from luq_gguf import planner
-from luq_gguf.door import open_door
-from luq_gguf.run_folder import RunFolder
-from luq_gguf.shapes import sparse_safetensors
+from luq_gguf.benchmarking.synthetic_model import sparse_safetensors
+from luq_gguf.method import two_type_plan
+from luq_gguf.run.folder import RunFolder
+from luq_gguf.run.preflight import open_door
 
 SIZES = {
     # hidden, feed-forward, layers, heads; bytes of llama.cpp's own Q4_K_M of the same decoder with 32,000 tokens
@@ -65,6 +65,10 @@ def test_llava_of_the_hub_is_known_at_the_door(size, tmp_path):
     assert door.tensors.without_importance == ()
     more_tokens = 2 * 64 * hidden  # embedding and head
     expected = stock_bytes + more_tokens * 6 / 8
-    assert planner.file_bytes(door.tensors, ()) == pytest.approx(expected, rel=2e-3)
-    half = planner.bits_per_weight(door.tensors, range(layers // 2))
-    assert planner.bits_per_weight(door.tensors, range(layers)) < half < planner.bits_per_weight(door.tensors, ())
+    assert two_type_plan.file_bytes(door.tensors, ()) == pytest.approx(expected, rel=2e-3)
+    half = two_type_plan.bits_per_weight(door.tensors, range(layers // 2))
+    assert (
+        two_type_plan.bits_per_weight(door.tensors, range(layers))
+        < half
+        < two_type_plan.bits_per_weight(door.tensors, ())
+    )

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from launch import ONE_THREAD, shard_folder, start, wait_until
 
-from luq_gguf import stages
-from luq_gguf.hf import shard_files, walk
-from luq_gguf.llamacpp import imatrix_file
-from luq_gguf.run_folder import RunFolder
+from luq_gguf.calibration import forward_pass
+from luq_gguf.calibration import shards as shard_files
+from luq_gguf.calibration import stage as calibration_stage
+from luq_gguf.llamacpp.gguf import imatrix
+from luq_gguf.run.folder import RunFolder
 
 pytestmark = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
 
@@ -67,7 +68,7 @@ def merged(cli, shards, tmp_path_factory):
 def check_same(one: Path, other: Path) -> None:
     """Sums of float64 in another order, written as float32: one unit in its last place, 2^-23, at most. Counts are
     whole numbers. Entropies are of the same vectors, so they are within the spread by a wide margin."""
-    a, b = imatrix_file.read(one / "imatrix.gguf"), imatrix_file.read(other / "imatrix.gguf")
+    a, b = imatrix.read(one / "imatrix.gguf"), imatrix.read(other / "imatrix.gguf")
     assert set(a.in_sum2) == set(b.in_sum2)
     assert len(a.in_sum2) == 12 * 7
     assert a.n_samples == b.n_samples
@@ -120,12 +121,14 @@ def test_a_merged_profile_is_known_by_its_data_where_files_have_other_times(cli,
     assert after["key"] != before["key"]
     facts = json.loads((merged / "run.json").read_text())["merged"]
     door = SimpleNamespace(checkpoint=SimpleNamespace(identity=facts["model_sha256"]))
-    request = stages.CalibrationRequest(str(asked[2]), None, 0.5, SAMPLES, 0)
+    request = calibration_stage.CalibrationRequest(str(asked[2]), None, 0.5, SAMPLES, 0)
     with RunFolder(merged) as held:
         for other in ({"seed": 1}, {"alpha": 0.25}, {"n_samples": 6}):
-            stages.adopt_merged(held, door, stages.CalibrationRequest(**vars(request) | other), "another key")
+            calibration_stage.adopt_merged(
+                held, door, calibration_stage.CalibrationRequest(**vars(request) | other), "another key"
+            )
             assert held.read()["stages"]["profile"]["key"] == after["key"]
-        stages.adopt_merged(held, door, request, "another key")
+        calibration_stage.adopt_merged(held, door, request, "another key")
         assert held.read()["stages"]["profile"]["key"] == "another key"
         held.update(stages=held.read()["stages"] | {"profile": before})
 
@@ -144,14 +147,14 @@ def test_a_wrong_share_is_wrong_use(cli, asked, text, tmp_path):
 
 
 def test_an_interrupted_shard_goes_on_with_the_batches_that_are_left(asked, tmp_path, monkeypatch):
-    from luq_gguf import sharding
-    from luq_gguf.door import Listener
-    from luq_gguf.values import Share
+    from luq_gguf.calibration import distributed_pass
+    from luq_gguf.core.types import Share
+    from luq_gguf.run.preflight import Listener
 
-    calls, forward = [], walk.forward
-    monkeypatch.setattr(walk, "SAVE_SECONDS", -1.0)  # after every batch
-    monkeypatch.setattr(walk, "forward", lambda model, batch: (calls.append(batch.ids), forward(model, batch)))
-    request = stages.CalibrationRequest(str(asked[2]), None, 0.5, SAMPLES, 0)
+    calls, forward = [], forward_pass.forward
+    monkeypatch.setattr(forward_pass, "SAVE_SECONDS", -1.0)  # after every batch
+    monkeypatch.setattr(forward_pass, "forward", lambda model, batch: (calls.append(batch.ids), forward(model, batch)))
+    request = calibration_stage.CalibrationRequest(str(asked[2]), None, 0.5, SAMPLES, 0)
 
     def stop(stage, done, total):
         if len(calls) == 2 and done:
@@ -159,12 +162,12 @@ def test_an_interrupted_shard_goes_on_with_the_batches_that_are_left(asked, tmp_
 
     model, share = str(asked[0]), Share(0, 2)
     with pytest.raises(KeyboardInterrupt):
-        sharding.profile_shard(model, tmp_path / "broken", request, share, listener=Listener(progress=stop))
+        distributed_pass.profile_shard(model, tmp_path / "broken", request, share, listener=Listener(progress=stop))
     assert len(calls) == 2
-    sharding.profile_shard(model, tmp_path / "broken", request, share)
+    distributed_pass.profile_shard(model, tmp_path / "broken", request, share)
     assert len(calls) == 3, "the second batch again, which was not saved"
     assert calls[1] == calls[2]
-    sharding.profile_shard(model, tmp_path / "whole", request, share)
+    distributed_pass.profile_shard(model, tmp_path / "whole", request, share)
     for name in shard_files.names(12):
         assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 

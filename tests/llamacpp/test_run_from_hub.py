@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from uploader import REPO
 
-from luq_gguf.llamacpp import gguf_files
+from luq_gguf.llamacpp.gguf import reader
 
 
 @pytest.fixture
@@ -101,8 +101,8 @@ def test_a_file_too_large_for_the_hub_goes_in_shards(upload, run, llama, tmp_pat
     """The limit is the Hub's 50 GB; here it is a million bytes."""
     code = f"""
 from pathlib import Path
-from luq_gguf import uploading
-from luq_gguf.hub.access import Target
+from luq_gguf.publishing import upload as uploading
+from luq_gguf.publishing.access import Target
 for _ in range(2):
     done = uploading.upload(Path({str(run)!r}), Target({REPO!r}, create=True), largest=10**6)
     print(len(done.sent))
@@ -116,11 +116,11 @@ for _ in range(2):
     assert len(shards) > 1
     model = next(run.glob("*LUQ6*.gguf"))
     assert model.name not in files
-    whole = gguf_files.read(model)
+    whole = reader.read(model)
     held = {}
     for name in shards:
         (tmp_path / name).write_bytes(files[name])
-        held |= gguf_files.read(tmp_path / name).types
+        held |= reader.read(tmp_path / name).types
     assert held == whole.types
     ours = {"MODEL_ENDPOINT": upload.hub.url, "LLAMA_CACHE": str(tmp_path / "cache")}
     said = card_lines(upload.hub, "llama-server").split()

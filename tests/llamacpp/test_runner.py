@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from luq_gguf.llamacpp.ask import Runner
+from luq_gguf.llamacpp.runtime.client import Runner
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import time
 import pytest
 from PIL import Image
 
-from luq_gguf import easy_vqa
+from luq_gguf.workflows import easy_vqa
 
 pytestmark = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
 

@@ -6,9 +6,9 @@ import json
 import pytest
 from uploader import REPO, TOKEN
 
-from luq_gguf import card_facts, release
-from luq_gguf.hub.card import BaseCard
-from luq_gguf.run_folder import RunFolder
+from luq_gguf.publishing import artifacts, card_content
+from luq_gguf.publishing.card import BaseCard
+from luq_gguf.run.folder import RunFolder
 
 OTHER = {"notes.md": b"kept", "README.md": b"---\nlicense: mit\n---\nbefore\n"}
 
@@ -125,8 +125,8 @@ def test_a_uniform_file_that_is_better_is_told_where_the_sweep_was_of_the_same_t
     ]
     content = {"conditions": {"low": low, "high": "Q4_K_M"}, "points": points}
     (run / "sweep.json").write_text(json.dumps(content))
-    found = release.collect(RunFolder(run))
-    facts = card_facts.card_facts(found, REPO, [found.model.name], BaseCard({}, ()), None, {})
+    found = artifacts.collect(RunFolder(run))
+    facts = card_content.card_facts(found, REPO, [found.model.name], BaseCard({}, ()), None, {})
     said = [line for line in facts.conditions if "Q3_K_S file measured better" in line]
     assert bool(said) == told
 
@@ -139,11 +139,11 @@ def test_a_16_bit_file_that_was_not_hashed_is_known_by_its_hash_all_the_same(run
     fact["sha256"] = ""
     (run / "run.json").write_text(json.dumps(passes_through))
     with RunFolder(run) as held:
-        assert converted.f16.name in {one.name for one in release.collect(held).compared}
+        assert converted.f16.name in {one.name for one in artifacts.collect(held).compared}
         assert held.outputs("f16")[converted.f16.name]["sha256"]
     (run / "run.json").write_text(json.dumps(passes_through))
     (run / converted.f16.name).unlink()
     with RunFolder(run) as held:
-        found = release.collect(held)
+        found = artifacts.collect(held)
     assert converted.f16.name not in {one.name for one in found.compared}
     assert converted.f16.name not in found.speeds

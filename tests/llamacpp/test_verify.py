@@ -9,9 +9,9 @@ import gguf
 import numpy as np
 import pytest
 
-from luq_gguf import verifying
-from luq_gguf.errors import InputError
-from luq_gguf.run_folder import sha256_of
+from luq_gguf.core.errors import InputError
+from luq_gguf.diagnostics import verify
+from luq_gguf.run.folder import sha256_of
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def run(converted, tmp_path) -> Path:
 
 def wrong(target: Path, mmproj: Path | None = None) -> dict[str, str]:
     """Checks that failed: name, and what was found. Each says what to do."""
-    checks = verifying.verify(target, mmproj, threads=1)
+    checks = verify.verify(target, mmproj, threads=1)
     assert all(check.hint for check in checks if not check.ok)
     return {check.name: check.found for check in checks if not check.ok}
 
@@ -197,7 +197,7 @@ def test_what_is_no_gguf_and_what_is_not_there(cli, tmp_path):
     assert "not a GGUF file" in " ".join(done.stdout.split())
     for target in (tmp_path / "none.gguf", tmp_path):
         with pytest.raises(InputError):
-            verifying.verify(target)
+            verify.verify(target)
         done = cli("verify", target)
         assert done.returncode == 2
         assert "Traceback" not in done.stderr

@@ -2,7 +2,7 @@
 
 import pytest
 
-from luq_gguf import verifying
+from luq_gguf.diagnostics import verify
 from luq_gguf.llamacpp import converter
 
 
@@ -19,8 +19,8 @@ def test_another_familys_mmproj(halves, tmp_path):
     text, vision = halves
     other = tmp_path / "mmproj-other.gguf"
     other.write_bytes(vision.read_bytes().replace(b"qwen2.5vl_merger", b"ldpv2_projector_", 1))
-    found = {check.name: check for check in verifying.verify(text, other, threads=1)}
+    found = {check.name: check for check in verify.verify(text, other, threads=1)}
     assert not found["mmproj-other.gguf: belongs"].ok
     assert "is not qwen2vl's" in found["mmproj-other.gguf: belongs"].found
     assert found["text.gguf: logits"].ok
-    assert all(check.ok for check in verifying.verify(text, vision, threads=1))
+    assert all(check.ok for check in verify.verify(text, vision, threads=1))

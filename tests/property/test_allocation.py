@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luq_gguf import allocation
-from luq_gguf.allocation import Options
-from luq_gguf.errors import BudgetError
+from luq_gguf.core.errors import BudgetError
+from luq_gguf.method import knapsack
+from luq_gguf.method.knapsack import Options
 
 
 @st.composite
@@ -34,9 +34,9 @@ def every_choice(options):
 
 def least(costs, options, most_bytes, most_seconds=None):
     """Of all choices the least cost, or None where none is within the budget."""
-    fits = [c for c in every_choice(options) if allocation.n_bytes_of(options, c) <= most_bytes]
+    fits = [c for c in every_choice(options) if knapsack.n_bytes_of(options, c) <= most_bytes]
     if most_seconds is not None:
-        fits = [c for c in fits if allocation.seconds_of(options, c) <= most_seconds]
+        fits = [c for c in fits if knapsack.seconds_of(options, c) <= most_seconds]
     return min((float(costs[np.arange(len(c)), list(c)].sum()) for c in fits), default=None)
 
 
@@ -44,17 +44,17 @@ def least(costs, options, most_bytes, most_seconds=None):
 @given(instances(), st.floats(-0.1, 1.1))
 def test_the_solver_agrees_with_trying_all(instance, share):
     costs, options = instance
-    smallest = allocation.smallest_bytes(options)
+    smallest = knapsack.smallest_bytes(options)
     largest = options.fixed_bytes + int(np.where(options.allowed, options.n_bytes, 0).max(1).sum())
     most = int(smallest + share * (largest - smallest))
     wanted = least(costs, options, most)
     if wanted is None:
         with pytest.raises(BudgetError):
-            allocation.solve(costs, options, most)
+            knapsack.solve(costs, options, most)
         return
-    found = allocation.solve(costs, options, most)
+    found = knapsack.solve(costs, options, most)
     assert found.cost == pytest.approx(wanted, rel=1e-9, abs=1e-9)
-    assert found.n_bytes == allocation.n_bytes_of(options, found.choice) <= most
+    assert found.n_bytes == knapsack.n_bytes_of(options, found.choice) <= most
     assert all(options.allowed[group, kind] for group, kind in enumerate(found.choice))
     assert found.bound <= found.cost * (1 + 1e-9) + 1e-9
 
@@ -64,25 +64,25 @@ def test_the_solver_agrees_with_trying_all(instance, share):
 def test_a_bound_on_speed_is_kept_and_the_least_cost_within_it_found(instance, room, slack):
     costs, options = instance
     everything = every_choice(options)
-    sizes = sorted(allocation.n_bytes_of(options, c) for c in everything)
-    times = sorted(allocation.seconds_of(options, c) for c in everything)
+    sizes = sorted(knapsack.n_bytes_of(options, c) for c in everything)
+    times = sorted(knapsack.seconds_of(options, c) for c in everything)
     most, longest = sizes[int(room * (len(sizes) - 1))], times[int(slack * (len(times) - 1))] + 1e-9
     wanted = least(costs, options, most, longest)
     if wanted is None:
         with pytest.raises(BudgetError):
-            allocation.solve(costs, options, most, longest)
+            knapsack.solve(costs, options, most, longest)
         return
-    found = allocation.solve(costs, options, most, longest)
+    found = knapsack.solve(costs, options, most, longest)
     assert found.cost == pytest.approx(wanted, rel=1e-9, abs=1e-9)
-    assert allocation.seconds_of(options, found.choice) <= longest * (1 + 1e-6)
+    assert knapsack.seconds_of(options, found.choice) <= longest * (1 + 1e-6)
 
 
 @settings(deadline=None)
 @given(instances(), st.lists(st.floats(0, 1), min_size=2, max_size=5))
 def test_a_larger_budget_never_costs_more(instance, shares):
     costs, options = instance
-    smallest = allocation.smallest_bytes(options)
+    smallest = knapsack.smallest_bytes(options)
     largest = options.fixed_bytes + int(np.where(options.allowed, options.n_bytes, 0).max(1).sum())
     budgets = sorted(int(smallest + share * (largest - smallest)) for share in shares)
-    found = [allocation.solve(costs, options, most).cost for most in budgets]
+    found = [knapsack.solve(costs, options, most).cost for most in budgets]
     assert all(a >= b - 1e-9 * (1 + a) for a, b in itertools.pairwise(found))

@@ -6,14 +6,14 @@ from builders import entropies
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luq_gguf import planner
-from luq_gguf.divergence import keep_top, kl_divergence, kl_from_top
-from luq_gguf.entropy import histogram_entropy
-from luq_gguf.errors import BudgetError
-from luq_gguf.imatrix import merge
-from luq_gguf.ranking import RANKINGS, near_ties, rank
-from luq_gguf.tensor_types import differences, from_text, to_text
-from luq_gguf.values import Budget, ImportanceMatrix, ModelTensors, TensorChoice
+from luq_gguf.core.errors import BudgetError
+from luq_gguf.core.types import Budget, ImportanceMatrix, ModelTensors, TensorChoice
+from luq_gguf.method import two_type_plan
+from luq_gguf.method.entropy import histogram_entropy
+from luq_gguf.method.importance import merge
+from luq_gguf.method.metrics.kld import keep_top, kl_divergence, kl_from_top
+from luq_gguf.method.ranking import RANKINGS, near_ties, rank
+from luq_gguf.method.tensor_types import differences, from_text, to_text
 
 sizes = st.integers(32, 10**9)
 names = st.from_regex(r"[a-z0-9_]{1,8}(\.[a-z0-9_]{1,8}){0,4}", fullmatch=True)
@@ -34,27 +34,27 @@ def models(draw) -> ModelTensors:
 @given(models(), st.data())
 def test_a_plan_meets_its_budget_with_no_layer_too_many(model, data):
     order = data.draw(st.permutations(range(model.n_layers)))
-    ends = planner.file_bytes(model, range(model.n_layers)), planner.file_bytes(model, ())
+    ends = two_type_plan.file_bytes(model, range(model.n_layers)), two_type_plan.file_bytes(model, ())
     n_bytes = data.draw(st.integers(ends[0], ends[1]))
-    plan = planner.make_plan(model, order, Budget(n_bytes=n_bytes), "entropy")
+    plan = two_type_plan.make_plan(model, order, Budget(n_bytes=n_bytes), "entropy")
     assert plan.predicted_file_bytes <= n_bytes
     count = len(plan.low_layers)
     assert set(plan.low_layers) == set(order[:count])
-    assert count == 0 or planner.file_bytes(model, order[: count - 1]) > n_bytes
+    assert count == 0 or two_type_plan.file_bytes(model, order[: count - 1]) > n_bytes
 
 
 @given(models(), st.integers(1, 10**9))
 def test_a_budget_below_the_smallest_file_is_refused_and_the_smallest_accepted(model, less):
-    smallest = planner.file_bytes(model, range(model.n_layers))
-    planner.check_budget(model, Budget(n_bytes=smallest))
+    smallest = two_type_plan.file_bytes(model, range(model.n_layers))
+    two_type_plan.check_budget(model, Budget(n_bytes=smallest))
     with pytest.raises(BudgetError, match=str(smallest)):
-        planner.check_budget(model, Budget(n_bytes=smallest - less))
+        two_type_plan.check_budget(model, Budget(n_bytes=smallest - less))
 
 
 @given(models(), st.data())
 def test_every_low_layer_more_makes_the_file_no_larger(model, data):
     order = data.draw(st.permutations(range(model.n_layers)))
-    made = [planner.data_bytes(model, order[:n]) for n in range(model.n_layers + 1)]
+    made = [two_type_plan.data_bytes(model, order[:n]) for n in range(model.n_layers + 1)]
     assert made == sorted(made, reverse=True)
 
 

@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luq_gguf import artefacts, json_input, run_folder
-from luq_gguf.errors import GGUFFileError, LuqError
-from luq_gguf.hf import calibration, checkpoint
-from luq_gguf.llamacpp import gguf_files, gguf_header, imatrix_file
-from luq_gguf.values import Plan, Profile
+from luq_gguf.core import json_input
+from luq_gguf.core.errors import GGUFFileError, LuqError
+from luq_gguf.core.types import Plan, Profile
+from luq_gguf.hf import checkpoint, datasets
+from luq_gguf.llamacpp.gguf import imatrix, reader, validate
+from luq_gguf.run import folder, serialization
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
 keys = st.text(max_size=8) | st.sampled_from(
@@ -64,21 +65,21 @@ def spoilt(whole: bytes, spoil) -> bytes:
 
 @given(st.binary(max_size=400))
 def test_any_bytes_behind_the_magic(content):
-    assert is_sound(attempt("a.gguf", b"GGUF\3\0\0\0" + content, gguf_files.read))
+    assert is_sound(attempt("a.gguf", b"GGUF\3\0\0\0" + content, reader.read))
 
 
 @settings(max_examples=300)
 @given(changes)
 def test_a_gguf_with_some_bytes_changed(spoil):
-    assert is_sound(attempt("a.gguf", spoilt(hostile.WHOLE, spoil), gguf_files.read))
-    assert is_sound_importance(attempt("imatrix.gguf", spoilt(hostile.imatrix(), spoil), imatrix_file.read))
+    assert is_sound(attempt("a.gguf", spoilt(hostile.WHOLE, spoil), reader.read))
+    assert is_sound_importance(attempt("imatrix.gguf", spoilt(hostile.imatrix(), spoil), imatrix.read))
 
 
 @settings(max_examples=300)
 @given(st.integers(8, len(hostile.WHOLE) - 8), numbers)
 def test_a_gguf_with_a_large_number_anywhere(at, number):
     content = hostile.WHOLE[:at] + struct.pack("<Q", number) + hostile.WHOLE[at + 8 :]
-    assert is_sound(attempt("a.gguf", content, gguf_files.read))
+    assert is_sound(attempt("a.gguf", content, reader.read))
 
 
 @given(st.lists(st.tuples(st.from_regex(r"[a-z]{1,9}", fullmatch=True), st.integers(1, 99)), unique_by=lambda t: t[0]))
@@ -89,10 +90,10 @@ def test_a_right_gguf_is_taken_and_one_byte_less_is_not(tensors):
         at += -(-4 * n // 32) * 32
     end = at - (-4 * tensors[-1][1] % 32) if tensors else 0
     content = hostile.gguf((hostile.ARCH,), tuple(described), data=end)
-    gguf_header.check_bytes(content, "right")
+    validate.check_bytes(content, "right")
     if tensors:
         with pytest.raises(GGUFFileError):
-            gguf_header.check_bytes(content[:-1], "cut")
+            validate.check_bytes(content[:-1], "cut")
 
 
 @given(st.binary(max_size=200))
@@ -108,11 +109,11 @@ def test_any_bytes_as_json(content):
 @given(values)
 def test_any_json_as_any_file(value):
     content = json.dumps(value).encode()
-    assert isinstance(attempt("plan.json", content, artefacts.read_plan), Plan | LuqError)
-    assert isinstance(attempt("profile.json", content, artefacts.read_profile), Profile | LuqError)
-    done = attempt("run.json", content, lambda path: run_folder.RunFolder(path.parent).is_done("plan", "a"))
+    assert isinstance(attempt("plan.json", content, serialization.read_plan), Plan | LuqError)
+    assert isinstance(attempt("profile.json", content, serialization.read_profile), Profile | LuqError)
+    done = attempt("run.json", content, lambda path: folder.RunFolder(path.parent).is_done("plan", "a"))
     assert done is False or isinstance(done, LuqError)
-    read = attempt("a.jsonl", content + b"\n", lambda path: list(calibration.read_jsonl(path)))
+    read = attempt("a.jsonl", content + b"\n", lambda path: list(datasets.read_jsonl(path)))
     assert isinstance(read, LuqError) or all(isinstance(one.prompt, str) for one in read)
     shapes = attempt("a.safetensors", hostile.safetensors(content), checkpoint.safetensors_shapes)
     assert shapes == {} or isinstance(shapes, LuqError), "there is no data behind the header"
@@ -122,13 +123,15 @@ def test_any_json_as_any_file(value):
 
 @given(st.dictionaries(st.sampled_from([*json.loads(hostile.PLAN)]), values))
 def test_a_plan_with_other_values(value):
-    found = attempt("plan.json", json.dumps(json.loads(hostile.PLAN) | value).encode(), artefacts.read_plan)
+    found = attempt("plan.json", json.dumps(json.loads(hostile.PLAN) | value).encode(), serialization.read_plan)
     assert isinstance(found, Plan | LuqError)
 
 
 @given(st.dictionaries(st.sampled_from([*json.loads(hostile.PROFILE)]), values))
 def test_a_profile_with_other_values(value):
-    found = attempt("profile.json", json.dumps(json.loads(hostile.PROFILE) | value).encode(), artefacts.read_profile)
+    found = attempt(
+        "profile.json", json.dumps(json.loads(hostile.PROFILE) | value).encode(), serialization.read_profile
+    )
     assert isinstance(found, Profile | LuqError)
 
 
@@ -144,7 +147,7 @@ def test_no_recorded_name_leads_outside(name):
     content = json.loads(hostile.RUN)
     content["stages"]["plan"]["outputs"] = {name: content["stages"]["plan"]["outputs"]["b"]}
     (FOLDER / "run.json").write_text(json.dumps(content))
-    run = run_folder.RunFolder(FOLDER)
+    run = folder.RunFolder(FOLDER)
     with contextlib.suppress(LuqError):
         for known in run.outputs("plan"):
             assert run.file(known).resolve().is_relative_to(FOLDER.resolve())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from luq_gguf.values import LayerEntropy, ModelTensors, TensorChoice
+from luq_gguf.core.types import LayerEntropy, ModelTensors, TensorChoice
 
 
 def entropies(*bits: float, spread: float = 0.0) -> tuple[LayerEntropy, ...]:

@@ -8,8 +8,8 @@ import json
 import sys
 from pathlib import Path
 
-from luq_gguf.errors import LuqError
-from luq_gguf.hub import access, publish
+from luq_gguf.core.errors import LuqError
+from luq_gguf.publishing import access, publish
 
 
 def main() -> None:

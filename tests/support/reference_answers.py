@@ -12,10 +12,11 @@ from PIL import Image
 
 
 def answers(folder: Path, questions: list[tuple[Path, str, str]], max_tokens: int = 4) -> list[str]:
-    from luq_gguf.hf import checkpoint, devices, reference
+    from luq_gguf.hf import checkpoint, devices
+    from luq_gguf.hf import model as hf_model
 
     opened = checkpoint.open_checkpoint(str(folder))
-    model, processor = reference.load_reference(opened, devices.choose_device("cpu", opened))
+    model, processor = hf_model.load_reference(opened, devices.choose_device("cpu", opened))
     tokenizer = processor.tokenizer
     tokenizer.padding_side = "left"
     said: list[str] = []

@@ -5,8 +5,8 @@ import json
 import pytest
 from PIL import Image
 
-from luq_gguf.errors import CalibrationError
-from luq_gguf.hf.calibration import FOLDER_PROMPT, read_calibration, read_questions, samples_from_rows
+from luq_gguf.core.errors import CalibrationError
+from luq_gguf.hf.datasets import FOLDER_PROMPT, read_calibration, read_questions, samples_from_rows
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from luq_gguf.errors import CheckpointError, DownloadError
+from luq_gguf.core.errors import CheckpointError, DownloadError
 from luq_gguf.hf.checkpoint import open_checkpoint, safetensors_shapes
 
 CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from luq_gguf import damage
-from luq_gguf.damage import Cell
+from luq_gguf.method import sensitivity
+from luq_gguf.method.sensitivity import Cell
 
 CELLS = [Cell(layer, part) for layer in range(6) for part in ("attn_v", "ffn_down")] + [Cell(None, "output")]
 
@@ -18,7 +18,7 @@ def known(rng):
 def test_enough_files_tell_every_sensitivity():
     rng = np.random.default_rng(0)
     true, errors = known(rng), np.exp(rng.normal(-3, 1.5, (80, len(CELLS))))
-    found = damage.fit(CELLS, errors, errors @ true, np.full(80, 0.01))
+    found = sensitivity.fit(CELLS, errors, errors @ true, np.full(80, 0.01))
     assert np.abs(np.log(found.values / true)).max() < 0.25
     fresh = np.exp(rng.normal(-3, 1.5, (20, len(CELLS))))
     for one in fresh:
@@ -32,7 +32,7 @@ def test_a_few_files_that_damage_one_part_or_layer_each_predict_others_within_th
     hits = [[c.part == part for c in CELLS] for part in ("attn_v", "ffn_down", "output")]
     hits += [[c.layer == layer for c in CELLS] for layer in range(6)]
     errors = np.array([np.where(hit, 0.1, base) for hit in hits])
-    found = damage.fit(CELLS, errors, errors @ true, np.full(len(errors), 0.1))
+    found = sensitivity.fit(CELLS, errors, errors @ true, np.full(len(errors), 0.1))
     off = []
     for one in np.exp(rng.normal(-3, 1, (200, len(CELLS)))):
         value, error = found.predict(one)
@@ -41,12 +41,14 @@ def test_a_few_files_that_damage_one_part_or_layer_each_predict_others_within_th
 
 
 def test_without_files_all_are_alike_and_every_file_narrows_the_doubt():
-    nothing = damage.fit(CELLS, np.empty((0, len(CELLS))), np.empty(0), np.empty(0))
+    nothing = sensitivity.fit(CELLS, np.empty((0, len(CELLS))), np.empty(0), np.empty(0))
     assert nothing.values == pytest.approx(np.ones(len(CELLS)))
     rng = np.random.default_rng(2)
     errors = np.exp(rng.normal(-3, 1, (12, len(CELLS))))
     measured = errors @ known(rng)
-    doubts = [np.trace(damage.fit(CELLS, errors[:n], measured[:n], np.full(n, 0.1)).covariance) for n in (1, 4, 12)]
+    doubts = [
+        np.trace(sensitivity.fit(CELLS, errors[:n], measured[:n], np.full(n, 0.1)).covariance) for n in (1, 4, 12)
+    ]
     assert doubts == sorted(doubts, reverse=True)
 
 
@@ -54,7 +56,7 @@ def test_a_divergence_of_nothing_and_errors_of_orders_of_magnitude_are_borne():
     rng = np.random.default_rng(3)
     errors = np.exp(rng.normal(-6, 4, (10, len(CELLS))))
     measured = np.concatenate([[0.0], errors[1:] @ known(rng)])
-    found = damage.fit(CELLS, errors, measured, np.full(10, 0.1))
+    found = sensitivity.fit(CELLS, errors, measured, np.full(10, 0.1))
     assert np.isfinite(found.values).all()
     assert np.isfinite(found.covariance).all()
     assert (found.drawn(rng) > 0).all()

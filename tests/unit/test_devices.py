@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from luq_gguf.errors import DeviceError, MemoryLimitError
+from luq_gguf.calibration.forward_pass import walk
+from luq_gguf.core.errors import DeviceError, MemoryLimitError
 from luq_gguf.hf import devices
-from luq_gguf.hf.calibration import read_calibration
 from luq_gguf.hf.checkpoint import open_checkpoint
+from luq_gguf.hf.datasets import read_calibration
 from luq_gguf.hf.devices import Facts
 from luq_gguf.hf.tensor_names import TensorNames
-from luq_gguf.hf.walk import walk
 
 GIB = 2**30
 SOUND = Facts("cuda", "cuda", available=True, count=1, free=24 * GIB)

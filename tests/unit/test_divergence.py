@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from luq_gguf.divergence import keep_top, kl_divergence, kl_from_top, same_top
+from luq_gguf.method.metrics.kld import keep_top, kl_divergence, kl_from_top, same_top
 
 
 def test_known_values():

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from luq_gguf.entropy import cluster_histogram, histogram_entropy, mean_and_spread
+from luq_gguf.method.entropy import cluster_histogram, histogram_entropy, mean_and_spread
 
 
 @pytest.mark.parametrize(

@@ -20,12 +20,14 @@ from PIL import Image
 from rich.console import Console
 
 import luq_gguf
-from luq_gguf import artefacts, bounds, images
-from luq_gguf.errors import CalibrationError, CheckpointError, GGUFFileError, LuqError, RunFolderError
-from luq_gguf.hf import calibration, checkpoint
-from luq_gguf.llamacpp import gguf_files, gguf_header, imatrix_file, prompt
-from luq_gguf.report import type_map
-from luq_gguf.run_folder import RunFolder
+from luq_gguf.core import images, sandbox_limits
+from luq_gguf.core.errors import CalibrationError, CheckpointError, GGUFFileError, LuqError, RunFolderError
+from luq_gguf.hf import checkpoint, datasets
+from luq_gguf.llamacpp.gguf import imatrix, reader, validate
+from luq_gguf.llamacpp.runtime import chat_template
+from luq_gguf.reporting import type_map
+from luq_gguf.run import serialization
+from luq_gguf.run.folder import RunFolder
 
 SECONDS = 30  # more than any of these may take: nearly all take milliseconds, the first imports transformers
 # Right in structure, odd in what they say: these are read.
@@ -49,25 +51,25 @@ def refusal(kind: type[LuqError], parse) -> LuqError:
 @pytest.mark.parametrize("name", sorted(set(hostile.gguf_files()) - READ))
 def test_a_bad_gguf_is_refused(tmp_path, name):
     (tmp_path / "a.gguf").write_bytes(hostile.gguf_files()[name])
-    assert "a.gguf" in refusal(GGUFFileError, lambda: gguf_files.read(tmp_path / "a.gguf")).message
-    assert "a.gguf" in refusal(GGUFFileError, lambda: imatrix_file.read(tmp_path / "a.gguf")).message
+    assert "a.gguf" in refusal(GGUFFileError, lambda: reader.read(tmp_path / "a.gguf")).message
+    assert "a.gguf" in refusal(GGUFFileError, lambda: imatrix.read(tmp_path / "a.gguf")).message
 
 
 @pytest.mark.parametrize("name", sorted(READ))
 def test_an_odd_gguf_is_shown(tmp_path, name):
     (tmp_path / "a.gguf").write_bytes(hostile.gguf_files()[name])
-    shown = type_map.TypeMap.of(gguf_files.read(tmp_path / "a.gguf"))
+    shown = type_map.TypeMap.of(reader.read(tmp_path / "a.gguf"))
     with (tmp_path / "out").open("w") as out:
         Console(file=out).print(type_map.table(shown))
     type_map.draw(shown, tmp_path / "a.png")
     assert json.dumps(shown.to_json())
-    refusal(GGUFFileError, lambda: imatrix_file.read(tmp_path / "a.gguf"))
+    refusal(GGUFFileError, lambda: imatrix.read(tmp_path / "a.gguf"))
 
 
 def test_every_cut_of_a_whole_gguf_is_refused(tmp_path):
-    gguf_header.check_bytes(hostile.WHOLE, "whole")
+    validate.check_bytes(hostile.WHOLE, "whole")
     for cut in range(len(hostile.WHOLE)):
-        refusal(GGUFFileError, lambda cut=cut: gguf_header.check_bytes(hostile.WHOLE[:cut], "cut"))
+        refusal(GGUFFileError, lambda cut=cut: validate.check_bytes(hostile.WHOLE[:cut], "cut"))
 
 
 def test_a_gguf_of_a_gigabyte_of_nothing_takes_no_memory(tmp_path):
@@ -75,7 +77,7 @@ def test_a_gguf_of_a_gigabyte_of_nothing_takes_no_memory(tmp_path):
     path.write_bytes(hostile.gguf((hostile.entry("k", hostile.ARRAY, hostile.array(0, 2**30)),), n_entries=1))
     os.truncate(path, 2**30 + 4096)
     tracemalloc.start()
-    refusal(GGUFFileError, lambda: gguf_files.read(path))
+    refusal(GGUFFileError, lambda: reader.read(path))
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
 
@@ -94,12 +96,12 @@ def test_a_gguf_of_a_gigabyte_of_nothing_takes_no_memory(tmp_path):
 )
 def test_an_imatrix_of_no_numbers_is_refused(tmp_path, content):
     (tmp_path / "a.gguf").write_bytes(content)
-    assert "a.gguf" in refusal(GGUFFileError, lambda: imatrix_file.read(tmp_path / "a.gguf")).message
+    assert "a.gguf" in refusal(GGUFFileError, lambda: imatrix.read(tmp_path / "a.gguf")).message
 
 
 def test_a_whole_imatrix_is_read(tmp_path):
     (tmp_path / "a.gguf").write_bytes(hostile.imatrix())
-    assert imatrix_file.read(tmp_path / "a.gguf").in_sum2["a"].tolist() == [[1.0] * 32]
+    assert imatrix.read(tmp_path / "a.gguf").in_sum2["a"].tolist() == [[1.0] * 32]
 
 
 @pytest.mark.parametrize("name", hostile.safetensors_files())
@@ -133,7 +135,7 @@ def test_a_claimed_shard_outside_is_not_opened(tmp_path, models, monkeypatch):
 @pytest.mark.parametrize("name", hostile.question_files())
 def test_bad_questions_are_refused(tmp_path, name):
     (tmp_path / "a.jsonl").write_bytes(hostile.question_files()[name])
-    told = refusal(CalibrationError, lambda: calibration.read_questions(str(tmp_path / "a.jsonl"), None, 0, tmp_path))
+    told = refusal(CalibrationError, lambda: datasets.read_questions(str(tmp_path / "a.jsonl"), None, 0, tmp_path))
     assert "a.jsonl" in told.message
 
 
@@ -202,7 +204,7 @@ def test_a_run_folders_files_are_in_it(tmp_path, name):
 def test_a_plan_with_one_wrong_value_is_read_or_refused(tmp_path, key, value):
     (tmp_path / "plan.json").write_text(json.dumps(json.loads(hostile.PLAN) | {key: value}))
     with contextlib.suppress(RunFolderError):
-        assert artefacts.plan_to_json(artefacts.read_plan(tmp_path / "plan.json"))
+        assert serialization.plan_to_json(serialization.read_plan(tmp_path / "plan.json"))
 
 
 @pytest.mark.parametrize(
@@ -216,10 +218,10 @@ def test_a_plan_with_one_wrong_value_is_read_or_refused(tmp_path, key, value):
     ],
 )
 def test_a_chat_template_ends(template, monkeypatch):
-    monkeypatch.setattr(bounds.bounded.__wrapped__, "__defaults__", (1.0, 2**28))
+    monkeypatch.setattr(sandbox_limits.bounded.__wrapped__, "__defaults__", (1.0, 2**28))
     started, limits = time.monotonic(), resource.getrlimit(resource.RLIMIT_AS)
     with pytest.raises(ValueError, match="cannot be rendered"):
-        prompt.render(template, "What is this?", None)
+        chat_template.render(template, "What is this?", None)
     assert time.monotonic() - started < SECONDS
     assert resource.getrlimit(resource.RLIMIT_AS) == limits
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
@@ -244,12 +246,12 @@ def test_a_chat_template_ends(template, monkeypatch):
 )
 def test_a_chat_template_cannot_leave_its_sandbox(template):
     with pytest.raises(ValueError, match="cannot be rendered"):
-        prompt.render(template, "What is this?", None)
+        chat_template.render(template, "What is this?", None)
 
 
 def test_tensors_are_read_alike_with_and_without_the_metadata(tmp_path):
     path = tmp_path / "whole.gguf"
     path.write_bytes(hostile.WHOLE)
-    whole, tensors = gguf_files.read(path), gguf_files.read_tensors(path)
+    whole, tensors = reader.read(path), reader.read_tensors(path)
     assert tensors.tensors == whole.tensors
     assert tensors.header_bytes == whole.header_bytes

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from luq_gguf.errors import GGUFFileError
-from luq_gguf.imatrix import mean_squares, merge
-from luq_gguf.llamacpp import imatrix_file
-from luq_gguf.values import ImportanceMatrix
+from luq_gguf.core.errors import GGUFFileError
+from luq_gguf.core.types import ImportanceMatrix
+from luq_gguf.llamacpp.gguf import imatrix
+from luq_gguf.method.importance import mean_squares, merge
 
 
 def matrix(sums, counts, n_samples=1):
@@ -39,14 +39,14 @@ def test_parts_of_different_models_do_not_add_up():
     ("sums", "counts"), [([[1.5, 0.25, 3.0]], [7]), ([[1.5, 0.25, 3.0], [0.0, 0.0, 0.0], [2.0, 4.0, 8.0]], [7, 0, 9])]
 )
 def test_a_written_file_reads_back(tmp_path, sums, counts):
-    imatrix_file.write(tmp_path / "imatrix.gguf", matrix({"x": sums}, {"x": counts}, 4), ["set"], 512)
-    again = imatrix_file.read(tmp_path / "imatrix.gguf")
+    imatrix.write(tmp_path / "imatrix.gguf", matrix({"x": sums}, {"x": counts}, 4), ["set"], 512)
+    again = imatrix.read(tmp_path / "imatrix.gguf")
     assert again.in_sum2["x"].tolist() == sums
     assert again.counts["x"].tolist() == counts
     assert again.n_samples == 4
 
 
 def test_another_gguf_file_is_no_importance_matrix(tmp_path):
-    imatrix_file.write(tmp_path / "empty.gguf", matrix({}, {}), [], 512)
+    imatrix.write(tmp_path / "empty.gguf", matrix({}, {}), [], 512)
     with pytest.raises(GGUFFileError, match="no importance matrix"):
-        imatrix_file.read(tmp_path / "empty.gguf")
+        imatrix.read(tmp_path / "empty.gguf")

@@ -5,7 +5,7 @@ import sys
 
 PROGRAM = """
 import os, signal
-from luq_gguf import interrupts
+from luq_gguf.core import interrupts
 interrupts.install()
 class Dropping:
     def __del__(self):
@@ -28,14 +28,14 @@ def test_a_signal_dropped_in_a_destructor_is_remembered():
 
 
 def test_other_dropped_exceptions_are_still_told():
-    program = "from luq_gguf import interrupts\ninterrupts.install()\n"
+    program = "from luq_gguf.core import interrupts\ninterrupts.install()\n"
     program += "class Wrong:\n    def __del__(self):\n        raise ValueError('a defect')\nWrong()\n"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert "ValueError: a defect" in done.stderr
 
 
 def test_nothing_happens_without_a_signal():
-    from luq_gguf import interrupts
+    from luq_gguf.core import interrupts
 
     assert interrupts.check() is None
 

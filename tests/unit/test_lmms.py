@@ -2,8 +2,9 @@
 
 import pytest
 
-from luq_gguf import benchmarks, lmms
-from luq_gguf.errors import BenchmarkError, EvaluationError
+from luq_gguf.core.errors import BenchmarkError, EvaluationError
+from luq_gguf.evaluation.benchmarks import lmms_eval
+from luq_gguf.evaluation.benchmarks import run as benchmarks
 
 
 def test_paper_means_all_nine_and_nothing_is_asked_twice():
@@ -53,7 +54,7 @@ def test_results_to_metrics():
         "n-samples": {"mme": {"original": 2374, "effective": 20}},
         "versions": {"mme": 0.0},
     }
-    assert lmms.read(results) == {
+    assert lmms_eval.read(results) == {
         "mme": {
             "metrics": {
                 "mme_perception_score": {"value": 1500.5, "stderr": None},
@@ -69,23 +70,23 @@ def test_results_to_metrics():
 def test_a_task_is_known_by_its_definition(tmp_path):
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "one.yaml").write_text('task: "one"\ntag:\n  - some\n')
-    assert lmms.knows("one", tmp_path)
-    assert lmms.knows("some", tmp_path)
-    assert not lmms.knows("on", tmp_path)
+    assert lmms_eval.knows("one", tmp_path)
+    assert lmms_eval.knows("some", tmp_path)
+    assert not lmms_eval.knows("on", tmp_path)
 
 
 def test_failed_requests_say_what_to_do():
     said = "Error code: 400 - request (5000 tokens) exceeds the available context size (4096 tokens), try increasing it"
-    error = lmms._unanswered("docvqa_val", said)
+    error = lmms_eval._unanswered("docvqa_val", said)
     assert isinstance(error, EvaluationError)
     assert error.message == "A question of docvqa_val has 5000 tokens, more than the context of 4096."
     assert error.hint == "Add --ctx 7168 or more."
-    assert isinstance(lmms._unanswered("docvqa_val", "Connection error."), BenchmarkError)
+    assert isinstance(lmms_eval._unanswered("docvqa_val", "Connection error."), BenchmarkError)
 
 
 def test_last_words_are_the_error_without_colours():
     said = (
         "Traceback\n  a\n\x1b[31mError during evaluation: no such data. Please set `--verbosity=DEBUG` to see\x1b[0m\n"
     )
-    assert lmms._last_words(said) == "no such data"
-    assert lmms._last_words("a\n\nb\n") == "a\nb"
+    assert lmms_eval._last_words(said) == "no such data"
+    assert lmms_eval._last_words("a\n\nb\n") == "a\nb"

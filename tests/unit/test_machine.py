@@ -2,7 +2,7 @@ import subprocess
 import sys
 import time
 
-from luq_gguf import machine
+from luq_gguf.core import machine
 
 
 def test_the_peak_is_that_of_the_program_and_not_of_what_started_it():

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from luq_gguf import machine
-from luq_gguf.door import Listener, check_memory
-from luq_gguf.errors import MemoryLimitError
+from luq_gguf.calibration.distributed import Launch
+from luq_gguf.core import machine
+from luq_gguf.core.errors import MemoryLimitError
 from luq_gguf.hf import footprint
 from luq_gguf.hf.checkpoint import open_checkpoint
-from luq_gguf.planner import format_size
-from luq_gguf.ranks import Launch
+from luq_gguf.method.two_type_plan import format_size
+from luq_gguf.run.preflight import Listener, check_memory
 
 MIB = 2**20
 

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from luq_gguf import sharding
-from luq_gguf.errors import RankError, ShardError
-from luq_gguf.hf import merging, shard_files
+from luq_gguf.calibration import distributed_pass, merge
+from luq_gguf.calibration import shards as shard_files
+from luq_gguf.calibration.forward_pass import Walked
+from luq_gguf.calibration.reservoir import Reservoir
+from luq_gguf.core.errors import RankError, ShardError
+from luq_gguf.core.types import CalibrationSet, ImportanceMatrix, Share
 from luq_gguf.hf.checkpoint import Checkpoint
-from luq_gguf.hf.reservoir import Reservoir
-from luq_gguf.hf.walk import Walked
-from luq_gguf.run_folder import RunFolder
-from luq_gguf.values import CalibrationSet, ImportanceMatrix, Share
+from luq_gguf.run.folder import RunFolder
 
 WIDTH, LAYERS, CAPACITY = 3, 2, 16
 BATCHES = [(True, (0, 1), (5, 4)), (True, (2,), (6,)), (False, (3, 4), (9, 2)), (False, (5,), (7,))]
@@ -59,8 +59,8 @@ def shards(folders):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_merged_vectors_are_a_single_process_vectors(tmp_path, dtype):
     parts = [shard_files.read(make_shard(tmp_path / f"{i}", Share(i, 3), dtype)) for i in range(3)]
-    alone = merging.MergedVectors([shard_files.read(make_shard(tmp_path / "alone", Share(), dtype))])
-    merged = merging.MergedVectors(merging.check(parts[::-1]))
+    alone = merge.MergedVectors([shard_files.read(make_shard(tmp_path / "alone", Share(), dtype))])
+    merged = merge.MergedVectors(merge.check(parts[::-1]))
     for group in ("all", "multimodal", "text"):
         for layer in range(LAYERS):
             np.testing.assert_array_equal(merged.vectors(group, layer), alone.vectors(group, layer))
@@ -69,20 +69,20 @@ def test_merged_vectors_are_a_single_process_vectors(tmp_path, dtype):
 
 
 def test_sums_and_counts_add_up(shards):
-    passed = merging.passed(merging.check(shards))
+    passed = merge.passed(merge.check(shards))
     assert passed.matrix.counts["x"].tolist() == [33]
     assert passed.matrix.in_sum2["x"].tolist() == [[33.0, 33.0]]
 
 
 def test_a_missing_shard_is_named(folders, tmp_path):
     with pytest.raises(ShardError, match=r"Of 3 shards 2 are missing: 0/3, 2/3"):
-        sharding.merge([folders[1]], tmp_path / "out")
+        distributed_pass.merge([folders[1]], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_shard_given_twice_is_named(folders, tmp_path):
     with pytest.raises(ShardError, match=r"Shard 1/3 is given more than once: \S+shard-1 and \S+shard-1"):
-        sharding.merge([*folders, folders[1]], tmp_path / "out")
+        distributed_pass.merge([*folders, folders[1]], tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -100,31 +100,31 @@ def test_a_shard_given_twice_is_named(folders, tmp_path):
 def test_shards_of_different_passes_are_refused(shards, change, told):
     other = replace(shards[1], facts=change(shards[1].facts))
     with pytest.raises(ShardError, match=told):
-        merging.check([shards[0], other, shards[2]])
+        merge.check([shards[0], other, shards[2]])
 
 
 def test_shards_of_other_weights_are_refused(shards):
     other = replace(shards[1], energies={"x": np.array([1.0, 2.001])})
     with pytest.raises(ShardError, match="are of different weights"):
-        merging.check([shards[0], other, shards[2]])
+        merge.check([shards[0], other, shards[2]])
 
 
 def test_shards_of_another_division_are_refused(shards, tmp_path):
     half = shard_files.read(make_shard(tmp_path / "half", Share(1, 2)))
     with pytest.raises(ShardError, match="number of shards: 0/3 and 1/2"):
-        merging.check([shards[0], half])
+        merge.check([shards[0], half])
 
 
 def test_shards_that_batched_the_samples_differently_are_refused(shards):
     with pytest.raises(ShardError, match="do not add up to the whole set"):
-        merging.check([shards[0], replace(shards[1], seen=shards[2].seen), shards[2]])
+        merge.check([shards[0], replace(shards[1], seen=shards[2].seen), shards[2]])
 
 
 def test_a_token_that_no_shard_kept_is_refused(shards):
     short = {name: keys[:0] for name, keys in shards[2].keys.items()}
     cut = {name: samples[:0] for name, samples in shards[2].samples.items()}
     with pytest.raises(ShardError, match="kept by no shard"):
-        merging.passed([*shards[:2], replace(shards[2], keys=short, samples=cut)])
+        merge.passed([*shards[:2], replace(shards[2], keys=short, samples=cut)])
 
 
 @pytest.mark.parametrize("name", ["shard.json", "shard.safetensors", "vectors-001.safetensors"])
@@ -137,17 +137,17 @@ def test_a_damaged_file_is_named(folders, tmp_path, name, damage):
         content[-2] ^= 1
         path.write_bytes(content)
     with pytest.raises(ShardError, match=f"{name} is missing or damaged"):
-        sharding.merge(folders, tmp_path / "out")
+        distributed_pass.merge(folders, tmp_path / "out")
 
 
 def test_files_that_are_no_shard_are_refused_in_a_sentence(folders, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ShardError, match="is no shard"):
-        sharding.merge([*folders[:2], tmp_path / "empty"], tmp_path / "out")
+        distributed_pass.merge([*folders[:2], tmp_path / "empty"], tmp_path / "out")
     with RunFolder(folders[2]) as run:
         run.forget("shard")
     with pytest.raises(ShardError, match="holds no finished shard"):
-        sharding.merge(folders, tmp_path / "out")
+        distributed_pass.merge(folders, tmp_path / "out")
     facts = json.loads((folders[1] / "shard.json").read_text())
     (folders[1] / "shard.json").write_text(json.dumps(facts | {"version": 99}))
     with pytest.raises(ShardError, match="another version"):
@@ -160,10 +160,10 @@ def test_files_that_are_no_shard_are_refused_in_a_sentence(folders, tmp_path):
 
 def test_a_shard_is_not_merged_into_itself(folders):
     with pytest.raises(ShardError, match="is one of the shards"):
-        sharding.merge(folders, folders[0])
+        distributed_pass.merge(folders, folders[0])
 
 
 def test_a_rank_whose_shard_cannot_be_seen_is_named(folders, tmp_path):
-    sharding._check_seen(folders)
+    distributed_pass._check_seen(folders)
     with pytest.raises(RankError, match="Rank 3 has finished, and its shard is not in"):
-        sharding._check_seen([*folders, tmp_path / "elsewhere"])
+        distributed_pass._check_seen([*folders, tmp_path / "elsewhere"])

@@ -1,9 +1,9 @@
 import pytest
 from builders import model
 
-from luq_gguf.errors import BudgetError
-from luq_gguf.planner import format_size, make_plan
-from luq_gguf.values import Budget
+from luq_gguf.core.errors import BudgetError
+from luq_gguf.core.types import Budget
+from luq_gguf.method.two_type_plan import format_size, make_plan
 
 ORDER = (2, 0, 3, 1)
 

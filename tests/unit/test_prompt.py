@@ -1,6 +1,6 @@
 import pytest
 
-from luq_gguf.llamacpp.prompt import render
+from luq_gguf.llamacpp.runtime.chat_template import render
 
 QWEN = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for c in m['content'] %}{% if c['type'] == 'image' %}"

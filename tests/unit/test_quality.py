@@ -1,8 +1,8 @@
 import pytest
 
-from luq_gguf.errors import BudgetError
-from luq_gguf.quality import most_low_layers
-from luq_gguf.values import Budget
+from luq_gguf.core.errors import BudgetError
+from luq_gguf.core.types import Budget
+from luq_gguf.method.quality_bound import most_low_layers
 
 
 def search(budget, figures):

@@ -1,7 +1,7 @@
 import pytest
 from builders import entropies
 
-from luq_gguf.ranking import agreement, near_ties, rank, rank_by, unsettled
+from luq_gguf.method.ranking import agreement, near_ties, rank, rank_by, unsettled
 
 
 def test_lowest_entropy_comes_first_and_ties_go_by_depth():

@@ -1,5 +1,5 @@
-from luq_gguf.report import figures
-from luq_gguf.report.page import Section, benchmarks_section, render
+from luq_gguf.reporting import figures
+from luq_gguf.reporting.page import Section, benchmarks_section, render
 
 
 def test_names_from_elsewhere_are_escaped():

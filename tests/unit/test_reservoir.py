@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from luq_gguf.hf.reservoir import Reservoir
+from luq_gguf.calibration.reservoir import Reservoir
 
 WIDTH, LAYERS = 3, 2
 

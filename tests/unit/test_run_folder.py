@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from luq_gguf.errors import InputError, RunFolderError
-from luq_gguf.run_folder import RunFolder, hash_of
+from luq_gguf.core.errors import InputError, RunFolderError
+from luq_gguf.run.folder import RunFolder, hash_of
 
 
 def stage(run, key, content="x"):

@@ -5,10 +5,10 @@ import itertools
 import numpy as np
 import pytest
 
-from luq_gguf import allocation, greedy, searching
-from luq_gguf.damage import Cell
-from luq_gguf.errors import BudgetError
-from luq_gguf.searching import Limits, Space
+from luq_gguf.core.errors import BudgetError
+from luq_gguf.method import greedy, knapsack, mixed_precision
+from luq_gguf.method.mixed_precision import Limits, Space
+from luq_gguf.method.sensitivity import Cell
 
 N_LAYERS, ERRORS, SIZES = 6, np.array([0.5, 0.1, 0.02, 0.004]), np.array([28, 42, 72, 105])
 
@@ -44,8 +44,8 @@ def damage_of(space, true, compound=0.0):
 def test_a_sum_is_searched_to_near_the_best_there_is(seed):
     space, true = make_space(), sensitivities(seed)
     most = 1000 + 64 * 13 * 60
-    best = allocation.solve(space.costs(true), space.options, most)
-    found = searching.search(space, Limits(most), damage_of(space, true), seed=seed)
+    best = knapsack.solve(space.costs(true), space.options, most)
+    found = mixed_precision.search(space, Limits(most), damage_of(space, true), seed=seed)
     assert space.file_bytes(found.types) <= most
     assert found.kld == pytest.approx(damage_of(space, true)(found.types))
     assert found.kld <= 1.2 * best.cost  # no matrix is measured alone
@@ -64,18 +64,18 @@ def test_what_it_begins_with_is_never_beaten_by_its_end_and_nothing_is_measured_
 
     starts = [(0,) * 12 + (3,), (1,) * 12 + (3,), (2,) * 13]
     most = max(space.file_bytes(types) for types in starts[:2])
-    found = searching.search(space, Limits(most), measure, starts)
+    found = mixed_precision.search(space, Limits(most), measure, starts)
     assert found.kld <= min(kld(types) for types in starts if space.file_bytes(types) <= most)
-    assert len(seen) == len(set(seen)) <= searching.most_files(space, most, 16, len(starts))
+    assert len(seen) == len(set(seen)) <= mixed_precision.most_files(space, most, 16, len(starts))
     assert found.measured[found.types] == min(v for t, v in found.measured.items() if space.file_bytes(t) <= most)
 
 
 def test_the_same_seed_searches_the_same_and_a_search_that_must_end_has_a_result():
     space, true = make_space(), sensitivities(1)
     most = 1000 + 64 * 13 * 50
-    one, other = (searching.search(space, Limits(most), damage_of(space, true), seed=3) for _ in range(2))
+    one, other = (mixed_precision.search(space, Limits(most), damage_of(space, true), seed=3) for _ in range(2))
     assert list(one.measured) == list(other.measured)
-    short = searching.search(space, Limits(most, enough=lambda: True), damage_of(space, true))
+    short = mixed_precision.search(space, Limits(most, enough=lambda: True), damage_of(space, true))
     assert len(short.measured) <= 2
     assert space.file_bytes(short.types) <= most
 
@@ -87,8 +87,8 @@ def test_no_room_is_told_before_anything_is_measured():
         raise AssertionError("measured")
 
     with pytest.raises(BudgetError):
-        searching.search(space, Limits(1000 + 64 * 13 * 28 - 1), measure)
-    smallest = allocation.smallest_bytes(space.options)
+        mixed_precision.search(space, Limits(1000 + 64 * 13 * 28 - 1), measure)
+    smallest = knapsack.smallest_bytes(space.options)
     assert smallest == 1000 + 64 * 13 * 28
 
 
@@ -96,7 +96,7 @@ def test_a_bound_on_speed_holds_for_swaps_too():
     seconds = np.tile([4.0, 1.0, 2.0, 3.0], (13, 1)) / 1000
     space, true = make_space(seconds=seconds), sensitivities(2)
     limits = Limits(1000 + 64 * 13 * 60, seconds=0.020)
-    found = searching.search(space, limits, damage_of(space, true))
+    found = mixed_precision.search(space, limits, damage_of(space, true))
     assert space.token_seconds(found.types) <= 0.020
     assert limits.met(space, found.types)
 
@@ -140,7 +140,7 @@ def test_options_that_change_nothing_do_not_hide_those_that_do():
             for values in (plain.errors, plain.n_bytes, plain.same)]  # fmt: skip
     space = Space(plain.cells, plain.cell, plain.group, *wide, (0, 1, 2, 3), 1000)
     true, limits = sensitivities(5), Limits(1000 + 64 * 13 * 60)
-    one, other = (searching.search(s, limits, damage_of(s, true)) for s in (plain, space))
+    one, other = (mixed_precision.search(s, limits, damage_of(s, true)) for s in (plain, space))
     assert other.n_swaps > 0
     assert other.kld == pytest.approx(one.kld, rel=0.05)
 
@@ -148,7 +148,7 @@ def test_options_that_change_nothing_do_not_hide_those_that_do():
 def test_a_single_type_leaves_nothing_to_search():
     wide = make_space()
     one = Space(wide.cells, wide.cell, wide.group, wide.errors[:, :1], wide.n_bytes[:, :1], wide.same[:, :1], (0,), 0)
-    found = searching.search(one, Limits(10**9), damage_of(one, sensitivities(0)))
+    found = mixed_precision.search(one, Limits(10**9), damage_of(one, sensitivities(0)))
     assert found.types == (0,) * 13
     assert len(found.measured) == 1
     assert found.n_swaps == 0

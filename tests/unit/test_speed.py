@@ -3,10 +3,10 @@
 import pytest
 from builders import model
 
-from luq_gguf.errors import BudgetError
-from luq_gguf.planner import make_plan, tensor_types
-from luq_gguf.speed import SpeedTable, TypeRate, predict, smallest_faster, types_of
-from luq_gguf.values import Budget
+from luq_gguf.core.errors import BudgetError
+from luq_gguf.core.types import Budget
+from luq_gguf.method.speed_model import SpeedTable, TypeRate, predict, smallest_faster, types_of
+from luq_gguf.method.two_type_plan import make_plan, tensor_types
 
 TABLE = SpeedTable(
     {"Q4_K": TypeRate(2048e3, 2048e4), "IQ1_M": TypeRate(1024e3, 4096e4), "Q2_K": TypeRate(4096e3, 2048e4)},

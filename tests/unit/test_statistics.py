@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from luq_gguf.statistics import (
+from luq_gguf.method.metrics.intervals import (
     accuracy,
     bootstrap,
     format_ratio,

@@ -1,7 +1,7 @@
 import pytest
 
-from luq_gguf.errors import InputError
-from luq_gguf.tensor_types import differences, from_text, layer_of, to_text
+from luq_gguf.core.errors import InputError
+from luq_gguf.method.tensor_types import differences, from_text, layer_of, to_text
 
 
 def test_every_tensor_has_an_anchored_escaped_pattern():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from luq_gguf import vqa
+from luq_gguf.method.metrics import vqa
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,259 @@
+"""How fast files run on this CPU: llama-bench for text, libmtmd for a whole answer about an image.
+
+One file is loaded at a time. Files take turns, repetition by repetition and each round from another one on, so that
+whatever slows the machine meanwhile hits all of them alike; ratios are of the same repetition.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from luq_gguf.core import machine
+from luq_gguf.core.errors import EvaluationError
+from luq_gguf.llamacpp import llama_bench, tools
+from luq_gguf.llamacpp.gguf import reader
+from luq_gguf.llamacpp.runtime.client import Runner
+from luq_gguf.llamacpp.tools import LlamaCpp
+from luq_gguf.method.metrics import intervals
+from luq_gguf.method.two_type_plan import format_size
+from luq_gguf.run.preflight import Listener
+
+BUSY = 0.1  # a share of all cores' time that others take and that is worth telling
+HEADROOM = 400 * 2**20  # context, compute buffers and the program itself, beside the weights
+IMAGE_ROUNDS = 3
+IMAGE_PROMPT = "Describe this image in detail."
+
+
+@dataclass(frozen=True)
+class BenchRequest:
+    """What is measured of each file."""
+
+    threads: tuple[int, ...]
+    prompts: tuple[int, ...] = (64, 256)
+    n_generate: int = 32
+    repetitions: int = 10
+    image: Path | None = None
+    allow_swap: bool = False
+    kernels: bool = False
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A file that is compared, and the vision half it is run with, if any. `sha256` of one that will be kept;
+    `kernels`, the plugin that llama.cpp loads with it."""
+
+    path: Path
+    n_bytes: int
+    bpw: float
+    types: frozenset[str]
+    mmproj: Path | None = None
+    fits: bool = True
+    sha256: str | None = None
+    kernels: Path | None = None
+
+
+@dataclass
+class _Measured:
+    """Samples so far, by (threads, prompt, generated); of an image, by what was timed."""
+
+    tps: dict[tuple[int, int, int], list[float]] = field(default_factory=dict)
+    image: dict[str, list[float]] = field(default_factory=dict)
+    peak_rss_bytes: int = 0
+    image_peak_rss_bytes: int = 0
+
+
+def make_arm(path: Path, mmproj: Path | None = None) -> Arm:
+    """Raises GGUFFileError where it is no readable GGUF, EvaluationError where it is no text model."""
+    info = reader.read(path)
+    if "token_embd.weight" not in info.types:
+        raise EvaluationError(f"{path.name} is no text model.", "Give the model's file, not its mmproj or imatrix.")
+    matrices = frozenset(tensor.type for tensor in info.tensors if len(tensor.shape) > 1)
+    return Arm(path, info.n_bytes, info.bpw, matrices, mmproj)
+
+
+def find_baseline(arms: Sequence[Arm]) -> Arm | None:
+    """The only file of stock Q4_K_M: what its name says and its types allow. None where there is none, or several."""
+    stock = {"Q4_K", "Q6_K", "Q5_0", "Q8_0", "F32", "F16"}
+    found = [arm for arm in arms if "Q4_K_M" in arm.path.name and arm.types <= stock and "-LUQ" not in arm.path.name]
+    return found[0] if len(found) == 1 else None
+
+
+def check_memory(arms: Sequence[Arm], allow_swap: bool) -> list[Arm]:
+    """The files, each with whether it fits in free memory. Raises EvaluationError naming one that does not."""
+    available, found = machine.available_bytes(), []
+    for arm in arms:
+        needed = arm.n_bytes + (arm.mmproj.stat().st_size if arm.mmproj else 0) + HEADROOM
+        fits = needed <= available
+        if not fits and not allow_swap:
+            raise EvaluationError(
+                f"{arm.path.name} needs about {format_size(needed)} of memory, and "
+                f"{format_size(available)} is free: its speed would be the disk's.",
+                "Close other programs, leave the file out, or add --allow-swap to measure it all the same.",
+            )
+        found.append(replace(arm, fits=fits))
+    return found
+
+
+def bench(
+    arms: Sequence[Arm],
+    baseline: Arm | None,
+    request: BenchRequest,
+    save: Callable[[dict[str, Any]], None],
+    listener: Listener,
+    conditions: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Measure all files; `save` is given what is known after every repetition of every file."""
+    llama = tools.find()
+    arms = check_memory(arms, request.allow_swap)
+    busy = machine.busy_share()
+    if busy > BUSY:
+        listener.say(f"other programs use {busy:.0%} of this machine now: the figures will be lower and less certain")
+    measured = [_Measured() for _ in arms]
+    others: list[float] = []
+    content: dict[str, Any] = {"machine": _machine(busy), "conditions": _conditions(request, conditions), "rows": []}
+
+    def keep() -> None:
+        content["machine"]["others_share_during"] = max(others, default=0.0)
+        content["rows"] = _rows(arms, measured, baseline, request)
+        save(content)
+
+    total = request.repetitions * len(arms)
+    listener.progress("runs of llama-bench", 0, total)
+    for done in range(total):
+        number = (done + done // len(arms)) % len(arms)
+        others.append(_run(llama, arms[number], measured[number], request, content))
+        keep()
+        listener.progress("runs of llama-bench", done + 1, total)
+    if request.image or any(arm.mmproj for arm in arms):
+        _bench_images(arms, measured, request, keep, listener)
+    if max(others) > BUSY >= busy:
+        told = f"other programs used up to {max(others):.0%} of this machine meanwhile"
+        listener.say(f"{told}: measure again when it rests")
+    return content
+
+
+def _run(llama: LlamaCpp, arm: Arm, held: _Measured, request: BenchRequest, content: dict[str, Any]) -> float:
+    found = llama_bench.run(
+        llama,
+        arm.path,
+        threads=request.threads,
+        prompts=request.prompts,
+        n_generate=request.n_generate,
+        kernels=arm.kernels,
+    )
+    for key, samples in found.tps.items():
+        held.tps.setdefault(key, []).extend(samples)
+    held.peak_rss_bytes = max(held.peak_rss_bytes, found.peak_rss_bytes)
+    if not arm.kernels:
+        content["machine"] |= {"llama_cpp_commit": found.build["build_commit"], "backends": found.build["backends"]}
+    return found.others_share
+
+
+def _bench_images(
+    arms: Sequence[Arm],
+    measured: Sequence[_Measured],
+    request: BenchRequest,
+    keep: Callable[[], None],
+    listener: Listener,
+) -> None:
+    """Time whole answers about one image, the same for all files."""
+    rounds = min(IMAGE_ROUNDS, request.repetitions)
+    chosen = [(arm, held) for arm, held in zip(arms, measured, strict=True) if arm.mmproj]
+    with tempfile.TemporaryDirectory() as folder:
+        image = request.image or _made_image(Path(folder))
+        for done in range(rounds * len(chosen)):
+            arm, held = chosen[(done + done // len(chosen)) % len(chosen)]
+            with Runner(arm.path, arm.mmproj, threads=max(request.threads), kernels=arm.kernels) as runner:
+                watch = machine.PeakMemory(runner.pid)
+                try:
+                    runner.ask("Hello.", max_tokens=1)  # reads the weights once, as llama-bench's warm-up does
+                    timed = runner.time(IMAGE_PROMPT, image, max_tokens=request.n_generate)
+                finally:
+                    watch.stop()
+            for name, value in timed.items():
+                held.image.setdefault(name, []).append(float(value))
+            held.image_peak_rss_bytes = max(held.image_peak_rss_bytes, watch.n_bytes)
+            keep()
+            listener.progress("answers about an image", done + 1, rounds * len(chosen))
+
+
+def _made_image(folder: Path) -> Path:
+    """A picture of 448 x 448 pixels: what it shows does not matter to speed, its size does."""
+    from PIL import Image
+
+    ramp = np.linspace(0, 255, 448).astype(np.uint8)
+    pixels = np.stack([*np.meshgrid(ramp, ramp), np.full((448, 448), 128, np.uint8)], axis=-1)
+    Image.fromarray(pixels).save(folder / "picture.png")
+    return folder / "picture.png"
+
+
+def _machine(busy: float) -> dict[str, Any]:
+    pin = tools.pin()
+    told = {"package": f"{pin['package']} {pin['version']}", "flags": pin["cmake_args"]}
+    return machine.describe() | {"busy_share_before": busy, "build": told}
+
+
+def _conditions(request: BenchRequest, more: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {
+        "repetitions": request.repetitions,
+        "prompt_tokens": list(request.prompts),
+        "generated_tokens": request.n_generate,
+        "threads": list(request.threads),
+        "image": request.image.name if request.image else "made, 448 x 448",
+        "order": "files take turns, repetition by repetition",
+        "ratio": "geometric mean over repetitions; interval: 95%, of the same command run again",
+    } | dict(more or {})
+
+
+def _rows(
+    arms: Sequence[Arm], measured: Sequence[_Measured], baseline: Arm | None, request: BenchRequest
+) -> list[dict[str, Any]]:
+    """A row for every file and number of threads; what has not been measured yet is left out or null."""
+    at = next((i for i, arm in enumerate(arms) if baseline and arm.path == baseline.path), None)
+    rows = []
+    for arm, held in zip(arms, measured, strict=True):
+        for threads in request.threads:
+            decode = held.tps.get((threads, 0, request.n_generate))
+            if not decode:
+                continue
+            beside = measured[at].tps if at is not None else {}
+            prefill = {n: held.tps[threads, n, 0] for n in request.prompts if (threads, n, 0) in held.tps}
+            longest = max(prefill, default=None)
+            rows.append(
+                {
+                    "file": arm.path.name,
+                    "sha256": arm.sha256,
+                    "kernels": arm.kernels is not None,
+                    "n_bytes": arm.n_bytes,
+                    "bpw": arm.bpw,
+                    "threads": threads,
+                    "decode_tps": intervals.spread_of(decode),
+                    "prefill_tps": intervals.spread_of(prefill[longest]) if longest else None,
+                    "prefill": {str(n): intervals.spread_of(samples) for n, samples in prefill.items()},
+                    "decode_ratio": _ratio(beside.get((threads, 0, request.n_generate)), decode),
+                    "prefill_ratio": _ratio(beside.get((threads, longest, 0)), prefill[longest]) if longest else None,
+                    "peak_rss_bytes": held.peak_rss_bytes,
+                    "fits_memory": arm.fits,
+                    "image": _image_row(held) if held.image and threads == max(request.threads) else None,
+                }
+            )
+    return rows
+
+
+def _image_row(held: _Measured) -> dict[str, Any]:
+    spreads = {name: intervals.spread_of(values) for name, values in held.image.items()}
+    return spreads | {"peak_rss_bytes": held.image_peak_rss_bytes}
+
+
+def _ratio(one: Sequence[float] | None, other: Sequence[float]) -> dict[str, float | None] | None:
+    """Of the repetitions that both have."""
+    n = min(len(one), len(other)) if one else 0
+    if not one or n == 0:
+        return None
+    return intervals.paired_ratio(np.array(one[:n]), np.array(other[:n])).to_json()

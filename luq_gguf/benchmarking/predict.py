@@ -1,0 +1,119 @@
+"""What a plan will do on this machine, from measured rates of tensor types."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+from luq_gguf.benchmarking import type_benchmark
+from luq_gguf.benchmarking.type_benchmark import Geometry
+from luq_gguf.core import machine
+from luq_gguf.core.errors import BudgetError, LuqError
+from luq_gguf.core.types import ModelTensors, Plan, PredictedSpeed
+from luq_gguf.llamacpp.gguf import reader
+from luq_gguf.method import speed_model, two_type_plan
+from luq_gguf.method.speed_model import SpeedTable
+from luq_gguf.run.preflight import Door, Listener
+
+TERNARY = ("TQ1_0", "TQ2_0")  # fast, and made for models that were trained in three values: not to be advised to others
+WORTH_IT = 200_000_000  # weights: below, a model is fast anyway, and measuring would take longer than the plan
+
+
+class Predictor:
+    """Predicts the speed of choices of low layers of one model; measures what tensor types do as far as is unknown."""
+
+    def __init__(self, door: Door, threads: int | None, listener: Listener) -> None:
+        self._tensors, self._geometry = door.tensors, Geometry(door.source, door.tensors)
+        self._threads, self._listener = threads or machine.physical_cores(), listener
+        self._table = self._measured(speed_model.types_of(door.tensors))
+
+    def _measured(self, types: Sequence[str] | frozenset[str]) -> SpeedTable:
+        return type_benchmark.measured(self._geometry, self._threads, self._listener, sorted(types))
+
+    def decode_tps(self, low_layers: Sequence[int]) -> float:
+        return self._speed(low_layers).decode_tps
+
+    def _speed(self, low_layers: Sequence[int]) -> speed_model.Speed:
+        return self._speed_of(two_type_plan.tensor_types(self._tensors, low_layers))
+
+    def _speed_of(self, types: Mapping[str, str]) -> speed_model.Speed:
+        return speed_model.predict(self._table, self._tensors, types, self._geometry.active_experts)
+
+    def of(self, plan: Plan) -> PredictedSpeed:
+        """Of a plan, beside the file of its high ftype."""
+        self._table = self._measured(
+            speed_model.types_of(self._tensors) | speed_model.types_in(self._tensors, plan.tensor_types)
+        )
+        one, other = self._speed_of(plan.tensor_types), self._speed(())
+        high_type = _usual_type(self._tensors)
+        rates = self._table.rates
+        known = (
+            plan.ranking != "best" and plan.low in rates and high_type in rates
+        )  # rows may not fit the low type: then others stand for it
+        ratio = rates[plan.low].decode_wps / rates[high_type].decode_wps if known else 1.0
+        faster = self._smallest_faster(plan.low, high_type) if ratio < 1 else None
+        return PredictedSpeed(
+            one.decode_tps,
+            one.prefill_tps,
+            other.decode_tps,
+            other.prefill_tps,
+            self._threads,
+            self._table.n_prompt,
+            ratio,
+            high_type,
+            faster,
+            _bytes_with(self._tensors, plan, faster) if faster else None,
+        )
+
+    def _smallest_faster(self, low: str, high: str) -> str | None:
+        named = {*type_benchmark.CANDIDATES, low, high} - set(TERNARY)
+        bits = {kind: reader.bits_per_weight(kind) for kind in named}
+        try:
+            table = self._measured([kind for kind in named if bits[low] < bits[kind] < bits[high]])
+        except LuqError as error:  # hours of profiling are not lost for a hint
+            self._listener.say(f"other types could not be measured: {error.message}")
+            return None
+        return speed_model.smallest_faster(table, low, high, bits)
+
+
+def predictor(door: Door, wanted: bool, threads: int | None, listener: Listener) -> Predictor | None:
+    """None for a model so small that nobody asks, or that cannot be measured in parts, unless it is `wanted`.
+
+    Raises BudgetError where it is, and its speed cannot be predicted.
+    """
+    if not wanted and door.tensors.n_weights < WORTH_IT:
+        return None
+    try:
+        found = Predictor(door, threads, listener)
+        for low_layers in ((), range(door.tensors.n_layers)):
+            found.decode_tps(low_layers)
+    except (LuqError, KeyError) as error:
+        told = error.message if isinstance(error, LuqError) else f"the type {error} does not fit all its layers"
+        sentence = f"The speed of {door.checkpoint.name} cannot be predicted: {told.rstrip('.')}."
+        if wanted:
+            raise BudgetError(sentence, "Choose another budget than --target-tps.") from None
+        listener.say(sentence)
+        return None
+    return found
+
+
+def tps_of(found: Predictor | None) -> Callable[[Sequence[int]], float] | None:
+    return found.decode_tps if found else None
+
+
+def _usual_type(tensors: ModelTensors) -> str:
+    """The type that most weights of decoder layers have in the file of the high ftype."""
+    count: Counter[str] = Counter()
+    for choice in tensors.choices:
+        if choice.layer is not None:
+            count[choice.high_type] += choice.n_weights
+    return count.most_common(1)[0][0]
+
+
+def _bytes_with(tensors: ModelTensors, plan: Plan, kind: str) -> int:
+    """The file's size with another low type."""
+    low, n_bytes = set(plan.low_layers), plan.predicted_file_bytes
+    for choice in tensors.choices:
+        if choice.layer in low and choice.low_type == tensors.low:
+            n_bytes += reader.type_bytes(kind, choice.n_weights) - choice.low_bytes
+    return n_bytes

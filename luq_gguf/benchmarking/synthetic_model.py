@@ -1,0 +1,161 @@
+"""A model's geometry without its weights: a checkpoint of a config, a made tokenizer and a hole where weights would be.
+
+llama.cpp's converter walks through it as through the real one, so tensors, names and stock types are the real ones.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from luq_gguf.benchmarking.type_benchmark import Geometry
+from luq_gguf.core import json_input
+from luq_gguf.core.errors import CheckpointError
+from luq_gguf.hf import download
+from luq_gguf.llamacpp import converter, quantize
+from luq_gguf.llamacpp.gguf import header_only, reader
+from luq_gguf.llamacpp.tools import LlamaCpp
+from luq_gguf.method.tensor_types import layer_of
+
+_QWEN = {
+    "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+    "model_type": "qwen2_5_vl",
+    "rms_norm_eps": 1e-6,
+    "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+    "rope_theta": 1e6,
+    "max_position_embeddings": 128000,
+    "num_key_value_heads": 2,
+    "vision_config": {"model_type": "qwen2_5_vl", "depth": 1},
+}
+_LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 4096,
+    "vocab_size": 32064,
+}
+# The numbers are those of the models' published config.json; LLaVA-1.5's text half is a Llama.
+BUILT_IN: Mapping[str, dict[str, Any]] = {
+    "qwen2.5-vl-7b": _QWEN
+    | {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28}
+    | {"num_key_value_heads": 4, "vocab_size": 152064, "tie_word_embeddings": False},
+    "qwen2.5-vl-3b": _QWEN
+    | {"hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36, "num_attention_heads": 16}
+    | {"vocab_size": 151936, "tie_word_embeddings": True},
+    "llava-1.5-7b": _LLAMA
+    | {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
+    "llava-1.5-13b": _LLAMA
+    | {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40},
+}
+
+
+def outline(model: str, folder: Path, llama: LlamaCpp) -> reader.GGUFInfo:
+    """The skeleton of a built-in name, a folder with config.json, or a Hub id, of which only config.json is fetched.
+
+    `folder` receives the skeleton. Raises CheckpointError for a config that transformers or llama.cpp do not know.
+    """
+    config = _config(model)
+    made = folder / "checkpoint"
+    made.mkdir(parents=True)
+    shapes, config = _tensors(config, model)
+    (made / "config.json").write_text(json.dumps(config))
+    (made / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer"}))
+    (made / "tokenizer.model").write_bytes(_tokenizer())
+    sparse_safetensors(made / "model.safetensors", shapes)
+    tensors = converter.text_tensors(llama, made, folder / "text.gguf", model)
+    metadata = converter.metadata_only(llama, made, folder / "metadata.gguf", model)
+    shutil.rmtree(made)
+    return header_only.write(folder / "skeleton.gguf", metadata.path, tensors)
+
+
+def geometry(source: reader.GGUFInfo, llama: LlamaCpp, low: str, high: str) -> Geometry:
+    """A skeleton with both possible types of its tensors, all of which count as measured."""
+    n_layers = 1 + max(layer for t in source.tensors if (layer := layer_of(t.name)) is not None)
+    everything = {tensor.name for tensor in source.tensors}
+    known = reader.check_type(low, "--low"), quantize.check_ftype(llama, high)
+    return Geometry(source, quantize.model_tensors(llama, source, *known, n_layers=n_layers, measured=everything))
+
+
+def spread_layers(n_layers: int, count: int) -> tuple[int, ...]:
+    """Layers from front to back at even distances: without entropies one choice is as good as another, but the stock
+    mixtures give some depths more bits, and this takes its share of all."""
+    return tuple(i * n_layers // count for i in range(count))
+
+
+def _config(model: str) -> dict[str, Any]:
+    if model.lower() in BUILT_IN:
+        return BUILT_IN[model.lower()]
+    path = Path(model).expanduser() / "config.json"
+    if not path.is_file():
+        if Path(model).exists() or "/" not in model:
+            known = ", ".join(BUILT_IN)
+            raise CheckpointError(
+                f"{model} is no folder with a config.json, no Hub id, and no built-in name.", f"Built in: {known}."
+            )
+        path = download.fetch_config(model)
+    try:
+        return dict(json_input.read(path))
+    except (ValueError, TypeError):
+        raise CheckpointError(f"{path} is no valid JSON.", "Give a folder with a model's config.json.") from None
+
+
+def _tensors(config: dict[str, Any], model: str) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
+    """Names and shapes as transformers makes them, without memory for weights; and the config that they belong to.
+
+    Where transformers knows the text half as a model of its own, that is what is made.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+    try:
+        kind = str(config.get("model_type", ""))
+        whole = AutoConfig.for_model(kind, **{k: v for k, v in config.items() if k != "model_type"})
+        text = whole.get_text_config()
+        alone = type(text) in AutoModelForCausalLM._model_mapping
+        with torch.device("meta"):
+            made: Any = (AutoModelForCausalLM if alone else AutoModelForImageTextToText).from_config(
+                text if alone else whole
+            )
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(
+            f"transformers cannot make a model of {model}'s config.json: {str(error).splitlines()[0]}",
+            "Is it a vision-language or causal language model that this transformers knows?",
+        ) from None
+    ties = any(getattr(one, "tie_word_embeddings", False) for one in (made.config, made.config.get_text_config()))
+    tied = set(made._tied_weights_keys or ()) if ties else set()
+    shapes = {name: tuple(tensor.shape) for name, tensor in made.state_dict().items() if name not in tied}
+    described = made.config.to_dict() | {"architectures": [type(made).__name__]}
+    return shapes, described
+
+
+def _tokenizer() -> bytes:
+    """A SentencePiece model of a few tokens; the converter fills the vocabulary up to the config's size."""
+    import sentencepiece
+
+    made = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["speed and size are of a geometry alone"] * 10),
+        model_writer=made,
+        vocab_size=300,
+        model_type="bpe",
+        byte_fallback=True,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    return made.getvalue()
+
+
+def sparse_safetensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """A safetensors file of float16 tensors with these shapes and a hole for their data."""
+    header, at = {}, 0
+    for name, shape in shapes.items():
+        header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [at, at := at + 2 * math.prod(shape)]}
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + at)

@@ -1,0 +1,225 @@
+"""What each tensor type does on this CPU, in layers of a model's own shapes: measured by llama-bench, kept per machine.
+
+For every type a file of a few such layers is made, with a head of almost nothing; the files take turns.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from luq_gguf.core import machine
+from luq_gguf.core.errors import RunFolderError
+from luq_gguf.core.types import ModelTensors
+from luq_gguf.llamacpp import llama_bench, shape_file, tools
+from luq_gguf.llamacpp.gguf import reader
+from luq_gguf.method.speed_model import SpeedTable, TypeRate
+from luq_gguf.method.tensor_types import layer_of
+from luq_gguf.run import serialization
+from luq_gguf.run.folder import hash_of
+from luq_gguf.run.preflight import Listener
+
+CANDIDATES = (
+    "IQ1_S", "IQ1_M", "TQ1_0", "TQ2_0", "IQ2_XXS", "IQ2_XS", "IQ2_S", "Q2_K", "IQ3_XXS", "IQ3_S", "Q3_K", "IQ4_XS",
+    "Q4_0", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "F16",
+)  # fmt: skip
+ENOUGH_BYTES = 2**28  # of layers in Q4_K: more than CPUs keep in their caches
+PROMPT, GENERATE, ROUNDS = 64, 16, 2
+REPETITIONS = 8  # in one run: CPUs are a third faster for the first half second than they stay, so the last half counts
+VOCABULARY = 256
+HEAD_AND_EMBEDDING = ("output.weight", "token_embd.weight")
+BUSY = 0.2  # above this share of the machine used by others, figures are not kept
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A model's layers: its skeleton, and both possible types of all tensors."""
+
+    source: reader.GGUFInfo
+    tensors: ModelTensors
+
+    @property
+    def matrices(self) -> frozenset[str]:
+        """Matrices of decoder layers that are quantized at all."""
+        plain = ("F32", "F16", "BF16")
+        return frozenset(c.name for c in self.tensors.choices if c.layer is not None and c.high_type not in plain)
+
+    @property
+    def active_experts(self) -> float:
+        """The share of experts that a token goes through; 1 without experts."""
+        facts, arch = self.source.metadata, self.source.arch
+        total = int(facts.get(f"{arch}.expert_count") or 0)
+        return int(facts.get(f"{arch}.expert_used_count") or 0) / total if total else 1.0
+
+    def layer_weights(self, count: int) -> float:
+        """Weights that a token is multiplied with in `count` layers."""
+        share, names, n = self.active_experts, self.matrices, self.tensors.n_layers
+        inside = [t for t in self.source.tensors if t.name in names]
+        whole = sum(t.n_weights * (share if "_exps" in t.name else 1.0) for t in inside)
+        return whole / n * count
+
+    def layers_measured(self) -> int:
+        """So many layers that caches do not hold them in Q4_K; the model's own number where that is less."""
+        n_bytes = sum(t.n_weights for t in self.source.tensors if t.name in self.matrices) * 4.5 / 8
+        per_layer = n_bytes / self.tensors.n_layers
+        return min(self.tensors.n_layers, max(2, -(-ENOUGH_BYTES // int(per_layer))))
+
+    def fits(self, kind: str) -> bool:
+        """Whether every layer matrix's rows divide into this type's blocks."""
+        inside = (t for t in self.source.tensors if t.name in self.matrices)
+        return all(reader.fits_blocks(kind, t.shape[0]) for t in inside)
+
+
+def measured(
+    geometry: Geometry,
+    threads: int,
+    listener: Listener,
+    types: Iterable[str] = CANDIDATES,
+    again: bool = False,
+) -> SpeedTable:
+    """Rates of these types and all that are known already; what is missing is measured, `again` all of them.
+
+    Raises DiskSpaceError, and RunnerError where llama-bench cannot run such a model.
+    """
+    path = _kept_path(geometry, threads)
+    known: dict[str, Any] = _read(path)
+    wanted = [kind for kind in types if geometry.fits(kind) and (again or kind not in known.get("rates", {}))]
+    if wanted:
+        _measure(geometry, threads, wanted, known, listener)
+        if known["others_share"] <= BUSY:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            serialization.write_json(path, known)
+        else:
+            listener.say(
+                f"other programs used {known['others_share']:.0%} of this machine: these rates are not kept for later"
+            )
+    rates = {kind: TypeRate(row["decode_wps"], row["prefill_wps"]) for kind, row in known["rates"].items()}
+    decode, prefill = (known[f"{what}_constant"] + known[f"{what}_head"] for what in ("decode", "prefill"))
+    return SpeedTable(rates, decode, prefill, threads, PROMPT)
+
+
+def _kept_path(geometry: Geometry, threads: int) -> Path:
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    pin, names = tools.pin(), geometry.matrices | frozenset(HEAD_AND_EMBEDDING)
+    types = {choice.name: choice.high_type for choice in geometry.tensors.choices if choice.layer is None}
+    shapes = sorted(
+        {(t.name.split(".", 2)[-1], t.shape, types.get(t.name)) for t in geometry.source.tensors if t.name in names},
+        key=str,
+    )
+    cpu = (machine.cpu_name(), machine.cpu_features(), machine.physical_cores(), threads)
+    build = (pin["version"], pin["sha256"], pin["cmake_args"], str(tools.find().tools))
+    how = (geometry.layers_measured(), PROMPT, GENERATE, ROUNDS, REPETITIONS)
+    return root / "luq-gguf" / "speed" / f"{hash_of(cpu, build, geometry.source.arch, shapes, how)}.json"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = serialization.read_json(path, "bench --types") if path.exists() else {}
+    except RunFolderError:  # damaged: measured again
+        return {}
+    return found
+
+
+@dataclass(frozen=True)
+class _Layers:
+    """A file that is measured: so many layers of one type, with a head of its own or of almost nothing."""
+
+    kind: str
+    count: int
+    head: bool = False
+
+
+def _measure(
+    geometry: Geometry, threads: int, types: Collection[str], known: dict[str, Any], listener: Listener
+) -> None:
+    """Fill `known` with rates of these types, and the constants where they are missing."""
+    count = geometry.layers_measured()
+    once, twice, headed = _Layers("Q4_0", count), _Layers("Q4_0", 2 * count), _Layers("Q4_0", count, head=True)
+    files = [_Layers(kind, count) for kind in types]
+    if constants := "decode_head" not in known:
+        files += [one for one in (once, twice, headed) if one not in files]
+    seconds, others = _seconds(geometry, threads, files, listener)
+    for what, found in seconds.items():
+        if constants:
+            known[f"{what}_constant"] = min(max(0.0, 2 * found[once] - found[twice]), found[once] / 2)
+            known[f"{what}_head"] = max(0.0, found[headed] - found[once])
+    weights, rates = geometry.layer_weights(count), known.setdefault("rates", {})
+    for kind in types:
+        rates[kind] = {}
+        for what, found in seconds.items():
+            rates[kind][f"{what}_wps"] = weights / (found[_Layers(kind, count)] - known[f"{what}_constant"])
+            rates[kind][f"{what}_tps"] = 1 / found[_Layers(kind, count)]
+    known |= {
+        "others_share": others,
+        "threads": threads,
+        "layers": count,
+        "weights_per_layer": geometry.layer_weights(1),
+        "prompt_tokens": PROMPT,
+        "machine": machine.describe(),
+    }
+
+
+def _seconds(
+    geometry: Geometry, threads: int, files: Collection[_Layers], listener: Listener
+) -> tuple[dict[str, dict[_Layers, float]], float]:
+    """Median seconds of a token, in decode and in prefill, of each file; and what share others took of the machine."""
+    samples: dict[str, dict[_Layers, list[float]]] = {"decode": {}, "prefill": {}}
+    others, llama, total = [], tools.find(), len(files) * ROUNDS
+    with tempfile.TemporaryDirectory(prefix="luq-types-") as folder:
+        for turn, one in enumerate([one for _ in range(ROUNDS) for one in files], 1):
+            path = Path(folder) / f"{one.kind}-{one.count}-{one.head}.gguf"
+            if not path.exists():
+                layer_file(path, geometry, one.kind, one.count, head=one.head)
+            run = llama_bench.run(
+                llama, path, threads=(threads,), prompts=(PROMPT,), n_generate=GENERATE, repetitions=REPETITIONS
+            )
+            for what, key in (("decode", (threads, 0, GENERATE)), ("prefill", (threads, PROMPT, 0))):
+                sustained = run.tps[key][REPETITIONS // 2 :]
+                samples[what].setdefault(one, []).extend(1 / tps for tps in sustained)
+            others.append(run.others_share)
+            listener.progress("speed of tensor types", turn, total)
+    return {what: {one: median(held) for one, held in found.items()} for what, found in samples.items()}, median(others)
+
+
+def layer_file(path: Path, geometry: Geometry, kind: str, count: int, *, head: bool = False) -> None:
+    """A file of `count` layers whose matrices are all of one type, without a tokenizer.
+
+    The head is that of the stock file, or has almost no weight.
+    """
+    source, n = geometry.source, geometry.tensors.n_layers
+    arch, matrices = source.arch, geometry.matrices
+    shapes: dict[str, tuple[int, ...]] = {}
+    types: dict[str, str] = {}
+    stock = {choice.name: choice.high_type for choice in geometry.tensors.choices}
+    rows = next(t.shape[-1] for t in source.tensors if t.name == "token_embd.weight") if head else VOCABULARY
+    for tensor in source.tensors:
+        layer, shape = layer_of(tensor.name), tensor.shape[::-1]
+        if layer is None:
+            ends = tensor.name in HEAD_AND_EMBEDDING
+            shapes[tensor.name] = (rows, *shape[1:]) if ends else shape
+            types[tensor.name] = stock[tensor.name] if ends and head else tensor.type
+        elif layer < n:
+            rest = tensor.name.split(".", 2)[2]
+            for copy in range(layer, count, n):
+                shapes[f"blk.{copy}.{rest}"] = shape
+                types[f"blk.{copy}.{rest}"] = kind if tensor.name in matrices else tensor.type
+    changes: dict[str, object] = {key: None for key in source.metadata if key.startswith("tokenizer.")}
+    changes |= _cut_to(source.metadata, arch, n, count)
+    changes |= {"tokenizer.ggml.model": "no_vocab", f"{arch}.vocab_size": rows, f"{arch}.block_count": count}
+    shape_file.write(path, source, types, shapes, changes)
+
+
+def _cut_to(metadata: Mapping[str, Any], arch: str, n_layers: int, count: int) -> dict[str, object]:
+    """Metadata that hold a value for each layer, for another number of layers; no heads for several tokens (MTP)."""
+    found: dict[str, object] = {}
+    for key, value in metadata.items():
+        if key.startswith(f"{arch}.") and isinstance(value, list) and len(value) >= n_layers:
+            found[key] = [value[i % n_layers] for i in range(count)]
+    if f"{arch}.nextn_predict_layers" in metadata:
+        found[f"{arch}.nextn_predict_layers"] = 0
+    return found

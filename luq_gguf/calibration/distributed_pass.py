@@ -1,0 +1,181 @@
+"""A profile's pass shared by several processes: job arrays that are merged later, and processes of one launcher."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from luq_gguf.calibration.distributed import Launch, Ranks
+from luq_gguf.calibration.stage import (
+    PROFILE_STATE,
+    CalibrationRequest,
+    adopt_merged,
+    make_merged,
+    make_profile,
+    place,
+    profile_key,
+    read_request,
+    request_for,
+    tell_skipped,
+)
+from luq_gguf.core.errors import RankError, RunFolderError, ShardError
+from luq_gguf.core.types import Profile, Share
+from luq_gguf.run.folder import RunFolder, hash_of
+from luq_gguf.run.preflight import Door, Listener, claim, open_for_profile
+
+if TYPE_CHECKING:
+    from luq_gguf.calibration.shards import Shard
+
+
+def profile_shard(
+    model: str,
+    out: Path,
+    request: CalibrationRequest,
+    share: Share,
+    *,
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    force: bool = False,
+    listener: Listener = Listener(),
+) -> None:
+    """One share of a profile's pass, in a folder of its own. Raises RunFolderError where it holds another share."""
+    with RunFolder(out, create=True, force=force) as run:
+        held = run.read().get("shard")
+        if held not in (None, str(share)) and not force:
+            raise RunFolderError(
+                f"{out} holds shard {held}.", "Give each shard a folder of its own, or add --force to write over it."
+            )
+        door = open_for_profile(run, model, trust_remote_code=trust_remote_code, force=force, listener=listener)
+        run.update(shard=str(share))
+        _make_shard(run, door, request, share, device, listener)
+
+
+def _make_shard(
+    run: RunFolder, door: Door, request: CalibrationRequest, share: Share, device: str, listener: Listener
+) -> None:
+    """Shard stage: the files of calibration/shards.py."""
+    from luq_gguf.calibration import forward_pass
+    from luq_gguf.calibration import shards as shard_files
+
+    request = request_for(door, request, listener)
+    whole = profile_key(door, request, device)
+
+    def make() -> None:
+        placement = place(door, device, listener)
+        calibration = read_request(run, request)
+        tell_skipped(calibration, listener)
+        pass_ = forward_pass.walk(
+            door.checkpoint,
+            calibration,
+            door.names,
+            run.work,
+            placement=placement,
+            share=share,
+            on_samples=lambda done, total: listener.progress(f"samples of share {share}", done, total),
+        )
+        with pass_ as walked:
+            shard_files.write(run.path, share, door.checkpoint, calibration, walked, whole)
+
+    run.run_stage("shard", hash_of(whole, str(share)), shard_files.names(door.tensors.n_layers), make)
+    for name in PROFILE_STATE:
+        (run.work / name).unlink(missing_ok=True)
+
+
+def merge(folders: Sequence[Path], out: Path, *, force: bool = False, listener: Listener = Listener()) -> Profile:
+    """Make a profiled run folder of all shards of a pass. Raises ShardError where they are not that."""
+    if out.resolve() in {folder.resolve() for folder in folders}:
+        raise ShardError(f"--out {out} is one of the shards.", "Give --out a new or empty folder.")
+    shards = _checked(folders)
+    with RunFolder(out, create=True, force=force) as run:
+        known = RunFolder(shards[0].folder).read()
+        claim(run, known["model"], force)
+        run.update(revision=known.get("revision"))
+        return make_merged(run, shards, listener)
+
+
+def _checked(folders: Sequence[Path]) -> list[Shard]:
+    from luq_gguf.calibration import merge as merging
+
+    return merging.check([_open_shard(folder) for folder in folders])
+
+
+def _open_shard(folder: Path) -> Shard:
+    from luq_gguf.calibration import shards as shard_files
+
+    if not (folder / "run.json").is_file():
+        raise ShardError(f"{folder} is no shard: it has no run.json.", "Give folders of luq-gguf profile --shard.")
+    run = RunFolder(folder)
+    if not _has_shard(folder):
+        hint = "Run its luq-gguf profile --shard again; it goes on where it stopped."
+        raise ShardError(f"{folder} holds no finished shard.", hint)
+    damaged = run.changed("shard")
+    if damaged:
+        raise ShardError(f"{folder / damaged[0]} is missing or damaged.", shard_files.AGAIN)
+    return shard_files.read(folder)
+
+
+def profile_together(
+    model: str,
+    out: Path,
+    request: CalibrationRequest,
+    launch: Launch,
+    *,
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    force: bool = False,
+    listener: Listener = Listener(),
+) -> Profile | None:
+    """The profile stage by all processes of a launcher; each calls this. The profile in rank 0, None in the others.
+
+    Every rank leaves a shard in the run folder's .work, which all must see; rank 0 merges them. Raises RankError where
+    another rank failed or is gone.
+    """
+    share = Share(launch.rank, launch.count)
+    parts = [out / ".work" / "shards" / f"{index}-of-{share.count}" for index in range(share.count)]
+    folder, listener = parts[share.index], listener.once()
+    with Ranks(launch) as ranks:
+        if launch.rank:
+            if ranks.told_to_work():
+                with RunFolder(folder, create=True) as own:
+                    door = open_for_profile(own, model, trust_remote_code=trust_remote_code, force=True)
+                    _make_shard(own, door, request, share, device, Listener())
+                ranks.wait_for_all()
+            return None
+        with RunFolder(out, create=True, force=force) as run:
+            door = open_for_profile(run, model, trust_remote_code=trust_remote_code, force=force, listener=listener)
+            if _is_profiled(run, door, request, device):
+                ranks.nothing_to_do()
+                return make_profile(run, door, request, device=device, listener=listener)
+            place(door, device, listener, copies=min(launch.local, sum(not _has_shard(part) for part in parts)))
+            with ranks.working():
+                with RunFolder(folder, create=True) as own:
+                    own.update(model=model, revision=door.checkpoint.revision)
+                    _make_shard(own, door, request, share, device, listener)
+                listener.say(f"share {share} is done; waiting for the other processes")
+                ranks.wait_for_all()
+            _check_seen(parts)
+            profile = make_merged(run, _checked(parts), listener)
+            shutil.rmtree(folder.parent, ignore_errors=True)
+            return profile
+
+
+def _has_shard(part: Path) -> bool:
+    return (part / "run.json").is_file() and bool(RunFolder(part).outputs("shard"))
+
+
+def _check_seen(parts: Sequence[Path]) -> None:
+    for rank, part in enumerate(parts):
+        if not (part / "run.json").is_file():
+            raise RankError(
+                f"Rank {rank} has finished, and its shard is not in {part}.",
+                "All processes must see --out on one file system. Without one, use --shard and luq-gguf merge.",
+            )
+
+
+def _is_profiled(run: RunFolder, door: Door, request: CalibrationRequest, device: str) -> bool:
+    asked = request_for(door, request)
+    key = profile_key(door, asked, device)
+    adopt_merged(run, door, asked, key)
+    return run.is_done("profile", key)

@@ -1,0 +1,83 @@
+"""Entropies of all layers from the vectors that a pass kept. What is finished of an interrupted run is kept too."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from luq_gguf.calibration import resume
+from luq_gguf.calibration.reservoir import MODALITIES, KeptVectors
+from luq_gguf.core.errors import CalibrationError
+from luq_gguf.core.types import LayerEntropy
+from luq_gguf.method import entropy
+
+GROUPS = ("all", *MODALITIES)
+SAVE_SECONDS = 30.0
+
+Entropies = tuple[tuple[LayerEntropy, ...], dict[str, tuple[float, ...]], dict[str, np.ndarray]]
+
+
+def entropies(
+    kept: KeptVectors, n_layers: int, seeds: list[int], work: Path, key: str, on_layers: Callable[[int, int], None]
+) -> Entropies:
+    """Layers, rankings by way of estimating, and histograms int [n_seeds, K] by "<group>.<layer>".
+
+    `work` keeps entropies.npz, of `key`. Raises CalibrationError where tokens are fewer than clusters, or not finite.
+    """
+    n_tokens = sum(kept.count(name) for name in MODALITIES)
+    if n_tokens < entropy.K:
+        raise CalibrationError(
+            f"The calibration set gives {n_tokens} tokens; "
+            f"the entropy estimate needs {entropy.K} at least, and some thousands to be worth something.",
+            "Give more samples (--samples) or longer text.",
+        )
+    path, key = work / "entropies.npz", f"{key} {seeds}"
+    histograms = resume.load(path, key) or {}
+    groups = [g for g in GROUPS if g == "all" or kept.count(g) >= entropy.K]
+    last_saved, first_half = time.monotonic(), kept.samples_of_all() % 2 == 0
+    for layer in range(n_layers):
+        on_layers(layer, n_layers)
+        for group in groups:
+            if f"{group}.{layer}" not in histograms:
+                histograms |= _histograms(kept, group, layer, seeds, first_half)
+        if time.monotonic() - last_saved > SAVE_SECONDS:
+            resume.save(path, key, histograms)
+            last_saved = time.monotonic()
+    on_layers(n_layers, n_layers)
+    layers = tuple(_layer(histograms, layer, groups) for layer in range(n_layers))
+    rankings = {f"seed-{seed}": _bits(histograms, "all", n_layers, i) for i, seed in enumerate(seeds)}
+    others = sorted({name.rpartition(".")[0] for name in histograms} - set(GROUPS))
+    rankings |= {way: _bits(histograms, way, n_layers, 0) for way in others}
+    return layers, rankings, histograms
+
+
+def _histograms(
+    kept: KeptVectors, group: str, layer: int, seeds: list[int], first_half: np.ndarray
+) -> dict[str, np.ndarray]:
+    vectors = kept.vectors(group, layer)
+    if not np.isfinite(vectors).all():
+        raise CalibrationError(
+            f"Layer {layer} puts out values that are not finite in {kept.dtype}.",
+            "Is the checkpoint intact? Another --device may compute in another precision.",
+        )
+    counts = [entropy.cluster_histogram(vectors.copy(), entropy.K, seed) for seed in seeds]
+    found: dict[str, np.ndarray] = {}
+    if group == "all":
+        ways = entropy.variant_histograms(vectors, first_half, seeds[0])
+        found |= {f"{way}.{layer}": histogram[None] for way, histogram in ways.items()}
+    return found | {f"{group}.{layer}": np.array(counts)}
+
+
+def _layer(histograms: dict[str, np.ndarray], layer: int, groups: list[str]) -> LayerEntropy:
+    bits = {g: np.array([entropy.histogram_entropy(c) for c in histograms[f"{g}.{layer}"]]) for g in groups}
+    mean, spread = entropy.mean_and_spread(bits["all"])
+    by_modality = {m: float(bits[m].mean()) if m in bits else None for m in MODALITIES}
+    n_tokens = int(histograms[f"all.{layer}"][0].sum())
+    return LayerEntropy(layer, mean, spread, n_tokens, by_modality)
+
+
+def _bits(histograms: dict[str, np.ndarray], way: str, n_layers: int, row: int) -> tuple[float, ...]:
+    return tuple(entropy.histogram_entropy(histograms[f"{way}.{layer}"][row]) for layer in range(n_layers))

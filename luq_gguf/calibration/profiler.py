@@ -1,0 +1,129 @@
+"""From the calibration set to a profile: one pass through the reference model (forward_pass.py), then entropies of what
+it kept (entropy_estimate.py). Paper, steps 1 and 3."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from luq_gguf.calibration import entropy_estimate
+from luq_gguf.calibration.forward_pass import CAPACITY, forward, pass_key, walk
+from luq_gguf.calibration.reservoir import MODALITIES, KeptVectors
+from luq_gguf.core.types import COLUMNS, CalibrationSet, ImportanceMatrix, Profile
+from luq_gguf.hf.checkpoint import Checkpoint
+from luq_gguf.hf.devices import Placement
+from luq_gguf.hf.tensor_names import TensorNames
+from luq_gguf.method import entropy
+
+__all__ = ["CAPACITY", "SEEDS", "Passed", "Progress", "calibration_facts", "conclude", "forward", "profile"]
+
+SEEDS = 5  # K-means repetitions; two seeds rank a real model's layers with a Kendall tau of 0.73 only
+
+Made = tuple[Profile, ImportanceMatrix, dict[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Callbacks of the two halves: done and total, of samples and of layers."""
+
+    on_samples: Callable[[int, int], None] = lambda done, total: None
+    on_layers: Callable[[int, int], None] = lambda done, total: None
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What the whole set's pass left, in one process or in several: what a profile is concluded from.
+
+    `calibration` is what profile.json says of it; energies are float64 [n_in] by tensor; `dtype` as torch calls it.
+    """
+
+    model: str
+    calibration: dict[str, object]
+    matrix: ImportanceMatrix
+    kept: KeptVectors
+    energies: dict[str, np.ndarray]
+    n_layers: int
+    dtype: str
+
+
+def profile(
+    checkpoint: Checkpoint,
+    calibration: CalibrationSet,
+    names: TensorNames,
+    work: Path,
+    *,
+    placement: Placement,
+    seeds: Sequence[int] | None = None,
+    progress: Progress = Progress(),
+) -> Made:
+    """Profile a model; `work` keeps the state of an interrupted pass.
+
+    Returns what `conclude` does. Raises CalibrationError where the set has fewer tokens than clusters.
+    """
+    key = pass_key(checkpoint, calibration, placement.dtype)
+    found = walk(checkpoint, calibration, names, work, placement=placement, on_samples=progress.on_samples)
+    with found as walked:
+        passed = Passed(
+            checkpoint.name,
+            calibration_facts(calibration),
+            walked.matrix,
+            walked.reservoir,
+            walked.energies,
+            walked.reservoir.n_layers,
+            str(walked.dtype).removeprefix("torch."),
+        )
+        return conclude(passed, calibration.seed, work, key, seeds=seeds, progress=progress)
+
+
+def conclude(
+    passed: Passed,
+    seed: int,
+    work: Path,
+    key: str,
+    *,
+    seeds: Sequence[int] | None = None,
+    progress: Progress = Progress(),
+) -> Made:
+    """Entropies of what a pass kept; `work` keeps those of finished layers, of `key`.
+
+    Returns the profile, the importance matrix, and arrays: cluster histograms int [n_seeds, K] by "<group>.<layer>",
+    and column energies (hooks.Matrices) by "columns.<tensor>".
+    """
+    seeds = list(seeds) if seeds is not None else [seed + i for i in range(SEEDS)]
+    matrix, kept = passed.matrix, passed.kept
+    layers, rankings, histograms = entropy_estimate.entropies(
+        kept, passed.n_layers, seeds, work, key, progress.on_layers
+    )
+    estimator: dict[str, object] = {
+        "method": "K-means on whole token vectors (scikit-learn, n_init=1)",
+        "k": entropy.K,
+        "seeds": seeds,
+        "spread": "standard deviation over seeds",
+        "token_vectors": {name: kept.count(name) for name in MODALITIES},
+        "capacity": kept.capacity,
+        "dtype": passed.dtype,
+    }
+    n_text = matrix.n_samples - int(str(passed.calibration["n_multimodal"]))
+    described = passed.calibration | {"n_text": n_text, "n_tokens": matrix.n_tokens}
+    columns = {COLUMNS + name: energy for name, energy in passed.energies.items()}
+    return Profile(passed.model, layers, estimator, described, rankings), matrix, histograms | columns
+
+
+def calibration_facts(calibration: CalibrationSet) -> dict[str, object]:
+    """What profile.json says of a calibration set; n_text and n_tokens are known after the pass."""
+    return {
+        "sources": list(calibration.sources),
+        "images": calibration.image_source,
+        "text": calibration.text_source,
+        "revisions": dict(calibration.revisions),
+        "alpha": calibration.alpha,
+        "n_multimodal": len(calibration.multimodal),
+        "n_text": None,
+        "n_tokens": None,
+        "seed": calibration.seed,
+        "sha256": calibration.sha256,
+        "skipped_images": list(calibration.skipped),
+    }

@@ -1,0 +1,130 @@
+"""What one share of the pass leaves on disk, and several shares put together again.
+
+shard.json             of which model, calibration set and share it is
+shard.safetensors      importance sums and counts, column energies, keys of kept tokens, which samples were seen
+vectors-<layer>.safetensors  the kept tokens' vectors "multimodal" and "text", [n, width], in the model's own type
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import save_file as save_tensors
+
+from luq_gguf.calibration.forward_pass import Walked, seen_arrays, seen_batches
+from luq_gguf.calibration.profiler import calibration_facts
+from luq_gguf.calibration.reservoir import MODALITIES
+from luq_gguf.core.errors import ShardError
+from luq_gguf.core.types import COLUMNS, CalibrationSet, ImportanceMatrix, Share
+from luq_gguf.hf.checkpoint import Checkpoint
+
+VERSION = 1
+AGAIN = "Make this shard again, or copy its folder again."
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One share's finished pass. `facts` is shard.json; `keys[modality]` and `samples[modality]` are [n_kept], in the
+    order of the stored vectors; `seen` is `Kept.seen` of the share's own batches."""
+
+    folder: Path
+    share: Share
+    facts: dict[str, Any]
+    matrix: ImportanceMatrix
+    energies: dict[str, np.ndarray]
+    keys: dict[str, np.ndarray]
+    samples: dict[str, np.ndarray]
+    seen: list[tuple[bool, tuple[int, ...], tuple[int, ...]]]
+
+    def vectors(self, name: str, layer: int) -> np.ndarray:
+        """float32 [n_kept, width] of a modality. Raises ShardError where the file cannot be read."""
+        path = self.folder / _vectors_name(layer)
+        try:
+            with safe_open(path, "pt") as file:
+                tensor: torch.Tensor = file.get_tensor(name)
+        except (OSError, SafetensorError) as error:
+            raise ShardError(f"{path} cannot be read: {error}.", AGAIN) from None
+        return tensor.float().numpy()
+
+
+def names(n_layers: int) -> tuple[str, ...]:
+    """Of a shard's files."""
+    return ("shard.json", "shard.safetensors", *(_vectors_name(layer) for layer in range(n_layers)))
+
+
+def _vectors_name(layer: int) -> str:
+    return f"vectors-{layer:03d}.safetensors"
+
+
+def write(
+    folder: Path, share: Share, checkpoint: Checkpoint, calibration: CalibrationSet, walked: Walked, request_key: str
+) -> None:
+    """Write a finished pass; `request_key` is the key that a profile of the whole request would have."""
+    reservoir, matrix = walked.reservoir, walked.matrix
+    held = {name: np.isfinite(reservoir.keys[name]) for name in MODALITIES}
+    arrays = (
+        {f"sum.{name}": value for name, value in matrix.in_sum2.items()}
+        | {f"count.{name}": value for name, value in matrix.counts.items()}
+        | {COLUMNS + name: value for name, value in walked.energies.items()}
+        | {f"keys.{name}": reservoir.keys[name][held[name]] for name in MODALITIES}
+        | {f"samples.{name}": reservoir.samples[name][held[name]] for name in MODALITIES}
+        | seen_arrays(reservoir)
+    )
+    facts = {
+        "version": VERSION,
+        "share": asdict(share),
+        "model": checkpoint.name,
+        "model_sha256": checkpoint.identity,
+        "calibration": calibration_facts(calibration),
+        "n_text_asked": calibration.n_text,
+        "request_key": request_key,
+        "n_samples": matrix.n_samples,
+        "n_layers": reservoir.n_layers,
+        "width": reservoir.width,
+        "capacity": reservoir.capacity,
+        "dtype": str(walked.dtype).removeprefix("torch."),
+    }
+    for layer in range(reservoir.n_layers):
+        tensors = {name: reservoir.held(name, layer) for name in MODALITIES}
+        _put(folder / _vectors_name(layer), lambda part, tensors=tensors: save_tensors(tensors, part))  # type: ignore[misc]
+    _put(folder / "shard.safetensors", lambda part: save_arrays(arrays, part))
+    _put(folder / "shard.json", lambda part: part.write_text(json.dumps(facts, indent=1) + "\n"))
+
+
+def _put(path: Path, save: Any) -> None:
+    part = path.with_name(path.name + ".part")
+    save(part)
+    part.chmod((path.parent / "run.json").stat().st_mode & 0o777)  # the library makes it private
+    part.replace(path)
+
+
+def read(folder: Path) -> Shard:
+    """All of a shard but its vectors. Raises ShardError where it cannot be read, or is of another version."""
+    try:
+        facts = json.loads((folder / "shard.json").read_text(encoding="utf-8"))
+        if facts["version"] != VERSION:
+            raise ShardError(
+                f"{folder} is a shard of another version of luq-gguf.", "Make all shards with one version."
+            )
+        arrays = load_file(folder / "shard.safetensors")
+        sums = {name.removeprefix("sum."): value for name, value in arrays.items() if name.startswith("sum.")}
+        return Shard(
+            folder,
+            Share(**facts["share"]),
+            facts,
+            ImportanceMatrix(sums, {name: arrays[f"count.{name}"] for name in sums}, facts["n_samples"]),
+            {n.removeprefix(COLUMNS): value for n, value in arrays.items() if n.startswith(COLUMNS)},
+            {name: arrays[f"keys.{name}"] for name in MODALITIES},
+            {name: arrays[f"samples.{name}"] for name in MODALITIES},
+            seen_batches(arrays),
+        )
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ShardError(f"{folder} holds a shard that cannot be read ({type(error).__name__}).", AGAIN) from None

@@ -1,0 +1,244 @@
+"""Profile and plan: stages that read files of the run folder, write files there, and are skipped while their inputs are
+unchanged. Nothing here prints: `Listener` is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from luq_gguf.benchmarking.predict import Predictor, tps_of
+from luq_gguf.core.errors import RunFolderError
+from luq_gguf.core.types import Budget, CalibrationSet, Plan, Profile
+from luq_gguf.hf import datasets
+from luq_gguf.llamacpp import quantize
+from luq_gguf.llamacpp.gguf import header_only, imatrix
+from luq_gguf.method import ranking, tensor_types, two_type_plan
+from luq_gguf.run import serialization
+from luq_gguf.run.folder import RunFolder, hash_of
+from luq_gguf.run.preflight import Door, Listener, check_memory
+
+if TYPE_CHECKING:
+    from luq_gguf.calibration.profiler import Made, Progress
+    from luq_gguf.calibration.shards import Shard
+    from luq_gguf.hf.devices import Placement
+
+PROFILE_FILES = ("profile.json", "profile.safetensors", header_only.IMATRIX_NAME)
+PROFILE_STATE = ("pass.npz", "entropies.npz", "reservoir-multimodal.bin", "reservoir-text.bin")
+PLAN_FILES = ("plan.json", "tensor-types.txt")
+
+
+@dataclass(frozen=True)
+class CalibrationRequest:
+    """What the user asked to calibrate with."""
+
+    images: str | None = None
+    text: str | None = None
+    alpha: float = 0.5
+    n_samples: int = 128
+    seed: int = 0
+
+    def key(self) -> str:
+        """Changes when the request or the local files behind it change."""
+        return hash_of(vars(self), [_stamps(source) for source in (self.images, self.text)])
+
+    def for_text_only(self) -> CalibrationRequest:
+        return CalibrationRequest(None, self.text, 0.0, self.n_samples, self.seed)
+
+
+def _stamps(source: str | None) -> list[object]:
+    path = Path(source).expanduser() if source else None
+    if path is None or not path.exists():
+        return []
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return [(str(f.relative_to(path.parent)), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
+
+
+def request_for(door: Door, request: CalibrationRequest, listener: Listener = Listener()) -> CalibrationRequest:
+    """The request as the model can follow it: a model without eyes reads text only."""
+    if door.checkpoint.has_vision:
+        return request
+    listener.say(f"{door.checkpoint.name} reads text only: alpha is 0")
+    return request.for_text_only()
+
+
+def profile_key(door: Door, request: CalibrationRequest, device: str) -> str:
+    """Of the profile stage; the request as `request_for` gives it."""
+    return hash_of(door.checkpoint.fingerprint, request.key(), device)
+
+
+def read_request(run: RunFolder, request: CalibrationRequest) -> CalibrationSet:
+    """The calibration set of a request. Raises CalibrationError."""
+    return datasets.read_calibration(
+        request.images,
+        request.text,
+        n_samples=request.n_samples,
+        alpha=request.alpha,
+        seed=request.seed,
+        cache=run.work / "images",
+    )
+
+
+def tell_skipped(calibration: CalibrationSet, listener: Listener) -> None:
+    if calibration.skipped:
+        listener.say(f"{len(calibration.skipped)} unreadable images skipped: {', '.join(calibration.skipped[:5])}")
+
+
+def place(door: Door, device: str, listener: Listener, copies: int = 1) -> Placement:
+    """Where a pass is made, by so many processes here; whether memory is enough is checked where that is the CPU.
+
+    Raises DeviceError and MemoryLimitError.
+    """
+    from luq_gguf.hf import devices
+
+    placement = devices.choose_device(device, door.checkpoint, listener.say)
+    if placement.device.type == "cpu":
+        check_memory(door.checkpoint, str(placement.dtype).removeprefix("torch."), listener, copies=copies)
+    return placement
+
+
+def adopt_merged(run: RunFolder, door: Door, request: CalibrationRequest, key: str) -> None:
+    """Give a merged profile the key that this machine's stage has, where it is of the same model and data.
+
+    Times of files and the device are part of a key, and shards may come from machines where these are others.
+    """
+    merged = run.read().get("merged")
+    stages = run.read()["stages"]
+    if not merged or stages.get("profile", {}).get("key") == key or run.changed("profile"):
+        return
+    read = read_request(run, request)
+    here = merged_facts(door.checkpoint.identity, read.sha256, read.seed, read.alpha, read.n_text)
+    if here == {name: merged.get(name) for name in here}:
+        run.update(stages=stages | {"profile": stages["profile"] | {"key": key}})
+
+
+def merged_facts(identity: str, sha256: str, seed: int, alpha: float, n_text: int) -> dict[str, object]:
+    """What run.json says of a merged profile, that `adopt_merged` compares."""
+    return {"model_sha256": identity, "sha256": sha256, "seed": seed, "alpha": alpha, "n_text": n_text}
+
+
+def make_profile(
+    run: RunFolder,
+    door: Door,
+    request: CalibrationRequest,
+    *,
+    device: str = "auto",
+    listener: Listener = Listener(),
+) -> Profile:
+    """Profile stage: profile.json, profile.safetensors, imatrix.gguf."""
+    request = request_for(door, request, listener)
+    key = profile_key(door, request, device)
+    adopt_merged(run, door, request, key)
+
+    def make() -> None:
+        from luq_gguf.calibration import profiler
+
+        placement = place(door, device, listener)
+        calibration = read_request(run, request)
+        tell_skipped(calibration, listener)
+        made = profiler.profile(
+            door.checkpoint, calibration, door.names, run.work, placement=placement, progress=_progress(listener)
+        )
+        if run.read().get("merged"):
+            run.update(merged=None)
+        _write_profile(run, made)
+
+    run.run_stage("profile", key, PROFILE_FILES, make)
+    return _finished_profile(run)
+
+
+def make_merged(run: RunFolder, shards: Sequence[Shard], listener: Listener = Listener()) -> Profile:
+    """Profile stage of shards that `merge.check` found to be one whole pass: the same files."""
+
+    def make() -> None:
+        from luq_gguf.calibration import merge, profiler
+
+        facts = shards[0].facts
+        told = facts["calibration"]
+        made = profiler.conclude(
+            merge.passed(shards), told["seed"], run.work, merge.key_of(shards), progress=_progress(listener)
+        )
+        known = merged_facts(facts["model_sha256"], told["sha256"], told["seed"], told["alpha"], facts["n_text_asked"])
+        run.update(merged={"shards": len(shards)} | known)
+        _write_profile(run, made)
+
+    run.run_stage("profile", shards[0].facts["request_key"], PROFILE_FILES, make)
+    return _finished_profile(run)
+
+
+def _progress(listener: Listener) -> Progress:
+    from luq_gguf.calibration import profiler
+
+    return profiler.Progress(
+        lambda done, total: listener.progress("calibration samples", done, total),
+        lambda done, total: listener.progress("layer entropies", done, total),
+    )
+
+
+def _write_profile(run: RunFolder, made: Made) -> None:
+    from safetensors.numpy import save_file
+
+    profile, matrix, arrays = made
+    sources = [str(name) for name in cast("list[object]", profile.calibration["sources"])]
+    part = run.file(header_only.IMATRIX_NAME + ".part")
+    imatrix.write(part, matrix, sources, 512)
+    part.replace(run.file(header_only.IMATRIX_NAME))
+    part = run.file("profile.safetensors.part")
+    save_file(arrays, part)
+    part.chmod(run.file("run.json").stat().st_mode & 0o777)  # the library makes it private
+    part.replace(run.file("profile.safetensors"))
+    serialization.write_json(run.file("profile.json"), serialization.profile_to_json(profile))
+
+
+def _finished_profile(run: RunFolder) -> Profile:
+    for name in PROFILE_STATE:  # only now: until the stage is recorded, its state saves hours
+        (run.work / name).unlink(missing_ok=True)
+    return serialization.read_profile(run.file("profile.json"))
+
+
+def ordered_plan(
+    run: RunFolder,
+    door: Door,
+    budget: Budget,
+    *,
+    rule: str = "entropy",
+    seed: int = 0,
+    order: Sequence[int] | None = None,
+    measured: Mapping[str, object] | None = None,
+    predictor: Predictor | None = None,
+) -> Plan:
+    """The plan that takes layers in an order until the budget is met.
+
+    `predictor` is needed for a budget of speed. `order` is given where the rule is
+    more than the profile's entropies; `measured` is added to the budget's account.
+    """
+    profile = serialization.read_profile(run.file("profile.json"))
+    if len(profile.layers) != door.tensors.n_layers:
+        raise RunFolderError(
+            f"profile.json is of a model with {len(profile.layers)} layers, {door.checkpoint.name} has "
+            f"{door.tensors.n_layers}.",
+            "Run luq-gguf profile again.",
+        )
+    ranked = order if order is not None else ranking.rank(profile.layers, rule, seed)
+    ties = ranking.near_ties(profile.layers, ranked) if rule.startswith("entropy") else ()
+    plan = two_type_plan.make_plan(door.tensors, ranked, budget, rule, ties, tps_of(predictor))
+    doubtful = ranking.unsettled(profile.rankings, len(plan.low_layers), rule)
+    return replace(plan, unsettled=doubtful, budget={**plan.budget, **(measured or {})})
+
+
+def write_plan(run: RunFolder, door: Door, plan: Plan, predictor: Predictor | None = None) -> Plan:
+    """Plan stage: plan.json, tensor-types.txt. `predictor` adds what speed is predicted."""
+    if predictor:
+        plan = replace(plan, speed=predictor.of(plan))
+
+    def make() -> None:
+        serialization.write_json(run.file("plan.json"), serialization.plan_to_json(plan))
+        text = tensor_types.to_text(quantize.overrides(door.source, plan))
+        part = run.file("tensor-types.txt.part")
+        part.write_text(text)
+        part.replace(run.file("tensor-types.txt"))
+
+    run.run_stage("plan", hash_of(serialization.plan_to_json(plan)), PLAN_FILES, make)
+    return plan

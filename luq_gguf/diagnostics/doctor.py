@@ -1,0 +1,149 @@
+"""Checks of the installation, each with what was found and what to do about it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from luq_gguf.core.errors import LuqError
+from luq_gguf.core.types import Check
+from luq_gguf.llamacpp import tools
+from luq_gguf.llamacpp.tools import LlamaCpp
+
+PACKAGES = ("torch", "transformers", "safetensors", "gguf", "numpy", "scikit-learn", "datasets", "huggingface-hub")
+
+
+def examine() -> list[Check]:
+    """All checks, in the order in which one would mend them."""
+    return [*_python(), *_tools(), _bindings(), _converter(), *_machine()]
+
+
+def _python() -> Iterator[Check]:
+    supported = sys.version_info >= (3, 11)
+    hint = "" if supported else "Python 3.11 or newer is needed."
+    yield Check("python", supported, f"{platform.python_version()} ({sys.executable})", hint)
+    for package in PACKAGES:
+        try:
+            yield Check(package, True, importlib.metadata.version(package))
+        except importlib.metadata.PackageNotFoundError:
+            yield Check(package, False, "not installed", f"pip install {package}")
+    try:
+        yield Check("lmms-eval", True, importlib.metadata.version("lmms-eval"))
+    except importlib.metadata.PackageNotFoundError:
+        yield Check("lmms-eval", True, "not installed (for --benchmarks: pip install 'luq-gguf[lmms]')")
+
+
+def _tools() -> Iterator[Check]:
+    try:
+        llama = tools.find()
+    except LuqError as error:
+        yield Check("llama.cpp tools", False, error.message, error.hint)
+        return
+    origin = "pinned build" if llama.pinned else f"your own ({tools.ENVIRONMENT_VARIABLE})"
+    wanted = tools.pin()["tools"]
+    assert isinstance(wanted, list)
+    failed = False
+    for name in wanted:
+        check = _tool(llama, name, origin)
+        failed |= not check.ok
+        yield check
+    if not failed:
+        yield Check("llama.cpp version", True, tools.version(llama))
+        yield from _build(llama)
+        yield _computes(llama)
+
+
+def _tool(llama: LlamaCpp, name: str, origin: str) -> Check:
+    """A tool is there when it has run and ended with 0."""
+    again = f"python {tools.recipe()}" if llama.pinned else "Build it again, or unset " + tools.ENVIRONMENT_VARIABLE
+    try:
+        path = llama.tool(name)
+        tools.output(path, "--help")
+    except LuqError as error:
+        return Check(name, False, error.message, error.hint)
+    except subprocess.TimeoutExpired:
+        return Check(name, False, f"{path} did not end within a minute", again)
+    except OSError as error:
+        return Check(name, False, f"{path}: {error.strerror}", again)
+    return Check(name, True, f"{path} ({origin})")
+
+
+def _build(llama: LlamaCpp) -> Iterator[Check]:
+    """For which CPUs the pinned build is, what was left out of it, and what lies unused beside it."""
+    if llama.pinned:
+        facts = tools.build_facts()
+        needs, left_out = facts.get("needs"), facts.get("left_out")
+        assert isinstance(needs, list)
+        assert isinstance(left_out, dict)
+        kind = "portable, for CPUs with" if facts.get("portable") else "for CPUs with"
+        without = "".join(f"; without {feature}, since {why}" for feature, why in left_out.items())
+        yield Check("llama.cpp build", True, f"{kind} {' '.join(needs)}{without}")
+    unused = tools.unused_builds()
+    if unused:
+        size = sum(n_bytes for _, n_bytes in unused) / 1024**2
+        names = ", ".join(path.name for path, _ in unused)
+        hint = f"python {tools.recipe()} --remove-old deletes them."
+        yield Check("older builds", True, f"{names} ({size:.0f} MiB), not used any more", hint)
+
+
+def _computes(llama: LlamaCpp) -> Check:
+    """Every type in every buffer, and a tiny file: what is tested is what is run."""
+    name, test = "llama.cpp computes", tools.self_test(llama)
+    if test.failures:
+        more = f", and {len(test.failures) - 1} more of {test.n_results}" if len(test.failures) > 1 else ""
+        hint = (
+            f"Build it again without what fails: delete {llama.tools.parent.parent} and run python {tools.recipe()}"
+            if llama.pinned
+            else f"This build is broken on this CPU: unset {tools.ENVIRONMENT_VARIABLE} to use the pinned one."
+        )
+        return Check(name, False, f"{test.failures[0]}{more}", hint)
+    buffers = f"; buffers: {', '.join(test.buffers)}" if test.buffers else " (statically linked: a tiny file only)"
+    return Check(name, True, f"all {test.n_results} products and tiny files are right{buffers}")
+
+
+def _bindings() -> Check:
+    """libllama and libmtmd of the pinned build, imported in a child: a broken library may abort."""
+    name, hint = "libllama, libmtmd", f"python {tools.recipe()}"
+    code = "import llama_cpp, llama_cpp.mtmd_cpp as m; m.mtmd_default_marker(); print(llama_cpp.__version__)"
+    try:
+        environment = tools.bindings_environment()
+    except LuqError as error:
+        return Check(name, False, error.message, error.hint)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment)
+    if run.returncode:
+        missing = tools.missing_library(run.stderr)
+        if missing:
+            return Check(name, False, missing.message, missing.hint)
+        reason = run.stderr.strip().splitlines()[-1] if run.stderr.strip() else tools.ended(run.returncode)
+        return Check(name, False, reason, hint)
+    return Check(name, True, f"llama-cpp-python {run.stdout.strip()} of the pinned build")
+
+
+def _converter() -> Check:
+    try:
+        path = tools.find().converter
+    except LuqError as error:
+        return Check("converter", False, error.message, error.hint)
+    return Check("converter", path.is_file(), str(path), "" if path.is_file() else f"python {tools.recipe()}")
+
+
+def _machine() -> Iterator[Check]:
+    compiler = next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
+    try:
+        built = bool(tools.find())
+    except LuqError:
+        built = False
+    hint = "" if compiler or built else "Needed to build llama.cpp: install g++ or clang++."
+    yield Check("C++ compiler", bool(compiler) or built, compiler or "none (not needed any more)", hint)
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    known = [f for f in ("avx2", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimddp") if f" {f}" in flags]
+    yield Check(
+        "machine", True, f"{os.cpu_count()} cores, {pages / 1024**3:.1f} GiB, {' '.join(known) or 'no SIMD flags'}"
+    )

@@ -1,0 +1,216 @@
+"""Whether a run folder, or a GGUF file from anywhere, is what it should be.
+
+Nothing of the user's is changed: the folder's lock is not taken, and half-written files stay.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from luq_gguf.core.errors import GGUFFileError, LuqError, RunFolderError
+from luq_gguf.core.types import Check
+from luq_gguf.llamacpp.gguf import imatrix, reader
+from luq_gguf.llamacpp.gguf.reader import GGUFInfo
+from luq_gguf.llamacpp.runtime.client import Runner
+from luq_gguf.method import tensor_types
+from luq_gguf.method.two_type_plan import format_size
+from luq_gguf.run import serialization
+from luq_gguf.run.folder import RunFolder, sha256_of
+
+KEPT = ("profile", "plan", "mmproj", "quantize")  # stages whose files belong to a run; others' may have been deleted
+AGAIN = "Run the command that made it again: it makes what is not as it was."
+_SOUND = "Convert it again from a sound checkpoint."
+_TEXT = "The quick brown fox jumps over the lazy dog."
+# Text architectures with positions in three directions, and the projectors that are made for them.
+_PAIRS = (("qwen2vl", "qwen2"), ("qwen3vl", "qwen3"))
+
+
+def verify(target: Path, mmproj: Path | None = None, threads: int | None = None) -> list[Check]:
+    """All checks of a run folder or a file. Raises InputError's children where the target is neither."""
+    if target.is_dir():
+        run = RunFolder(target)
+        if mmproj:
+            raise RunFolderError("--mmproj goes with a file: a run folder has its own.", "Leave it away.")
+        return list(_folder(run, threads))
+    for path in (target, mmproj):
+        if path and not path.is_file():
+            raise GGUFFileError(f"{path} is no file and no folder.", "Give a run folder or a GGUF file.")
+    return list(_files(target, mmproj, threads))
+
+
+def _folder(run: RunFolder, threads: int | None) -> Iterator[Check]:
+    try:
+        stages = run.read()["stages"]
+    except LuqError as error:
+        yield Check("run.json", False, error.message, error.hint)
+        return
+    yield Check("run.json", True, f"stages done: {', '.join(stages) or 'none'}")
+    for stage in stages:
+        for name, fact in run.outputs(stage).items():
+            yield _output(run.file(name), name, fact, stage in KEPT)
+    model, vision = _only(run, "quantize"), _only(run, "mmproj")
+    written = [run.file(name) for stage in stages for name in run.outputs(stage) if name.endswith(".gguf")]
+    for path in written:
+        if path not in (model, vision, run.file("imatrix.gguf")) and path.is_file():
+            yield from _structure(path)
+    if model is None:
+        yield Check("model file", False, "none has been written", f"Run luq-gguf quantize {run.path}.")
+    if model and model.is_file():
+        yield from _files(model, vision if vision and vision.is_file() else None, threads, run)
+    if run.file("imatrix.gguf").is_file():
+        yield from _imatrix(run.file("imatrix.gguf"))
+
+
+def _only(run: RunFolder, stage: str) -> Path | None:
+    return next((run.file(name) for name in run.outputs(stage)), None)
+
+
+def _output(path: Path, name: str, fact: dict[str, Any], kept: bool) -> Check:
+    """A file against its record in run.json."""
+    if not path.is_file():
+        return Check(name, not kept, "is missing" if kept else "was deleted; it is made when needed", AGAIN * kept)
+    size = path.stat().st_size
+    if size != fact["n_bytes"]:
+        return Check(name, False, f"has {size} bytes, was written with {fact['n_bytes']}", AGAIN)
+    if not fact["sha256"]:
+        return Check(name, True, f"{format_size(size)}; it only passes through, so it was not hashed")
+    if sha256_of(path) != fact["sha256"]:
+        return Check(name, False, "its sha256 is not the recorded one: it was changed or damaged", AGAIN)
+    return Check(name, True, f"{format_size(size)}, sha256 {fact['sha256'][:12]}... as recorded")
+
+
+def _files(path: Path, mmproj: Path | None, threads: int | None, run: RunFolder | None = None) -> Iterator[Check]:
+    info = yield from _structure(path)
+    if info is None:
+        return
+    kind = reader.kind_of(info)
+    if kind == "imatrix":
+        yield from _imatrix(path)
+        return
+    yield _weights(info)
+    if kind == "mmproj":
+        yield _projector(info)
+        return
+    if run:
+        yield _types(info, run)
+    if mmproj:
+        vision = yield from _structure(mmproj)
+        if vision is None:
+            return
+        yield _weights(vision)
+        fits = _belongs(info, vision)
+        yield fits
+        if not fits.ok:  # libmtmd has assertions there; the text half can still be tried
+            mmproj = None
+    yield from _runs(info, mmproj, threads)
+
+
+def _structure(path: Path) -> Generator[Check, None, GGUFInfo | None]:
+    """Yields the check and returns the header, None where there is none."""
+    try:
+        info = reader.read(path)
+    except GGUFFileError as error:
+        yield Check(f"{path.name}: structure", False, error.message, error.hint)
+        return None
+    kind = reader.kind_of(info)
+    found = f"{kind}, {info.arch or 'no architecture'}, {len(info.tensors)} tensors"
+    yield Check(f"{path.name}: structure", True, found)
+    return info
+
+
+def _imatrix(path: Path) -> Iterator[Check]:
+    name = f"{path.name}: importance"
+    try:
+        matrix = imatrix.read(path)
+    except GGUFFileError as error:
+        yield Check(name, False, error.message, error.hint)
+        return
+    yield Check(name, True, f"{len(matrix.in_sum2)} matrices, {matrix.n_samples} chunks, all finite")
+
+
+def _weights(info: GGUFInfo) -> Check:
+    name, bad = f"{info.path.name}: weights", reader.first_not_finite(info.path)
+    if bad:
+        return Check(name, False, f"{bad} holds values that are no numbers", _SOUND)
+    return Check(name, True, f"{info.bpw:.2f} bits each; those in 16 and 32 bits are finite")
+
+
+def _types(info: GGUFInfo, run: RunFolder) -> Check:
+    name = f"{info.path.name}: types"
+    try:
+        planned = serialization.read_plan(run.file("plan.json"))
+    except LuqError as error:
+        return Check(name, False, error.message, error.hint)
+    wrong = tensor_types.differences(planned.tensor_types, info.types)
+    if wrong:
+        more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        return Check(name, False, f"{wrong[0]}{more}", "Run luq-gguf quantize: it writes what plan.json says.")
+    return Check(name, True, f"all {len(info.tensors)} as in plan.json")
+
+
+def _projector(info: GGUFInfo) -> Check:
+    width, kind = info.metadata.get("clip.vision.projection_dim"), reader.projector_of(info)
+    ok = isinstance(width, int) and bool(kind)
+    found = f"{kind}, for text models of width {width}" if ok else "names no projector, or no width of its text model"
+    return Check(f"{info.path.name}: projector", ok, found, "" if ok else "Convert it again.")
+
+
+def _belongs(model: GGUFInfo, vision: GGUFInfo) -> Check:
+    """Whether an mmproj was made for such a text model."""
+    name, hint = f"{vision.path.name}: belongs", "Take the mmproj that was made of the same checkpoint."
+    if reader.kind_of(vision) != "mmproj":
+        return Check(name, False, f"it is no mmproj but {vision.arch or 'something else'}", hint)
+    told = _projector(vision)
+    width, projector = model.metadata.get(f"{model.arch}.embedding_length"), reader.projector_of(vision)
+    if not told.ok:
+        return Check(name, False, told.found, hint)
+    made_for = vision.metadata["clip.vision.projection_dim"]
+    if made_for != width:
+        return Check(name, False, f"it is made for a text model of width {made_for}, this one has {width}", hint)
+    if any(model.arch.startswith(arch) != projector.startswith(kind) for arch, kind in _PAIRS):
+        return Check(name, False, f"a projector {projector} is not {model.arch}'s", hint)
+    return Check(name, True, f"{projector}, width {width}, as {model.path.name}")
+
+
+def _runs(info: GGUFInfo, mmproj: Path | None, threads: int | None) -> Iterator[Check]:
+    """Load the file in the pinned llama.cpp, in a child process with bounded time and memory, and read a few tokens."""
+    n_bytes = info.n_bytes + (mmproj.stat().st_size if mmproj else 0)
+    seconds, memory = 120 + n_bytes / 20e6, 3 * n_bytes + 8 * 1024**3
+    names = [f"{info.path.name}: loads", f"{info.path.name}: logits", f"{info.path.name}: image"]
+    done = 0
+    try:
+        with Runner(
+            info.path, mmproj, threads=threads, n_ctx=2048, timeout=seconds, max_memory=memory, check=True
+        ) as runner:
+            yield Check(names[0], True, f"in the pinned llama.cpp; {runner.n_vocab} tokens in its vocabulary")
+            done = 1
+            tokens = runner.tokenize(_TEXT)[0] or [0]
+            yield _finite(names[1], runner.score_tokens(tokens[:16], 0))
+            done = 2
+            if mmproj:
+                yield _finite(names[2], _with_picture(runner))
+                done = 3
+    except LuqError as error:
+        # A crash speaks against the build, not against the file: its hint says so.
+        hint = error.hint or "Convert it again; does luq-gguf doctor find everything?"
+        yield Check(names[done], False, error.message, hint)
+
+
+def _with_picture(runner: Runner) -> np.ndarray:
+    from PIL import Image
+
+    with tempfile.TemporaryDirectory() as folder:
+        picture = Path(folder) / "grey.png"
+        Image.linear_gradient("L").resize((112, 112)).convert("RGB").save(picture)
+        return runner.score_text(f"<__media__>{_TEXT}", picture).log_probabilities
+
+
+def _finite(name: str, rows: np.ndarray) -> Check:
+    if rows.size and np.isfinite(rows).all():
+        return Check(name, True, f"finite behind {len(rows)} tokens")
+    return Check(name, False, "not finite: its weights are damaged", _SOUND)

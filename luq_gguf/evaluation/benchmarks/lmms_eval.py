@@ -1,0 +1,146 @@
+"""lmms-eval's own runner as a child process, asking an OpenAI-like server, and what it wrote read back.
+
+lmms-eval ends with exit code 0 whatever happened, and counts a question whose request failed as answered wrongly. So a
+failed request ends the run here, and a run without results is a failure with lmms-eval's last words.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from luq_gguf.core.errors import BenchmarkError, EvaluationError, ToolsError
+from luq_gguf.llamacpp import tools
+
+MODEL = "gguf"  # a file's name may hold "o1", "," or "=", and lmms-eval would take these for something else
+_RESULTS = "*_results.json"
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_PROGRESS = re.compile(r"Model Responding:.*?\s(\d+)/(\d+)")
+_FAILED = re.compile(r"All \d+ attempts failed\. Last error: (.*)")
+_ERROR = re.compile(r"Error during evaluation: (.*?)(?:\. Please set `--verbosity=DEBUG`.*)?$")
+_OWN_WORDS = "The lines above are lmms-eval's own."
+
+
+def version() -> str:
+    """Raises ToolsError where lmms-eval is not installed."""
+    try:
+        return importlib.metadata.version("lmms-eval")
+    except importlib.metadata.PackageNotFoundError:
+        raise ToolsError(
+            "Benchmarks are run by lmms-eval, which is not installed.", "pip install 'luq-gguf[lmms]'"
+        ) from None
+
+
+def knows(name: str, tasks: Path | None) -> bool:
+    """Whether a definition of lmms-eval's, or of a folder, names a task, group or tag so.
+
+    A look at the text, which takes a moment; lmms-eval itself reads all definitions for many seconds.
+    """
+    package = importlib.util.find_spec("lmms_eval")
+    own = Path((package.submodule_search_locations or [""])[0]) / "tasks" if package else None
+    named = re.compile(rf"^\s*(?:(?:task|group|tag)\s*:|-)\s*[\"']?{re.escape(name)}[\"']?\s*$", re.MULTILINE)
+    paths = (path for folder in (tasks, own) if folder for path in folder.rglob("*.yaml"))
+    return any(named.search(path.read_text(encoding="utf-8", errors="replace")) for path in paths)
+
+
+def run(
+    task: str,
+    server: str,
+    folder: Path,
+    *,
+    tasks: Path | None = None,
+    limit: int | None = None,
+    progress: Callable[[float, float], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Ask a task's questions, with temperature 0 unless the task says otherwise; returns lmms-eval's results.
+
+    Its results, answers and submission files lie in `folder`, which is emptied first. Raises BenchmarkError.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    arguments = f"model={MODEL},base_url={server}/v1,api_key=none,num_concurrent=1,max_retries=1,httpx_trust_env=False"
+    command: list[str | Path] = [tools.python(), "-m", "lmms_eval", "--model", "openai", "--model_args", arguments]
+    command += ["--tasks", task, "--batch_size", "1", "--output_path", folder.resolve(), "--log_samples"]
+    command += ["--verbosity", "WARNING"]
+    command += ["--include_path", tasks.resolve()] if tasks else []
+    command += ["--limit", str(limit)] if limit else []
+
+    def on_line(line: str) -> None:
+        if counted := _PROGRESS.search(line):
+            progress(int(counted[1]), int(counted[2]))
+        if failed := _FAILED.search(line):
+            raise _unanswered(task, _COLOURS.sub("", failed[1]).strip())
+
+    said = tools.run(
+        command,
+        failure=BenchmarkError,
+        what=f"lmms-eval on {task}",
+        on_line=on_line,
+        cwd=folder,
+        environment=_environment(),
+        hint=_OWN_WORDS,
+    )
+    found = sorted((folder / MODEL).glob(_RESULTS))
+    if "Tasks not found" in said and not found:
+        raise EvaluationError(f"lmms-eval knows no task named {task}.", "`lmms-eval tasks list` shows what it knows.")
+    if not found:
+        raise BenchmarkError(f"lmms-eval gave no results of {task}:\n{_last_words(said)}", _OWN_WORDS)
+    results: dict[str, Any] = json.loads(found[-1].read_text(encoding="utf-8"))
+    return results
+
+
+def _environment() -> dict[str, str]:
+    return {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def _unanswered(task: str, error: str) -> EvaluationError | BenchmarkError:
+    sizes = re.search(r"\((\d+) tokens\).*context size \((\d+) tokens\)", error)
+    if sizes:
+        return EvaluationError(
+            f"A question of {task} has {sizes[1]} tokens, more than the context of {sizes[2]}.",
+            f"Add --ctx {-(-int(sizes[1]) * 5 // 4096) * 1024} or more.",
+        )
+    return BenchmarkError(
+        f"llama-server did not answer a question of {task}: {error}", "The words behind the task are its own."
+    )
+
+
+def _last_words(said: str) -> str:
+    lines = [_COLOURS.sub("", line).strip() for line in said.splitlines()]
+    told = next((found[1] for line in reversed(lines) if (found := _ERROR.search(line))), None)
+    return told or "\n".join([line for line in lines if line][-3:])
+
+
+def read(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What eval.json keeps of results: of every task its metrics, number of samples and version.
+
+    A metric that is no number, such as a file for a test server, is left out; lmms-eval names it null.
+    """
+    found = {}
+    for task, counts in results["n-samples"].items():
+        values = results["results"][task]
+        metrics = {}
+        for key, value in values.items():
+            name, _, way = key.partition(",")
+            if not way or "_stderr" in name or not _is_number(value):
+                continue
+            stderr = values.get(f"{name}_stderr,{way}")
+            shown = name if way == "none" else f"{name} ({way})"
+            metrics[shown] = {"value": float(value), "stderr": float(stderr) if _is_number(stderr) else None}
+        found[task] = {
+            "metrics": metrics,
+            "n_samples": int(counts["effective"]),
+            "task": task,
+            "task_version": results.get("versions", {}).get(task),
+        }
+    return found
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value

@@ -1,0 +1,194 @@
+"""The paper's benchmarks, and any other task of lmms-eval, on a file in llama-server. What was finished is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from luq_gguf.core.errors import EvaluationError
+from luq_gguf.evaluation.benchmarks import lmms_eval
+from luq_gguf.evaluation.logprobs import Target
+from luq_gguf.llamacpp import server, tools
+from luq_gguf.llamacpp.gguf import reader
+from luq_gguf.llamacpp.runtime import chat_template
+from luq_gguf.run.folder import hash_of
+from luq_gguf.run.preflight import Listener, safe_name
+from luq_gguf.run.serialization import read_json, write_json
+
+# By the paper's names: the split with public answers, and of MMBench the task that reads the option without a judge.
+PAPER = {
+    "mme": "mme",  # perception and cognition are two metrics of it
+    "mmbench": "mmbench_en_dev_static",
+    "textvqa": "textvqa_val",
+    "vqav2": "vqav2_val",
+    "gqa": "gqa",
+    "pope": "pope",
+    "chartqa": "chartqa",
+    "docvqa": "docvqa_val",
+    "mathvista": "mathvista_testmini_format",
+}
+WITHOUT_LOGIN = {"textvqa"}  # lmms-eval asks the Hub with a login for all others, though their data are public
+
+
+@dataclass(frozen=True)
+class BenchmarkRequest:
+    """Benchmarks by the paper's names or lmms-eval's; a folder of further tasks; so many samples of each."""
+
+    names: tuple[str, ...]
+    tasks: Path | None = None
+    limit: int | None = None
+
+
+def make_request(names: str | None, tasks: Path | None, limit: int | None) -> BenchmarkRequest | None:
+    """Of "paper", or names with commas. Raises EvaluationError."""
+    if names is None:
+        if tasks or limit:
+            option = "--benchmark-tasks" if tasks else "--limit"
+            raise EvaluationError(f"{option} is for benchmarks, and none were given.", "Give --benchmarks LIST too.")
+        return None
+    asked = [name.strip() for name in names.split(",") if name.strip()]
+    if not asked:
+        raise EvaluationError("--benchmarks names none.", f"Give paper, or some of {', '.join(PAPER)}.")
+    listed = [one for name in asked for one in (PAPER if name == "paper" else (name,))]
+    return BenchmarkRequest(tuple(dict.fromkeys(listed)), tasks, limit)
+
+
+def task_of(name: str) -> str:
+    return PAPER.get(name, name)
+
+
+def needs_judge(task: str) -> bool:
+    """Whether a language model elsewhere reads the answers. Known of the nine's families; others are not looked at."""
+    return task.startswith("mathvista") or (task.startswith("mmbench") and not task.endswith("_static"))
+
+
+def check(request: BenchmarkRequest) -> None:
+    """Refuse, before anything heavy, what would fail or mean nothing. Raises ToolsError and EvaluationError."""
+    lmms_eval.version()
+    tools.find().tool("llama-server")
+    _check_judge(request)
+    _check_login(request)
+    unknown = [name for name in request.names if name not in PAPER and not lmms_eval.knows(name, request.tasks)]
+    if unknown:
+        raise EvaluationError(
+            f"lmms-eval knows no task named {unknown[0]}.",
+            f"Give some of {', '.join(PAPER)}, a task that `lmms-eval tasks list` shows, or --benchmark-tasks DIR.",
+        )
+
+
+def _check_judge(request: BenchmarkRequest) -> None:
+    judged = [name for name in request.names if needs_judge(task_of(name))]
+    if judged and not os.environ.get("OPENAI_API_KEY") and not os.environ.get("API_TYPE"):
+        raise EvaluationError(
+            f"lmms-eval has a language model read the answers of {judged[0]}, and OPENAI_API_KEY is not set; without "
+            "it they would count as wrong or be guessed.",
+            f"Set OPENAI_API_KEY (and MODEL_VERSION to a model other than {_judge()}), or leave {judged[0]} away.",
+        )
+
+
+def _check_login(request: BenchmarkRequest) -> None:
+    from huggingface_hub import constants, get_token
+
+    asking = [name for name in request.names if name in PAPER and name not in WITHOUT_LOGIN]
+    if asking and not get_token() and not constants.HF_HUB_OFFLINE:
+        raise EvaluationError(
+            f"lmms-eval asks the Hugging Face Hub for {asking[0]} with a login, and there is none here.",
+            "Run `hf auth login`, or set HF_TOKEN.",
+        )
+
+
+def _judge() -> str:
+    return os.environ.get("MODEL_VERSION", "gpt-4o-2024-11-20")
+
+
+def measure(request: BenchmarkRequest, target: Target, work: Path, listener: Listener = Listener()) -> dict[str, Any]:
+    """Of every benchmark its metrics; what was finished for this file before is read, the others are run one by one.
+
+    A group of tasks gives an entry a task. A run that is killed repeats the benchmark it was in.
+    """
+    folder = work / f"benchmarks-{target.key()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Any] = {}
+    if not _keeps_template(target.model):
+        listener.say(
+            f"llama-server leaves out text that {target.model.name}'s chat template writes beside an image: answers to "
+            "benchmarks may differ from those to --data."
+        )
+    with ExitStack() as stack:
+        address = ""
+        for name in request.names:
+            kept = folder / f"{safe_name(name)}-{_key(request, name, target)}.json"
+            if not kept.exists():
+                if not address:
+                    serving = server.serve(
+                        target.model,
+                        target.mmproj,
+                        folder / "llama-server.log",
+                        threads=target.threads,
+                        n_ctx=target.n_ctx,
+                        progress=lambda done, total: listener.progress("llama-server", done, total),
+                    )
+                    address = stack.enter_context(serving)
+                write_json(kept, _run(request, name, address, kept.with_suffix(""), listener))
+            found |= read_json(kept, "eval")
+    return found
+
+
+def _run(
+    request: BenchmarkRequest, name: str, address: str, folder: Path, listener: Listener
+) -> dict[str, dict[str, Any]]:
+    task = task_of(name)
+    results = lmms_eval.run(
+        task,
+        address,
+        folder,
+        tasks=request.tasks,
+        limit=request.limit,
+        progress=lambda done, total: listener.progress(name, done, total),
+    )
+    entries = lmms_eval.read(results)
+    return {name: entries[task]} if set(entries) == {task} else {f"{name}/{one}": e for one, e in entries.items()}
+
+
+def _key(request: BenchmarkRequest, name: str, target: Target) -> str:
+    """Changes with all that an answer or its score depends on, besides the files."""
+    judge = _judge() if needs_judge(task_of(name)) else None
+    own = _digest(request.tasks) if request.tasks and name not in PAPER else None
+    build = tools.version(tools.find())
+    return hash_of(task_of(name), request.limit, target.n_ctx, judge, own, lmms_eval.version(), build)
+
+
+def _keeps_template(model: Path) -> bool:
+    """Whether llama-server's prompt is the chat template's: it hands an image on as text, so a template that writes
+    more for an image than special tokens, such as LLaVA-1.5's line break, does not write it."""
+    template = reader.read(model).metadata.get("tokenizer.chat_template")
+    try:
+        return chat_template.render(template, "x", "<image>") == chat_template.render(template, "<image>x", None)
+    except ValueError:
+        return False
+
+
+def _digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
+        digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def conditions(request: BenchmarkRequest, target: Target) -> Mapping[str, Any]:
+    """What the figures were measured with, as eval.json has it."""
+    judged = any(needs_judge(task_of(name)) for name in request.names)
+    return {
+        "lmms_eval": lmms_eval.version(),
+        "llama_cpp": tools.version(tools.find()),
+        "samples_each": request.limit or "all",
+        "n_ctx": target.n_ctx,
+        "judge": _judge() if judged else None,
+        "prompt_as_template": _keeps_template(target.model),
+    }

@@ -1,0 +1,72 @@
+"""Measurements kept on disk part by part, so that a killed one repeats the part it was in.
+
+A case is named q<number> (a prompt) or t<number> (a chunk of text); a part is PART cases in one safetensors file that
+bears the name of its first. Its tensors are named <case>.<what>.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from luq_gguf.core.types import EvalData
+
+PART = 16  # prompts or chunks of text
+
+Arrays = dict[str, np.ndarray]
+
+
+def names(data: EvalData) -> Iterator[list[str]]:
+    """The cases of every part."""
+    for kind, count in (("q", len(data.samples)), ("t", len(data.chunks))):
+        found = [f"{kind}{number}" for number in range(count)]
+        yield from (found[at : at + PART] for at in range(0, count, PART))
+
+
+def path(folder: Path, cases: Sequence[str]) -> Path:
+    return folder / f"{cases[0]}.safetensors"
+
+
+def save(folder: Path, cases: Sequence[str], arrays: Arrays, answers: Mapping[str, str]) -> None:
+    """Write a whole part; `answers` are those of its prompts."""
+    from safetensors.numpy import save_file
+
+    beside = folder / f"{cases[0]}.part"
+    save_file(arrays, beside, metadata={"answers": json.dumps(dict(answers))})
+    beside.replace(path(folder, cases))
+
+
+def read(folder: Path, data: EvalData) -> Iterator[tuple[str, Arrays, str | None]]:
+    """All cases: name, arrays, answer."""
+    for cases in names(data):
+        arrays, answers = _read_part(path(folder, cases))
+        for name in cases:
+            yield name, _of(name, arrays), answers.get(name)
+
+
+class Reference:
+    """A reference's folder, one part of it in memory."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._first, self._arrays = folder, "", dict[str, np.ndarray]()
+
+    def arrays(self, name: str) -> Arrays:
+        first = f"{name[0]}{int(name[1:]) // PART * PART}"
+        if first != self._first:
+            self._arrays, _ = _read_part(path(self._folder, [first]))
+            self._first = first
+        return _of(name, self._arrays)
+
+
+def _read_part(file: Path) -> tuple[Arrays, dict[str, str]]:
+    from safetensors import safe_open
+
+    with safe_open(file, framework="numpy") as part:
+        return {key: part.get_tensor(key) for key in part.keys()}, json.loads(part.metadata()["answers"])  # noqa: SIM118
+
+
+def _of(name: str, arrays: Arrays) -> Arrays:
+    return {key.partition(".")[2]: value for key, value in arrays.items() if key.startswith(f"{name}.")}

@@ -1,0 +1,252 @@
+"""How good a file is on given data: divergence from a reference, accuracy, perplexity, with their intervals."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from luq_gguf.core.errors import EvaluationError
+from luq_gguf.core.types import EvalData, Sample
+from luq_gguf.evaluation.logprobs import CHUNK, Case, Target, compare, measure_reference, noise_floor, reference_answers
+from luq_gguf.hf import datasets
+from luq_gguf.llamacpp.gguf import reader
+from luq_gguf.llamacpp.runtime.client import Runner
+from luq_gguf.method.metrics import intervals, vqa
+from luq_gguf.run.folder import sha256_of
+from luq_gguf.run.preflight import Listener
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A file's measurements, as eval.json has them; what was not asked for is null."""
+
+    content: dict[str, Any]
+    scores: np.ndarray | None
+    cases: tuple[Case, ...]
+
+
+def cache_folder() -> Path:
+    """Where measurements of files outside run folders are kept."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = root / "luq-gguf" / "eval"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def read_data(
+    source: str | None, text: Path | None, model: Path, *, n_samples: int | None, n_chunks: int, seed: int, cache: Path
+) -> EvalData:
+    """Questions from a set and the first chunks of a text, cut by the model's own tokenizer.
+
+    Raises EvaluationError where there is neither, and CalibrationError where they cannot be read.
+    """
+    if source is None and text is None:
+        raise EvaluationError("There is nothing to measure on.", "Give --data SET, --text FILE or --benchmarks LIST.")
+    samples = datasets.read_questions(source, n_samples, seed, cache) if source else ()
+    chunks = _chunks(model, text, n_chunks) if text else ()
+    digest = hashlib.sha256(json.dumps(chunks).encode())
+    for sample in samples:
+        image = hashlib.sha256(sample.image.read_bytes()).hexdigest() if sample.image else ""
+        digest.update(json.dumps([image, sample.prompt, sample.answers]).encode())
+    name = " + ".join(datasets.source_name(str(part)) for part in (source, text) if part)
+    return EvalData(name, samples, chunks, digest.hexdigest())
+
+
+def no_data(reference: Path | None) -> EvalData:
+    """For benchmarks alone. Raises EvaluationError where there is a reference and nothing to compare it on."""
+    if reference:
+        raise EvaluationError(
+            f"{reference.name} is compared on questions or a text, not on benchmarks.",
+            "Give --data SET, --text FILE, or leave --reference away.",
+        )
+    return EvalData("", (), (), hashlib.sha256(b"").hexdigest())
+
+
+def _chunks(model: Path, text: Path, n_chunks: int) -> tuple[tuple[int, ...], ...]:
+    """Whole chunks of a text, each begun with the BOS token where the tokenizer adds one, as llama-perplexity does."""
+    try:
+        content = text.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise EvaluationError(f"{text} cannot be read: {error.strerror}.", "Give --text a text file.") from None
+    with Runner(model, n_ctx=CHUNK) as runner:
+        tokens, bos = runner.tokenize(content)
+    count = min(n_chunks, len(tokens) // CHUNK)
+    if not count:
+        raise EvaluationError(
+            f"{text.name} has {len(tokens)} tokens; perplexity needs {CHUNK} at least.", "Give a longer text."
+        )
+    found = [tokens[at * CHUNK : (at + 1) * CHUNK] for at in range(count)]
+    return tuple(tuple([bos, *chunk[1:]] if bos is not None else chunk) for chunk in found)
+
+
+def find_mmproj(model: Path, given: Path | None, samples: Sequence[Sample]) -> Path | None:
+    """The vision half of a file: given, or the only mmproj beside it. Raises EvaluationError."""
+    return mmproj_beside(model, given, "The data has") if any(sample.image for sample in samples) else None
+
+
+def mmproj_beside(model: Path, given: Path | None, what: str) -> Path:
+    """The vision half for `what` has images. Raises EvaluationError."""
+    if given:
+        return given
+    found = sorted(model.parent.glob("mmproj*.gguf"))
+    if len(found) != 1:
+        problem = "there is no mmproj file" if not found else f"there are {len(found)} mmproj files"
+        raise EvaluationError(f"{what} images, and beside {model.name} {problem}.", "Give --mmproj FILE.")
+    return found[0]
+
+
+def check_comparable(model: Path, reference: Path) -> None:
+    """Raise EvaluationError where the reference is another model: other shape or other vocabulary."""
+    one, other = reader.read(model), reader.read(reference)
+    facts = {
+        "architecture": "general.architecture",
+        "number of layers": f"{one.arch}.block_count",
+        "width": f"{one.arch}.embedding_length",
+        "vocabulary": "tokenizer.ggml.tokens",
+        "chat template": "tokenizer.chat_template",
+    }
+    for what, key in facts.items():
+        a, b = one.metadata.get(key), other.metadata.get(key)
+        if a != b:
+            shown = "" if what in ("vocabulary", "chat template") else f": {a} and {b}"
+            raise EvaluationError(
+                f"{model.name} and {reference.name} are not the same model (other {what}{shown}).",
+                "Give --reference the 16-bit file of the same checkpoint.",
+            )
+
+
+def choose_metric(metric: str, samples: Sequence[Sample]) -> str | None:
+    """ "auto" is VQAv2's soft score where there are several answers, else exact; None where there are no answers, and
+    for "none".
+
+    Raises EvaluationError where a metric was asked for and answers are missing.
+    """
+    without = sum(not sample.answers for sample in samples)
+    if not samples or metric == "none":
+        return None
+    if metric == "auto":
+        if without:
+            return None
+        return "vqa" if any(len(sample.answers) > 1 for sample in samples) else "exact"
+    if without:
+        raise EvaluationError(
+            f"{without} of {len(samples)} questions have no answers, so --metric {metric} has nothing to compare with.",
+            'Give each line "answers", or leave --metric away.',
+        )
+    return metric
+
+
+def evaluate(
+    target: Target,
+    reference: Target | None,
+    data: EvalData,
+    work: Path,
+    *,
+    metric: str = "auto",
+    scratch: Path | None = None,
+    listener: Listener = Listener(),
+) -> Evaluation:
+    """Measure a file, and the reference where it has not been measured on this data yet.
+
+    What was measured is kept in `work`; of the file itself in `scratch`, where that is given.
+    """
+    chosen = choose_metric(metric, data.samples)
+    folder, floor, theirs = None, None, None
+    if reference:
+        check_comparable(target.model, reference.model)
+        name = f"reference {reference.model.name}"
+        folder = measure_reference(reference, data, work, lambda done, total: listener.progress(name, done, total))
+        theirs = reference_answers(folder, data)
+        floor = noise_floor(reference, data, folder, work)
+    name = target.model.name
+    cases = compare(target, data, folder, work, lambda done, total: listener.progress(name, done, total), scratch)
+    said = [case.answer or "" for case in cases if case.name[0] == "q"]
+    scores = _scores(said, data, chosen)
+    content: dict[str, Any] = {
+        "file": target.model.name,
+        "file_sha256": sha256_of(target.model),
+        "reference": reference.model.name if reference else None,
+        "n_samples": len(data.samples) or len(data.chunks),
+        "metric": chosen,
+        "accuracy": intervals.accuracy(scores).to_json() if scores is not None else None,
+    }
+    if chosen == "yes-no":
+        content["f1"] = vqa.f1_of_yes(said, [sample.answers[0] for sample in data.samples])
+    if scores is not None and theirs is not None:
+        before = _scores(theirs, data, chosen)
+        assert before is not None
+        content["reference_accuracy"] = intervals.accuracy(before).to_json()
+        content["accuracy_change"] = intervals.paired_difference(before, scores).to_json()
+    content |= _divergences(cases, floor)
+    nll = [case.nll for case in cases if case.nll is not None]
+    content["perplexity"] = float(np.exp(np.concatenate(nll).mean())) if nll else None
+    content["n_chunks"] = len(data.chunks)
+    content["conditions"] = {
+        "data": data.name or None,
+        "data_sha256": data.sha256,
+        "max_tokens": target.max_tokens,
+        "threads": target.threads,
+        "kept_tokens_per_position": reference.top if reference else None,
+        "interval": "95%, percentile bootstrap over samples",
+    }
+    return Evaluation(content, scores, tuple(cases))
+
+
+def _scores(said: Sequence[str], data: EvalData, metric: str | None) -> np.ndarray | None:
+    if metric is None:
+        return None
+    pairs = zip(said, data.samples, strict=True)
+    return np.array([vqa.METRICS[metric](answer, sample.answers) for answer, sample in pairs])
+
+
+def _divergences(cases: Sequence[Case], floor: float | None) -> dict[str, Any]:
+    """KLD over all text tokens, and apart: of prompts, of answers, of texts."""
+    asked = [case for case in cases if case.name[0] == "q"]
+    told = [case for case in cases if case.name[0] == "t"]
+    missing = [case.missing for case in cases if case.missing is not None]
+    main = asked or told
+    parts = {
+        "kld": [case.kld for case in main],
+        "kld_prompt": [None if case.kld is None else case.kld[: case.n_prompt] for case in asked],
+        "kld_answer": [None if case.kld is None else case.kld[case.n_prompt :] for case in asked],
+        "kld_text": [case.kld for case in told],
+    }
+    found: dict[str, Any] = {}
+    for name, values in parts.items():
+        held = [value for value in values if value is not None and len(value)]
+        found[name] = _spread(held) if held else None
+    if found["kld"]:
+        found["kld"] |= {"floor": floor, "missing_beyond_kept": float(np.mean(missing)) if missing else 0.0}
+    same = [case.same_top for case in main if case.same_top is not None]
+    found["same_top"] = float(np.concatenate(same).mean()) if same else None
+    return found
+
+
+def _spread(values: list[np.ndarray]) -> dict[str, float]:
+    flat = np.concatenate(values).astype(np.float64)
+    interval = _mean_interval(values)
+    quantiles = {"median": 0.5, "p90": 0.9, "p99": 0.99}
+    return (
+        {"mean": float(flat.mean()), "low": interval[0], "high": interval[1]}
+        | {name: float(np.quantile(flat, q)) for name, q in quantiles.items()}
+        | {"n_positions": len(flat)}
+    )
+
+
+def _mean_interval(values: list[np.ndarray], seed: int = 0) -> tuple[float, float]:
+    """Interval of the mean over positions, resampling whole samples: positions of one prompt are not independent."""
+    sums, counts = np.array([v.sum() for v in values], np.float64), np.array([len(v) for v in values], np.float64)
+    rng = np.random.default_rng(seed)
+    means = []
+    for _ in range(intervals.RESAMPLES // 100):
+        drawn = rng.integers(0, len(values), (100, len(values)))
+        means.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
+    return float(low), float(high)

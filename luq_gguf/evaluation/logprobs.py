@@ -1,0 +1,246 @@
+"""What a file expects on prompts and texts: measured part by part and kept, so that nothing is measured twice.
+
+A reference's expectations are kept with the k most expected tokens of every position; another file is compared with
+them while its own are at hand. A part is a few prompts; a killed measurement repeats the part it was in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from luq_gguf.core.errors import EvaluationError
+from luq_gguf.core.types import EvalData
+from luq_gguf.evaluation import cache as measurement_cache
+from luq_gguf.evaluation.cache import PART, Arrays
+from luq_gguf.llamacpp.runtime.client import Runner
+from luq_gguf.method.metrics import kld as kld_metric
+from luq_gguf.method.metrics.kld import Expectations
+
+TOP = 1024  # tokens kept of a position; smaller vocabularies are kept whole
+CONTROLS = 64  # positions kept with all of the vocabulary, to say what the rest's single bucket costs
+CHUNK = 512  # tokens of text read at once, the second half is scored: as llama-perplexity does
+
+
+@dataclass(frozen=True)
+class Target:
+    """A file and how it is run. `mmproj` is needed for images only; without `answers` a file that is compared with a
+    reference does not answer itself, which takes a token at a time."""
+
+    model: Path
+    mmproj: Path | None = None
+    threads: int | None = None
+    n_ctx: int = 4096
+    n_batch: int = 512
+    max_tokens: int = 32
+    top: int = TOP
+    answers: bool = True
+
+    def key(self) -> str:
+        """Changes with the files and with what is asked of them, not with how fast it is done."""
+        stamps = [_stamp(path) for path in (self.model, self.mmproj) if path]
+        asked = [stamps, self.max_tokens, self.top, *([] if self.answers else ["no answers"])]
+        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:24]
+
+
+def _stamp(path: Path) -> list[object]:
+    """Names a file's content without reading all of a large one: its size, and its first and last MiB."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        digest.update(file.read(2**20))
+        file.seek(max(0, path.stat().st_size - 2**20))
+        digest.update(file.read())
+    return [path.stat().st_size, digest.hexdigest()]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What was measured of one prompt or chunk: `name` is q<number> or t<number>.
+
+    kld, same_top [n] are None without a reference; n_prompt positions of them belong to the prompt, the others to the
+    answer. nll [n] is of texts, `answer` of prompts. `missing`: the KLD that kept tokens do not show, where known.
+    """
+
+    name: str
+    answer: str | None
+    n_prompt: int
+    kld: np.ndarray | None
+    same_top: np.ndarray | None
+    nll: np.ndarray | None
+    missing: float | None
+
+
+def measure_reference(
+    target: Target, data: EvalData, work: Path, progress: Callable[[float, float], None] = lambda done, total: None
+) -> Path:
+    """The folder that holds a reference's expectations, measured as far as they are not there yet."""
+    folder = _folder(work, "reference", target, data)
+
+    def measure(runner: Runner, name: str) -> tuple[Arrays, str | None]:
+        scored = _score(runner, target, data, name, None)
+        kept = kld_metric.keep_top(scored.rows, target.top)
+        arrays = {"tokens": kept.tokens, "log_probabilities": kept.log_probabilities, "tail": kept.tail}
+        arrays |= {"prompt": scored.prompt, "forced": scored.forced}
+        if scored.nll is not None:
+            arrays["nll"] = scored.nll
+        if target.top < runner.n_vocab and int(name[1:]) < CONTROLS:
+            at = max(0, len(scored.prompt) - 1)
+            arrays["control"] = scored.rows[at : at + 1]
+        return arrays, scored.answer
+
+    _measure_parts(target, data, folder, work, measure, progress)
+    return folder
+
+
+def compare(
+    target: Target,
+    data: EvalData,
+    reference: Path | None,
+    work: Path,
+    progress: Callable[[float, float], None] = lambda done, total: None,
+    scratch: Path | None = None,
+) -> list[Case]:
+    """Answers, and with a reference's folder also divergences, of a file; what is there already is read.
+
+    `work` keeps what is shared between files, such as images' embeddings, and the figures, unless `scratch` does.
+    Raises EvaluationError where the file reads a prompt as other tokens than the reference did.
+    """
+    folder = _folder(scratch or work, f"file-{reference.name if reference else 'alone'}", target, data)
+    known = measurement_cache.Reference(reference) if reference else None
+
+    def measure(runner: Runner, name: str) -> tuple[Arrays, str | None]:
+        held = known.arrays(name) if known else None
+        scored = _score(runner, target, data, name, held["forced"] if held else None)
+        arrays = {"n_prompt": np.array([max(0, len(scored.prompt) - 1)])}
+        if scored.nll is not None:
+            arrays["nll"] = scored.nll
+        if held:
+            if not np.array_equal(held["prompt"], scored.prompt):
+                raise EvaluationError(
+                    f"{target.model.name} reads {name} as other tokens than the reference does.",
+                    "Compare files of the same model with the same vocabulary and chat template.",
+                )
+            kept = Expectations(held["tokens"], held["log_probabilities"], held["tail"])
+            arrays["kld"] = kld_metric.kl_from_top(kept, scored.rows).astype(np.float32)
+            arrays["same_top"] = held["tokens"][:, 0] == scored.rows.argmax(axis=1)
+            if "control" in held:
+                at = max(0, len(scored.prompt) - 1)
+                whole = kld_metric.kl_divergence(held["control"], scored.rows[at : at + 1])
+                arrays["missing"] = whole - arrays["kld"][at : at + 1]
+        return arrays, scored.answer
+
+    _measure_parts(target, data, folder, work, measure, progress)
+    return [_case(name, arrays, answer) for name, arrays, answer in measurement_cache.read(folder, data)]
+
+
+def reference_answers(folder: Path, data: EvalData) -> list[str]:
+    """The reference's greedy answers to all prompts."""
+    return [answer for _, _, answer in measurement_cache.read(folder, data) if answer is not None]
+
+
+def noise_floor(target: Target, data: EvalData, reference: Path, work: Path) -> float:
+    """Mean KLD of the reference against itself on the first part, run with other threads and batches.
+
+    Threads alone change nothing on most CPUs; fewer tokens at once take other kernels.
+    """
+    threads = target.threads or os.cpu_count() or 1
+    other = replace(target, threads=threads - 1 if threads > 1 else 2, n_batch=16)
+    few = replace(data, samples=data.samples[:PART], chunks=() if data.samples else data.chunks[:2])
+    cases = compare(other, few, reference, work, scratch=work / "floor")
+    return float(np.concatenate([case.kld for case in cases if case.kld is not None]).mean())
+
+
+@dataclass(frozen=True)
+class _Scored:
+    rows: np.ndarray
+    prompt: np.ndarray
+    forced: np.ndarray
+    answer: str | None
+    nll: np.ndarray | None
+
+
+def _score(runner: Runner, target: Target, data: EvalData, name: str, forced: np.ndarray | None) -> _Scored:
+    number = int(name[1:])
+    if name[0] == "q":
+        sample = data.samples[number]
+        most = target.max_tokens if target.answers or forced is None else 0
+        found = runner.measure(sample.prompt, sample.image, max_tokens=most, forced=_ints(forced))
+        return _Scored(
+            found.log_probabilities,
+            np.array(found.prompt, np.int32),
+            np.array(found.forced, np.int32),
+            found.text,
+            None,
+        )
+    chunk = data.chunks[number]
+    half = CHUNK // 2
+    rows = runner.score_tokens(chunk[:-1], half)
+    nll = -np.take_along_axis(rows, np.array(chunk[half + 1 :])[:, None], axis=1)[:, 0]
+    return _Scored(rows, np.array(chunk, np.int32), np.empty(0, np.int32), None, nll)
+
+
+def _ints(tokens: np.ndarray | None) -> list[int] | None:
+    return None if tokens is None else [int(token) for token in tokens]
+
+
+def _folder(work: Path, what: str, target: Target, data: EvalData) -> Path:
+    folder = work / f"{what}-{target.key()}-{data.sha256[:16]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _measure_parts(
+    target: Target,
+    data: EvalData,
+    folder: Path,
+    work: Path,
+    measure: Callable[[Runner, str], tuple[Arrays, str | None]],
+    progress: Callable[[float, float], None],
+) -> None:
+    missing = [names for names in measurement_cache.names(data) if not measurement_cache.path(folder, names).exists()]
+    total = len(data.samples) + len(data.chunks)
+    done = total - sum(map(len, missing))
+    if not missing:
+        return
+    embeddings = None
+    if target.mmproj:
+        embeddings = work / f"images-{hashlib.sha256(json.dumps(_stamp(target.mmproj)).encode()).hexdigest()[:16]}"
+        embeddings.mkdir(exist_ok=True)
+    with Runner(
+        target.model,
+        target.mmproj,
+        threads=target.threads,
+        n_ctx=target.n_ctx,
+        n_batch=target.n_batch,
+        embeddings=embeddings,
+    ) as runner:
+        for names in missing:
+            arrays: Arrays = {}
+            answers: dict[str, str] = {}
+            for name in names:
+                found, answer = measure(runner, name)
+                arrays |= {f"{name}.{key}": np.ascontiguousarray(value) for key, value in found.items()}
+                if answer is not None:
+                    answers[name] = answer
+                done += 1
+                progress(done, total)
+            measurement_cache.save(folder, names, arrays, answers)
+
+
+def _case(name: str, arrays: Arrays, answer: str | None) -> Case:
+    missing = arrays.get("missing")
+    return Case(
+        name,
+        answer,
+        int(arrays["n_prompt"][0]) if name[0] == "q" else 0,
+        arrays.get("kld"),
+        arrays.get("same_top"),
+        arrays.get("nll"),
+        None if missing is None else float(missing[0]),
+    )

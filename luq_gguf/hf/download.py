@@ -1,0 +1,163 @@
+"""Fetch a checkpoint from the Hub: only what is needed, of one revision, and nothing large before the small is checked.
+
+huggingface_hub keeps the files in its cache and goes on with half-fetched ones; its bars show the progress.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+from luq_gguf.core import json_input
+from luq_gguf.core.errors import CheckpointError, DiskSpaceError, DownloadError
+from luq_gguf.method.two_type_plan import format_size
+from luq_gguf.publishing.access import network_errors
+
+_SMALL = ("*.json", "*.jinja", "*.model", "*.txt", "README.md")
+_PICKLES = ("*.bin", "*.pt", "*.pth")
+_AGAIN = "run the same command again: it goes on where it stopped"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A fetched checkpoint: where it lies, and the commit it is of."""
+
+    folder: Path
+    revision: str
+
+
+def fetch(model: str, revision: str | None, check: Callable[[Path], None], *, code: bool = False) -> Snapshot:
+    """Fetch a model's configuration, tokenizer and safetensors at a revision (None: the newest).
+
+    `check` is called with the folder when it holds all but the weights; what it raises ends the fetching. Raises
+    CheckpointError or DiskSpaceError with what to do. `code`: Python files too.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    with _one_sentence(model):
+        try:
+            commit = str(HfApi().model_info(model, revision=revision).sha)
+            sizes = _files(model, commit)
+        except network_errors():
+            cached = _cached(model, revision)
+            if cached is None:
+                raise
+            check(cached.folder)
+            return cached
+        small = [name for name in sizes if _matches(name, _SMALL) or (code and name.endswith(".py"))]
+        if "config.json" not in sizes:
+            raise CheckpointError(f"{model} is no checkpoint: it has no config.json.", "Choose another model.")
+        if not any(name.endswith(".safetensors") for name in sizes) and any(_matches(n, _PICKLES) for n in sizes):
+            raise CheckpointError(
+                f"{model} has its weights as pickles only, which can run code when read.",
+                "Choose a version of it with safetensors.",
+            )
+        folder = Path(snapshot_download(model, revision=commit, allow_patterns=small))
+        check(folder)
+        weights = _weights(folder, sizes)
+        _check_room(model, folder, {name: sizes[name] for name in weights})
+        snapshot_download(model, revision=commit, allow_patterns=[*small, *weights])
+        return Snapshot(folder, commit)
+
+
+def fetch_config(model: str) -> Path:
+    """config.json alone, of the newest revision or as it was fetched before. Raises as `fetch` does."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    with _one_sentence(model):
+        try:
+            return Path(hf_hub_download(model, "config.json"))
+        except EntryNotFoundError:
+            raise CheckpointError(f"{model} has no config.json.", "Choose another model.") from None
+
+
+def _files(model: str, commit: str) -> dict[str, int]:
+    """Name -> bytes of the files at the top of the repository; what lies in folders is of other formats."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+    tree = HfApi().list_repo_tree(model, revision=commit, recursive=False)
+    return {entry.path: int(entry.size) for entry in tree if isinstance(entry, RepoFile)}
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
+
+
+def _weights(folder: Path, sizes: dict[str, int]) -> list[str]:
+    """The shards that the index names; without one, all safetensors but other formats of the same weights."""
+    if named := _indexed(folder):
+        return sorted(named & set(sizes))
+    found = [name for name in sizes if name.endswith(".safetensors")]
+    return [name for name in found if not name.startswith("consolidated")] or found
+
+
+def _indexed(folder: Path) -> set[str]:
+    """Shards that the index names; empty where there is none, or none that can be read."""
+    try:
+        index = json_input.read(folder / "model.safetensors.index.json")
+        return {str(name) for name in index["weight_map"].values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
+
+
+def _check_room(model: str, folder: Path, sizes: dict[str, int]) -> None:
+    missing = sum(size for name, size in sizes.items() if not (folder / name).exists())
+    free = shutil.disk_usage(folder).free
+    if missing > free:
+        raise DiskSpaceError(
+            f"{model} takes {format_size(missing)} more, the disk of the Hub's cache has {format_size(free)} free.",
+            f"Free some room, or put the cache elsewhere (export HF_HOME=/other/disk), and {_AGAIN}.",
+        )
+
+
+def _cached(model: str, revision: str | None) -> Snapshot | None:
+    """What was fetched before, where all its weights are there. Files' contents are checked by who opens them."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(model, "config.json", revision=revision)
+    if not isinstance(config, str):
+        return None
+    folder = Path(config).parent
+    present = {path.name: path.stat().st_size for path in folder.iterdir() if path.exists()}
+    named = _indexed(folder)
+    complete = named <= set(present) if named else any(name.endswith(".safetensors") for name in present)
+    return Snapshot(folder, folder.name) if complete else None
+
+
+@contextmanager
+def _one_sentence(model: str) -> Iterator[None]:
+    """What the Hub's client raises, told as our errors. Raises CheckpointError, DownloadError or DiskSpaceError."""
+    from huggingface_hub.constants import ENDPOINT
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    try:
+        yield
+    except GatedRepoError:
+        raise CheckpointError(
+            f"{model} is gated on the Hub.", f"Accept its terms at {ENDPOINT}/{model}, then run: hf auth login"
+        ) from None
+    except RepositoryNotFoundError:
+        raise CheckpointError(
+            f"{model} is neither a folder here nor a model on the Hub that you can see.",
+            "Check the spelling; for a private model run: hf auth login",
+        ) from None
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else "no status"
+        raise DownloadError(f"The Hub answered {status} for {model}.", f"Wait a little and {_AGAIN}.") from None
+    except network_errors() as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskSpaceError(
+                f"The disk is full in the middle of fetching {model}.",
+                f"Free some room, or put the cache elsewhere (export HF_HOME=/other/disk), and {_AGAIN}.",
+            ) from None
+        raise DownloadError(
+            f"{model} is no folder here and could not be fetched from {ENDPOINT} ({type(error).__name__}).",
+            f"Check the network (and HF_HUB_OFFLINE), and {_AGAIN}; or give a local folder.",
+        ) from None

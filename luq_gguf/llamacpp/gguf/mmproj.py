@@ -1,0 +1,84 @@
+"""The mmproj file of LLaVA-1.5: a CLIP tower and projector type "mlp", as libmtmd reads it (tools/mtmd/clip.cpp)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+from luq_gguf.core.errors import ConversionError
+from luq_gguf.core.types import ClipVision
+
+
+def write(
+    out: Path,
+    name: str,
+    vision: ClipVision,
+    shapes: Mapping[str, tuple[int, ...]],
+    read: Callable[[str], np.ndarray],
+    on_progress: Callable[[float], None] = lambda share: None,
+) -> None:
+    """Write the file beside its name and rename it when whole.
+
+    shapes: names in the file -> shapes (torch order); read(name) gives a tensor when its turn has come. Raises
+    ConversionError where a value does not fit 16 bits.
+    """
+    part = out.with_name(out.name + ".part")
+    writer = gguf.GGUFWriter(part, arch="clip")
+    _describe(writer, name, vision)
+    dtypes = {tensor: _dtype(tensor, shape) for tensor, shape in shapes.items()}
+    for tensor, shape in shapes.items():
+        writer.add_tensor_info(tensor, shape, dtypes[tensor], int(np.prod(shape)) * dtypes[tensor].itemsize)
+    missing_bias = [t for t in ("mm.0.bias", "mm.2.bias") if t not in shapes]
+    for tensor in missing_bias:  # libmtmd always adds one
+        writer.add_tensor_info(tensor, (vision.text_width,), np.dtype(np.float32), 4 * vision.text_width)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    try:
+        for done, (tensor, dtype) in enumerate(dtypes.items(), 1):
+            writer.write_tensor_data(_cast(tensor, read(tensor), dtype))
+            on_progress(done / len(dtypes))
+        for _ in missing_bias:
+            writer.write_tensor_data(np.zeros(vision.text_width, dtype=np.float32))
+        writer.close()
+        part.replace(out)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _describe(writer: gguf.GGUFWriter, name: str, vision: ClipVision) -> None:
+    writer.add_type(gguf.GGUFType.MMPROJ)
+    writer.add_name(name)
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    writer.add_clip_has_vision_encoder(True)
+    writer.add_clip_projector_type("mlp")
+    writer.add_vision_projection_dim(vision.text_width)
+    writer.add_vision_image_size(vision.image_size)
+    writer.add_vision_patch_size(vision.patch_size)
+    writer.add_vision_embedding_length(vision.width)
+    writer.add_vision_feed_forward_length(vision.ffn_width)
+    writer.add_vision_block_count(vision.n_layers)
+    writer.add_vision_head_count(vision.n_heads)
+    writer.add_vision_attention_layernorm_eps(vision.eps)
+    writer.add_vision_image_mean(list(vision.image_mean))
+    writer.add_vision_image_std(list(vision.image_std))
+    if vision.activation != "quick_gelu":  # libmtmd's default for these files
+        writer.add_vision_use_gelu(True)
+    if vision.feature_layers != (vision.n_layers - 1,):  # the last but one is what every llama.cpp reads unasked
+        writer.add_array("clip.vision.feature_layer", list(vision.feature_layers))
+
+
+def _dtype(tensor: str, shape: tuple[int, ...]) -> np.dtype:
+    """16 bits for matrices and the patch kernel; positions, norms and biases stay whole, as the converter does."""
+    return np.dtype(np.float16 if len(shape) > 1 and "position_embd" not in tensor else np.float32)
+
+
+def _cast(tensor: str, values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        cast = np.ascontiguousarray(values.astype(dtype))
+    if not np.isfinite(cast).all():
+        raise ConversionError(f"The vision tensor {tensor} has values that 16 bits cannot hold.", "Is it damaged?")
+    return cast

@@ -1,0 +1,199 @@
+"""Read GGUF files: tensors, types, metadata, and how long the header is. All through the `gguf` package, after
+`gguf_header` has found that the header can be believed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+
+from luq_gguf.core.errors import GGUFFileError, TypeNameError
+from luq_gguf.llamacpp.gguf import validate
+
+# llama-quantize refuses these without importance (src/llama-quant.cpp, tensor_requires_imatrix), but for the
+# embeddings and the head.
+IMATRIX_TYPES = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS")
+NEVER_MEASURED = ("token_embd.weight", "output.weight")
+_CHUNK = 2**22  # elements
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A tensor as the file's header has it; shape in GGUF order (columns first)."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    n_weights: int
+    n_bytes: int
+
+
+@dataclass(frozen=True)
+class GGUFInfo:
+    """Header of a GGUF file. `header_bytes` is where tensor data begins."""
+
+    path: Path
+    n_bytes: int
+    header_bytes: int
+    metadata: dict[str, Any]
+    tensors: tuple[TensorInfo, ...]
+
+    @property
+    def arch(self) -> str:
+        """Empty where the file names none (importance matrices of llama-imatrix)."""
+        found = self.metadata.get("general.architecture", "")
+        return found if isinstance(found, str) and found.isprintable() else ""
+
+    @property
+    def n_layers(self) -> int:
+        return self.number("block_count")
+
+    def number(self, key: str) -> int:
+        """A whole number of the architecture's metadata. Raises GGUFFileError where the file has none."""
+        found = self.metadata.get(f"{self.arch}.{key}")
+        if not isinstance(found, int):
+            raise GGUFFileError(f"{self.path} has no {key} of its architecture.", "Is it a text model's GGUF file?")
+        return found
+
+    @property
+    def types(self) -> dict[str, str]:
+        return {tensor.name: tensor.type for tensor in self.tensors}
+
+    @property
+    def bpw(self) -> float:
+        return 8 * sum(t.n_bytes for t in self.tensors) / max(1, sum(t.n_weights for t in self.tensors))
+
+
+def read(path: Path) -> GGUFInfo:
+    """The header of a GGUF file; tensor data is mapped, not read. Raises GGUFFileError where it is none."""
+    reader = open_reader(path)
+    try:
+        tensors = tuple(
+            TensorInfo(t.name, t.tensor_type.name, tuple(int(n) for n in t.shape), int(t.n_elements), int(t.n_bytes))
+            for t in reader.tensors
+        )
+        metadata = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")}
+        data_offset = int(reader.data_offset)
+    except (ValueError, KeyError, IndexError, OverflowError, UnicodeDecodeError) as error:
+        raise GGUFFileError(f"{path} is damaged: {error}", "Download or convert it again.") from None
+    return GGUFInfo(path, path.stat().st_size, data_offset, metadata, tensors)
+
+
+def read_tensors(path: Path) -> GGUFInfo:
+    """The same without metadata but the alignment: a vocabulary of 152 000 tokens takes seconds to read."""
+    outline = validate.check(path)
+    start = -(-outline.end // outline.alignment) * outline.alignment
+    kinds = [(name, gguf.GGMLQuantizationType(kind).name, shape) for name, kind, shape in outline.tensors]
+    tensors = tuple(TensorInfo(n, k, s, prod(s), type_bytes(k, prod(s))) for n, k, s in kinds)
+    return GGUFInfo(path, path.stat().st_size, start, {"general.alignment": outline.alignment}, tensors)
+
+
+class Reader(gguf.GGUFReader):  # type: ignore[misc]
+    """The `gguf` package's reader on a plain array: it makes several arrays of each of a vocabulary's strings, and a
+    numpy.memmap takes three times as long for that."""
+
+    @property
+    def data(self) -> np.ndarray:
+        return self._plain
+
+    @data.setter
+    def data(self, mapped: np.ndarray) -> None:
+        self._plain = mapped.view(np.ndarray)
+
+
+def open_reader(path: Path) -> Reader:
+    """A reader, which maps the file. Raises GGUFFileError where it is not to be believed."""
+    validate.check(path)
+    try:
+        return Reader(path)
+    except (ValueError, KeyError, IndexError, OverflowError, RecursionError) as error:
+        raise GGUFFileError(f"{path} is damaged: {error}", "Download or convert it again.") from None
+
+
+def column_energies(info: GGUFInfo, names: Collection[str]) -> dict[str, np.ndarray]:
+    """Sums of squared weights per column, float64 [n_in], of matrices in F16 or F32.
+
+    Tensors lie one behind the other (`gguf_header` has seen to it), so the header is not read once more.
+    """
+    found, at = {}, info.header_bytes
+    alignment = int(info.metadata.get("general.alignment", 32))
+    for tensor in info.tensors:
+        if tensor.name in names:
+            kind = {"F16": np.float16, "F32": np.float32}[tensor.type]
+            matrix = np.memmap(info.path, kind, "r", at, (tensor.n_weights // tensor.shape[0], tensor.shape[0]))
+            found[tensor.name] = np.zeros(tensor.shape[0])
+            for start in range(0, len(matrix), 1024):  # a few rows at a time: a head may have gigabytes
+                rows = matrix[start : start + 1024].astype(np.float32)
+                found[tensor.name] += np.einsum("ij,ij->j", rows, rows)
+        at += -(-tensor.n_bytes // alignment) * alignment
+    return found
+
+
+def kind_of(info: GGUFInfo) -> str:
+    """What a file is by its own words: "model", "mmproj" or "imatrix"."""
+    if info.metadata.get("general.type") == "imatrix" or info.arch == "imatrix":
+        return "imatrix"
+    return "mmproj" if info.metadata.get("general.type") == "mmproj" or info.arch == "clip" else "model"
+
+
+def projector_of(info: GGUFInfo) -> str:
+    """An mmproj's projector of images; empty where it names none."""
+    found = info.metadata.get("clip.projector_type", info.metadata.get("clip.vision.projector_type", ""))
+    return found if isinstance(found, str) and found.isprintable() else ""
+
+
+def first_not_finite(path: Path) -> str | None:
+    """The first tensor in 16, 32 or 64 bits with an infinity or no number in it; a few megabytes are read at a time."""
+    for tensor in open_reader(path).tensors:
+        kind, values = tensor.tensor_type.name, tensor.data.reshape(-1)
+        if kind not in ("F16", "BF16", "F32", "F64"):
+            continue
+        for start in range(0, len(values), _CHUNK):
+            part = values[start : start + _CHUNK]
+            bad = (part.view(np.uint16) & 0x7F80) == 0x7F80 if kind == "BF16" else ~np.isfinite(part)
+            if bad.any():
+                return str(tensor.name)
+    return None
+
+
+def type_bytes(kind: str, n_weights: int) -> int:
+    """Bytes of that many weights in a type; their number divides by the type's block."""
+    block: int
+    size: int
+    block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+    if n_weights % block:
+        raise ValueError(f"{n_weights} weights do not fill blocks of {block} ({kind})")
+    return n_weights // block * size
+
+
+def fits_blocks(kind: str, n_columns: int) -> bool:
+    """Whether rows of that many weights divide into a type's blocks."""
+    return n_columns % int(gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][0]) == 0
+
+
+def bits_per_weight(kind: str) -> float:
+    """Of a tensor type."""
+    block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+    return 8 * int(size) / int(block)
+
+
+def needs_importance(name: str, kind: str, ftype: str) -> bool:
+    """Whether llama-quantize gives this tensor this type, in a file of this ftype, only with an importance entry."""
+    needed = kind in IMATRIX_TYPES or (kind == "Q2_K" and ftype == "Q2_K_S")
+    return needed and name not in NEVER_MEASURED
+
+
+def check_type(kind: str, option: str) -> str:
+    """The canonical name of a tensor type given by a user. Raises TypeNameError where GGUF has none of that name."""
+    name = kind.upper()
+    known = [t.name for t in gguf.GGMLQuantizationType if t.name.startswith(("Q", "IQ", "TQ")) and "Q8_K" not in t.name]
+    if name not in known or name == "Q8_1":
+        raise TypeNameError(
+            f"{option} {kind}: GGUF has no such quantized type.", f"One of: {', '.join(sorted(known))}."
+        )
+    return name

@@ -1,0 +1,209 @@
+"""Whether a GGUF file's header can be believed, found out before a reader that believes it sees the file.
+
+The `gguf` package's reader makes an array of every value that a header claims, follows nested arrays by recursion,
+wraps products of dimensions at 64 bits, and reads past the end of a file as if nothing were there. Here every count is
+compared with what is left of the file before anything is made of it. The rules are those of ggml's own reader
+(ggml/src/gguf.cpp), with limits on what a header may hold.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import gguf
+
+from luq_gguf.core.errors import GGUFFileError
+
+MAX_STRING = 16 * 1024**2  # bytes; the longest in the wild are chat templates of some ten kilobytes
+MAX_ENTRIES = 65_536  # metadata
+MAX_TENSORS = 262_144
+MAX_ELEMENTS = 4 * 1024**2  # of all arrays together; vocabularies of 262144 tokens with their merges take a quarter
+MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
+MAX_NAME = 64  # GGML_MAX_NAME, of tensors
+_SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # value type: bytes
+_UINT32, _STRING, _ARRAY = 4, 8, 9
+_HINT = "Download or convert it again."
+
+
+class _DamageError(Exception):
+    """The sentence's end: what is wrong."""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """Where a header ends, before padding; the alignment; of every tensor the name, type's number and shape (columns
+    first)."""
+
+    end: int
+    alignment: int
+    tensors: tuple[tuple[str, int, tuple[int, ...]], ...]
+
+
+@dataclass
+class _Cursor:
+    data: mmap.mmap | bytes
+    at: int = 0
+    elements: int = 0
+
+    def left(self) -> int:
+        return len(self.data) - self.at
+
+    def skip(self, n: int, what: str) -> int:
+        """Go on by n bytes; returns where they began."""
+        if n > self.left():
+            raise _DamageError(f"it ends within {what}")
+        self.at += n
+        return self.at - n
+
+    def number(self, form: str, what: str) -> int:
+        at = self.skip(struct.calcsize(form), what)
+        return int(struct.unpack_from(form, self.data, at)[0])
+
+    def string(self, what: str, limit: int = MAX_STRING) -> bytes:
+        length = self.number("<Q", what)
+        if length > limit:
+            raise _DamageError(f"{what} claims to have {length} bytes")
+        at = self.skip(length, what)
+        return bytes(self.data[at : at + length])
+
+    def name(self, what: str, limit: int) -> str:
+        raw = self.string(what, limit)
+        try:
+            name = raw.decode()
+        except UnicodeDecodeError:
+            raise _DamageError(f"{what} is not UTF-8") from None
+        if not name.isprintable():
+            raise _DamageError(f"{what} holds control characters: {name!r}")
+        return name
+
+
+def check(path: Path) -> Outline:
+    """What a header says without its metadata. Raise GGUFFileError, with what is wrong, where it contradicts itself or
+    the file."""
+    if not path.is_file():
+        raise GGUFFileError(f"{path} is no file.", "Give the path of a .gguf file.")
+    if path.stat().st_size == 0:
+        raise GGUFFileError(f"{path} is empty.", _HINT)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return check_bytes(data, str(path))
+
+
+def check_bytes(data: mmap.mmap | bytes, name: str) -> Outline:
+    """The same of a file's bytes."""
+    if data[:4] != b"GGUF":
+        raise GGUFFileError(f"{name} is not a GGUF file.", "It does not begin with GGUF's magic number.")
+    try:
+        return _check(_Cursor(data, 4))
+    except _DamageError as damage:
+        raise GGUFFileError(f"{name} is damaged: {damage}.", _HINT) from None
+
+
+def _check(cursor: _Cursor) -> Outline:
+    version = cursor.number("<I", "its version")
+    if version & 0xFFFF == 0:
+        raise _DamageError("it is of the other byte order")
+    if version not in (2, 3):
+        raise _DamageError(f"GGUF version {version} is none that can be read here")
+    n_tensors, n_entries = cursor.number("<Q", "its counts"), cursor.number("<Q", "its counts")
+    # The least that each takes: a name of one byte, a type, a value; a name, its dimensions, a type, an offset.
+    if n_entries > min(MAX_ENTRIES, cursor.left() // 14):
+        raise _DamageError(f"it claims {n_entries} metadata entries")
+    if n_tensors > min(MAX_TENSORS, cursor.left() // 24):
+        raise _DamageError(f"it claims {n_tensors} tensors")
+    alignment = _check_entries(cursor, n_entries)
+    tensors = tuple(_check_tensors(cursor, n_tensors, alignment))
+    return Outline(cursor.at, alignment, tensors)
+
+
+def _check_entries(cursor: _Cursor, count: int) -> int:
+    """Walk over the metadata; the alignment that it sets."""
+    alignment, seen = 32, set()
+    for _ in range(count):
+        key = cursor.name("a key", 65_535)
+        if not key or key in seen:
+            raise _DamageError(f"the key {key!r} occurs twice" if key else "a key is empty")
+        seen.add(key)
+        kind = cursor.number("<I", f"{key}'s type")
+        at = cursor.at
+        _check_value(cursor, kind, key)
+        if key == "general.alignment":
+            alignment = struct.unpack_from("<I", cursor.data, at)[0] if kind == _UINT32 else 0
+            if alignment == 0 or alignment & (alignment - 1):
+                raise _DamageError("its alignment is no power of two")
+    return alignment
+
+
+def _check_value(cursor: _Cursor, kind: int, key: str) -> None:
+    if kind == _STRING:
+        cursor.string(f"the value of {key}")
+    elif kind == _ARRAY:
+        _check_array(cursor, key)
+    elif kind in _SCALARS:
+        cursor.skip(_SCALARS[kind], f"the value of {key}")
+    else:
+        raise _DamageError(f"{key} has a value of the unknown type {kind}")
+
+
+def _check_array(cursor: _Cursor, key: str) -> None:
+    kind, count = cursor.number("<I", f"the array {key}"), cursor.number("<Q", f"the array {key}")
+    if kind == _ARRAY:
+        raise _DamageError(f"{key} is an array of arrays")
+    if kind != _STRING and kind not in _SCALARS:
+        raise _DamageError(f"{key} is an array of the unknown type {kind}")
+    cursor.elements += count
+    if count * _SCALARS.get(kind, 8) > cursor.left() or cursor.elements > MAX_ELEMENTS:
+        raise _DamageError(f"the array {key} claims {count} elements")
+    if kind != _STRING:
+        cursor.skip(count * _SCALARS[kind], f"the array {key}")
+        return
+    for _ in range(count):
+        length = cursor.number("<Q", f"the array {key}")
+        cursor.skip(length, f"the array {key}")
+        if length > MAX_STRING:
+            raise _DamageError(f"the array {key} has a string of {length} bytes")
+
+
+def _check_tensors(cursor: _Cursor, count: int, alignment: int) -> Iterator[tuple[str, int, tuple[int, ...]]]:
+    """Walk over the tensors' descriptions, whose data must lie one behind the other and within the file."""
+    seen: set[str] = set()
+    at = end = 0
+    for _ in range(count):
+        name = cursor.name("a tensor's name", MAX_NAME - 1)
+        if name in seen:
+            raise _DamageError(f"the tensor {name} occurs twice")
+        seen.add(name)
+        kind, shape, n_bytes = _tensor_type(cursor, name)
+        offset = cursor.number("<Q", f"the tensor {name}")
+        if offset != at:
+            raise _DamageError(f"the data of {name} begins at {offset}, behind the tensor before it is {at}")
+        end = at + n_bytes
+        at += -(-n_bytes // alignment) * alignment
+        yield name, kind, shape
+    start = -(-cursor.at // alignment) * alignment
+    if count and start + end > len(cursor.data):
+        raise _DamageError(f"its tensors need {start + end} bytes and it has {len(cursor.data)}")
+
+
+def _tensor_type(cursor: _Cursor, name: str) -> tuple[int, tuple[int, ...], int]:
+    """A tensor's type, its shape, and its bytes."""
+    n_dimensions = cursor.number("<I", f"the tensor {name}")
+    if n_dimensions > MAX_DIMENSIONS:
+        raise _DamageError(f"the tensor {name} has {n_dimensions} dimensions")
+    shape = tuple(cursor.number("<Q", f"the tensor {name}") for _ in range(n_dimensions))
+    n_weights = 1
+    for n in shape:
+        n_weights *= n
+    if n_weights == 0 or n_weights >= 2**63:
+        raise _DamageError(f"the tensor {name} has the shape {list(shape)}")
+    raw = cursor.number("<I", f"the tensor {name}")
+    try:
+        block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(raw)]
+    except (ValueError, KeyError):
+        raise _DamageError(f"the tensor {name} has the unknown type {raw}") from None
+    if (shape[0] if shape else 1) % block:
+        raise _DamageError(f"the rows of {name} do not fill blocks of {block}")
+    return raw, shape, n_weights // int(block) * int(size)

@@ -1,0 +1,200 @@
+"""Ask a GGUF file questions about images, or what it expects, through libllama and libmtmd in a worker process."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import select
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from luq_gguf.core.errors import RunnerError
+from luq_gguf.llamacpp import tools
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A greedy answer: its text, its token ids, and how many tokens the prompt had."""
+
+    text: str
+    tokens: tuple[int, ...]
+    n_prompt: int
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a model expects behind every text token of a prompt with its answer.
+
+    tokens: their ids [n]; log_probabilities: float32 [n, n_vocab]; n_prompt counts the image's tokens too.
+    """
+
+    tokens: tuple[int, ...]
+    log_probabilities: np.ndarray
+    n_prompt: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One prompt's greedy answer, and what the model expects behind every text token of the prompt and of an answer.
+
+    `answer` tokens are the greedy ones; `prompt` the prompt's text tokens [n]; `forced` the answer that the
+    expectations follow [m]; log_probabilities: float32 [n + m, n_vocab].
+    """
+
+    text: str
+    answer: tuple[int, ...]
+    prompt: tuple[int, ...]
+    forced: tuple[int, ...]
+    log_probabilities: np.ndarray
+
+
+class Runner:
+    """A loaded model, as a context manager. Raises RunnerError where the file does not load or a prompt fails."""
+
+    def __init__(
+        self,
+        model: Path,
+        mmproj: Path | None = None,
+        *,
+        threads: int | None = None,
+        n_ctx: int = 4096,
+        n_batch: int = 512,
+        embeddings: Path | None = None,
+        timeout: float | None = None,
+        max_memory: float | None = None,
+        check: bool = False,
+        kernels: Path | None = None,
+    ) -> None:
+        """For files from anywhere: `timeout` bounds loading and each reply, in seconds, `max_memory` the child's
+        address space, in bytes; `check` refuses weights that are no numbers. `kernels` is a plugin to load."""
+        self._command = [sys.executable, "-m", "luq_gguf.llamacpp.runtime.worker", str(model), "--ctx", str(n_ctx)]
+        self._command += ["--batch", str(n_batch)]
+        self._command += ["--mmproj", str(mmproj)] if mmproj else []
+        self._command += ["--threads", str(threads)] if threads else []
+        self._command += ["--embeddings", str(embeddings)] if embeddings else []
+        self._command += ["--check"] if check else []
+        self._command += ["--kernels", str(kernels)] if kernels else []
+        self._command += ["--max-memory", str(int(max_memory))] if max_memory else []
+        self._name = model.name
+        self._timeout = timeout
+
+    def __enter__(self) -> Runner:
+        self._errors = tempfile.TemporaryFile("w+", errors="replace")
+        self._folder = tempfile.TemporaryDirectory()
+        self._child = subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            env=tools.bindings_environment(),
+            start_new_session=True,
+            preexec_fn=tools.die_with_parent,
+        )
+        try:
+            self.n_vocab = int(self._reply()["n_vocab"])
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def ask(self, prompt: str, image: Path | None = None, *, max_tokens: int = 64) -> Answer:
+        """The model's greedy answer to a prompt in its own chat format."""
+        reply = self._request(prompt=prompt, image=str(image) if image else None, max_tokens=max_tokens)
+        return Answer(reply["text"], tuple(reply["tokens"]), reply["n_prompt"])
+
+    def score(self, prompt: str, image: Path | None = None, *, answer: str = "") -> Scored:
+        """What the model expects behind every text token of the prompt in its chat format and of an answer."""
+        text = self._request(render=prompt, image=image is not None)["text"]
+        return self.score_text(text + answer, image)
+
+    def score_text(self, text: str, image: Path | None = None) -> Scored:
+        """The same for a text as it stands, with libmtmd's marker ``<__media__>`` where the image goes."""
+        reply, rows = self._scores(text=text, image=str(image) if image else None)
+        return Scored(tuple(reply["tokens"]), rows, reply["n_prompt"])
+
+    def measure(
+        self, prompt: str, image: Path | None = None, *, max_tokens: int = 64, forced: Sequence[int] | None = None
+    ) -> Measured:
+        """Answer and expectations of one prompt, which is read once; `forced` None follows the greedy answer."""
+        reply, rows = self._scores(
+            measure=prompt,
+            image=str(image) if image else None,
+            max_tokens=max_tokens,
+            forced=None if forced is None else [int(token) for token in forced],
+        )
+        prompt_tokens, followed = tuple(reply["prompt"]), tuple(reply["forced"])
+        return Measured(reply["text"], tuple(reply["tokens"]), prompt_tokens, followed, rows)
+
+    def time(self, prompt: str, image: Path | None, *, max_tokens: int) -> dict[str, float]:
+        """Seconds of one answer of so many tokens: encode_seconds (the vision half), first_token_seconds,
+        answer_seconds; and n_prompt, n_answer tokens."""
+        return self._request(time=prompt, image=str(image) if image else None, max_tokens=max_tokens)
+
+    @property
+    def pid(self) -> int:
+        """The process that holds the model."""
+        return self._child.pid
+
+    def tokenize(self, text: str) -> tuple[list[int], int | None]:
+        """Token ids of a plain text, begun with the BOS token where the tokenizer adds one; and that token."""
+        reply = self._request(tokenize=text)
+        return list(reply["tokens"]), reply["bos"]
+
+    def score_tokens(self, tokens: Sequence[int], start: int) -> np.ndarray:
+        """Log-probabilities behind the tokens from `start` on, float32 [len(tokens) - start, n_vocab]."""
+        return self._scores(tokens=[int(token) for token in tokens], start=start)[1]
+
+    def _scores(self, **wanted: Any) -> tuple[dict[str, Any], np.ndarray]:
+        out = Path(self._folder.name) / "scores.npy"
+        reply = self._request(**wanted, out=str(out))
+        return reply, np.load(out, allow_pickle=False)
+
+    def _request(self, **wanted: Any) -> dict[str, Any]:
+        assert self._child.stdin
+        with contextlib.suppress(BrokenPipeError):  # the reply, or its absence, says why
+            self._child.stdin.write(json.dumps(wanted) + "\n")
+            self._child.stdin.flush()
+        return self._reply()
+
+    def _reply(self) -> dict[str, Any]:
+        assert self._child.stdout
+        # A reply is one line, so nothing waits in the buffer when one is asked for.
+        if self._timeout is not None and not select.select([self._child.stdout], [], [], self._timeout)[0]:
+            raise RunnerError(f"llama.cpp gave no answer on {self._name} in {self._timeout:.0f} seconds.", "")
+        line = self._child.stdout.readline()
+        if not line:
+            code = self._child.wait()
+            self._errors.seek(0)
+            told = self._errors.read()
+            words = " ".join(told.split()[-60:])
+            raise tools.missing_library(told) or RunnerError(
+                f"llama.cpp {tools.ended(code)} while running {self._name}{': ' * bool(words)}{words}",
+                tools.crash_hint(code, ""),
+            )
+        reply: dict[str, Any] = json.loads(line)
+        if "error" in reply:
+            raise RunnerError(f"{self._name}: {reply['error']}.", "")
+        return reply
+
+    def _stop(self) -> None:
+        self._child.kill()
+        self._child.wait()
+        self._folder.cleanup()
+        for stream in (self._child.stdin, self._child.stdout, self._errors):
+            if stream:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()

@@ -1,0 +1,266 @@
+"""libllama and libmtmd through llama-cpp-python's bindings: a loaded model that reads text and images. Used in a child
+process only (`worker`): a failed assertion in either library aborts the process it happens in.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import numpy as np
+from llama_cpp import mtmd_cpp as mtmd
+from llama_cpp._ggml import libggml
+
+from luq_gguf.core.images import open_rgb
+from luq_gguf.llamacpp.runtime import chat_template
+
+N_BATCH = 512  # an image that is read non-causally must fit in one batch
+
+
+class WorkerError(Exception):
+    """Something in libllama or libmtmd said no; the message says what."""
+
+
+_told: list[str] = []  # errors so far
+
+
+@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
+def _quiet(level: int, text: bytes, data: Any) -> None:
+    """Only errors (level 4 in ggml.h) are worth a line on stderr. The first is the reason, others follow from it."""
+    if level == 4:
+        _told.append(text.decode("utf-8", "replace"))
+        sys.stderr.write(_told[-1])
+
+
+def _why() -> str:
+    """The library's own reason, without the function's name that it puts before it; empty where it gave none."""
+    words = " ".join(_told[0].split()) if _told else ""
+    reason = "".join(character for character in words if character.isprintable())  # it may quote the file
+    return f": {re.sub(r'^[a-z_]+: ', '', reason)[:300]}" if reason else ""
+
+
+def load_plugin(path: Path) -> None:
+    """Let ggml load a library of kernels, as llama.cpp's tools do; before the first model. Raises WorkerError."""
+    load = libggml.ggml_backend_load
+    load.restype = ctypes.c_void_p
+    if not load(str(path).encode()):
+        raise WorkerError(f"ggml does not load {path.name}")
+
+
+class Model:
+    """A text model, and its mmproj where given, loaded; each call begins with an empty context.
+
+    Text is computed `n_batch` tokens at once. `embeddings` is a folder that keeps what the mmproj makes of images.
+    `check` lets libllama look at every block of every tensor and refuse scales that are no numbers.
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        mmproj: Path | None,
+        threads: int,
+        n_ctx: int,
+        n_batch: int,
+        embeddings: Path | None = None,
+        check: bool = False,
+    ) -> None:
+        llama_cpp.llama_log_set(_quiet, ctypes.c_void_p(0))
+        mtmd.mtmd_helper_log_set(_quiet, ctypes.c_void_p(0))
+        llama_cpp.llama_backend_init()
+        options = llama_cpp.llama_model_default_params()
+        options.check_tensors = check
+        self.model = llama_cpp.llama_model_load_from_file(str(model).encode(), options)
+        if not self.model:
+            raise WorkerError(f"libllama cannot load {model.name}{_why()}")
+        self.vocab = llama_cpp.llama_model_get_vocab(self.model)
+        context = llama_cpp.llama_context_default_params()
+        context.n_ctx, context.n_batch, context.n_ubatch = n_ctx, N_BATCH, N_BATCH
+        context.n_threads = context.n_threads_batch = threads
+        self.context = llama_cpp.llama_init_from_model(self.model, context)
+        if not self.context:
+            raise WorkerError(f"libllama cannot make a context of {n_ctx} tokens for {model.name}")
+        self.mtmd = None
+        if mmproj is not None:
+            vision = mtmd.mtmd_context_params_default()
+            vision.n_threads, vision.print_timings, vision.warmup = threads, False, False
+            self.mtmd = mtmd.mtmd_init_from_file(str(mmproj).encode(), self.model, vision)
+            if not self.mtmd:
+                raise WorkerError(f"libmtmd cannot load {mmproj.name} for {model.name}{_why()}")
+        self.n_vocab = llama_cpp.llama_vocab_n_tokens(self.vocab)
+        self.n_ctx, self.n_batch = n_ctx, n_batch
+        self._embeddings = embeddings
+        self.encode_seconds = 0.0  # what the vision half has taken so far
+        self.template = llama_cpp.llama_model_chat_template(self.model, None)
+
+    def prompt_text(self, text: str, has_image: bool) -> str:
+        """The prompt in the file's own chat template, with libmtmd's marker where the image goes."""
+        template = self.template.decode("utf-8", "replace") if self.template else None
+        marker = mtmd.mtmd_default_marker().decode() if has_image else None
+        # Where the tokenizer adds the BOS token itself, the template must not.
+        adds_bos = llama_cpp.llama_vocab_get_add_bos(self.vocab)
+        bos = "" if adds_bos else self._piece(llama_cpp.llama_vocab_bos(self.vocab))
+        eos = self._piece(llama_cpp.llama_vocab_eos(self.vocab))
+        try:
+            return chat_template.render(template, text, marker, bos, eos)
+        except ValueError as failure:
+            raise WorkerError(str(failure)) from None
+
+    def _piece(self, token: int) -> str:
+        text = llama_cpp.llama_vocab_get_text(self.vocab, token) if token >= 0 else None
+        return text.decode("utf-8", "replace") if text else ""
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of a plain text, with the BOS token where the file's tokenizer adds one."""
+        raw = text.encode()
+        room = (llama_cpp.llama_token * (len(raw) + 8))()
+        n = llama_cpp.llama_tokenize(self.vocab, raw, len(raw), room, len(room), True, False)
+        return list(room[: max(n, 0)])
+
+    def bos(self) -> int | None:
+        """The BOS token where the tokenizer adds one."""
+        return int(llama_cpp.llama_vocab_bos(self.vocab)) if llama_cpp.llama_vocab_get_add_bos(self.vocab) else None
+
+    def is_end(self, token: int) -> bool:
+        return bool(llama_cpp.llama_vocab_is_eog(self.vocab, token))
+
+    def clear(self) -> None:
+        """Empty the context."""
+        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)
+
+    def forget_from(self, position: int) -> bool:
+        """Drop what was read from a position on; False where the model cannot (recurrent ones)."""
+        return bool(llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(self.context), 0, position, -1))
+
+    def logits(self, index: int) -> np.ndarray:
+        """float32 [n_vocab] behind a token of the last batch."""
+        pointer = llama_cpp.llama_get_logits_ith(self.context, index)
+        if not pointer:
+            raise WorkerError("libllama has no logits for this model")
+        return np.ctypeslib.as_array(pointer, (self.n_vocab,))
+
+    def decode(self, tokens: list[int], position: int, rows: list[np.ndarray] | None = None) -> None:
+        """Read text tokens; logits are kept behind the last one, or behind all where `rows` takes them."""
+        for at in range(0, len(tokens), self.n_batch):
+            part = tokens[at : at + self.n_batch]
+            batch = llama_cpp.llama_batch_init(len(part), 0, 1)
+            try:
+                batch.n_tokens = len(part)
+                for i, token in enumerate(part):
+                    batch.token[i], batch.pos[i] = token, position + at + i
+                    batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
+                    batch.logits[i] = rows is not None or at + i == len(tokens) - 1
+                if llama_cpp.llama_decode(self.context, batch):
+                    raise WorkerError("libllama failed to read the prompt")
+                if rows is not None:
+                    rows.append(np.stack([self.logits(i) for i in range(len(part))]))
+            finally:
+                llama_cpp.llama_batch_free(batch)
+
+    def read(self, text: str, image: str | None, rows: list[np.ndarray] | None = None) -> tuple[int, list[int], int]:
+        """Read a prompt into an empty context: the next position, its text tokens, and its length with the image's."""
+        if image is not None and self.mtmd is None:
+            raise WorkerError("an image was given and no mmproj")
+        self.clear()
+        if self.mtmd:
+            return self._read_media(text, image, rows)
+        raw = text.encode()
+        room = (llama_cpp.llama_token * (len(raw) + 8))()
+        n = llama_cpp.llama_tokenize(self.vocab, raw, len(raw), room, len(room), True, True)
+        self._check_room(n)
+        self.decode(list(room[:n]), 0, rows)
+        return n, list(room[:n]), n
+
+    def _read_media(self, text: str, image: str | None, rows: list[np.ndarray] | None) -> tuple[int, list[int], int]:
+        raw = text.encode()
+        given = mtmd.mtmd_input_text(text=raw, text_len=len(raw), add_special=True, parse_special=True)
+        bitmaps = [_bitmap(image)] if image is not None else []
+        chunks = mtmd.mtmd_input_chunks_init()
+        try:
+            array = (mtmd.mtmd_bitmap_p_ctypes * len(bitmaps))(*bitmaps)
+            if code := mtmd.mtmd_tokenize(self.mtmd, chunks, ctypes.byref(given), array, len(bitmaps)):
+                raise WorkerError(f"libmtmd failed to tokenize the prompt (code {code})")
+            n_prompt = int(mtmd.mtmd_helper_get_n_tokens(chunks))
+            self._check_room(n_prompt)
+            position, said = 0, []
+            for k in range(mtmd.mtmd_input_chunks_size(chunks)):
+                chunk = mtmd.mtmd_input_chunks_get(chunks, k)
+                n = ctypes.c_size_t(0)
+                tokens = mtmd.mtmd_input_chunk_get_tokens_text(chunk, ctypes.byref(n))
+                if tokens:
+                    self.decode(tokens[: n.value], position, rows)
+                    said += tokens[: n.value]
+                    position += n.value
+                else:
+                    position = self._read_image(chunk, position, f"{self._key(image)}-{k}")
+        finally:
+            mtmd.mtmd_input_chunks_free(chunks)
+            for bitmap in bitmaps:
+                mtmd.mtmd_bitmap_free(bitmap)
+        return position, said, n_prompt
+
+    def _key(self, image: str | None) -> str:
+        """Names an image's content in the folder of embeddings."""
+        if self._embeddings is None or image is None:
+            return ""
+        return hashlib.sha256(Path(image).read_bytes()).hexdigest()[:32]
+
+    def _read_image(self, chunk: Any, position: int, key: str) -> int:
+        """Read a piece of an image; what the vision half makes of it is kept where a folder for that was given."""
+        kept = self._embeddings / f"{key}.npy" if self._embeddings else None
+        width = llama_cpp.llama_model_n_embd_inp(self.model)
+        if kept is not None and kept.exists():
+            embedding = np.load(kept, allow_pickle=False)
+        else:
+            started = time.perf_counter()
+            if code := mtmd.mtmd_encode_chunk(self.mtmd, chunk):
+                raise WorkerError(f"libmtmd failed to read the image (code {code})")
+            self.encode_seconds += time.perf_counter() - started
+            n = mtmd.mtmd_input_chunk_get_n_tokens(chunk)
+            embedding = np.ctypeslib.as_array(mtmd.mtmd_get_output_embd(self.mtmd), (n * width,)).copy()
+            if kept is not None:
+                part = kept.with_name(f"{kept.stem}.part.npy")
+                np.save(part, embedding)
+                part.replace(kept)
+        after = llama_cpp.llama_pos(0)
+        code = mtmd.mtmd_helper_decode_image_chunk(
+            self.mtmd,
+            self.context,
+            chunk,
+            embedding.ctypes.data_as(ctypes.POINTER(ctypes.c_float)),
+            position,
+            0,
+            N_BATCH,
+            ctypes.byref(after),
+            mtmd.mtmd_helper_post_decode_callback(0),
+            None,
+        )
+        if code:
+            raise WorkerError(f"libllama failed to read the image (code {code})")
+        return int(after.value)
+
+    def _check_room(self, n: int) -> None:
+        if n >= self.n_ctx:
+            raise WorkerError(f"the prompt has {n} tokens, the context {self.n_ctx}")
+
+    def text(self, tokens: list[int]) -> str:
+        if not tokens:
+            return ""
+        buffer = ctypes.create_string_buffer(64 * len(tokens) + 64)
+        array = (llama_cpp.llama_token * len(tokens))(*tokens)
+        n = llama_cpp.llama_detokenize(self.vocab, array, len(tokens), buffer, len(buffer), False, True)
+        return buffer.raw[: max(n, 0)].decode("utf-8", "replace")
+
+
+def _bitmap(image: str) -> Any:
+    try:
+        picture = open_rgb(Path(image))
+    except ValueError as failure:
+        raise WorkerError(str(failure)) from None
+    pixels = np.ascontiguousarray(np.asarray(picture))
+    return mtmd.mtmd_bitmap_init(picture.width, picture.height, pixels.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8)))

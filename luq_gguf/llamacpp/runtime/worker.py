@@ -1,0 +1,179 @@
+"""Answers requests about a GGUF file. Run as a child process by `client.Runner`.
+
+Reads a JSON object a line from stdin and writes one a line to stdout; the first line out is {"ready": true, "n_vocab"}.
+
+    {"prompt", "image": path or null, "max_tokens"}     -> {"text", "tokens", "n_prompt"}: the greedy answer
+    {"measure": prompt, "image", "max_tokens", "forced": token ids or null, "out": path of .npy}
+                                                        -> {"text", "tokens", "prompt", "forced", "n_prompt"}
+    {"text", "image", "out"}                            -> {"tokens", "n_prompt"}
+    {"tokens": ids, "start", "out"}                     -> {}: of the tokens from `start` on
+    {"tokenize": text}                                  -> {"tokens", "bos": id or null}
+    {"time": prompt, "image", "max_tokens"}             -> {"encode_seconds", "first_token_seconds", "answer_seconds",
+                                                            "n_prompt", "n_answer"}
+    {"render": prompt, "image"}                         -> {"text"}: the prompt in the file's chat template
+    anything that fails                                 -> {"error"}
+
+What `out` names receives log-probabilities behind every text token, float32 [n, n_vocab].
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from luq_gguf.llamacpp.runtime.model import Model, WorkerError, load_plugin
+
+
+def generate(
+    model: Model, position: int, limit: int, rows: list[np.ndarray] | None = None, *, to_the_end: bool = True
+) -> list[int]:
+    """Greedy tokens from the last logits on, to the end of the answer; `rows` takes the logits behind each of them."""
+    tokens: list[int] = []
+    while len(tokens) < limit and position < model.n_ctx:
+        token = int(np.argmax(model.logits(-1)))
+        if to_the_end and model.is_end(token):
+            break
+        tokens.append(token)
+        model.decode([token], position, rows)
+        position += 1
+    return tokens
+
+
+def answer(model: Model, text: str, image: str | None, max_tokens: int) -> dict[str, Any]:
+    position, _, n_prompt = model.read(model.prompt_text(text, image is not None), image)
+    tokens = generate(model, position, max_tokens)
+    return {"text": model.text(tokens), "tokens": tokens, "n_prompt": n_prompt}
+
+
+def measure(
+    model: Model, text: str, image: str | None, max_tokens: int, forced: list[int] | None, out: Path
+) -> dict[str, Any]:
+    """The greedy answer, and what is expected behind every text token of the prompt and of an answer.
+
+    That answer is `forced`, or the greedy one. The prompt is read once: where the greedy answer leaves the forced one,
+    the context is rolled back to there.
+    """
+    prompt, rows = model.prompt_text(text, image is not None), list[np.ndarray]()
+    position, read, n_prompt = model.read(prompt, image, rows)
+    if forced is None:
+        tokens = forced = generate(model, position, max_tokens, rows)
+    else:
+        if forced:
+            model.decode(forced, position, rows)
+        behind = np.concatenate(rows)[len(read) - 1 :].argmax(axis=1).tolist()
+        agreed = next((i for i, token in enumerate(forced) if behind[i] != token), len(forced))
+        tokens = forced[:agreed]
+        if agreed < max_tokens and not model.is_end(behind[agreed]):
+            if agreed < len(forced) and not model.forget_from(position + agreed):
+                position = model.read(prompt, image)[0]
+                if agreed:
+                    model.decode(tokens, position)
+            tokens = [*tokens, behind[agreed]]
+            model.decode(tokens[-1:], position + agreed)
+            tokens += generate(model, position + agreed + 1, max_tokens - agreed - 1)
+    _save(out, rows)
+    return {"text": model.text(tokens), "tokens": tokens, "prompt": read, "forced": forced, "n_prompt": n_prompt}
+
+
+def time_answer(model: Model, text: str, image: str | None, max_tokens: int) -> dict[str, Any]:
+    """How long an answer of so many tokens takes from an empty context: the vision half, until the first token, all."""
+    prompt, encoded, started = model.prompt_text(text, image is not None), model.encode_seconds, time.perf_counter()
+    position, _, n_prompt = model.read(prompt, image)
+    model.logits(-1)
+    first = time.perf_counter() - started
+    tokens = generate(model, position, max_tokens, to_the_end=False)
+    return {
+        "encode_seconds": model.encode_seconds - encoded,
+        "first_token_seconds": first,
+        "answer_seconds": time.perf_counter() - started,
+        "n_prompt": n_prompt,
+        "n_answer": len(tokens),
+    }
+
+
+def score(model: Model, text: str, image: str | None, out: Path) -> dict[str, Any]:
+    rows: list[np.ndarray] = []
+    _, tokens, n_prompt = model.read(text, image, rows)
+    _save(out, rows)
+    return {"tokens": tokens, "n_prompt": n_prompt}
+
+
+def score_tokens(model: Model, tokens: list[int], start: int, out: Path) -> dict[str, Any]:
+    model.clear()
+    rows: list[np.ndarray] = []
+    if start:
+        model.decode(tokens[:start], 0)
+    model.decode(tokens[start:], start, rows)
+    _save(out, rows)
+    return {}
+
+
+def _save(out: Path, rows: list[np.ndarray]) -> None:
+    logits = np.concatenate(rows).astype(np.float64)
+    top = logits.max(axis=1, keepdims=True)
+    logits -= top + np.log(np.exp(logits - top).sum(axis=1, keepdims=True))
+    np.save(out, logits.astype(np.float32))
+
+
+def reply(model: Model, wanted: dict[str, Any]) -> dict[str, Any]:
+    if "prompt" in wanted:
+        return answer(model, wanted["prompt"], wanted["image"], int(wanted["max_tokens"]))
+    if "measure" in wanted:
+        out = Path(wanted["out"])
+        return measure(model, wanted["measure"], wanted["image"], int(wanted["max_tokens"]), wanted["forced"], out)
+    if "text" in wanted:
+        return score(model, wanted["text"], wanted["image"], Path(wanted["out"]))
+    if "tokens" in wanted:
+        return score_tokens(model, wanted["tokens"], int(wanted["start"]), Path(wanted["out"]))
+    if "time" in wanted:
+        return time_answer(model, wanted["time"], wanted["image"], int(wanted["max_tokens"]))
+    if "tokenize" in wanted:
+        return {"tokens": model.tokenize(wanted["tokenize"]), "bos": model.bos()}
+    return {"text": model.prompt_text(wanted["render"], bool(wanted["image"]))}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--mmproj", type=Path)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--ctx", type=int, default=4096)
+    parser.add_argument("--batch", type=int, default=512, help="tokens computed at once")
+    parser.add_argument("--embeddings", type=Path, help="folder that keeps what the mmproj makes of images")
+    parser.add_argument("--check", action="store_true", help="refuse weights that are no numbers")
+    parser.add_argument("--kernels", type=Path, help="a plugin for ggml to load first")
+    parser.add_argument("--max-memory", type=int, help="most bytes of address space")
+    args = parser.parse_args()
+    if args.max_memory:
+        resource.setrlimit(resource.RLIMIT_AS, (args.max_memory, args.max_memory))
+    # The libraries may print to stdout; answers go to the original one.
+    out = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    try:
+        if args.kernels:
+            load_plugin(args.kernels)
+        model = Model(args.model, args.mmproj, args.threads, args.ctx, args.batch, args.embeddings, args.check)
+    except WorkerError as failure:
+        out.write(json.dumps({"error": str(failure)}) + "\n")
+        raise SystemExit(1) from None
+    out.write(json.dumps({"ready": True, "n_vocab": model.n_vocab}) + "\n")
+    for line in sys.stdin:
+        try:
+            said = reply(model, json.loads(line))
+        except (WorkerError, OSError) as failure:
+            said = {"error": str(failure)}
+        except Exception as failure:  # of prompts and templates that nobody thought of: the next request may be fine
+            said = {"error": f"{type(failure).__name__}: {failure}"}
+        out.write(json.dumps(said) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""The order in which decoder layers become low-bit (paper, section "The method", step 2)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from luq_gguf.core.types import LayerEntropy
+
+RANKINGS = ("entropy", "entropy-desc", "random")
+
+
+def rank(layers: Sequence[LayerEntropy], ranking: str, seed: int = 0) -> tuple[int, ...]:
+    """Layer numbers, the one to quantize first in front. Equal entropies are ordered by depth.
+
+    "entropy": lowest first, the paper's rule; "entropy-desc": its opposite; "random": a seeded shuffle.
+    """
+    if ranking == "random":
+        numbers = np.array([layer.layer for layer in layers])
+        return tuple(int(n) for n in np.random.default_rng(seed).permutation(numbers))
+    sign = {"entropy": 1, "entropy-desc": -1}[ranking]
+    return tuple(layer.layer for layer in sorted(layers, key=lambda item: (sign * item.bits, item.layer)))
+
+
+def rank_by(figures: Mapping[int, float]) -> tuple[int, ...]:
+    """Layer numbers by a measured figure, the smallest in front; equal ones by depth."""
+    return tuple(sorted(figures, key=lambda layer: (figures[layer], layer)))
+
+
+def near_ties(layers: Sequence[LayerEntropy], order: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Neighbours in the order whose entropies differ by no more than the spread of their difference over seeds."""
+    by_number = {layer.layer: layer for layer in layers}
+    ties = []
+    for first, second in itertools.pairwise(order):
+        a, b = by_number[first], by_number[second]
+        if abs(a.bits - b.bits) <= np.hypot(a.spread_bits, b.spread_bits):
+            ties.append((first, second))
+    return tuple(ties)
+
+
+def agreement(rankings: Mapping[str, Sequence[float]]) -> dict[str, float | None]:
+    """Kendall's tau between ways of estimating the entropies: 1 where they rank all layers alike, 0 by chance.
+
+    "seeds": the mean over all pairs of K-means seeds; "halves": between the halves of the data; others: between that
+    way and the mean over seeds.
+    """
+    seeds = [np.array(bits) for way, bits in rankings.items() if way.startswith("seed-")]
+    if not seeds or len(seeds[0]) < 2:
+        return {}
+    mean = np.mean(seeds, axis=0)
+    found: dict[str, float | None] = {}
+    if len(seeds) > 1:
+        found["seeds"] = float(np.mean([tau(a, b) for a, b in itertools.combinations(seeds, 2)]))
+    if "half-a" in rankings and "half-b" in rankings:
+        found["halves"] = tau(rankings["half-a"], rankings["half-b"])
+    others = [way for way in rankings if not way.startswith(("seed-", "half-"))]
+    return found | {way: tau(mean, rankings[way]) for way in others}
+
+
+def tau(one: Sequence[float] | np.ndarray, other: Sequence[float] | np.ndarray) -> float:
+    """Kendall's tau between two estimates of the layers' entropies."""
+    from scipy.stats import kendalltau  # takes a second to import
+
+    value = float(kendalltau(one, other).statistic)
+    return 0.0 if np.isnan(value) else value  # all entropies alike rank nothing
+
+
+def unsettled(rankings: Mapping[str, Sequence[float]], n_low: int, rule: str = "entropy") -> dict[int, float]:
+    """Layers that are among the first `n_low` in some ways of estimating and not in others: in what share of them."""
+    sign = {"entropy": 1, "entropy-desc": -1}.get(rule)
+    if sign is None or not rankings:
+        return {}
+    chosen = []
+    for bits in rankings.values():
+        order = sorted(range(len(bits)), key=lambda layer: (sign * bits[layer], layer))
+        chosen.append(set(order[:n_low]))
+    n_layers = len(next(iter(rankings.values())))
+    shares = {layer: sum(layer in low for low in chosen) / len(chosen) for layer in range(n_layers)}
+    return {layer: share for layer, share in shares.items() if 0 < share < 1}

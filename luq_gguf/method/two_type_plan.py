@@ -1,0 +1,189 @@
+"""From a ranking and a budget to a type for every tensor. Pure arithmetic on bytes that the caller measured."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from luq_gguf.core.errors import BudgetError
+from luq_gguf.core.types import Budget, ModelTensors, Plan
+from luq_gguf.method.tensor_types import layer_of
+
+GIB = 1024**3
+UNQUANTIZED = ("F32", "F16", "BF16")
+ENDS = ("token_embd.weight", "output.weight")
+
+
+def tensor_types(tensors: ModelTensors, low_layers: Sequence[int]) -> dict[str, str]:
+    """The type of every tensor when these layers are low and all else has its stock type."""
+    low = set(low_layers)
+    return {c.name: c.low_type if c.layer in low else c.high_type for c in tensors.choices}
+
+
+def data_bytes(tensors: ModelTensors, low_layers: Sequence[int]) -> int:
+    """Bytes of all tensors, without header and padding: the sum that llama-quantize's dry run gives."""
+    low = set(low_layers)
+    return sum(c.low_bytes if c.layer in low else c.high_bytes for c in tensors.choices)
+
+
+def file_bytes(tensors: ModelTensors, low_layers: Sequence[int]) -> int:
+    """Bytes of the whole file: header, and every tensor padded to the alignment."""
+    low = set(low_layers)
+    sizes = (c.low_bytes if c.layer in low else c.high_bytes for c in tensors.choices)
+    padding = tensors.alignment
+    return tensors.header_bytes + sum(-(-size // padding) * padding for size in sizes)
+
+
+def bits_per_weight(tensors: ModelTensors, low_layers: Sequence[int]) -> float:
+    """8 x tensor bytes / weights of the text model, embeddings and head included."""
+    return 8 * data_bytes(tensors, low_layers) / tensors.n_weights
+
+
+def layer_bits(tensors: ModelTensors, low_layers: Sequence[int]) -> float:
+    """Average bits of the decoder layers' weights alone: what the paper calls bits."""
+    low, inside = set(low_layers), [c for c in tensors.choices if c.layer is not None]
+    n_bytes = sum(c.low_bytes if c.layer in low else c.high_bytes for c in inside)
+    return 8 * n_bytes / sum(c.n_weights for c in inside)
+
+
+def check_budget(tensors: ModelTensors, budget: Budget) -> None:
+    """Raise BudgetError, naming the smallest possible file, where no number of low layers meets the budget.
+
+    Holds for every ranking, so it runs before anything heavy.
+    """
+    n, all_layers = tensors.n_layers, range(tensors.n_layers)
+    if budget.low_layers is not None and not 0 <= budget.low_layers <= n:
+        raise BudgetError(
+            f"--low-layers {budget.low_layers} is impossible: the model has {n} decoder layers.",
+            f"Choose a number from 0 to {n}.",
+        )
+    smallest, least = file_bytes(tensors, all_layers), bits_per_weight(tensors, all_layers)
+    if budget.n_bytes is not None and budget.n_bytes < smallest:
+        raise BudgetError(
+            f"No file of {format_size(budget.n_bytes)} is possible: with all {n} layers in {tensors.low} "
+            f"the text model still takes {format_size(smallest)} ({smallest} bytes, {least:.2f} bpw).",
+            f"Ask for --target-size {format_size(smallest, up=True).replace(' ', '')} or more, "
+            "or choose smaller --low or --high types.",
+        )
+    if budget.bpw is not None and budget.bpw < least:
+        raise BudgetError(
+            f"No file of {budget.bpw:g} bpw is possible: with all {n} layers in {tensors.low} the text model "
+            f"still takes {least:.3f} bpw ({format_size(smallest)}).",
+            f"Ask for --target-bpw {least + 0.0005:.3f} or more, or choose smaller --low or --high types.",
+        )
+
+
+def low_layer_count(
+    tensors: ModelTensors,
+    order: Sequence[int],
+    budget: Budget,
+    decode_tps: Callable[[Sequence[int]], float] | None = None,
+) -> int:
+    """The fewest layers, taken from the front of the order, that meet the budget.
+
+    `decode_tps` predicts the speed of a choice of low layers; a budget of speed needs it.
+    """
+    check_budget(tensors, budget)
+    if budget.decode_tps is not None and decode_tps is not None:
+        return _fewest_for_speed(tensors, order, budget.decode_tps, decode_tps)
+    if budget.low_layers is not None:
+        return budget.low_layers
+    for count in range(tensors.n_layers + 1):
+        if is_met(tensors, order[:count], budget):
+            return count
+    raise BudgetError("No budget was given.", "Give --low-layers, --target-size, --target-bpw or --target-tps.")
+
+
+def is_met(
+    tensors: ModelTensors,
+    low_layers: Sequence[int],
+    budget: Budget,
+    decode_tps: Callable[[Sequence[int]], float] | None = None,
+) -> bool:
+    """Whether these low layers are enough for a budget that is not of quality."""
+    if budget.decode_tps is not None and decode_tps is not None:
+        return decode_tps(low_layers) >= budget.decode_tps
+    if budget.low_layers is not None:
+        return len(low_layers) >= budget.low_layers
+    if budget.n_bytes is not None:
+        return file_bytes(tensors, low_layers) <= budget.n_bytes
+    return budget.bpw is not None and bits_per_weight(tensors, low_layers) <= budget.bpw
+
+
+def _fewest_for_speed(
+    tensors: ModelTensors, order: Sequence[int], wanted: float, decode_tps: Callable[[Sequence[int]], float]
+) -> int:
+    speeds = [decode_tps(order[:count]) for count in range(tensors.n_layers + 1)]
+    count = next((count for count, speed in enumerate(speeds) if speed >= wanted), None)
+    if count is None:
+        best = max(range(len(speeds)), key=speeds.__getitem__)
+        raise BudgetError(
+            f"No number of layers in {tensors.low} reaches {wanted:g} tokens/s on this machine: the most that is "
+            f"predicted is {speeds[best]:.1f}, with {best} low.",
+            "Ask for less, or choose a --low type that is faster here: luq-gguf bench --types lists them.",
+        )
+    return count
+
+
+def make_plan(
+    tensors: ModelTensors,
+    order: Sequence[int],
+    budget: Budget,
+    ranking: str,
+    near_ties: Sequence[tuple[int, int]] = (),
+    decode_tps: Callable[[Sequence[int]], float] | None = None,
+) -> Plan:
+    """Layers in the order given become low until the budget is met; raises BudgetError where it cannot be."""
+    low = tuple(sorted(order[: low_layer_count(tensors, order, budget, decode_tps)]))
+    return Plan(
+        low=tensors.low,
+        high=tensors.high,
+        ranking=ranking,
+        low_layers=low,
+        tensor_types=tensor_types(tensors, low),
+        predicted_bytes=data_bytes(tensors, low),
+        predicted_file_bytes=file_bytes(tensors, low),
+        bpw=bits_per_weight(tensors, low),
+        near_ties=tuple((a, b) for a, b in near_ties),
+        order=tuple(order),
+        without_importance=tensors.without_importance,
+        budget={k: v for k, v in vars(budget).items() if v is not None},
+    )
+
+
+def describe(plan: Plan) -> str:
+    """What a plan gives its layers, for people."""
+    if plan.ranking != "best":
+        return (
+            f"{len(plan.low_layers)} of {len(plan.order)} layers in {plan.low}, by {plan.ranking}: "
+            f"{', '.join(map(str, plan.low_layers)) or 'none'}; all else as in {plan.high}"
+        )
+    inside = Counter(k for name, k in plan.tensor_types.items() if layer_of(name) is not None and k not in UNQUANTIZED)
+    told = ", ".join(f"{kind} {count}" for kind, count in inside.most_common())
+    ends = [f"{name.removesuffix('.weight')} {plan.tensor_types[name]}" for name in ENDS if name in plan.tensor_types]
+    return f"best of many types, matrices of {len(plan.order)} layers: {told}; {', '.join(ends)}"
+
+
+def better_line(plan: Plan) -> str | None:
+    """One sentence where something else was measured to be better than the plan's file with no more bytes."""
+    if plan.measured_kld is None:
+        return None
+    ours = float(plan.measured_kld["mean"])
+    better = [one for one in plan.compared if one["kld"] < ours and one["file_bytes"] <= plan.predicted_file_bytes]
+    if not better:
+        return None
+    one = min(better, key=lambda other: float(other["kld"]))
+    return (
+        f"better with no more bytes, measured on the same questions: {one['name']}, {format_size(one['file_bytes'])}, "
+        f"mean KLD {one['kld']:.3g} where this plan has {ours:.3g}; --plan best looks for better still"
+    )
+
+
+def format_size(n_bytes: int, *, up: bool = False) -> str:
+    """A size for people, in GiB, MiB or KiB; `up` rounds so that the text is never less than the number."""
+    units = ((GIB, "GiB"), (1024**2, "MiB"), (1024, "KiB"))
+    unit, name = next((one for one in units if n_bytes >= one[0] // 10), units[-1])
+    value = n_bytes / unit
+    if up:
+        value = -(-n_bytes * 100 // unit) / 100
+    return f"{value:.2f} {name}"

@@ -1,0 +1,227 @@
+"""The plan that a user should prefer: a type for every layer, or part of it, by measured damage under a budget."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from luq_gguf.benchmarking import type_benchmark
+from luq_gguf.core import machine
+from luq_gguf.core.errors import BudgetError
+from luq_gguf.core.types import Budget, Plan, Profile
+from luq_gguf.llamacpp.gguf import reader
+from luq_gguf.method import knapsack, mixed_precision, ranking, two_type_plan
+from luq_gguf.method.mixed_precision import Found, Space, Types
+from luq_gguf.method.speed_model import SpeedTable
+from luq_gguf.method.two_type_plan import format_size
+from luq_gguf.planning import variants
+from luq_gguf.planning.variants import TYPES, Candidates
+from luq_gguf.run.folder import RunFolder, hash_of
+from luq_gguf.run.preflight import Door, Listener
+from luq_gguf.workflows.sweep import Meter
+
+UNIFORM = (
+    "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "Q2_K", "IQ3_XXS", "Q3_K_S", "IQ3_M", "Q3_K_M", "Q3_K_L", "IQ4_XS",
+    "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K",
+)  # fmt: skip
+BESIDE = 3  # uniform files that the search begins with
+USEFUL = 0.5  # of Q4_K's decode speed: types below are not chosen unless they are named
+
+
+@dataclass(frozen=True)
+class BestRequest:
+    """What may be chosen, and how long is searched. `types` None: all of TYPES that this CPU runs at a useful speed."""
+
+    types: tuple[str, ...] | None = None
+    by_tensor: bool = False
+    swaps: int = 16
+    minutes: float | None = None
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What may be chosen of a model, with its sizes: known before anything heavy."""
+
+    candidates: Candidates
+    budget: Budget
+    speeds: SpeedTable | None
+    by_tensor: bool
+
+    def most_bytes(self, door: Door) -> int:
+        """Of the text model's file."""
+        if self.budget.bpw is not None:
+            return door.tensors.header_bytes + int(self.budget.bpw * door.tensors.n_weights / 8)
+        assert self.budget.n_bytes is not None
+        return self.budget.n_bytes
+
+    def space(self, door: Door, errors: Mapping[str, Sequence[float]] | None = None) -> Space:
+        """With errors; without them for sizes alone."""
+        held = errors or {name: [0.0] * len(self.candidates.kinds) for name in self.candidates.names}
+        return variants.make_space(door, self.candidates, held, by_tensor=self.by_tensor, speeds=self.speeds)
+
+
+def choices(
+    door: Door, budget: Budget, request: BestRequest, measured_speed: bool, threads: int | None, listener: Listener
+) -> Choices:
+    """Types and sizes. Raises BudgetError, naming the smallest possible file, where the budget is below it.
+
+    `measured_speed`: whether types that are slow here are left out, where none are named.
+    """
+    kinds = tuple(reader.check_type(kind, "--types") for kind in request.types or TYPES)
+    speeds = None
+    if budget.decode_tps is not None or (measured_speed and request.types is None):
+        geometry = type_benchmark.Geometry(door.source, door.tensors)
+        speeds = type_benchmark.measured(
+            geometry, threads or machine.physical_cores(), listener, sorted({*kinds, "Q4_K"})
+        )
+    if speeds and request.types is None:
+        slow = [k for k in kinds if speeds.rates[k].decode_wps < USEFUL * speeds.rates["Q4_K"].decode_wps]
+        if slow:
+            listener.say(f"left out, below {USEFUL:g} of Q4_K's decode speed here: {', '.join(slow)}")
+        kinds = tuple(kind for kind in kinds if kind not in slow)
+    found = variants.candidates(door, kinds, by_tensor=request.by_tensor)
+    made = Choices(found, budget, speeds if budget.decode_tps is not None else None, request.by_tensor)
+    most = made.most_bytes(door)
+    smallest = knapsack.smallest_bytes(made.space(door).options)
+    if most < smallest:
+        raise BudgetError(
+            f"No file of {format_size(most)} is possible with {', '.join(kinds)}: the smallest text model "
+            f"takes {format_size(smallest)}.",
+            f"Ask for --target-size {format_size(smallest, up=True).replace(' ', '')} or more, or give smaller "
+            "--types.",
+        )
+    return made
+
+
+def best_plan(
+    run: RunFolder,
+    door: Door,
+    profile: Profile,
+    budget: Budget,
+    request: BestRequest,
+    chosen: Choices,
+    make_meter: Callable[[], Meter],
+    threads: int | None,
+    seed: int,
+    listener: Listener,
+) -> Plan:
+    """The best plan found, with what was predicted of it and what was measured, of it and of what it had to beat."""
+    began, most = time.monotonic(), chosen.most_bytes(door)
+    bank = variants.make(run, door, chosen.candidates, threads, listener)
+    space = chosen.space(door, variants.errors_of(run, door, chosen.candidates, bank, listener))
+    meter = make_meter()
+    rivals = _rivals(door, profile, chosen.candidates, most)
+    measure = _Measuring(meter, bank, mixed_precision.most_files(space, most, request.swaps, len(rivals)), listener)
+    starts, beside = [], {}
+    for name, plan in rivals.items():
+        types = chosen.candidates.as_choice(plan.tensor_types)
+        starts += [types] if types else []
+        beside[name] = measure(_label(door, plan), spliced=types is not None)
+
+    def kld_of(types: Types) -> float:
+        return _kld(measure(variants.plan_of(door, chosen.candidates.as_types(types), "best")))
+
+    def enough() -> bool:
+        return request.minutes is not None and time.monotonic() - began > 60 * request.minutes
+
+    slowest = None if budget.decode_tps is None else 1 / budget.decode_tps
+    limits = mixed_precision.Limits(most, slowest, swaps=request.swaps, enough=enough)
+    found = mixed_precision.search(space, limits, kld_of, starts, seed)
+    plan = variants.plan_of(door, chosen.candidates.as_types(found.types), "best")
+    figures = measure(plan)
+    predicted: dict[str, Any] | None = _predicted(found, space, most)
+    rival = min(beside, key=lambda name: _kld(beside[name]), default=None)
+    if slowest is None and rival and _kld(beside[rival]) < found.kld:  # of types that the bank does not hold
+        plan, figures, predicted = _label(door, rivals[rival], "best"), beside[rival], None
+    told: dict[str, object] = {key: value for key, value in vars(budget).items() if value is not None}
+    told |= {"types": list(chosen.candidates.kinds), "per": "tensor" if chosen.by_tensor else "layer"}
+    return replace(
+        plan,
+        budget=told,
+        predicted_kld=predicted,
+        measured_kld=measured_kld(figures, meter),
+        compared=tuple(_compared(name, held) for name, held in beside.items()),
+    )
+
+
+class _Measuring:
+    """Figures of plans, each measured once; says how long all will take after the first."""
+
+    def __init__(self, meter: Meter, bank: Sequence[Path], most: int, listener: Listener) -> None:
+        self._meter, self._bank, self._most, self._listener = meter, bank, most, listener
+        self._seen: set[str] = set()
+        told = meter.conditions()
+        data = f"{told['n_samples']} questions" if told["n_samples"] else f"{told['n_chunks']} chunks of text"
+        listener.say(f"best: up to {self._most} files to measure, each on {data}; what is measured is kept")
+
+    def __call__(self, plan: Plan, *, spliced: bool = True) -> dict[str, Any]:
+        started = time.monotonic()
+        figures = self._meter.spliced(plan, self._bank) if spliced else self._meter.quantized(plan)
+        self._seen.add(hash_of(dict(plan.tensor_types)))
+        if len(self._seen) == 2:  # the first measured the 16-bit file too
+            each = time.monotonic() - started
+            self._listener.say(f"a file takes {each:.0f} s: at most {max(1, round(each * self._most / 60))} min in all")
+        self._listener.progress("files measured", len(self._seen), self._most)
+        return figures
+
+
+def measured_kld(figures: Mapping[str, Any], meter: Meter) -> dict[str, Any]:
+    """What plan.json says of a measured file."""
+    return {key: figures["metrics"]["kld"][key] for key in ("mean", "low", "high")} | {"on": meter.conditions()}
+
+
+def _label(door: Door, plan: Plan, ranking: str | None = None) -> Plan:
+    """The same types in a file that is called as this run's are."""
+    return variants.plan_of(door, plan.tensor_types, ranking or plan.ranking)
+
+
+def _rivals(door: Door, profile: Profile, found: Candidates, most_bytes: int) -> dict[str, Plan]:
+    """What is to be beaten: the largest uniform file that fits, the largest of those that the bank can make, and LUQ's
+    of the same bytes."""
+    fit = list(_uniform(door, most_bytes).items())
+    inside = [(name, plan) for name, plan in fit if found.as_choice(plan.tensor_types)]
+    rivals = dict([*fit[:1], *inside[:BESIDE]])
+    try:
+        order = ranking.rank(profile.layers, "entropy")
+        plan = two_type_plan.make_plan(door.tensors, order, Budget(n_bytes=most_bytes), "entropy")
+        rivals[f"LUQ, {len(plan.low_layers)} low"] = plan
+    except BudgetError:  # not even all layers low are as small
+        pass
+    return rivals
+
+
+def _uniform(door: Door, most_bytes: int) -> dict[str, Plan]:
+    """The uniform files that fit, the largest first."""
+    plans = {f"uniform {ftype}": variants.uniform_plan(door, ftype) for ftype in UNIFORM}
+    fit = [name for name, plan in plans.items() if plan.predicted_file_bytes <= most_bytes]
+    return {name: plans[name] for name in sorted(fit, key=lambda name: -plans[name].predicted_file_bytes)}
+
+
+def uniform_beside(door: Door, meter: Meter, most_bytes: int) -> tuple[dict[str, Any], ...]:
+    """What the largest uniform file of no more bytes measures."""
+    largest = list(_uniform(door, most_bytes).items())[:1]
+    return tuple(_compared(name, meter.quantized(plan)) for name, plan in largest)
+
+
+def _compared(name: str, figures: Mapping[str, Any]) -> dict[str, Any]:
+    kld = figures["metrics"]["kld"]
+    return {"name": name, "file_bytes": figures["n_bytes"], "kld": kld["mean"], "low": kld["low"], "high": kld["high"]}
+
+
+def _predicted(found: Found, space: Space, most_bytes: int) -> dict[str, Any]:
+    return {
+        "value": found.predicted,
+        "error": found.predicted_error,
+        "of_all_types_within_budget": {"estimate": found.estimate, "bound": found.bound},
+        "files_measured": len(found.measured),
+        "swaps_measured": found.n_swaps,
+        "swaps_that_helped": found.n_helped,
+        "budget_left_bytes": most_bytes - space.file_bytes(found.types),
+    }
+
+
+def _kld(figures: Mapping[str, Any]) -> float:
+    return float(figures["metrics"]["kld"]["mean"])

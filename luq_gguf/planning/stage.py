@@ -1,0 +1,191 @@
+"""The plan stage: what is refused before anything heavy, and plans that files are measured for."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from luq_gguf.benchmarking.predict import Predictor, predictor, tps_of
+from luq_gguf.calibration.stage import ordered_plan, write_plan
+from luq_gguf.core.errors import BudgetError
+from luq_gguf.core.types import Budget, Plan, Profile
+from luq_gguf.evaluation.questions import QuestionSet, check_questions, make_meter
+from luq_gguf.method import greedy, quality_bound, ranking, two_type_plan
+from luq_gguf.planning import mixed_precision as mixed_precision_planning
+from luq_gguf.planning import variants
+from luq_gguf.planning.mixed_precision import BestRequest, Choices
+from luq_gguf.run import serialization
+from luq_gguf.run.folder import RunFolder
+from luq_gguf.run.preflight import Door, Listener
+from luq_gguf.workflows import sweep
+
+MEASURED_RULES = ("kld", "greedy")
+SEARCHED, SEARCHED_LARGE, SMALL = 64, 8, 50_000_000  # questions of a larger set that the best plan is searched with; 64
+# for a model of fewer weights than SMALL: the search of a large one should take no longer than its bank
+SEARCHED_TOKENS = 8  # of an answer: a longer one costs its decoding in every file
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """What is asked of a plan: how far to go, and by an order of layers (`rule`) or the best types (`best`)."""
+
+    budget: Budget
+    rule: str = "entropy"
+    seed: int = 0
+    best: BestRequest | None = None
+    questions: QuestionSet = field(default_factory=QuestionSet)
+    threads: int | None = None
+
+    @property
+    def measures(self) -> bool:
+        """Whether files are measured for it."""
+        return self.best is not None or self.rule in MEASURED_RULES or self.budget.is_quality
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What was learnt at the door: speeds, where they matter, and the best plan's choices."""
+
+    predictor: Predictor | None
+    choices: Choices | None = None
+
+
+def prepare(run: RunFolder, door: Door, request: PlanRequest, listener: Listener) -> Prepared:
+    """Raise, before the profile, which takes hours, where no plan is possible: BudgetError, EvaluationError."""
+    budget = request.budget
+    if request.measures:
+        check_questions(budget, request.questions, run)
+    if not request.best:
+        two_type_plan.check_budget(door.tensors, budget)
+    speeds = predictor(door, budget.decode_tps is not None, request.threads, listener)
+    if request.best:
+        known = speeds is not None
+        return Prepared(
+            speeds, mixed_precision_planning.choices(door, budget, request.best, known, request.threads, listener)
+        )
+    if budget.decode_tps is not None:
+        two_type_plan.low_layer_count(door.tensors, range(door.tensors.n_layers), budget, tps_of(speeds))
+    return Prepared(speeds)
+
+
+def make(
+    run: RunFolder, door: Door, profile: Profile, request: PlanRequest, prepared: Prepared, listener: Listener
+) -> Plan:
+    """The plan, written; where the order, the budget or the types ask for it, files are measured first."""
+    speeds, budget, rule = prepared.predictor, request.budget, request.rule
+    if not request.measures:
+        plan = ordered_plan(run, door, budget, rule=rule, seed=request.seed, predictor=speeds)
+        return write_plan(run, door, plan, speeds)
+    if request.best and prepared.choices:
+        most = SEARCHED if door.tensors.n_weights < SMALL else SEARCHED_LARGE
+        few = replace(request.questions, samples=request.questions.samples or most, max_tokens=SEARCHED_TOKENS)
+        few = replace(few, metric="none")  # divergence alone
+        metering = make_meter(run, door, few, request.threads, listener)
+        asked = (budget, request.best, prepared.choices, metering, request.threads, request.seed)
+        return write_plan(run, door, mixed_precision_planning.best_plan(run, door, profile, *asked, listener), speeds)
+    meter, n_layers = make_meter(run, door, request.questions, request.threads, listener)(), door.tensors.n_layers
+    if rule == "kld":
+        order = sweep.order_by_kld(meter, n_layers, _counter(listener, "layers, each alone low", n_layers))
+    elif rule == "greedy":
+        order = greedy_order(door, profile, budget, meter, speeds, listener)
+    else:
+        order = ranking.rank(profile.layers, rule, request.seed)
+    noted: dict[str, object] = {"measured_on": meter.conditions()}
+    if budget.is_quality:
+        found, told = _within_quality(budget, order, meter, listener)
+        budget, noted = found, noted | told
+    plan = ordered_plan(run, door, budget, rule=rule, order=order, measured=noted, predictor=speeds)
+    return write_plan(run, door, _with_figures(door, plan, meter), speeds)
+
+
+def _within_quality(
+    budget: Budget, order: tuple[int, ...], meter: sweep.Meter, listener: Listener
+) -> tuple[Budget, dict[str, object]]:
+    """The number of low layers that a bound on quality allows, and what was tried."""
+    tick = _counter(listener, "numbers of low layers", len(order) + 1)
+
+    def measure(count: int) -> float:
+        figure = quality_bound.figure_of(budget, meter.low(order[:count])["metrics"])
+        tick()
+        return figure
+
+    count, tried = quality_bound.most_low_layers(budget, len(order), measure)
+    told: dict[str, object] = {k: v for k, v in vars(budget).items() if v is not None}
+    return Budget(low_layers=count), told | {"tried": [vars(one) for one in tried]}
+
+
+def greedy_order(
+    door: Door,
+    profile: Profile,
+    budget: Budget,
+    meter: sweep.Meter,
+    predictor: Predictor | None,
+    listener: Listener,
+) -> tuple[int, ...]:
+    """Layers by measured steps, as far as the budget needs them; all, where only measuring can tell how far."""
+    n_layers, order = door.tensors.n_layers, ranking.rank(profile.layers, "entropy")
+
+    def enough(chosen: tuple[int, ...]) -> bool:
+        return not budget.is_quality and two_type_plan.is_met(door.tensors, chosen, budget, tps_of(predictor))
+
+    about = next(n for n in range(n_layers + 1) if enough(order[:n]) or n == n_layers)
+    most = greedy.most_files(n_layers, about)
+    meter.low(())  # measures the 16-bit file too, where that is new
+    started = time.monotonic()
+    meter.low(order[:1])
+    each = time.monotonic() - started
+    listener.say(
+        f"greedy: about {most} files to measure for {about} low layers, {each:.1f} s each: "
+        f"{max(1, round(most * each / 60))} min; what is measured is kept"
+    )
+    tick = _counter(listener, "files measured", max(1, most))
+
+    def measure(layers: tuple[int, ...]) -> float:
+        kld = float(meter.low(layers)["metrics"]["kld"]["mean"])
+        tick()
+        return kld
+
+    return greedy.choose(order, measure, enough)
+
+
+def add_best_points(
+    run: RunFolder, door: Door, profile: Profile, meter: sweep.Meter, swept: dict[str, Any], listener: Listener
+) -> dict[str, Any]:
+    """The best plans of the sizes of a sweep's uniform files, as points of it, written to sweep.json."""
+    uniform = [p for p in swept["points"] if p["order"].startswith("uniform ") and p["order"] != "uniform F16"]
+    sizes = sorted({point["n_bytes"] for point in uniform})
+    for n_bytes in sizes:
+        budget, best = Budget(n_bytes=n_bytes), BestRequest()
+        try:
+            choices = mixed_precision_planning.choices(door, budget, best, False, None, listener)
+        except BudgetError:  # below what these types can do
+            continue
+        plan = mixed_precision_planning.best_plan(
+            run, door, profile, budget, best, choices, lambda: meter, None, 0, listener
+        )
+        if choices.candidates.as_choice(plan.tensor_types):
+            figures = meter.spliced(plan, variants.make(run, door, choices.candidates, None, listener))
+        else:
+            figures = meter.quantized(plan)
+        told = {"order": "best", "seed": 0, "n_low": None, "low_layers": [], "budget_bytes": n_bytes}
+        swept["points"].append(told | figures | {"average_bits": variants.layer_bits(door, plan)})
+        serialization.write_json(run.file("sweep.json"), swept)
+    return swept
+
+
+def _with_figures(door: Door, plan: Plan, meter: sweep.Meter) -> Plan:
+    """The plan with what its file measures, and the largest uniform file of no more bytes."""
+    measured = mixed_precision_planning.measured_kld(meter.low(plan.low_layers), meter)
+    return replace(
+        plan,
+        measured_kld=measured,
+        compared=mixed_precision_planning.uniform_beside(door, meter, plan.predicted_file_bytes),
+    )
+
+
+def _counter(listener: Listener, what: str, total: int) -> Callable[[], None]:
+    done = itertools.count(1)
+    return lambda: listener.progress(what, next(done), total)

@@ -1,0 +1,76 @@
+"""Whether llama-quantize's own file of no more bytes is likely to be better than a plan that was not measured."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Mapping
+from typing import Any
+
+from luq_gguf.core.errors import ConversionError
+from luq_gguf.core.types import Plan
+from luq_gguf.llamacpp import quantize, sampled_errors
+from luq_gguf.llamacpp.gguf import header_only
+from luq_gguf.method.two_type_plan import format_size
+from luq_gguf.planning import variants
+from luq_gguf.planning.mixed_precision import UNIFORM
+from luq_gguf.quantization import stage as quantization_stage
+from luq_gguf.run import serialization
+from luq_gguf.run.folder import RunFolder, hash_of
+from luq_gguf.run.preflight import Door, Listener
+
+
+def foresee(run: RunFolder, door: Door, plan: Plan, listener: Listener) -> dict[str, Any] | None:
+    """The largest uniform file that fits, and the sums of relative output errors of all matrices of both; None where
+    none fits, or errors cannot be told.
+
+    They come from a few rows of each matrix, weighed by importance: an estimate, kept in the run folder.
+    """
+    name = ".work/foreseen.json"
+    imatrix = run.read()["stages"]["profile"]["outputs"][header_only.IMATRIX_NAME]["sha256"]
+    key = hash_of(dict(plan.tensor_types), imatrix, door.checkpoint.fingerprint, sampled_errors.ROWS)
+
+    def make() -> None:
+        serialization.write_json(run.file(name), _beside(run, door, plan, listener))
+
+    run.run_stage("foreseen", key, [name], make)
+    found: dict[str, Any] | None = serialization.read_json(run.file(name), "convert")
+    return found
+
+
+def _beside(run: RunFolder, door: Door, plan: Plan, listener: Listener) -> dict[str, Any] | None:
+    def size(ftype: str) -> int:  # the list ascends
+        return variants.uniform_plan(door, ftype).predicted_file_bytes
+
+    fitting = bisect.bisect_right(UNIFORM, plan.predicted_file_bytes, key=size)
+    if not fitting:
+        return None
+    ftype = UNIFORM[fitting - 1]
+    beside = variants.uniform_plan(door, ftype)
+    matrices = quantize.overrides(door.source, plan)
+    wanted = {name: {plan.tensor_types[name], beside.tensor_types[name]} for name in matrices}
+    f16 = quantization_stage.make_f16(run, door, listener)
+    listener.say("comparing with uniform files of no more bytes, on a few rows of each matrix")
+    try:
+        found = sampled_errors.sampled_errors(f16, run.file(header_only.IMATRIX_NAME), wanted)
+    except ConversionError as error:  # of a type that cannot be read back: a conversion does not fail for a hint
+        listener.say(f"they could not be compared: {error.message}")
+        return None
+    ours, theirs = (sum(found[name][one.tensor_types[name]] for name in matrices) for one in (plan, beside))
+    return {
+        "name": f"uniform {ftype}",
+        "file_bytes": beside.predicted_file_bytes,
+        "error_sum": theirs,
+        "error_sum_of_plan": ours,
+    }
+
+
+def line(foreseen: Mapping[str, Any] | None) -> str | None:
+    """One sentence where the uniform file is expected to be better."""
+    if foreseen is None or foreseen["error_sum"] >= foreseen["error_sum_of_plan"]:
+        return None
+    share = foreseen["error_sum"] / foreseen["error_sum_of_plan"]
+    return (
+        f"predicted, not measured: llama-quantize's {foreseen['name'].removeprefix('uniform ')} file "
+        f"({format_size(foreseen['file_bytes'])}) loses {share:.2f} times as much of its matrices' outputs as this; "
+        "--plan best --eval SET looks for the best types of this size"
+    )

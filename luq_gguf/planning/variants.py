@@ -1,0 +1,201 @@
+"""The bank of types: the model quantized once to every type, so that any choice of types is a splice; and what each
+type costs each matrix, in bytes and in error."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from luq_gguf.benchmarking.type_benchmark import Geometry
+from luq_gguf.core.errors import BudgetError, DiskSpaceError
+from luq_gguf.core.types import ModelTensors, Plan
+from luq_gguf.llamacpp import quantize
+from luq_gguf.llamacpp.gguf import header_only, imatrix, quant_error, reader
+from luq_gguf.method import two_type_plan
+from luq_gguf.method.mixed_precision import Space, Types
+from luq_gguf.method.sensitivity import Cell
+from luq_gguf.method.speed_model import SpeedTable
+from luq_gguf.method.tensor_types import layer_of
+from luq_gguf.method.two_type_plan import format_size
+from luq_gguf.quantization import stage as quantization_stage
+from luq_gguf.run import serialization
+from luq_gguf.run.folder import RunFolder, hash_of
+from luq_gguf.run.preflight import Door, Listener
+
+TYPES = ("Q2_K", "IQ2_XXS", "IQ3_XXS", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "IQ1_M")
+# What is chosen together where parts of layers are chosen apart.
+TOGETHER = {"attn_v": "attn_kv", "attn_k": "attn_kv", "ffn_gate": "ffn_gate_up", "ffn_up": "ffn_gate_up"}
+# Parts of a layer that may have the next larger type where layers are chosen whole, as in llama.cpp's own mixtures.
+RAISED = (("attn_v", "attn_output"), ("attn_v", "attn_output", "ffn_down", "ffn_down_exps"))
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What every matrix may become. `names` [n_tensors] are the matrices, `kinds` the types of the bank's files,
+    `types[name]` [n_options] the matrix's type in each option: first in each of the kinds, then in mixtures of two.
+    `fixed` are the types of all other tensors."""
+
+    names: tuple[str, ...]
+    kinds: tuple[str, ...]
+    types: Mapping[str, tuple[str, ...]]
+    fixed: Mapping[str, str]
+
+    def as_types(self, chosen: Types) -> dict[str, str]:
+        """A choice as the type of every tensor of the file."""
+        return dict(self.fixed) | {name: self.types[name][kind] for name, kind in zip(self.names, chosen, strict=True)}
+
+    def as_choice(self, types: Mapping[str, str]) -> Types | None:
+        """The choice that has these types; None where the bank does not hold one of them."""
+        try:
+            return tuple(self.types[name].index(types[name]) for name in self.names)
+        except ValueError:
+            return None
+
+
+def candidates(door: Door, kinds: Sequence[str], *, by_tensor: bool) -> Candidates:
+    """What llama-quantize would make of every matrix for each type: its dry runs. Whole layers may also be mixtures."""
+    if not kinds:
+        raise BudgetError("--types names no type.", f"Give some of {','.join(TYPES)}.")
+    kinds = sorted(dict.fromkeys(kinds), key=reader.bits_per_weight)
+    of = (door.llama, door.source)
+    asked = [quantize.types_if_all(*of, kind, door.tensors, measured=door.measured) for kind in kinds]
+    stock = {choice.name: choice.high_type for choice in door.tensors.choices}
+    names = tuple(t.name for t in door.source.tensors if len(t.shape) > 1 and any(a[t.name] != t.type for a in asked))
+    mixtures = [] if by_tensor else [(low, parts) for low in range(len(kinds) - 1) for parts in RAISED]
+    types = {}
+    for name in names:
+        plain = [one[name] for one in asked]
+        types[name] = (*plain, *(plain[low + (part_of(name) in parts)] for low, parts in mixtures))
+    return Candidates(names, tuple(kinds), types, {name: kind for name, kind in stock.items() if name not in types})
+
+
+def part_of(name: str) -> str:
+    """A matrix's part of its layer, "attn_q"; or its name where it is of none."""
+    return name.removesuffix(".weight").split(".", 2)[-1]
+
+
+def make_space(
+    door: Door, found: Candidates, errors: Mapping[str, Sequence[float]], *, by_tensor: bool, speeds: SpeedTable | None
+) -> Space:
+    """All that the search needs: `errors[name]` [n_kinds]; groups are layers, or their parts."""
+    tensors, names = door.tensors, found.names
+    n_weights = {choice.name: choice.n_weights for choice in tensors.choices}
+    cells, groups = [], []
+    for name in names:
+        layer, part = layer_of(name), part_of(name)
+        cells.append(Cell(layer, part))
+        groups.append((layer, TOGETHER.get(part, part) if by_tensor or layer is None else ""))
+    numbered = list(dict.fromkeys(groups))
+    cell_number = {cell: number for number, cell in enumerate(dict.fromkeys(cells))}
+    n_bytes = np.array([[padded(tensors, reader.type_bytes(k, n_weights[n])) for k in found.types[n]] for n in names])
+    fixed = [reader.type_bytes(kind, n_weights[name]) for name, kind in found.fixed.items()]
+    return Space(
+        tuple(cell_number),
+        np.array([cell_number[cell] for cell in cells]),
+        np.array([numbered.index(group) for group in groups]),
+        np.array([[errors[name][found.types[name].index(kind)] for kind in found.types[name]] for name in names]),
+        n_bytes,
+        np.array([[found.types[name].index(kind) for kind in found.types[name]] for name in names]),
+        tuple(range(len(found.kinds))),
+        tensors.header_bytes + sum(padded(tensors, size) for size in fixed),
+        _seconds(found, n_weights, speeds, Geometry(door.source, tensors).active_experts) if speeds else None,
+        speeds.decode_constant if speeds else 0.0,
+    )
+
+
+def _seconds(found: Candidates, n_weights: Mapping[str, int], speeds: SpeedTable, active_experts: float) -> np.ndarray:
+    """Seconds of a token; a head's are in the table's constant, whatever its type."""
+
+    def of(name: str, kind: str) -> float:
+        share = active_experts if "_exps" in name else 1.0
+        return share * n_weights[name] / speeds.rates[kind].decode_wps if layer_of(name) is not None else 0.0
+
+    return np.array([[of(name, kind) for kind in found.types[name]] for name in found.names])
+
+
+def padded(tensors: ModelTensors, n_bytes: int) -> int:
+    return -(-n_bytes // tensors.alignment) * tensors.alignment
+
+
+def make(run: RunFolder, door: Door, found: Candidates, threads: int | None, listener: Listener) -> list[Path]:
+    """The files of the bank, in the types' order; those that are there are kept. Raises DiskSpaceError."""
+    (run.work / "bank").mkdir(exist_ok=True)
+    plans = [plan_of(door, found.as_types((number,) * len(found.names)), "bank") for number in range(len(found.kinds))]
+    names = [f".work/bank/all-{kind}.gguf" for kind in found.kinds]
+    missing = sum(p.predicted_file_bytes for p, n in zip(plans, names, strict=True) if not run.file(n).exists())
+    free = shutil.disk_usage(run.path).free
+    if missing > free:
+        raise DiskSpaceError(
+            f"The bank of {len(names)} types needs {format_size(missing)} more, and {run.path} has "
+            f"{format_size(free)} free.",
+            "Free some room, or give fewer --types.",
+        )
+    for kind, plan, name in zip(found.kinds, plans, names, strict=True):
+        quantization_stage.write_quantized(run, door, plan, f"bank-{kind}", name, threads, listener)
+    return [run.file(name) for name in names]
+
+
+def plan_of(door: Door, types: Mapping[str, str], ranking: str) -> Plan:
+    """A plan from a type for every tensor. `low` is the type of fewest bits in decoder layers, `low_layers` those whose
+    weights have it for the most part."""
+    tensors = door.tensors
+    sizes = {c.name: reader.type_bytes(types[c.name], c.n_weights) for c in tensors.choices}
+    inside = [c for c in tensors.choices if c.layer is not None and types[c.name] not in two_type_plan.UNQUANTIZED]
+    low = min((types[c.name] for c in inside), key=reader.bits_per_weight, default=tensors.low)
+    share = np.zeros(tensors.n_layers)
+    for choice in inside:
+        share[choice.layer] += choice.n_weights * (1 if types[choice.name] == low else -1)
+    total = sum(sizes.values())
+    return Plan(
+        low=low,
+        high=tensors.high,
+        ranking=ranking,
+        low_layers=tuple(int(layer) for layer in np.nonzero(share > 0)[0]),
+        tensor_types={choice.name: types[choice.name] for choice in tensors.choices},
+        predicted_bytes=total,
+        predicted_file_bytes=tensors.header_bytes + sum(padded(tensors, size) for size in sizes.values()),
+        bpw=8 * total / tensors.n_weights,
+        order=tuple(range(tensors.n_layers)),
+        without_importance=tensors.without_importance,
+    )
+
+
+def uniform_plan(door: Door, ftype: str) -> Plan:
+    """llama-quantize's own types of a file type."""
+    types, _ = quantize.stock_types(door.llama, door.source, ftype, door.measured)
+    return plan_of(door, types, "uniform")
+
+
+def layer_bits(door: Door, plan: Plan) -> float:
+    """Average bits of the decoder layers' weights alone: what the paper calls bits."""
+    inside = [choice for choice in door.tensors.choices if choice.layer is not None]
+    n_bytes = sum(reader.type_bytes(plan.tensor_types[choice.name], choice.n_weights) for choice in inside)
+    return 8 * n_bytes / sum(choice.n_weights for choice in inside)
+
+
+def errors_of(
+    run: RunFolder, door: Door, found: Candidates, bank: Sequence[Path], listener: Listener
+) -> dict[str, list[float]]:
+    """Relative output errors of every matrix in every type, measured once on the bank's files."""
+    name = ".work/bank/errors.json"
+    stages = run.read()["stages"]
+    made = {kind: stages[f"bank-{kind}"]["outputs"] for kind in found.kinds}
+    key = hash_of(made, list(found.kinds), quant_error.ROWS)
+
+    def make() -> None:
+        told = quant_error.relative_errors(
+            quantization_stage.make_f16(run, door, listener),
+            bank,
+            found.names,
+            imatrix.read(run.file(header_only.IMATRIX_NAME)),
+            lambda done, total: listener.progress("errors of matrices", done, total),
+        )
+        serialization.write_json(run.file(name), told)
+
+    run.run_stage("errors", key, [name], make)
+    held: dict[str, list[float]] = serialization.read_json(run.file(name), "plan")
+    return held

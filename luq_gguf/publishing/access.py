@@ -1,0 +1,217 @@
+"""Whether a repository may be written, found out before anything is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from luq_gguf.core.errors import HubAccessError, UploadError
+
+T = TypeVar("T")
+_WRITING_ROLES = ("admin", "write", "contributor")
+_TOKENS = "Make one with write permission at {}/settings/tokens, then run: hf auth login"
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where to publish. `create`: make the repository where there is none, `private` or not."""
+
+    repo: str
+    revision: str | None = None
+    create: bool = False
+    private: bool = False
+    create_pr: bool = False
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What is there: whose token it is, and the commit that the branch points to (None where it is not there yet)."""
+
+    user: str
+    exists: bool
+    head: str | None
+
+
+def check(target: Target) -> Standing:
+    """Look at name, token, permission and repository; nothing is sent.
+
+    Raises HubAccessError with what is missing, UploadError where the Hub cannot be asked.
+    """
+    from huggingface_hub import HfApi
+
+    namespace = _namespace(target)
+    api = HfApi()
+    user = _user(api)
+    if not target.create_pr:
+        _check_permission(user, namespace, target.repo)
+    elif _token(user).get("role") == "read":
+        raise _cannot_write(user, target.repo)
+    with told(target.repo):
+        found = _repository(api, target)
+    if found is None and not target.create:
+        raise HubAccessError(
+            f"{target.repo} does not exist on the Hub, or your token cannot see it.",
+            "Check the spelling, or add --create to make it (--create --private for a private one).",
+        )
+    if found is None and target.create_pr:
+        raise HubAccessError(
+            f"{target.repo} does not exist, so there is nothing to open a pull request against.",
+            "Leave --create-pr away.",
+        )
+    if found is not None and target.private and not found.private:
+        raise HubAccessError(
+            f"{target.repo} exists and is public; --private only makes new repositories private. Nothing was sent.",
+            "Leave --private away to publish there, or make it private on the Hub first.",
+        )
+    if found is not None and not target.create_pr:
+        _check_write(api, target, str(user["name"]))
+    return Standing(str(user["name"]), found is not None, _head(api, target) if found is not None else None)
+
+
+def _namespace(target: Target) -> str:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(target.repo)
+        namespace, name = target.repo.split("/")
+    except (HFValidationError, ValueError):
+        raise HubAccessError(
+            f"{target.repo!r} is no name of a repository.",
+            "Write USER/NAME or ORGANIZATION/NAME; letters, digits, '-', '_' and '.' are allowed.",
+        ) from None
+    if not namespace or not name:
+        raise HubAccessError(f"{target.repo!r} is no name of a repository.", "Write USER/NAME.")
+    if target.create_pr and target.revision:
+        raise HubAccessError("--create-pr opens a pull request against main.", "Leave --revision away.")
+    if target.revision and target.revision.startswith("refs/"):
+        raise HubAccessError(f"--revision {target.revision} is no branch.", "Give the name of a branch.")
+    return namespace
+
+
+def _user(api: Any) -> dict[str, Any]:
+    from huggingface_hub.constants import ENDPOINT
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+    try:
+        with told("your account"):
+            return dict(api.whoami())
+    except LocalTokenNotFoundError:
+        raise HubAccessError("You are not logged in to the Hub.", _TOKENS.format(ENDPOINT)) from None
+    except HfHubHTTPError as error:
+        if status_of(error) in (401, 403):
+            raise HubAccessError("The Hub does not accept your token.", _TOKENS.format(ENDPOINT)) from None
+        raise
+
+
+def _token(user: Mapping[str, Any]) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = user.get("auth", {}).get("accessToken") or {}
+    return found
+
+
+def _cannot_write(user: Mapping[str, Any], repo: str, more: str = "") -> HubAccessError:
+    from huggingface_hub.constants import ENDPOINT
+
+    name = _token(user).get("displayName")
+    called = f" ({name})" if name else ""
+    return HubAccessError(
+        f"Your token{called} lacks the permission to write to {repo}{more}; nothing was sent.", _TOKENS.format(ENDPOINT)
+    )
+
+
+def _check_permission(user: Mapping[str, Any], namespace: str, repo: str) -> None:
+    """What the token says of itself. What it does not say is left to the Hub's own answer."""
+    token, name = _token(user), str(user["name"])
+    if token.get("role") == "read":
+        raise _cannot_write(user, repo, ": it is a read token")
+    if token.get("role") == "fineGrained":
+        scoped = (token.get("fineGrained") or {}).get("scoped") or []
+        allowed = {s["entity"].get("name") for s in scoped if "repo.write" in s.get("permissions", ())}
+        if not {namespace, repo} & allowed:
+            raise _cannot_write(user, repo, ": it has no repo.write there")
+    orgs = {org["name"]: org.get("roleInOrg") for org in user.get("orgs") or ()}
+    if namespace != name and namespace not in orgs:
+        raise HubAccessError(
+            f"You are {name} on the Hub and no member of {namespace}; nothing was sent.",
+            f"Use --repo {name}/{repo.split('/')[1]}, or add --create-pr to offer the files to {repo}.",
+        )
+    if namespace != name and orgs[namespace] not in (*_WRITING_ROLES, None):
+        raise HubAccessError(
+            f"Your role in {namespace} is {orgs[namespace]!r}, which lacks the permission to write; nothing was sent.",
+            "Ask its administrators for the role 'contributor' or 'write', or add --create-pr.",
+        )
+
+
+def _repository(api: Any, target: Target) -> Any:
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        return api.repo_info(target.repo)
+    except RepositoryNotFoundError:
+        return None
+
+
+def _check_write(api: Any, target: Target, user: str) -> None:
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        with told(target.repo):
+            api.auth_check(target.repo, write=True)
+    except TypeError:  # an older client cannot ask; then the first request that writes is refused
+        return
+    except HfHubHTTPError as error:
+        if status_of(error) == 404:  # a Hub that cannot be asked this way, for the repository has just been seen
+            return
+        if status_of(error) not in (401, 403):
+            raise
+        raise HubAccessError(
+            f"The Hub says that {user}'s token lacks the permission to write to {target.repo}; nothing was sent.",
+            "Ask its owner for the role 'write', or add --create-pr to offer the files.",
+        ) from None
+
+
+def _head(api: Any, target: Target) -> str | None:
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    try:
+        with told(target.repo):
+            return str(api.repo_info(target.repo, revision=target.revision).sha)
+    except RevisionNotFoundError:
+        return None
+
+
+def status_of(error: Exception) -> int:
+    """The HTTP status behind an error of the client's; 0 where there was no answer."""
+    return int(getattr(getattr(error, "response", None), "status_code", 0) or 0)
+
+
+@contextmanager
+def told(what: str) -> Any:
+    """Errors of the network and of an overloaded Hub in one sentence; refusals are passed on. Raises UploadError."""
+    from huggingface_hub.constants import ENDPOINT
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+    try:
+        yield
+    except LocalTokenNotFoundError:
+        raise
+    except HfHubHTTPError as error:
+        status = status_of(error)
+        if status != 429 and status < 500:
+            raise
+        raise UploadError(f"The Hub answered {status} for {what}.", "Wait a little and run the same again.") from None
+    except network_errors() as error:
+        raise UploadError(
+            f"The Hub at {ENDPOINT} could not be reached ({type(error).__name__}).",
+            "Check the network (and HF_HUB_OFFLINE), and run the same again.",
+        ) from None
+
+
+def network_errors() -> tuple[type[Exception], ...]:
+    """OSError, and the base of what the client's own HTTP library raises: it has changed its name with versions."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    base = HfHubHTTPError.__mro__[1]
+    return (OSError, base) if issubclass(base, Exception) else (OSError,)

@@ -1,0 +1,173 @@
+"""What of a run folder can be published: its files, proven to be those that run.json tells of, and what was measured.
+
+A folder that is unfinished, or was changed by hand, is refused: nobody could make again what it holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from luq_gguf.core.errors import RunFolderError
+from luq_gguf.core.types import Plan, Profile
+from luq_gguf.llamacpp.gguf import reader
+from luq_gguf.method import tensor_types
+from luq_gguf.run import serialization
+from luq_gguf.run.folder import RunFolder
+
+COMPARED = ("quantize", "baseline", "f16")  # stages whose files a card may tell figures of
+MEASUREMENTS = ("eval.json", "bench.json", "sweep.json", "alpha.json")
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file that a stage wrote."""
+
+    name: str
+    n_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Release:
+    """A finished run: `model` is the LUQ file, `compared` the files beside it that figures are told of too (baseline
+    and 16-bit; they may have been deleted). `evals` and `speeds` have their entries of eval.json and bench.json."""
+
+    run: RunFolder
+    facts: Mapping[str, Any]
+    profile: Profile
+    plan: Plan
+    model: Written
+    mmproj: Written | None
+    imatrix: Written
+    compared: tuple[Written, ...]
+    evals: Mapping[str, tuple[dict[str, Any], ...]]
+    speeds: Mapping[str, dict[str, Any]]
+    bench: Mapping[str, Any] | None
+
+    @property
+    def base_model(self) -> str | None:
+        """The Hub id that the run began with; None for a folder."""
+        return str(self.facts["model"]) if self.facts.get("revision") else None
+
+
+def collect(run: RunFolder) -> Release:
+    """Raises RunFolderError with what is missing, was changed, or was measured of something else."""
+    facts, stages = run.read(), run.read()["stages"]
+    for stage, command in (("profile", "profile"), ("plan", "plan"), ("quantize", "quantize")):
+        if stage not in stages:
+            raise RunFolderError(
+                f"{run.path} is not finished: it has no {stage} stage.", f"Run luq-gguf convert, or {command}."
+            )
+        if changed := run.changed(stage):
+            raise RunFolderError(
+                f"{changed[0]} is missing, or is not what run.json says was written.",
+                f"Run the command that made {run.path} again: it makes what is not as it was.",
+            )
+    if changed := run.changed("mmproj"):
+        raise RunFolderError(f"{changed[0]} is missing, or was changed.", "Run luq-gguf quantize again.")
+    plan = serialization.read_plan(run.file("plan.json"))
+    model = _only(run, "quantize")
+    _check_plan_is_of(run, model, plan)
+    vision = run.outputs("mmproj")
+    compared = tuple(one for stage in COMPARED[1:] if stage in stages and (one := _beside(run, stage)))
+    known = {one.name: one for one in (model, *compared)}
+    bench, speeds = _speeds(run, known)
+    return Release(
+        run,
+        facts,
+        serialization.read_profile(run.file("profile.json")),
+        plan,
+        model,
+        _only(run, "mmproj") if vision else None,
+        Written("imatrix.gguf", *_facts(run.outputs("profile")["imatrix.gguf"])),
+        compared,
+        _evals(run, known, model),
+        speeds,
+        bench,
+    )
+
+
+def _beside(run: RunFolder, stage: str) -> Written | None:
+    """A file that figures are told of too; None where it was deleted before anybody needed its hash."""
+    if not run.changed(stage):
+        run.hash_outputs(stage)
+    found = _only(run, stage)
+    return found if found.sha256 else None
+
+
+def _only(run: RunFolder, stage: str) -> Written:
+    outputs = run.outputs(stage)
+    if len(outputs) != 1:
+        raise RunFolderError(
+            f"{run.path / 'run.json'} tells of no one file of the {stage} stage.", "Make the run again."
+        )
+    name, fact = next(iter(outputs.items()))
+    return Written(name, *_facts(fact))
+
+
+def _facts(fact: Mapping[str, Any]) -> tuple[int, str]:
+    return int(fact["n_bytes"]), str(fact["sha256"])
+
+
+def _check_plan_is_of(run: RunFolder, model: Written, plan: Plan) -> None:
+    """A plan made after the file was written belongs to a file that does not exist yet."""
+    if tensor_types.differences(plan.tensor_types, reader.read(run.file(model.name)).types):
+        raise RunFolderError(
+            f"plan.json is not the plan that {model.name} was written by.", "Run luq-gguf quantize, then this again."
+        )
+
+
+def _evals(run: RunFolder, known: Mapping[str, Written], model: Written) -> dict[str, tuple[dict[str, Any], ...]]:
+    """Entries of eval.json of the files of this run, by file. Raises RunFolderError where they are of other files."""
+    if not run.file("eval.json").exists():
+        return {}
+    content = serialization.read_json(run.file("eval.json"), "eval")
+    found: dict[str, tuple[dict[str, Any], ...]] = {}
+    with serialization.reading(run.file("eval.json"), "eval"):
+        entries = [dict(entry) for entry in (content, *content.get("others", []))]
+    for entry in entries:
+        name = str(entry.get("file"))
+        if name not in known:
+            continue
+        if entry.get("file_sha256") != known[name].sha256:
+            raise RunFolderError(
+                f"eval.json tells of another {name} than the one that is here.",
+                f"Run luq-gguf eval {run.file(name)} again, or delete eval.json.",
+            )
+        found[name] = (*found.get(name, ()), entry)
+    if model.name not in found:
+        raise RunFolderError(
+            f"eval.json tells of {content.get('file')}, not of {model.name}.",
+            f"Run luq-gguf eval {run.file(model.name)}, or delete eval.json.",
+        )
+    return found
+
+
+def _speeds(run: RunFolder, known: Mapping[str, Written]) -> tuple[Mapping[str, Any] | None, dict[str, dict[str, Any]]]:
+    """bench.json, and its row of each file of this run in stock llama.cpp with the most threads. Raises as `_evals`
+    does."""
+    if not run.file("bench.json").exists():
+        return None, {}
+    content = serialization.read_json(run.file("bench.json"), "bench")
+    with serialization.reading(run.file("bench.json"), "bench"):
+        most = max(content["conditions"]["threads"])
+        stock = [row for row in content["rows"] if row["threads"] == most and not row.get("kernels")]
+        rows = {row["file"]: row for row in stock if row["file"] in known}
+    for name, row in rows.items():
+        if row.get("sha256") != known[name].sha256:
+            raise RunFolderError(
+                f"bench.json tells of another {name} than the one that is here.",
+                f"Run luq-gguf bench --run {run.path} again, or delete bench.json.",
+            )
+    return content, rows
+
+
+def companions(release: Release) -> Iterator[Path]:
+    """The small files that go along, so that others can see what was done and make it again."""
+    run = release.run
+    yield from (run.file(name) for name in ("profile.json", "plan.json", "tensor-types.txt"))
+    yield from (run.file(name) for name in MEASUREMENTS if run.file(name).exists())
+    yield run.file("report.html")

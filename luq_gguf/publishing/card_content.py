@@ -1,0 +1,243 @@
+"""What a model card says of a finished run. Each figure was measured, of this very file, or is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from luq_gguf.llamacpp import tools
+from luq_gguf.method.metrics.intervals import format_ratio
+from luq_gguf.method.two_type_plan import describe, format_size
+from luq_gguf.publishing import card_plan
+from luq_gguf.publishing.artifacts import Release, Written
+from luq_gguf.publishing.card import BaseCard, CardFacts, Figure, FileRow, Result, cell
+
+UNMEASURED = "Neither quality nor speed of this file was measured."
+FIGURES = {
+    "figures/entropy.png": "Entropy of each layer's outputs in bits, with its spread over seeds",
+    "figures/types.png": "Types of every layer's matrices",
+}
+QUALITY = ("kld", "accuracy", "perplexity")
+
+
+def card_facts(
+    release: Release,
+    repo: str,
+    shards: Sequence[str],
+    base: BaseCard,
+    base_model: str | None,
+    licences: Mapping[str, str | None],
+) -> CardFacts:
+    """`shards` names the model's files in the repository; `licences` those of Hub datasets it was calibrated with."""
+    plan, profile = release.plan, release.profile
+    heads, cells, conditions = _measured(release)
+    base_link = f"[{cell(base_model)}](https://huggingface.co/{base_model})" if base_model else cell(profile.model)
+    n_low, n_layers, mixed = len(plan.low_layers), len(plan.order), plan.ranking == "best"
+    how = f"{n_low} of {n_layers} decoder layers in {plan.low}, everything else as in {plan.high}"
+    how = describe(plan) if mixed else how
+    return CardFacts(
+        title=f"{profile.model} LUQ-{'best' if mixed else n_low} GGUF",
+        summary=f"{base_link}, quantized layer by layer: {how}. It runs in stock llama.cpp.",
+        repo=repo,
+        tag=tag_of(release.model.name),
+        first_file=shards[0],
+        more_files=tuple(shards[1:]),
+        mmproj=release.mmproj.name if release.mmproj else None,
+        measured_heads=heads,
+        files=_files(release, shards, cells, len(heads)),
+        conditions=conditions or [UNMEASURED],
+        why=card_plan.why(release),
+        images=[Figure(name, caption) for name, caption in FIGURES.items()],
+        calibration=_calibration(profile.calibration, licences),
+        again=_again(release, base_model),
+        command=card_plan.command(release, base_model),
+        llama_cpp=str(tools.pin()["version"]),
+        pins=_pins(release, base_model),
+        licence=_licence(base, base_model),
+    )
+
+
+def tag_of(file_name: str) -> str:
+    """What `-hf REPO:TAG` finds this file by: its name behind the model's, as llama.cpp's common/download.cpp looks."""
+    return file_name.removesuffix(".gguf")[file_name.rindex("-LUQ") + 1 :]
+
+
+def results(release: Release) -> list[Result]:
+    """The measured file's figures for the Hub's model-index; shares in percent."""
+    found: list[Result] = []
+    task = "visual-question-answering" if release.mmproj else "text-generation"
+    for entry in release.evals.get(release.model.name, ()):
+        data = str(entry["conditions"]["data"] or "")
+        if entry.get("accuracy"):
+            name = f"accuracy ({entry['metric']})"
+            found.append(Result(task, data, "accuracy", name, round(100 * entry["accuracy"]["value"], 2)))
+        if entry.get("kld"):
+            found.append(
+                Result(
+                    task, data, "kl_divergence", "mean KL divergence from 16 bit", float(f"{entry['kld']['mean']:.3g}")
+                )
+            )
+        if entry.get("perplexity"):
+            found.append(Result("text-generation", data, "perplexity", "perplexity", round(entry["perplexity"], 4)))
+        for name, benchmark in (entry.get("benchmarks") or {}).items():
+            rows = benchmark["metrics"].items()
+            found += [Result(task, name, metric, metric, round(figure["value"], 4)) for metric, figure in rows]
+    return found
+
+
+def _measured(release: Release) -> tuple[list[str], dict[str, list[str]], list[str]]:
+    """Heads of the measured columns, cells of each file that was measured, and the conditions of both."""
+    heads: list[str] = []
+    cells: dict[str, list[str]] = {one.name: [] for one in (release.model, *release.compared)}
+    conditions: list[str] = []
+    entries = release.evals.get(release.model.name, ())
+    main = next((entry for entry in entries if any(entry.get(key) for key in QUALITY)), None)
+    if main:
+        _add_quality(release, main, heads, cells)
+        conditions.append(_quality_conditions(main))
+        conditions += card_plan.better_elsewhere(release)
+    if release.speeds and release.bench:
+        _add_speed(release, heads, cells)
+        machine, told = release.bench["machine"], release.bench["conditions"]
+        conditions.append(
+            f"Speed: {cell(machine['cpu'])}, {max(told['threads'])} threads, medians of {told['repetitions']} turns; "
+            "ratios with the interval in which the same command is expected to come out again (95%)."
+        )
+    for entry in entries:
+        for name, benchmark in (entry.get("benchmarks") or {}).items():
+            told = ", ".join(f"{metric} {figure['value']:.4g}" for metric, figure in benchmark["metrics"].items())
+            conditions.append(f"{cell(name)} by lmms-eval, {benchmark['n_samples']} samples: {cell(told)}.")
+    return heads, cells, conditions
+
+
+def _quality_conditions(main: Mapping[str, Any]) -> str:
+    on_text = not main.get("accuracy") and not main.get("kld_prompt")
+    what = f"{main['n_chunks']} chunks of 512 tokens" if on_text else f"{main['n_samples']} samples"
+    told = f"Quality: {what} of {cell(str(main['conditions']['data']))}"
+    told += f" against {cell(main['reference'])}" if main["reference"] else ""
+    told += "; in brackets 95% intervals" if main.get("kld") or main.get("accuracy") else ""
+    return told + (". KLD is in nats, behind every text token." if main.get("kld") else ".")
+
+
+def _add_quality(release: Release, main: Mapping[str, Any], heads: list[str], cells: dict[str, list[str]]) -> None:
+    same = {name: _same_data(release.evals.get(name, ()), main) for name in cells}
+    if main.get("kld"):
+        heads += ["mean KLD", "same top token"]
+        for name, entry in same.items():
+            alike = entry and entry.get("kld") and entry["reference"] == main["reference"]
+            cells[name] += _divergence(entry) if entry and alike else ["", ""]
+    if main.get("accuracy"):
+        heads.append("accuracy")
+        for name, entry in same.items():
+            share = entry.get("accuracy") if entry else None
+            if share is None and name == main["reference"]:
+                share = main.get("reference_accuracy")
+            cells[name].append(f"{share['value']:.1%} ({share['low']:.1%} to {share['high']:.1%})" if share else "")
+    if main.get("perplexity"):
+        heads.append("perplexity")
+        for name, entry in same.items():
+            cells[name].append(f"{entry['perplexity']:.4f}" if entry and entry.get("perplexity") else "")
+
+
+def _divergence(entry: Mapping[str, Any]) -> list[str]:
+    kld = entry["kld"]
+    return [f"{kld['mean']:.2e} ({kld['low']:.1e} to {kld['high']:.1e})", f"{entry['same_top']:.1%}"]
+
+
+def _same_data(entries: Sequence[Mapping[str, Any]], main: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    key = main["conditions"]["data_sha256"]
+    return next((entry for entry in entries if entry["conditions"]["data_sha256"] == key), None)
+
+
+def _add_speed(release: Release, heads: list[str], cells: dict[str, list[str]]) -> None:
+    assert release.bench
+    beside = release.bench["conditions"].get("baseline")
+    heads += ["decode, tokens/s", "prefill, tokens/s"]
+    stock = next((row for name, row in release.speeds.items() if name == beside), None)
+    heads += [f"decode, of {release.plan.high if stock else cell(str(beside))}"] if beside else []
+    for name in cells:
+        row = release.speeds.get(name)
+        prefill = row["prefill_tps"] if row else None
+        cells[name].append(f"{row['decode_tps']['median']:.1f}" if row else "")
+        cells[name].append(f"{prefill['median']:.1f}" if prefill else "")
+        if beside:
+            cells[name].append(format_ratio(row["decode_ratio"]) if row else "")
+
+
+def _files(release: Release, shards: Sequence[str], cells: Mapping[str, Sequence[str]], n: int) -> list[FileRow]:
+    plan, blank = release.plan, [""] * n
+    kinds = "many types" if plan.ranking == "best" else f"{len(plan.low_layers)} layers low"
+    what = f"text model, {kinds}, {plan.bpw:.2f} bits per weight"
+    told = f" in {len(shards)} shards" if len(shards) > 1 else ""
+    rows = [FileRow(cell(shards[0]), what + told, format_size(release.model.n_bytes), cells[release.model.name])]
+    if release.mmproj:
+        rows.append(FileRow(cell(release.mmproj.name), "vision half", format_size(release.mmproj.n_bytes), blank))
+    about = "importance matrix, measured with images" if release.mmproj else "importance matrix"
+    rows.append(FileRow("imatrix.gguf", about, format_size(release.imatrix.n_bytes), blank))
+    for one in release.compared:
+        if any(cells[one.name]):
+            rows.append(_beside(one, cells[one.name]))
+    return rows
+
+
+def _beside(one: Written, cells: Sequence[str]) -> FileRow:
+    return FileRow(cell(one.name), "for comparison, not here", format_size(one.n_bytes), cells)
+
+
+def _calibration(facts: Mapping[str, Any], licences: Mapping[str, str | None]) -> str:
+    commits = facts.get("revisions") or {}
+    images, text = card_plan.sources(facts)
+
+    def named(source: object) -> str:
+        name = str(source)
+        if name not in commits:
+            return f"`{name}`, a local file or folder that is not published here"
+        data, licence = name.split(":")[0], licences.get(name)
+        told = f"licence {cell(licence)}" if licence else "for its licence see its card"
+        return f"[{cell(name)}](https://huggingface.co/datasets/{data}) at `{commits[name][:12]}` ({told})"
+
+    parts = []
+    if facts.get("n_multimodal"):
+        parts.append(f"{facts['n_multimodal']} samples with images from {named(images)}")
+    if facts.get("n_text"):
+        parts.append(f"{facts['n_text']} of text alone from {named(text or images)}")
+    return (
+        f"{' and '.join(parts)}: {facts['n_tokens']} tokens, alpha {facts['alpha']:g}, seed {facts['seed']}. sha256 of "
+        f"all of it: `{facts['sha256']}`."
+    )
+
+
+def _again(release: Release, base_model: str | None) -> str:
+    sources: Any = release.profile.calibration.get("sources") or ()
+    local = [source for source in sources if source not in _commits(release)]
+    told = "Same inputs and seed give the same plan, and on one machine the same bytes."
+    if local or not base_model:
+        told += " What is local here has to be brought along: " + ", ".join(
+            f"`{name}`" for name in (*([] if base_model else [release.profile.model]), *map(str, local))
+        )
+        told += "."
+    return told
+
+
+def _commits(release: Release) -> Mapping[str, str]:
+    found: Mapping[str, str] = release.profile.calibration.get("revisions") or {}  # type: ignore[assignment]
+    return found
+
+
+def _pins(release: Release, base_model: str | None) -> list[tuple[str, str]]:
+    pin = tools.pin()
+    own = release.base_model
+    rows = [("base model", f"{own} at `{release.facts['revision']}`")] if own and own == base_model else []
+    rows.append(("luq-gguf", str(release.facts.get("luq_gguf"))))
+    rows.append(("llama.cpp", f"of {pin['package']} {release.facts.get('llama_cpp')}"))
+    files = [release.model, *([release.mmproj] if release.mmproj else []), release.imatrix]
+    return rows + [(f"sha256 of {cell(one.name)}", f"`{one.sha256}`") for one in files]
+
+
+def _licence(base: BaseCard, base_model: str | None) -> str:
+    whose = f"{base_model}'s" if base_model else "the base model's"
+    if base.licence_name:
+        name, link = cell(base.licence_name), base.licence.get("license_link")
+        told = f"[{name}]({link})" if link and link.startswith("https://") else name
+        return f"These files are under {whose} licence, {told}."
+    return f"These files are under {whose} licence; its card names none that could be read."

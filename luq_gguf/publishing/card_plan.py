@@ -1,0 +1,93 @@
+"""What a model card says of how the plan was made, and of what was measured to be better."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from luq_gguf.method.two_type_plan import better_line
+from luq_gguf.publishing.artifacts import Release
+from luq_gguf.publishing.card import cell
+from luq_gguf.run import serialization
+
+WHY = {
+    "entropy": "Layers whose outputs have the lowest entropy are said to survive 1-to-2-bit types best (LUQ), so they "
+    "became low first",
+    "entropy-desc": "Layers whose outputs have the highest entropy became low first, the reverse of the LUQ rule",
+    "random": "Low layers were drawn by chance, which is not the LUQ rule",
+    "kld": "Layers became low in the order of the KL divergence that each alone causes, which is not the LUQ rule",
+    "greedy": "Layers became low one after another, each the one that measured best beside those that were low, which "
+    "is not the LUQ rule",
+    "best": "Types were chosen by the errors that they cause in each matrix, weighed by the KL divergence of measured "
+    "files, for the least divergence within the size. This is not the LUQ rule, which has two types and an order of "
+    "layers by entropy",
+}
+
+
+def why(release: Release) -> str:
+    plan = release.plan
+    if plan.ranking == "best":
+        return f"{WHY['best']}."
+    chosen = WHY.get(plan.ranking, f"Layers became low in the order {cell(plan.ranking)}")
+    told = f"{chosen}. Here these are {', '.join(map(str, plan.low_layers)) or 'none'} of {len(plan.order)}."
+    if plan.unsettled:
+        shares = ", ".join(f"{layer} ({share:.0%})" for layer, share in sorted(plan.unsettled.items()))
+        told += f" Not settled, low in so many ways of estimating the order: {shares}."
+    return told
+
+
+def command(release: Release, base_model: str | None) -> str:
+    plan, facts = release.plan, release.profile.calibration
+    parts = ["luq-gguf convert", base_model or release.profile.model, "--out out"]
+    images, text = sources(facts)
+    parts += [f"--calib {images}"] if images else []
+    parts += [f"--calib-text {text}"] if text else []
+    parts.append(f"--alpha {facts['alpha']:g} --samples {int(str(facts['n_multimodal'])) + int(str(facts['n_text']))}")
+    parts.append(f"--seed {facts['seed']}")
+    if plan.ranking == "best":
+        size = plan.budget.get("n_bytes")
+        parts.append(f"--plan best --types {','.join(map(str, cast('list[object]', plan.budget.get('types', []))))}")
+        parts.append(f"--per {plan.budget.get('per', 'layer')}")
+        parts.append(f"--target-size {size}" if size else f"--target-bpw {plan.budget.get('bpw')}")
+        parts += [f"--eval {plan.measured_kld['on']['data']}"] if plan.measured_kld else []
+        return " ".join(parts)
+    parts.append(f"--low {plan.low} --high {plan.high} --low-layers {len(plan.low_layers)}")
+    parts += [f"--rank {plan.ranking}"] if plan.ranking != "entropy" else []
+    return " ".join(parts)
+
+
+def better_elsewhere(release: Release) -> list[str]:
+    """A file of no more bytes that the plan or the run's sweep measured to be better, if there is one. A sweep of other
+    types tells nothing of this file."""
+    path, plan = release.run.file("sweep.json"), release.plan
+    if told := better_line(plan):
+        return [f"{told[0].upper()}{told[1:]}."]
+    if not path.exists():
+        return []
+    with serialization.reading(path, "sweep"):
+        return _better_in(serialization.read_json(path, "sweep"), release, (plan.low, plan.high))
+
+
+def _better_in(sweep: Mapping[str, Any], release: Release, types: tuple[str, str]) -> list[str]:
+    points, n_low = sweep["points"], len(release.plan.low_layers)
+    if (sweep["conditions"]["low"], sweep["conditions"]["high"]) != types:
+        return []
+    ours = next((p for p in points if p["n_low"] == n_low and p["order"] == release.plan.ranking), None)
+    uniform = [p for p in points if p["n_low"] is None and p["metrics"]["kld"]]
+    fitting = [p for p in uniform if p["n_bytes"] <= release.model.n_bytes]
+    if not ours or not ours["metrics"]["kld"] or not fitting:
+        return []
+    best = min(fitting, key=lambda p: p["metrics"]["kld"]["mean"])
+    one, other = best["metrics"]["kld"]["mean"], ours["metrics"]["kld"]["mean"]
+    if one >= other:
+        return []
+    return [
+        f"At no more bytes llama-quantize's {best['order'].removeprefix('uniform ')} file measured better on the "
+        f"questions of sweep.json: mean KLD {one:.2e} against {other:.2e}."
+    ]
+
+
+def sources(facts: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """The sets of images and of text; profiles of older versions tell them in a list."""
+    listed = [*(facts.get("sources") or ()), None, None]
+    return facts.get("images", listed[0]), facts.get("text", listed[1])

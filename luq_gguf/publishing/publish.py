@@ -1,0 +1,189 @@
+"""An upload that is whole or has not happened: large files first, then one commit of all, then a look at what arrived.
+
+What the Hub holds already is not sent again, so running it again after any interruption goes on where it stopped:
+objects that arrived stay, and a commit whose answer was lost is recognised by its contents.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from luq_gguf.core.errors import HubAccessError, UploadError
+from luq_gguf.publishing.access import Standing, Target, network_errors, status_of
+
+ATTEMPTS = 5
+LONGEST_WAIT = 300.0  # seconds; a Hub that asks for more is told to the user instead
+_AGAIN = "Run the same command again: what has arrived is not sent twice."
+
+
+@dataclass(frozen=True)
+class File:
+    """A local file, its name in the repository, and its contents by size and sha256."""
+
+    path: Path
+    name: str
+    n_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Published:
+    """Where it is now. `sent` are the files of the commit; none where all were there already."""
+
+    url: str
+    commit: str
+    sent: tuple[File, ...]
+    pull_request: str | None = None
+
+
+def publish(
+    target: Target,
+    standing: Standing,
+    files: Sequence[File],
+    message: str,
+    say: Callable[[str], None],
+    sleep: Callable[[float], None] = time.sleep,
+) -> Published:
+    """Send what is not there yet in one commit, and compare the repository with `files` afterwards.
+
+    A Hub that is overloaded or breaks off is asked again up to five times, after as long as it says. Raises
+    HubAccessError where it refuses, UploadError where it stays silent or holds something else in the end.
+    """
+    expected: tuple[type[Exception], ...] = (*network_errors(), RuntimeError, ValueError)
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return _publish_once(target, standing, files, message, say)
+        except (HubAccessError, UploadError):
+            raise
+        except expected as error:
+            wait = _seconds_to_wait(_cause(error), target, attempt)
+            say(f"{_what(_cause(error))}; going on in {wait:.0f} s ({attempt} of {ATTEMPTS - 1})")
+            sleep(wait)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def differing(target: Target, revision: str, files: Sequence[File]) -> list[File]:
+    """Those that the repository does not hold at this revision, or holds with other contents."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+    tree = HfApi().list_repo_tree(target.repo, revision=revision, recursive=True)
+    held = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+    return [file for file in files if not _same(held.get(file.name), file)]
+
+
+def _same(entry: Any, file: File) -> bool:
+    if entry is None or entry.size != file.n_bytes:
+        return False
+    return bool(entry.lfs.sha256 == file.sha256 if entry.lfs else entry.blob_id == _blob_id(file.path))
+
+
+def _blob_id(path: Path) -> str:
+    """What git calls this file's contents; of small files only."""
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def _publish_once(
+    target: Target, standing: Standing, files: Sequence[File], message: str, say: Callable[[str], None]
+) -> Published:
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    api = HfApi()
+    revision = _prepare(api, target, standing, message)
+    opening = target.create_pr and revision is None
+    where = revision or "main"
+    head = str(api.repo_info(target.repo, revision=where).sha)
+    missing = differing(target, head, files)
+    if not missing:
+        return Published(_address(api, target, where), head, (), _request_address(api, target, where))
+    adds = [CommitOperationAdd(file.name, str(file.path)) for file in missing]
+    how: dict[str, Any] = {"revision": None if opening else where, "create_pr": opening or None}
+    for add in sorted(adds, key=lambda add: -add.upload_info.size):
+        # One at a time: then it is sent by this thread, and Ctrl-C ends it at once.
+        api.preupload_lfs_files(target.repo, [add], free_memory=False, **how)
+    made = api.create_commit(target.repo, adds, commit_message=message, parent_commit=head, **how)
+    left = differing(target, made.oid, files)
+    if left:
+        raise UploadError(
+            f"{target.repo} holds something else than was sent: {', '.join(file.name for file in left)}.",
+            "Run the same command again; should it stay so, look whether a file was changed meanwhile.",
+        )
+    say(f"{len(missing)} files are in {target.repo}, every size and sha256 as here")
+    return Published(_address(api, target, where), made.oid, tuple(missing), made.pr_url or None)
+
+
+def _prepare(api: Any, target: Target, standing: Standing, message: str) -> str | None:
+    """Make repository and branch where they are missing. The branch to write to; None where a pull request is opened.
+
+    A pull request of ours with the same title that is still open is gone on with.
+    """
+    if not standing.exists:
+        api.create_repo(target.repo, private=target.private or None, exist_ok=True)
+    if target.revision:
+        api.create_branch(target.repo, branch=target.revision, exist_ok=True)
+    if not target.create_pr:
+        return target.revision or "main"
+    asked = {"author": standing.user, "discussion_type": "pull_request", "discussion_status": "open"}
+    ours = [one.num for one in api.get_repo_discussions(target.repo, **asked) if one.title == message]
+    return f"refs/pr/{max(ours)}" if ours else None
+
+
+def _address(api: Any, target: Target, revision: str) -> str:
+    return f"{api.endpoint}/{target.repo}" + ("" if revision == "main" else f"/tree/{revision}")
+
+
+def _request_address(api: Any, target: Target, revision: str) -> str | None:
+    number = revision.removeprefix("refs/pr/")
+    return f"{api.endpoint}/{target.repo}/discussions/{number}" if number != revision else None
+
+
+def _cause(error: Exception) -> Exception:
+    """The client's own error behind the RuntimeError that it wraps around those of its threads."""
+    inner = error.__cause__
+    return inner if isinstance(error, RuntimeError) and isinstance(inner, Exception) else error
+
+
+def _what(error: Exception) -> str:
+    status = status_of(error)
+    return f"the Hub answered {status}" if status else f"the connection broke ({type(error).__name__})"
+
+
+def _seconds_to_wait(error: Exception, target: Target, attempt: int) -> float:
+    """Raises HubAccessError or UploadError where waiting does not help."""
+    status = status_of(error)
+    if status in (401, 403):
+        raise HubAccessError(
+            f"The Hub refused to write to {target.repo} ({status}): your token lacks the permission.",
+            "Nothing was committed. Log in with a token that may write: hf auth login",
+        ) from None
+    # 404: made a moment ago; 409: another commit is under way; 412: somebody committed in between.
+    if status not in (0, 404, 408, 409, 412, 429) and status < 500:
+        raise UploadError(f"The Hub refused the upload to {target.repo} ({status}: {_reason(error)}).", _AGAIN)
+    if status == 0 and not isinstance(error, network_errors()):
+        raise UploadError(f"The Hub's client failed: {error}.", _AGAIN)
+    asked = _retry_after(error)
+    if attempt == ATTEMPTS or asked > LONGEST_WAIT:
+        told = f" and asks to wait {asked:.0f} s" if asked else ""
+        raise UploadError(f"{_what(error).capitalize()}{told}; the upload to {target.repo} is not finished.", _AGAIN)
+    return asked or float(2 ** (attempt - 1))
+
+
+def _retry_after(error: Exception) -> float:
+    headers = getattr(getattr(error, "response", None), "headers", None) or {}
+    try:
+        found = float(headers.get("Retry-After") or 0)
+    except ValueError:  # a date: too rare to be read
+        return 0.0
+    return found if math.isfinite(found) and found > 0 else 0.0
+
+
+def _reason(error: Exception) -> str:
+    headers = getattr(getattr(error, "response", None), "headers", None) or {}
+    return str(headers.get("X-Error-Message") or type(error).__name__)

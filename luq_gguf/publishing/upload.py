@@ -1,0 +1,164 @@
+"""`upload`: a finished run folder to a repository on the Hub, with its card. Nothing is sent before all is checked."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from luq_gguf.core.errors import HubAccessError
+from luq_gguf.llamacpp import split, tools
+from luq_gguf.publishing import access, artifacts, card, card_content, publish
+from luq_gguf.publishing.access import Standing, Target
+from luq_gguf.publishing.artifacts import Release, Written
+from luq_gguf.publishing.publish import File
+from luq_gguf.reporting import build
+from luq_gguf.run.folder import RunFolder, hash_of, sha256_of
+from luq_gguf.run.preflight import Listener
+
+LARGEST = 50 * 10**9  # bytes of a file that the Hub takes
+CARD = "README.md"
+SHARDS = ".work/shards"
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What was, or with `dry_run` would be, sent: `files` are all of the repository's that are ours."""
+
+    target: Target
+    files: tuple[File, ...]
+    sent: tuple[File, ...]
+    url: str | None
+    commit: str | None
+    pull_request: str | None
+    dry_run: bool
+    exists: bool
+
+    def to_json(self) -> dict[str, Any]:
+        names = {file.name for file in self.sent}
+        return {
+            "repo": self.target.repo,
+            "url": self.url,
+            "commit": self.commit,
+            "pull_request": self.pull_request,
+            "dry_run": self.dry_run,
+            "n_bytes_sent": sum(file.n_bytes for file in self.sent),
+            "files": [
+                {"name": f.name, "n_bytes": f.n_bytes, "sha256": f.sha256, "sent": f.name in names} for f in self.files
+            ],
+        }
+
+
+def check(target: Target, base_model: str | None) -> Standing:
+    """All that can be known before there is anything to send. Raises HubAccessError and, as `access`, UploadError."""
+    if base_model is not None and base_model.count("/") != 1:
+        raise HubAccessError(f"--base-model {base_model} is no Hub id.", "Write it as OWNER/NAME.")
+    return access.check(target)
+
+
+def upload(
+    run_dir: Path,
+    target: Target,
+    *,
+    dry_run: bool = False,
+    base_model: str | None = None,
+    largest: int = LARGEST,
+    listener: Listener = Listener(),
+) -> Upload:
+    """Publish in one commit what a run folder holds and the repository does not.
+
+    Raises RunFolderError for a folder that is unfinished or was changed, HubAccessError and UploadError as `access` and
+    `publish` say.
+    """
+    with RunFolder(run_dir) as run:  # refused before the Hub is asked, and before anything is drawn
+        artifacts.collect(run)
+    standing = check(target, base_model)
+    build.report(run_dir)
+    with RunFolder(run_dir) as run:
+        found = artifacts.collect(run)
+        shards = _shards(found, largest, listener)
+        files = _files(found, shards, target, base_model or found.base_model, listener)
+        head = standing.head
+        missing = publish.differing(target, head, files) if head else list(files)
+        if dry_run:
+            return Upload(target, files, tuple(missing), None, None, None, True, standing.exists)
+        if any(not file.path.exists() for file in missing):  # shards of an earlier upload, gone from the Hub since
+            run.forget("shards")
+            shards = _shards(found, largest, listener)
+        title = f"{found.profile.model}: {found.model.name}"
+        done = publish.publish(target, standing, files, title, listener.say)
+        shutil.rmtree(run.file(SHARDS), ignore_errors=True)
+        run.update(upload={"repo": target.repo, "commit": done.commit, "pull_request": done.pull_request})
+        return Upload(target, files, done.sent, done.url, done.commit, done.pull_request, False, standing.exists)
+
+
+def _shards(found: Release, largest: int, listener: Listener) -> tuple[Written, ...]:
+    """The model's files as the Hub takes them: itself, or its shards. They are named though they may be gone again."""
+    run, model = found.run, found.model
+    if model.n_bytes <= largest:
+        return (model,)
+    key = hash_of(model.sha256, largest)
+    record = run.read()["stages"].get("shards")
+    if not record or record.get("key") != key:
+        listener.say(f"{model.name} is cut into shards: the Hub takes files of {largest / 1e9:.0f} GB at most")
+        shutil.rmtree(run.file(SHARDS), ignore_errors=True)
+        made = split.split(tools.find(), run.file(model.name), run.file(SHARDS), largest)
+        names = [f"{SHARDS}/{path.name}" for path in made]
+        run.run_stage("shards", key, names, lambda: None)
+    return tuple(Written(name, fact["n_bytes"], fact["sha256"]) for name, fact in sorted(run.outputs("shards").items()))
+
+
+def _files(
+    found: Release,
+    shards: Sequence[Written],
+    target: Target,
+    base_model: str | None,
+    listener: Listener,
+) -> tuple[File, ...]:
+    """All that goes into the repository; the card is written on the way."""
+    run = found.run
+    names = [Path(one.name).name for one in shards]
+    _write_card(found, names, target, base_model, listener)
+    large = [*shards, *([found.mmproj] if found.mmproj else []), found.imatrix]
+    files = [File(run.file(one.name), Path(one.name).name, one.n_bytes, one.sha256) for one in large]
+    small = [run.file(CARD), *artifacts.companions(found), *(run.file(name) for name in card_content.FIGURES)]
+    files += [_file(path, str(path.relative_to(run.path))) for path in small]
+    return tuple(files)
+
+
+def _file(path: Path, name: str) -> File:
+    return File(path, name, path.stat().st_size, sha256_of(path))
+
+
+def _write_card(
+    found: Release,
+    names: Sequence[str],
+    target: Target,
+    base_model: str | None,
+    listener: Listener,
+) -> None:
+    """README.md of the run folder; one that a person has changed since is left as it is."""
+    run = found.run
+    path, ours = run.file(CARD), found.facts.get("card_sha256")
+    if path.exists() and sha256_of(path) != ours:
+        listener.say(f"{path} was changed by hand and goes along as it is; delete it to have it written anew")
+        return
+    revision = found.facts.get("revision") if base_model == found.base_model else None
+    base = card.read_base_card(base_model or str(found.facts["model"]), revision)
+    if not base.licence_name:
+        listener.say("the base model's licence is not known: the card names none (its README.md could not be read)")
+    facts = card_content.card_facts(found, target.repo, names, base, base_model, _licences(found))
+    publisher = target.repo.split("/")[0]
+    part = path.with_name(CARD + ".part")
+    part.write_text(card.render(facts, base, base_model, card_content.results(found), publisher), encoding="utf-8")
+    part.replace(path)
+    run.update(card_sha256=sha256_of(path))
+
+
+def _licences(found: Release) -> dict[str, str | None]:
+    """Of the Hub datasets that the run was calibrated with, as their cards name them."""
+    commits = found.profile.calibration.get("revisions")
+    listed = commits if isinstance(commits, Mapping) else {}
+    return {str(name): card.dataset_licence(str(name).split(":")[0], str(commit)) for name, commit in listed.items()}

@@ -1,0 +1,101 @@
+"""A planned file without a 16-bit file of the whole model: slice by slice, then put together.
+
+The converter and llama-quantize treat every tensor by itself, so the bytes are those of the ordinary way. It costs a
+start of the converter for every slice.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from luq_gguf.core.errors import CheckpointError
+from luq_gguf.core.types import Plan
+from luq_gguf.hf import slices
+from luq_gguf.llamacpp import converter, quantize
+from luq_gguf.llamacpp.gguf import reader, splice
+from luq_gguf.method import tensor_types
+from luq_gguf.quantization.checks import check_same_columns, check_same_tensors
+from luq_gguf.run.folder import RunFolder, hash_of
+from luq_gguf.run.preflight import Door, Listener
+
+FOLDER = "slices"  # in .work: the quantized ones
+_CONVERTED = 0.2  # of a slice's time, for the bar alone
+
+
+def write_plan(
+    run: RunFolder, door: Door, plan: Plan, path: Path, key: str, threads: int | None, listener: Listener
+) -> None:
+    """Quantize as planned into `path`; `key` stands for all inputs. Finished slices are kept until `clear`.
+
+    Raises what converter and llama-quantize raise, and CheckpointError where the slices lack a tensor.
+    """
+    (run.work / FOLDER).mkdir(exist_ok=True)
+    parts, files = slices.slices(door.checkpoint), []
+    for number, names in enumerate(parts):
+        name = f".work/{FOLDER}/{number}.gguf"
+
+        def on_share(share: float, number: int = number) -> None:
+            listener.progress("text model in slices", number + share, len(parts))
+
+        def make(names: tuple[str, ...] = names, name: str = name) -> None:
+            _write_slice(run, door, plan, names, run.file(name), threads, on_share)
+
+        run.run_stage(f"slice-{number}", hash_of(key, names), [name], make)
+        files.append(run.file(name))
+    written = {t.name: t for file in files for t in reader.read(file).tensors}
+    missing = [t.name for t in door.source.tensors if t.name not in written]
+    if missing:
+        raise CheckpointError(
+            f"No slice of {door.checkpoint.name} gave the tensor {missing[0]}.", "Run it again without --low-disk."
+        )
+    order = quantize.dry_run(door.llama, door.source.path, plan.high)
+    label = {"general.size_label": str(door.source.metadata["general.size_label"])}  # a slice has fewer weights
+    part = path.with_name(path.name + ".part")
+    splice.splice(files, plan.tensor_types, part, order=order, changes=label)
+    quantize.verify(part, plan)
+    part.replace(path)
+
+
+def _write_slice(
+    run: RunFolder,
+    door: Door,
+    plan: Plan,
+    names: tuple[str, ...],
+    out: Path,
+    threads: int | None,
+    on_share: Callable[[float], None],
+) -> None:
+    """One slice: its checkpoint, its 16-bit GGUF beside imatrix.gguf (llama-quantize runs there), its planned types."""
+    holder = run.work / "slice.part"
+    folder = holder / door.checkpoint.folder.name  # the converter takes metadata from this name
+    f16, types = run.file("slice-F16.gguf.part"), run.file("slice-types.txt.part")
+    slices.write(door.checkpoint, names, folder)
+    info = converter.to_16_bit(
+        door.llama, folder, f16, door.checkpoint.name, on_progress=lambda share: on_share(_CONVERTED * share)
+    )
+    shutil.rmtree(holder)
+    check_same_tensors(info, door.source, some=True)
+    check_same_columns(run, info)
+    here = {name: plan.tensor_types[name] for name in info.types}
+    types.write_text(tensor_types.to_text(quantize.stock_map(info, here)))
+    quantize.quantize(
+        door.llama,
+        f16,
+        out,
+        replace(plan, tensor_types=here),
+        types,
+        threads=threads,
+        on_progress=lambda done, total: on_share(_CONVERTED + (1 - _CONVERTED) * done / total),
+    )
+    for path in (f16, types):
+        path.unlink()
+
+
+def clear(run: RunFolder) -> None:
+    """Remove what `write_plan` kept, when the file is whole."""
+    shutil.rmtree(run.work / FOLDER, ignore_errors=True)
+    for stage in [stage for stage in run.read()["stages"] if stage.startswith("slice-")]:
+        run.forget(stage)

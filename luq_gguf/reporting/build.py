@@ -1,0 +1,68 @@
+"""The report: what a run folder holds, as figures and one page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from luq_gguf.llamacpp.gguf import reader
+from luq_gguf.method.tensor_types import layer_of
+from luq_gguf.reporting import page, type_map
+from luq_gguf.run import serialization
+from luq_gguf.run.folder import RunFolder
+
+
+def report(run_dir: Path) -> list[Path]:
+    """report.html and figures of what a run folder holds; returns what was written."""
+    with RunFolder(run_dir) as run:
+        folder = run.file("figures")
+        folder.mkdir(exist_ok=True)
+        profiled = serialization.read_profile(run.file("profile.json"))
+        planned = serialization.read_plan(run.file("plan.json")) if run.file("plan.json").exists() else None
+        sections = [page.profile_section(profiled, planned, folder)]
+        if planned:
+            drawn = _written(run)
+            if drawn:
+                type_map.draw(type_map.TypeMap.of(reader.read(drawn)), folder / "types.png")
+            sections.append(page.plan_section(planned, folder / "types.png" if drawn else None))
+        measured: tuple[tuple[str, Callable[[Mapping[str, Any]], page.Section]], ...] = (
+            ("sweep", lambda content: page.sweep_section(content, folder)),
+            ("alpha", lambda content: page.alpha_section(content, folder)),
+            ("eval", page.eval_section),
+            ("bench", lambda content: page.throughput_section(content, folder)),
+            ("eval", page.benchmarks_section),
+        )
+        sizes = _sizes(run)
+        if sizes:
+            sections.append(page.sizes_section(sizes, folder))
+        for name, section in measured:
+            if run.file(f"{name}.json").exists():
+                content = serialization.read_json(run.file(f"{name}.json"), name)
+                with serialization.reading(run.file(f"{name}.json"), name):
+                    told = section(content)
+                sections += [told] if told.rows or told.images else []
+        part = run.file("report.html.part")
+        part.write_text(page.render(profiled.model, sections), encoding="utf-8")
+        part.replace(run.file("report.html"))
+        return [run.file("report.html"), *sorted(folder.glob("*.png"))]
+
+
+def _written(run: RunFolder) -> Path | None:
+    """The file that the quantize stage wrote, if it is still there."""
+    names = run.read()["stages"].get("quantize", {}).get("outputs", {})
+    return next((run.file(name) for name in names if run.file(name).exists()), None)
+
+
+def _sizes(run: RunFolder) -> list[tuple[str, dict[str, int]]]:
+    """Bytes of the parts of every text model's file in the folder, largest file first; the mmproj beside each."""
+    vision = sum(path.stat().st_size for path in run.path.glob("mmproj-*.gguf"))
+    found = []
+    for path in run.path.glob("*.gguf"):
+        if path.name.startswith("mmproj-") or path.name == "imatrix.gguf":
+            continue
+        info = reader.read(path)
+        inside = sum(tensor.n_bytes for tensor in info.tensors if layer_of(tensor.name) is not None)
+        parts = {"decoder layers": inside, "embeddings, head, metadata": info.n_bytes - inside}
+        found.append((path.name, parts | ({"vision (mmproj)": vision} if vision else {})))
+    return sorted(found, key=lambda one: -sum(one[1].values()))

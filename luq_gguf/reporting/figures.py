@@ -1,0 +1,252 @@
+"""Figures of a run: entropies, orders, the trade-off. Lines differ by marker and dash too: they survive grey print."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from luq_gguf.core.types import Profile
+
+STYLES: Mapping[str, dict[str, Any]] = {
+    "entropy": {"color": "#0b559f", "marker": "o", "linestyle": "-", "label": "lowest entropy first (LUQ)"},
+    "entropy-desc": {"color": "#b2182b", "marker": "s", "linestyle": "--", "label": "highest entropy first"},
+    "random": {"color": "#777777", "marker": "x", "linestyle": ":", "label": "random (band: seeds)"},
+    "kld": {"color": "#1b7837", "marker": "^", "linestyle": "-.", "label": "least KLD alone first"},
+    "greedy": {"color": "#762a83", "marker": "v", "linestyle": "--", "label": "greedy"},
+    "best": {"color": "#e08214", "marker": "*", "linestyle": "-", "label": "best plan"},
+}
+
+
+def _save(
+    path: Path,
+    draw: Callable[[Any], None],
+    size: tuple[float, float] = (6.4, 3.8),
+    grid: str = "y",
+    columns: int = 1,
+) -> None:
+    """A PNG whose bytes depend on what is drawn alone; of several columns `draw` is given all axes."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["text.parse_math"] = False  # a "$" in a name is a "$"
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, columns, figsize=size, layout="constrained", squeeze=False)
+    draw(axes[0] if columns > 1 else axes[0][0])
+    for one in axes[0]:
+        one.spines[["top", "right"]].set_visible(False)
+        one.grid(axis=grid, linewidth=0.4, alpha=0.6)
+        one.set_axisbelow(True)
+    beside = path.with_name(path.name + ".part")
+    figure.savefig(beside, format="png", dpi=150, metadata={"Software": None})
+    plt.close(figure)
+    beside.replace(path)
+
+
+def _log_scale(axes: Any) -> None:
+    """With labels as plain text: matplotlib's own are formulas, and "$" is not read as one here."""
+    from matplotlib.ticker import LogFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(LogFormatter())
+    axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
+
+
+def entropy_by_layer(profile: Profile, low_layers: Sequence[int], path: Path) -> None:
+    """Entropy of each layer with its spread over K-means seeds; low layers are filled."""
+
+    def draw(axes: Any) -> None:
+        for chosen, face, label in ((True, "#0b559f", "low"), (False, "white", "high")):
+            layers = [layer for layer in profile.layers if (layer.layer in set(low_layers)) == chosen]
+            axes.errorbar(
+                [layer.layer for layer in layers],
+                [layer.bits for layer in layers],
+                yerr=[layer.spread_bits for layer in layers],
+                fmt="o",
+                color="#0b559f",
+                markerfacecolor=face,
+                capsize=3,
+                label=label if low_layers else None,
+            )
+        axes.set(xlabel="decoder layer", ylabel="entropy, bits")
+        if low_layers:
+            axes.legend(frameon=False, title="plan")
+
+    _save(path, draw)
+
+
+def entropy_by_modality(profile: Profile, path: Path) -> bool:
+    """Entropy against depth, tokens of samples with and without images apart; False where there is only one kind."""
+    series = {name: [layer.by_modality.get(name) for layer in profile.layers] for name in ("multimodal", "text")}
+    if any(value is None for values in series.values() for value in values):
+        return False
+
+    def draw(axes: Any) -> None:
+        numbers = [layer.layer for layer in profile.layers]
+        axes.plot(numbers, series["multimodal"], "o-", color="#0b559f", label="samples with images")
+        axes.plot(numbers, series["text"], "s--", color="#b2182b", label="text-only samples")
+        axes.set(xlabel="decoder layer", ylabel="entropy, bits")
+        axes.legend(frameon=False)
+
+    _save(path, draw)
+    return True
+
+
+def value_of(point: Mapping[str, Any], metric: str) -> float | None:
+    found = point["metrics"].get(metric)
+    return None if found is None else float(found["mean" if metric.startswith("kld") else "value"])
+
+
+def order_matters(points: Sequence[Mapping[str, Any]], metric: str, path: Path) -> bool:
+    """A metric against the number of low layers, a line for every order; False where it was not measured."""
+    if any(value_of(point, metric) is None for point in points if point["n_low"] is not None):
+        return False
+
+    def draw(axes: Any) -> None:
+        from matplotlib.ticker import PercentFormatter
+
+        shown: list[list[float]] = []
+        for order, style in STYLES.items():
+            by_count: dict[int, list[float]] = {}
+            for point in points:
+                if point["order"] == order and point["n_low"] is not None:
+                    by_count.setdefault(point["n_low"], []).append(value_of(point, metric) or 0.0)
+            if not by_count:
+                continue
+            counts = sorted(by_count)
+            middle = [sum(by_count[n]) / len(by_count[n]) for n in counts]
+            shown += by_count.values()
+            axes.plot(counts, middle, markersize=5, **style)
+            if order == "random" and max(map(len, by_count.values())) > 1:
+                low, high = [min(by_count[n]) for n in counts], [max(by_count[n]) for n in counts]
+                axes.fill_between(counts, low, high, color=style["color"], alpha=0.2, linewidth=0)
+        if metric.startswith("kld"):
+            axes.set(ylabel="mean KLD from 16 bit, nats")
+            _log_scale(axes)
+        else:
+            values = [value for values in shown for value in values]
+            axes.set(ylabel=metric, ylim=(min(values) - 0.02, min(max(values) + 0.005, 1.002)))
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.set(xlabel="number of low layers")
+        axes.legend(frameon=False, fontsize=8)
+
+    _save(path, draw)
+    return True
+
+
+ARMS: Mapping[str, dict[str, Any]] = {
+    "both": {"color": "#0b559f", "marker": "o", "linestyle": "-", "label": "ranking and importance"},
+    "ranking": {"color": "#b2182b", "marker": "s", "linestyle": "--", "label": "ranking alone"},
+    "imatrix": {"color": "#1b7837", "marker": "^", "linestyle": "-.", "label": "importance alone"},
+}
+
+
+def alpha_effect(points: Sequence[Mapping[str, Any]], n_low: int, metric: str, path: Path) -> bool:
+    """A metric against alpha at one number of low layers, a line for what follows alpha; False if not measured."""
+    shown = [point for point in points if point["n_low"] == n_low]
+    if any(value_of(point, metric) is None for point in shown):
+        return False
+
+    def draw(axes: Any) -> None:
+        for arm, style in ARMS.items():
+            line = sorted((p["alpha"], p) for p in shown if p["changes"] == arm)
+            held = [point["metrics"][metric] for _, point in line]
+            middle = [value_of(point, metric) or 0.0 for _, point in line]
+            bars = [[v - h["low"] for v, h in zip(middle, held, strict=True)]]
+            bars.append([h["high"] - v for v, h in zip(middle, held, strict=True)])
+            axes.errorbar([alpha for alpha, _ in line], middle, yerr=bars, capsize=3, markersize=5, **style)
+        name = "mean KLD from 16 bit, nats" if metric.startswith("kld") else metric
+        axes.set(xlabel="alpha: share of calibration samples with images", ylabel=name)
+        axes.set_ylim(bottom=0 if metric.startswith("kld") else None)
+        axes.legend(frameon=False, fontsize=8, title="what follows alpha", title_fontsize=8)
+
+    _save(path, draw)
+    return True
+
+
+def sizes(files: Sequence[tuple[str, Mapping[str, int]]], path: Path) -> None:
+    """Bytes of files as stacked bars: (name, part -> bytes), the same parts in all of them."""
+    unit, name = unit_of(max(sum(parts.values()) for _, parts in files))
+    looks = (("#0b559f", ""), ("#9ecae1", "//"), ("#dddddd", ".."), ("#ffffff", ""))
+
+    def draw(axes: Any) -> None:
+        left = [0.0] * len(files)
+        for (part, _), (colour, hatch) in zip(files[0][1].items(), looks, strict=False):
+            widths = [parts[part] / unit for _, parts in files]
+            axes.barh(
+                [label for label, _ in files], widths, left=left, color=colour, hatch=hatch, edgecolor="#333333",
+                linewidth=0.5, label=part,
+            )  # fmt: skip
+            left = [a + b for a, b in zip(left, widths, strict=True)]
+        for row, total in enumerate(left):
+            axes.annotate(f"{total:.2f}", (total, row), xytext=(4, 0), textcoords="offset points", va="center")
+        axes.invert_yaxis()
+        axes.set(xlabel=f"size, {name}", xlim=(0, max(left) * 1.12))
+        axes.figure.legend(frameon=False, fontsize=8, ncols=4, loc="outside upper center")
+
+    _save(path, draw, (6.4, 1.2 + 0.45 * len(files)), grid="x")
+
+
+def bench_name(row: Mapping[str, Any]) -> str:
+    """A row of bench.json: its file, and whether it ran with our kernels."""
+    return str(row["file"]) + (" with kernels" if row.get("kernels") else "")
+
+
+def throughput(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Decode and prefill of files side by side, the most threads measured: medians, bars from the least sample to the
+    most."""
+    looks = (("decode_tps", "decode", "#0b559f", ""), ("prefill_tps", "prefill", "#9ecae1", "//"))
+
+    def draw(axes: Sequence[Any]) -> None:
+        for one, (key, title, colour, hatch) in zip(axes, looks, strict=True):
+            shown = [row for row in rows if row[key]]
+            medians = [row[key]["median"] for row in shown]
+            least = [row[key]["median"] - min(row[key]["samples"]) for row in shown]
+            most = [max(row[key]["samples"]) - row[key]["median"] for row in shown]
+            labels = [bench_name(row).replace(".gguf", "") for row in shown]
+            one.barh(
+                labels, medians, xerr=[least, most], color=colour, hatch=hatch, edgecolor="#333333", linewidth=0.5,
+                capsize=3,
+            )  # fmt: skip
+            one.invert_yaxis()
+            one.set(xlabel=f"{title}, tokens/s", xlim=(0, None))
+        axes[1].set_yticklabels([])
+
+    _save(path, draw, (7.6, 1.2 + 0.45 * len(rows)), grid="x", columns=2)
+
+
+def unit_of(n_bytes: int) -> tuple[int, str]:
+    """What sizes around this one are shown in."""
+    return (1024**3, "GiB") if n_bytes > 2**30 // 10 else (1024**2, "MiB")
+
+
+def trade_off(points: Sequence[Mapping[str, Any]], path: Path) -> bool:
+    """Mean KLD against the file's size: orders of low layers, and uniform files; False where no KLD was measured."""
+    shown = [point for point in points if value_of(point, "kld") and point["order"] != "uniform F16"]
+    if not shown:
+        return False
+    unit, name = unit_of(max(p["n_bytes"] for p in shown))
+
+    def draw(axes: Any) -> None:
+        for order in ("entropy", "kld", "greedy", "best"):
+            line = sorted((p["n_bytes"] / unit, value_of(p, "kld")) for p in shown if p["order"] == order)
+            if line:
+                axes.plot([x for x, _ in line], [y for _, y in line], markersize=5, **STYLES[order])
+        uniform = sorted((p for p in shown if p["order"].startswith("uniform ")), key=lambda p: p["n_bytes"])
+        for number, point in enumerate(uniform):
+            at = point["n_bytes"] / unit, value_of(point, "kld")
+            axes.plot(*at, "D", color="black", markersize=5, markerfacecolor="white")
+            label, below = point["order"].removeprefix("uniform "), number % 2 == 1  # neighbours would cover each other
+            offset = (0, -7 if below else 7)
+            axes.annotate(
+                label, at, textcoords="offset points", xytext=offset, fontsize=8, ha="center",
+                va="top" if below else "bottom",
+            )  # fmt: skip
+        axes.plot([], [], "D", color="black", markerfacecolor="white", label="uniform file, same imatrix")
+        axes.set(xlabel=f"size of the text model's file, {name}", ylabel="mean KLD from 16 bit, nats")
+        _log_scale(axes)
+        axes.legend(frameon=False, fontsize=8)
+
+    _save(path, draw)
+    return True

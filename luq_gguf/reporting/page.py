@@ -1,0 +1,248 @@
+"""One self-contained page of all that a run folder knows, and its figures as PNG files."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from luq_gguf.core.types import Plan, Profile
+from luq_gguf.method import ranking
+from luq_gguf.method.metrics.intervals import format_ratio
+from luq_gguf.method.two_type_plan import better_line, describe, format_size
+from luq_gguf.reporting import figures
+
+_BENCHMARK_HEAD = ("file", "benchmark", "value", "standard error", "samples")
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>LUQ report: {{ title }}</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+h1 { font-size: 1.5rem; overflow-wrap: anywhere; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+figure { margin: 1rem 0; } figure img { max-width: 100%; height: auto; }
+figcaption, .conditions { color: #555; font-size: .9rem; overflow-wrap: anywhere; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
+th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+</style></head><body>
+<h1>{{ title }}</h1>
+{% for section in sections %}<h2>{{ section.title }}</h2>
+{% for text in section.texts %}<p>{{ text }}</p>
+{% endfor %}{% if section.rows %}<div class="wide"><table>
+<tr>{% for cell in section.head %}<th>{{ cell }}</th>{% endfor %}</tr>
+{% for row in section.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</table></div>
+{% endif %}{% for image in section.images %}<figure>
+<img alt="{{ image.caption }}" src="data:image/png;base64,{{ image.data }}">
+<figcaption>{{ image.caption }}</figcaption></figure>
+{% endfor %}{% if section.conditions %}<p class="conditions">{{ section.conditions }}</p>
+{% endif %}{% endfor %}</body></html>
+"""
+
+
+@dataclass(frozen=True)
+class Image:
+    caption: str
+    data: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: sentences, a table, figures, and the conditions of its figures."""
+
+    title: str
+    texts: Sequence[str] = ()
+    head: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    images: Sequence[Image] = ()
+    conditions: str = ""
+
+
+def _image(path: Path, caption: str, conditions: str = "") -> Image:
+    return Image(caption + (f" ({conditions})." if conditions else "."), base64.b64encode(path.read_bytes()).decode())
+
+
+def render(title: str, sections: Sequence[Section]) -> str:
+    """HTML without anything from elsewhere; all texts are escaped."""
+    environment = jinja2.Environment(autoescape=True)
+    return environment.from_string(_PAGE).render(title=title, sections=sections)
+
+
+def profile_section(profile: Profile, plan: Plan | None, folder: Path) -> Section:
+    low = plan.low_layers if plan else ()
+    figures.entropy_by_layer(profile, low, folder / "entropy.png")
+    estimator, calibration = profile.estimator, profile.calibration
+    told = f"K = {estimator.get('k')}, token vectors {_plain(estimator.get('token_vectors'))}, alpha "
+    told += f"{calibration.get('alpha')}, {_plain(calibration.get('sources'))}"
+    what = "Entropy of each decoder layer's outputs; bars: standard deviation over K-means seeds"
+    images = [_image(folder / "entropy.png", what, told)]
+    if figures.entropy_by_modality(profile, folder / "modality.png"):
+        what = "Entropy against depth: tokens of samples with images, and of samples without"
+        images.append(_image(folder / "modality.png", what, told))
+    taus = ranking.agreement(profile.rankings)
+    texts = []
+    if taus:
+        told = ", ".join(f"{way} {tau:.2f}" for way, tau in taus.items())
+        texts.append(
+            f"Agreement of the ranking between ways of estimating it (Kendall's tau, 1 is the same order): {told}."
+        )
+    return Section("Entropy", texts, images=images, conditions=_told({**profile.calibration, **profile.estimator}))
+
+
+def plan_section(plan: Plan, types: Path | None) -> Section:
+    texts = [
+        f"{describe(plan)}.",
+        f"Predicted file: {format_size(plan.predicted_file_bytes)}, {plan.bpw:.3f} bits per weight.",
+    ]
+    if found := plan.measured_kld:
+        interval = f"{found['low']:.3g} to {found['high']:.3g}"
+        texts.append(f"Measured while planning: mean KLD {found['mean']:.3g} ({interval}), and of other files:")
+        texts += [f"{one['name']}, {format_size(one['file_bytes'])}: {one['kld']:.3g}." for one in plan.compared]
+    if better := better_line(plan):
+        texts.append(f"{better[0].upper()}{better[1:]}.")
+    if plan.unsettled:
+        told = ", ".join(f"{layer} ({share:.0%})" for layer, share in sorted(plan.unsettled.items()))
+        texts.append(f"Not settled, low in so many ways of estimating the ranking: {told}.")
+    images = [_image(types, "Types of every layer's matrices in the written file")] if types else []
+    counted = "The size is the text model's; mmproj and KV cache are not counted."
+    return Section("Plan", texts, images=images, conditions=counted)
+
+
+def sweep_section(sweep: Mapping[str, Any], folder: Path) -> Section:
+    points, told = sweep["points"], _measured_on(sweep["conditions"])
+    images = []
+    for metric, what in (("kld", "mean KLD"), ("accuracy", "accuracy")):
+        drawn = folder / f"order-{metric}.png"
+        if figures.order_matters(points, metric, drawn):
+            images.append(_image(drawn, f"Order matters: {what} against the number of low layers", told))
+    if figures.trade_off(points, folder / "trade-off.png"):
+        what = "Trade-off: divergence against bytes, beside llama-quantize's uniform files"
+        images.append(_image(folder / "trade-off.png", what, told))
+    uniform = sorted((p for p in points if p["n_low"] is None), key=lambda p: (p["n_bytes"], p["order"]))
+    rows = [_row(p["order"].removeprefix("uniform "), p) for p in uniform]
+    paper = [p for p in points if p["order"] == "entropy"]
+    rows += [_row(f"LUQ, {p['n_low']} low", p) for p in sorted(paper, key=lambda p: p["n_low"])]
+    head = ("file", "size", "bits of layers", "mean KLD", "95% interval", "same top", "accuracy")
+    return Section("Sweep", (), head, rows, images, _told(sweep["conditions"]))
+
+
+def _measured_on(conditions: Mapping[str, Any]) -> str:
+    n = f"{conditions['n_samples']} questions" if conditions["n_samples"] else f"{conditions['n_chunks']} chunks"
+    return (
+        f"{n} of {conditions['data']}, behind every text token, against {conditions['reference']}; "
+        f"low {conditions['low']}, high {conditions['high']}"
+    )
+
+
+def alpha_section(content: Mapping[str, Any], folder: Path) -> Section:
+    """What follows alpha: files with its ranking, its importance, or both."""
+    points, conditions = content["points"], content["conditions"]
+    told = f"{_measured_on(conditions)}; what does not follow alpha is the run's own, {content['run_alpha']:g}"
+    images = []
+    for count in sorted({point["n_low"] for point in points}):
+        drawn = folder / f"alpha-{count}.png"
+        if figures.alpha_effect(points, count, "kld", drawn):
+            what = f"Mean KLD against alpha with {count} low layers; bars: 95% intervals"
+            images.append(_image(drawn, what, told))
+    taus = ", ".join(f"{row['alpha']:g}: {row['kendall_tau']:.2f}" for row in content["rankings"])
+    texts = [f"Kendall's tau between each alpha's ranking and the run's own (alpha {content['run_alpha']:g}): {taus}."]
+    head = ("alpha", "low layers", "follows alpha", "mean KLD", "95% interval", "accuracy")
+    rows = []
+    for point in sorted(points, key=lambda p: (p["n_low"], p["alpha"])):
+        _, _, _, kld, interval, _, accuracy = _row("", point)
+        arm = figures.ARMS[point["changes"]]["label"]
+        rows.append([f"{point['alpha']:g}", str(point["n_low"]), arm, kld, interval, accuracy])
+    return Section("Alpha", texts, head, rows, images, _told(conditions))
+
+
+def sizes_section(files: Sequence[tuple[str, Mapping[str, int]]], folder: Path) -> Section:
+    figures.sizes(files, folder / "sizes.png")
+    head = ("file", *files[0][1], "together")
+    rows = [[name, *map(format_size, parts.values()), format_size(sum(parts.values()))] for name, parts in files]
+    return Section("Sizes", (), head, rows, [_image(folder / "sizes.png", "Bytes of the files of this run")])
+
+
+def throughput_section(content: Mapping[str, Any], folder: Path) -> Section:
+    """bench.json: files by decode and prefill, with the machine they were measured on."""
+    conditions, machine = content["conditions"], content["machine"]
+    most = max(conditions["threads"])
+    rows = [row for row in content["rows"] if row["threads"] == most]
+    figures.throughput(rows, folder / "throughput.png")
+    length = max(conditions["prompt_tokens"], default=0)
+    told = f"{machine['cpu']}, {most} threads, {conditions['repetitions']} turns, prompts of {length} tokens"
+    what = "Decode and prefill; bars: medians, lines: from the least to the most of all turns"
+    images = [_image(folder / "throughput.png", what, told)]
+    beside = conditions["baseline"] or "Q4_K_M"
+    head = ("file", "threads", "decode", f"x {beside}", "prefill", f"x {beside}", "peak memory")
+    cells = []
+    for row in content["rows"]:
+        prefill = f"{row['prefill_tps']['median']:.1f}" if row["prefill_tps"] else ""
+        ratios = [format_ratio(row["decode_ratio"]), format_ratio(row["prefill_ratio"])]
+        speeds = [f"{row['decode_tps']['median']:.1f}", ratios[0], prefill, ratios[1]]
+        cells.append([figures.bench_name(row), str(row["threads"]), *speeds, format_size(row["peak_rss_bytes"])])
+    told = _told({**conditions, **{k: v for k, v in machine.items() if k != "build"}})
+    return Section("Throughput", (), head, cells, images, told)
+
+
+def _row(name: str, point: Mapping[str, Any]) -> list[str]:
+    metrics = point["metrics"]
+    kld, accuracy = metrics["kld"], metrics["accuracy"]
+    return [
+        name,
+        format_size(point["n_bytes"]),
+        f"{point['average_bits']:.2f}",
+        f"{kld['mean']:.2e}" if kld else "",
+        f"{kld['low']:.1e} to {kld['high']:.1e}" if kld else "",
+        f"{metrics['same_top']:.1%}" if metrics["same_top"] is not None else "",
+        f"{accuracy['value']:.1%} ({accuracy['low']:.1%} to {accuracy['high']:.1%})" if accuracy else "",
+    ]
+
+
+def eval_section(content: Mapping[str, Any]) -> Section:
+    entries = [content, *content.get("others", [])]
+    rows = [
+        [
+            entry["file"],
+            f"{entry['kld']['mean']:.2e}" if entry["kld"] else "",
+            f"{entry['kld']['floor']:.1e}" if entry["kld"] else "",
+            f"{entry['same_top']:.1%}" if entry["same_top"] is not None else "",
+            f"{entry['accuracy']['value']:.1%}" if entry["accuracy"] else "",
+            f"{entry['perplexity']:.4f}" if entry["perplexity"] else "",
+            str(entry["n_samples"]),
+        ]
+        for entry in entries
+    ]
+    head = ("file", "mean KLD", "noise floor", "same top", "accuracy", "perplexity", "samples")
+    return Section("Files measured", (), head, rows, conditions=_told(content["conditions"]))
+
+
+def benchmarks_section(content: Mapping[str, Any]) -> Section:
+    """Without rows where no benchmark was measured."""
+    rows = [
+        [
+            entry["file"],
+            f"{name}: {metric}",
+            f"{figure['value']:.4g}",
+            "" if figure["stderr"] is None else f"{figure['stderr']:.2g}",
+            str(benchmark["n_samples"]),
+        ]
+        for entry in (content, *content.get("others", []))
+        for name, benchmark in (entry.get("benchmarks") or {}).items()
+        for metric, figure in benchmark["metrics"].items()
+    ]
+    return Section("Benchmarks", ("By lmms-eval's runner and scores.",), _BENCHMARK_HEAD, rows)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {inner}" for key, inner in value.items() if inner not in (None, []))
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _told(conditions: Mapping[str, Any]) -> str:
+    told = (f"{key.replace('_', ' ')}: {_plain(value)}" for key, value in conditions.items() if value not in (None, []))
+    return "Conditions: " + "; ".join(told)

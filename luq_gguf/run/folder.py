@@ -1,0 +1,222 @@
+"""The run folder: who holds it, which stages are done, and of which inputs.
+
+run.json records for every finished stage a key (a hash of all its inputs) and its outputs with size and sha256. A
+stage whose key and outputs are unchanged is skipped.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import resource
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from luq_gguf import __version__
+from luq_gguf.core import interrupts
+from luq_gguf.core.errors import InputError, RunFolderError
+from luq_gguf.run.serialization import read_json, write_json
+
+_OURS = ("run.json", ".lock", ".work")
+
+
+def hash_of(*inputs: object) -> str:
+    """A short key of JSON-like inputs."""
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:24]
+
+
+class RunFolder:
+    """A run folder held by this process, as a context manager. Raises RunFolderError where it cannot be."""
+
+    def __init__(self, path: Path, *, create: bool = False, force: bool = False) -> None:
+        self.path = path
+        self.work = path / ".work"
+        self._held = ExitStack()
+        self._created = create and not path.exists()
+        if not create and not (path / "run.json").is_file():
+            raise RunFolderError(
+                f"{path} is no run folder: it has no run.json.", "Run luq-gguf profile or convert first."
+            )
+        if create:
+            self._create(force)
+
+    def _create(self, force: bool) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise RunFolderError(f"{self.path} is a file.", "Give --out a new or empty folder.")
+        foreign = [p.name for p in self.path.iterdir() if p.name not in _OURS] if self.path.is_dir() else []
+        if foreign and not (self.path / "run.json").is_file() and not force:
+            raise RunFolderError(
+                f"{self.path} is not empty and is no run folder (it holds {foreign[0]}).",
+                "Give --out a new or empty folder, or add --force to write into this one.",
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.work.mkdir(exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(f"{self.path} cannot be written: {error.strerror}.", "Choose another --out.") from None
+
+    def __enter__(self) -> RunFolder:
+        try:
+            lock = self._held.enter_context((self.path / ".lock").open("a+"))
+        except OSError as error:
+            raise RunFolderError(
+                f"{self.path} cannot be written: {error.strerror}.", "Choose another folder."
+            ) from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            holder = lock.read().strip() or "another process"
+            self._held.close()
+            raise RunFolderError(
+                f"{self.path} is in use by {holder}.", "Wait for it to end, or give another folder."
+            ) from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()}")
+        lock.flush()
+        self.work.mkdir(exist_ok=True)
+        self._remove_parts()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._remove_parts()
+        if isinstance(error, InputError) and self._created and not set(self.read()["stages"]) - {"door"}:
+            self._remove()  # refused at the door: nothing of the user's or of any stage is in it
+        self._held.close()
+
+    def _remove(self) -> None:
+        for name in _OURS:
+            path = self.path / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        with suppress(OSError):  # not ours alone
+            self.path.rmdir()
+
+    def _remove_parts(self) -> None:
+        """Half-written files of a run that was killed: only their writer could have finished them."""
+        for part in (*self.path.glob("*.part"), *self.work.glob("*.part")):
+            shutil.rmtree(part) if part.is_dir() and not part.is_symlink() else part.unlink(missing_ok=True)
+
+    def file(self, name: str) -> Path:
+        return self.path / name
+
+    def read(self) -> dict[str, Any]:
+        """run.json, or the beginning of one. Raises RunFolderError where it is not luq-gguf's."""
+        if (self.path / "run.json").is_file():
+            content = read_json(self.path / "run.json", "convert")
+            if isinstance(content, dict) and isinstance(content.get("stages"), dict):
+                _check_records(self.path / "run.json", content["stages"])
+                return content
+            raise RunFolderError(f"{self.path / 'run.json'} is not luq-gguf's.", "Give another folder.")
+        return {"luq_gguf": __version__, "stages": {}}
+
+    def update(self, **facts: Any) -> None:
+        """Add facts to run.json."""
+        write_json(self.path / "run.json", self.read() | facts)
+
+    def is_done(self, stage: str, key: str) -> bool:
+        """Whether the stage was finished with these inputs and its outputs are still what it wrote."""
+        record = self.read()["stages"].get(stage)
+        if not isinstance(record, dict) or record.get("key") != key:
+            return False
+        return all(self._unchanged(name, fact) for name, fact in record["outputs"].items())
+
+    def _unchanged(self, name: str, fact: dict[str, Any]) -> bool:
+        path = self.path / name
+        if not path.is_file():
+            return False
+        status = path.stat()
+        if status.st_size != fact["n_bytes"]:
+            return False
+        if status.st_mtime_ns == fact["mtime_ns"]:
+            return True
+        return bool(fact["sha256"]) and sha256_of(path) == fact["sha256"]
+
+    def outputs(self, stage: str) -> dict[str, dict[str, Any]]:
+        """What a finished stage wrote: name -> n_bytes, mtime_ns, sha256; empty where it is not finished."""
+        found: dict[str, dict[str, Any]] = self.read()["stages"].get(stage, {}).get("outputs", {})
+        return found
+
+    def changed(self, stage: str) -> list[str]:
+        """Files of a finished stage that are missing, or no longer what it wrote."""
+        return [name for name, fact in self.outputs(stage).items() if not self._unchanged(name, fact)]
+
+    def run_stage(
+        self, stage: str, key: str, outputs: Iterable[str], make: Callable[[], None], *, hashed: bool = True
+    ) -> bool:
+        """Run `make` unless the stage is done; record its outputs, time and peak memory. True where it ran.
+
+        Not `hashed` are files that only pass through: one larger than memory would be read from the disk once more.
+        """
+        if self.is_done(stage, key):
+            return False
+        interrupts.check()
+        started = time.monotonic()
+        make()
+        peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        record = {
+            "key": key,
+            "outputs": {name: self._fact(name, hashed) for name in outputs},
+            "seconds": round(time.monotonic() - started, 3),
+            "peak_rss_bytes_so_far": peak * (1 if platform.system() == "Darwin" else 1024),
+        }
+        stages = self.read()["stages"]
+        self.update(stages=stages | {stage: record})
+        interrupts.check()  # only now: a finished stage is never lost
+        return True
+
+    def forget(self, stage: str) -> None:
+        """Drop a stage's record, so that it runs again."""
+        stages = self.read()["stages"]
+        stages.pop(stage, None)
+        self.update(stages=stages)
+
+    def hash_outputs(self, stage: str) -> None:
+        """Add the sha256 of a finished stage's files where it was left out."""
+        stages = self.read()["stages"]
+        record = stages[stage]
+        facts = {name: fact if fact["sha256"] else self._fact(name) for name, fact in record["outputs"].items()}
+        if facts != record["outputs"]:
+            self.update(stages=stages | {stage: record | {"outputs": facts}})
+
+    def _fact(self, name: str, hashed: bool = True) -> dict[str, Any]:
+        path = self.path / name
+        status = path.stat()
+        digest = sha256_of(path) if hashed else ""
+        return {"n_bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": digest}
+
+
+def _check_records(path: Path, stages: dict[str, Any]) -> None:
+    """Outputs are read, deleted and published by their recorded names, so they must lie in the folder."""
+    for stage, record in stages.items():
+        outputs = record.get("outputs") if isinstance(record, dict) else None
+        if not isinstance(outputs, dict) or not all(_is_fact(fact) for fact in outputs.values()):
+            raise RunFolderError(
+                f"{path} has no record of the {stage} stage that is luq-gguf's.", "Make the run again."
+            )
+        for name in outputs:
+            if "\0" in name or not name or Path(name).is_absolute() or ".." in Path(name).parts:
+                raise RunFolderError(
+                    f"{path} names a file outside the run folder ({name!r}).",
+                    "Do not use this folder: make the run again.",
+                )
+
+
+def _is_fact(fact: Any) -> bool:
+    known = isinstance(fact, dict) and isinstance(fact.get("sha256"), str)
+    return known and all(isinstance(fact.get(name), int) for name in ("n_bytes", "mtime_ns"))
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's contents."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,273 @@
+"""The door: what must be known and right of a checkpoint before anything heavy is done with it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from luq_gguf.core import machine
+from luq_gguf.core.errors import CheckpointError, DiskSpaceError, MemoryLimitError, RunFolderError
+from luq_gguf.core.types import ClipVision, ModelTensors, Profile
+from luq_gguf.hf import checkpoint as checkpoints
+from luq_gguf.hf import footprint, llava, slices
+from luq_gguf.hf.checkpoint import Checkpoint
+from luq_gguf.hf.tensor_names import TensorNames
+from luq_gguf.llamacpp import converter, quantize, tools
+from luq_gguf.llamacpp.gguf import header_only, reader
+from luq_gguf.llamacpp.tools import LlamaCpp
+from luq_gguf.method.two_type_plan import format_size
+from luq_gguf.run import preflight_cache, serialization
+from luq_gguf.run.folder import RunFolder, hash_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who is told what happens: progress of a named stage (done, total), and sentences worth knowing."""
+
+    progress: Callable[[str, float, float], None] = lambda stage, done, total: None
+    say: Callable[[str], None] = lambda sentence: None
+
+    def once(self) -> Listener:
+        """The same, told no sentence twice."""
+        said: set[str] = set()
+
+        def say(sentence: str) -> None:
+            if sentence not in said:
+                said.add(sentence)
+                self.say(sentence)
+
+        return replace(self, say=say)
+
+
+@dataclass(frozen=True)
+class Door:
+    """What is known of a checkpoint before anything heavy: names, both types of every tensor, all sizes.
+
+    `measured` names the matrices whose importance will be known; `clip` is set where the vision half is LLaVA's, which
+    luq-gguf writes itself.
+    """
+
+    checkpoint: Checkpoint
+    llama: LlamaCpp
+    source: reader.GGUFInfo
+    names: TensorNames
+    tensors: ModelTensors
+    measured: frozenset[str]
+    clip: ClipVision | None = None
+
+
+def safe_name(name: str) -> str:
+    """A model's name as it stands in file names."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
+
+
+def claim(run: RunFolder, model: str, force: bool) -> None:
+    """A run folder belongs to one model. Raises RunFolderError where it is another's."""
+    before = run.read().get("model")
+    if before is not None and before != model and not force:
+        raise RunFolderError(
+            f"{run.path} holds a run of {before}.", "Give --out another folder, or add --force to use this one."
+        )
+    if before != model:
+        run.update(revision=None)
+    run.update(model=model, llama_cpp=tools.pin()["version"])
+
+
+def open_for_profile(
+    run: RunFolder, model: str, *, trust_remote_code: bool, force: bool, listener: Listener = Listener()
+) -> Door:
+    """Claim a run folder for a model and open its door. Types do not matter to a profile, so a model whose rows fit no
+    block can be profiled too. Raises as `claim` and `open_door` do."""
+    claim(run, model, force)
+    return open_door(run, model, trust_remote_code=trust_remote_code, force=True, listener=listener)
+
+
+def open_door(
+    run: RunFolder,
+    model: str,
+    *,
+    low: str = "IQ1_M",
+    high: str = "Q4_K_M",
+    trust_remote_code: bool = False,
+    force: bool = False,
+    dataset: str | None = None,
+    listener: Listener = Listener(),
+) -> Door:
+    """Check model, tools and types, and learn all tensors. Raises InputError's children with what is wrong.
+
+    The converter walks through the checkpoint without reading weights (it refuses unknown architectures and tokenizers
+    there), a skeleton of the file it would write goes through llama-quantize's dry run, and transformers' modules,
+    made without weights, tell which matrices can be listened to.
+    """
+    llama = tools.find()
+    low, high = reader.check_type(low, "--low"), quantize.check_ftype(llama, high)
+    known = run.read()
+    own = known.get("model") == model  # a run stays with the commit it began with
+    checkpoint = checkpoints.open_checkpoint(
+        model, trust_remote_code=trust_remote_code, revision=known.get("revision") if own else None
+    )
+    if own:
+        run.update(revision=checkpoint.revision)
+    clip = llava.clip_vision(checkpoint) if llava.is_clip_llava(checkpoint) else None
+    if clip:
+        llava.vision_names(checkpoint, clip)
+    path, listenable = run.work / "skeleton.gguf", run.work / "listenable.json"
+
+    def make() -> None:
+        if preflight_cache.restore(checkpoint, llama, path, listenable):
+            return
+        listener.say(f"reading {checkpoint.name}")
+        header_bytes = _learn(llama, checkpoint, path, listenable, own_vision=clip is not None)
+        preflight_cache.keep(checkpoint, llama, path, header_bytes, listenable)
+
+    key = hash_of(checkpoint.fingerprint, str(llama.converter))
+    if not path.exists():  # no recorded output: its hole has the size of the model, and hashing reads it all
+        run.forget("door")
+    run.run_stage("door", key, [".work/listenable.json"], make)
+    source = reader.read(path)
+    known = serialization.read_json(listenable, "profile")
+    measured = frozenset(known["tensors"])
+    tensors = quantize.model_tensors(
+        llama,
+        source,
+        low,
+        high,
+        n_layers=known["n_layers"],
+        measured=measured,
+        datasets=(dataset,) if dataset else (),
+    )
+    _check_fallbacks(tensors, force, listener)
+    return Door(checkpoint, llama, source, _names(source), tensors, measured, clip)
+
+
+def _names(source: reader.GGUFInfo) -> TensorNames:
+    return TensorNames(source.arch, source.n_layers, source.types)
+
+
+def _learn(llama: LlamaCpp, checkpoint: Checkpoint, path: Path, listenable: Path, *, own_vision: bool) -> int:
+    """Write the skeleton of the text model's file, and what can be listened to: layers computed, names of matrices.
+    Returns the bytes of the skeleton's header."""
+    asked, beside = (llama, checkpoint.folder), path.parent
+    metadata = beside / "metadata.gguf"
+    with ThreadPoolExecutor() as pool:  # each takes seconds on one core, most of them for imports
+        tensors = pool.submit(converter.text_tensors, *asked, beside / "text.gguf", checkpoint.name)
+        written = pool.submit(converter.metadata_only, *asked, metadata, checkpoint.name)
+        outline = pool.submit(_outline, checkpoint)
+        if checkpoint.has_vision and not own_vision:
+            pool.submit(converter.check_mmproj, *asked, beside / "vision.gguf", checkpoint.name).result()
+    part = path.with_name(path.name + ".part")
+    info = header_only.write(part, written.result().path, tensors.result())
+    n_layers, measured = _listenable(outline.result(), _names(info))
+    serialization.write_json(listenable, {"n_layers": n_layers, "tensors": measured})
+    part.replace(path)
+    metadata.unlink()
+    return info.header_bytes
+
+
+def _outline(checkpoint: Checkpoint) -> nn.Module:
+    from luq_gguf.hf import model as hf_model
+
+    return hf_model.outline(checkpoint)
+
+
+def _listenable(model: nn.Module, names: TensorNames) -> tuple[int, list[str]]:
+    """How many decoder layers transformers computes, and the matrices whose inputs it will show."""
+    from luq_gguf.calibration import hooks
+
+    matrices = hooks.decoder_matrices(model, names)
+    return len(hooks.decoder_layers(model)), sorted(matrices.shapes())
+
+
+def _check_fallbacks(tensors: ModelTensors, force: bool, listener: Listener) -> None:
+    fallen = quantize.fallbacks(tensors)
+    if not fallen:
+        return
+    total = sum(len(names) for names in fallen.values())
+    told = "; ".join(f"{_kinds(names)} would become {kind}" for kind, names in fallen.items())
+    sentence = f"{total} matrices have rows that {tensors.low}'s blocks of 256 do not divide: {told}."
+    if not force:
+        raise CheckpointError(
+            sentence, "Choose a --low type of 32-weight blocks such as Q4_0 or IQ4_NL, or accept this with --force."
+        )
+    listener.say(sentence)
+
+
+def _kinds(names: list[str]) -> str:
+    """Tensor names without their layers: "attn_k, ffn_up"."""
+    return ", ".join(sorted({name.split(".", 2)[2].removesuffix(".weight") for name in names}))
+
+
+def with_dataset(door: Door, profile: Profile) -> Door:
+    """The door with the header's size for the calibration sources that were really read."""
+    sources = profile.calibration.get("sources")
+    names = tuple(str(s) for s in sources) if isinstance(sources, list) else ()
+    header = header_only.quantized_header_bytes(door.source, names)
+    return replace(door, tensors=replace(door.tensors, header_bytes=header))
+
+
+def check_disk(
+    run: RunFolder, door: Door, predicted_file_bytes: int, *, in_slices: bool = False, could_be: bool = False
+) -> None:
+    """Raise DiskSpaceError where the 16-bit files (or slices), the sampled vectors and the result will not fit.
+
+    `could_be`: whether slices would do where they were not asked for, so that the hint names them.
+    """
+    f16 = 2 * door.tensors.n_weights
+    vision = max(0, door.checkpoint.n_bytes - f16) if door.checkpoint.has_vision else 0
+    width = next(t.shape[0] for t in door.source.tensors if t.name.startswith("token_embd"))
+    vectors = 2 * 8192 * door.tensors.n_layers * width * 4
+    told = f"16-bit GGUF {format_size(f16)}"
+    if in_slices:  # a slice of the checkpoint and its 16-bit GGUF beside what is quantized; then that once more
+        largest = max(slices.slice_bytes(door.checkpoint, names) for names in slices.slices(door.checkpoint))
+        f16 = max(2 * largest, predicted_file_bytes)
+        told = f"slices of {format_size(largest)}"
+    needed = vision + max(predicted_file_bytes + f16, vectors)
+    present = sum(p.stat().st_size for p in run.path.glob("*.gguf") if p.is_file())
+    free = shutil.disk_usage(run.path).free + present
+    if free < needed:
+        raise DiskSpaceError(
+            f"{run.path} has {format_size(free)} free; this needs about {format_size(needed)} "
+            f"({told}, of which all but the result is deleted afterwards).",
+            f"Free some room,{' add --low-disk, which needs less,' * could_be} or use a folder on another disk.",
+        )
+
+
+def check_memory(
+    checkpoint: Checkpoint,
+    dtype: str,
+    listener: Listener = Listener(),
+    *,
+    copies: int = 1,
+    left: machine.Memory | None = None,
+) -> None:
+    """Raise MemoryLimitError where so many passes on the CPU, with weights in `dtype`, cannot but run out of memory;
+    say so where they may. `left` is what there is, by default for this process."""
+    left, need = left or machine.memory(), footprint.of_pass(checkpoint, dtype)
+    if copies * need.usual <= left.available:
+        return
+    if copies * need.least > left.available + left.swap:  # headers also have what the model leaves out
+        n_used = sum(parameter.numel() for parameter in _outline(checkpoint).parameters())
+        need = footprint.of_pass(checkpoint, dtype, n_used)
+    size = format_size
+    who = f"{copies} copies of the reference model need" if copies > 1 else "The reference model needs"
+    why = ", since this CPU has no bfloat16 units" if dtype == "float32" else ""
+    held = f" (weights are converted to {dtype}{why})" if need.converted else ""
+    where = f"the limit in {left.limit} leaves" if left.limit else "this machine has"
+    sentence = f"{who} about {size(copies * need.usual)} of memory{held}; {where} {size(left.available)}"
+    if copies * need.least <= left.available + left.swap:
+        listener.say(f"{sentence}, so that the pass may swap or be killed")
+        return
+    here = "Raise that limit" if left.limit else "Close other programs, add swap"
+    raise MemoryLimitError(
+        f"{sentence}.",
+        f"{'Start fewer processes' if copies > 1 else here}, or run luq-gguf profile on a machine with more memory, a "
+        "GPU or bfloat16 units, and plan and quantize here: those two do without the reference model.",
+    )

@@ -1,0 +1,56 @@
+"""What the door learnt of a checkpoint, kept per user: the next run folder of the same checkpoint opens at once.
+
+Kept are the skeleton's header and the matrices that can be listened to, some megabytes a checkpoint, under a key of
+everything they come from.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+
+from luq_gguf.hf.checkpoint import Checkpoint
+from luq_gguf.llamacpp.tools import LlamaCpp
+from luq_gguf.run.folder import hash_of
+
+
+def _kept(checkpoint: Checkpoint, llama: LlamaCpp) -> Path:
+    present = [path for path in sorted(checkpoint.folder.iterdir()) if path.is_file()]  # a link may lead nowhere
+    files = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in present]
+    programs = [version(name) for name in ("luq-gguf", "transformers", "gguf")]
+    key = hash_of(checkpoint.name, checkpoint.fingerprint, files, str(llama.converter), programs)
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / "luq-gguf" / "checkpoints" / key
+
+
+def restore(checkpoint: Checkpoint, llama: LlamaCpp, skeleton: Path, listenable: Path) -> bool:
+    """Write both files if they are known. False where they are not."""
+    kept = _kept(checkpoint, llama)
+    try:
+        n_bytes = int((kept / "n_bytes").read_text())
+        part = skeleton.with_name(skeleton.name + ".part")
+        shutil.copyfile(kept / "header", part)
+        os.truncate(part, n_bytes)  # its weights are a hole
+        shutil.copyfile(kept / "listenable.json", listenable)
+        part.replace(skeleton)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def keep(checkpoint: Checkpoint, llama: LlamaCpp, skeleton: Path, header_bytes: int, listenable: Path) -> None:
+    """For the next run folder. A cache that cannot be written is none."""
+    kept = _kept(checkpoint, llama)
+    with suppress(OSError):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=kept.parent) as folder, skeleton.open("rb") as whole:
+            beside = Path(folder) / "new"
+            beside.mkdir()
+            (beside / "header").write_bytes(whole.read(header_bytes))
+            (beside / "n_bytes").write_text(str(skeleton.stat().st_size))
+            shutil.copyfile(listenable, beside / "listenable.json")
+            beside.rename(kept)

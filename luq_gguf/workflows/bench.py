@@ -1,0 +1,188 @@
+"""`bench`: which files are compared, of a run folder, of a geometry alone, or as given; and what each type does."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from luq_gguf import kernels, run_models
+from luq_gguf.benchmarking import file_benchmark, synthetic_model, type_benchmark
+from luq_gguf.benchmarking.file_benchmark import Arm, BenchRequest
+from luq_gguf.benchmarking.type_benchmark import Geometry
+from luq_gguf.core.errors import EvaluationError, KernelsError
+from luq_gguf.core.types import Budget
+from luq_gguf.kernels import build, state
+from luq_gguf.llamacpp import shape_file, tools
+from luq_gguf.llamacpp.gguf import reader
+from luq_gguf.method import two_type_plan
+from luq_gguf.method.speed_model import SpeedTable
+from luq_gguf.reporting import figures
+from luq_gguf.run import serialization
+from luq_gguf.run.folder import sha256_of
+from luq_gguf.run.preflight import Listener
+
+
+def bench_files(
+    files: Sequence[Path], mmproj: Path | None, request: BenchRequest, out: Path, listener: Listener
+) -> dict[str, Any]:
+    """Measure files as they are; the vision half is the one given, or the only one beside each file."""
+    if len({path.name for path in files}) < len(files):
+        raise EvaluationError("Two files have the same name.", "Rename one: the table tells them apart by name.")
+    arms = _hashed([file_benchmark.make_arm(path, mmproj or _beside(path)) for path in files], listener)
+    return _bench(arms, file_benchmark.find_baseline(arms), request, out, listener)
+
+
+def _hashed(arms: Sequence[Arm], listener: Listener) -> list[Arm]:
+    """With the files' hashes, so that their figures are never told of others."""
+    found = []
+    for done, arm in enumerate(arms, 1):
+        found.append(replace(arm, sha256=sha256_of(arm.path)))
+        listener.progress("sha256 of files", done, len(arms))
+    return found
+
+
+def _beside(path: Path) -> Path | None:
+    found = sorted(path.parent.glob("mmproj*.gguf"))
+    return found[0] if len(found) == 1 else None
+
+
+def bench_run(
+    run_dir: Path,
+    request: BenchRequest,
+    out: Path,
+    listener: Listener,
+    *,
+    model: str | None = None,
+    trust_remote_code: bool = False,
+) -> dict[str, Any]:
+    """Measure a run folder's 16-bit file, the one of its high ftype and its LUQ file, made where they are missing."""
+    made, mmproj = run_models.compared_files(
+        run_dir, model=model, trust_remote_code=trust_remote_code, listener=listener
+    )
+    arms = _hashed([file_benchmark.make_arm(path, mmproj) for path in made], listener)
+    return _bench(arms, arms[1], request, out, listener)
+
+
+def bench_shape(
+    model: str,
+    low_layers: int | None,
+    lows: Sequence[str],
+    high: str,
+    f16: bool,
+    request: BenchRequest,
+    out: Path,
+    listener: Listener,
+) -> dict[str, Any]:
+    """Measure files of a geometry with random weights: the high ftype, and with so many layers in each low type.
+
+    They lie beside `out` while they are measured.
+    """
+    llama = tools.find()
+    with tempfile.TemporaryDirectory(prefix="luq-shape-", dir=out.parent) as work:
+        folder, arms = Path(work), list[Arm]()
+        source = synthetic_model.outline(model, folder / "shape", llama)
+        found = {low: synthetic_model.geometry(source, llama, low, high) for low in lows}
+        name = model.rstrip("/").rsplit("/", 1)[-1]
+        for label, geometry, types in _wanted(name, found, low_layers, high, f16):
+            progress = partial(_share, listener, f"writing {label}")
+            made = shape_file.write(folder / f"{label}.gguf", geometry.source, types, on_progress=progress)
+            arms.append(file_benchmark.make_arm(made.path))
+        told = {"weights": "random; geometry, types and sizes are the model's", "model": model}
+        if low_layers:
+            n_layers = next(iter(found.values())).tensors.n_layers
+            told["low_layers"] = ", ".join(map(str, synthetic_model.spread_layers(n_layers, low_layers)))
+        stock = next(arm for arm in arms if arm.path.stem == f"{name}-{high.upper()}")
+        return _bench(arms, stock, request, out, listener, told)
+
+
+def _share(listener: Listener, stage: str, share: float) -> None:
+    listener.progress(stage, share, 1.0)
+
+
+def _wanted(
+    name: str, found: Mapping[str, Geometry], low_layers: int | None, high: str, f16: bool
+) -> list[tuple[str, Geometry, Mapping[str, str]]]:
+    """Name, geometry and types of every file. Raises BudgetError for more low layers than there are."""
+    first = next(iter(found.values()))
+    two_type_plan.check_budget(first.tensors, Budget(low_layers=low_layers or 0))
+    wanted: list[tuple[str, Geometry, Mapping[str, str]]] = []
+    if f16:
+        wanted.append((f"{name}-F16", first, first.source.types))
+    wanted.append((f"{name}-{high.upper()}", first, two_type_plan.tensor_types(first.tensors, ())))
+    if low_layers:
+        layers = synthetic_model.spread_layers(first.tensors.n_layers, low_layers)
+        for low, geometry in found.items():
+            label = f"{name}-LUQ{low_layers}-{low.upper()}-{high.upper()}"
+            wanted.append((label, geometry, two_type_plan.tensor_types(geometry.tensors, layers)))
+    return wanted
+
+
+def _bench(
+    arms: Sequence[Arm],
+    baseline: Arm | None,
+    request: BenchRequest,
+    out: Path,
+    listener: Listener,
+    told: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    conditions = {"baseline": baseline.path.name if baseline else None} | dict(told or {})
+    if request.kernels:
+        arms, path = _with_kernels(arms, listener)
+        conditions |= {"kernels": f"with {path} instructions"}
+    content = file_benchmark.bench(
+        arms, baseline, request, lambda found: serialization.write_json(out, found), listener, conditions
+    )
+    most = max(content["conditions"]["threads"])
+    figures.throughput([row for row in content["rows"] if row["threads"] == most], out.with_suffix(".png"))
+    return content
+
+
+def _with_kernels(arms: Sequence[Arm], listener: Listener) -> tuple[list[Arm], str]:
+    """Each file with tensors that the kernels compute also with them, beside itself; and the path they take here.
+
+    Raises KernelsError where they cannot be built or this CPU has no path, EvaluationError where no file has any.
+    """
+    library = build.library(listener.say)
+    path = state.of(library).path
+    if path is None:
+        raise KernelsError("This CPU keeps ggml's own kernels, or LUQ_KERNELS=off.", "Leave --kernels out.")
+    computed = {arm.path for arm in arms if any(kind in arm.types for kind in kernels.TYPES)}
+    found = [one for arm in arms for one in (arm, replace(arm, kernels=library))[: 1 + (arm.path in computed)]]
+    if len(found) == len(arms):
+        raise EvaluationError(
+            f"No file has tensors in {' or '.join(kernels.TYPES)}, the types of the kernels.", "Leave --kernels out."
+        )
+    return found, path
+
+
+def bench_types(
+    run_dir: Path | None, model: str, threads: int, again: bool, listener: Listener
+) -> tuple[SpeedTable, list[dict[str, Any]]]:
+    """Rates of every candidate type in layers of a run folder's model, or of a geometry; and a row for each."""
+    if run_dir:
+        geometry = run_models.geometry(run_dir, listener=listener)
+        table = type_benchmark.measured(geometry, threads, listener, again=again)
+    else:
+        with tempfile.TemporaryDirectory(prefix="luq-shape-") as folder:
+            source = synthetic_model.outline(model, Path(folder) / "shape", tools.find())
+            geometry = synthetic_model.geometry(source, tools.find(), "IQ1_M", "Q4_K_M")
+            table = type_benchmark.measured(geometry, threads, listener, again=again)
+    rows: list[dict[str, Any]] = []
+    for kind, rate in table.rates.items():
+        bits = reader.bits_per_weight(kind)
+        rows.append(
+            {
+                "type": kind,
+                "bpw": bits,
+                "gigabytes_per_second": rate.decode_wps * bits / 8e9,
+                "decode_weights_per_second": rate.decode_wps,
+                "prefill_weights_per_second": rate.prefill_wps,
+                "decode_ratio": rate.decode_wps / table.rates["Q4_K"].decode_wps if "Q4_K" in table.rates else None,
+                "prefill_ratio": rate.prefill_wps / table.rates["Q4_K"].prefill_wps if "Q4_K" in table.rates else None,
+            }
+        )
+    return table, sorted(rows, key=lambda row: float(row["bpw"]))

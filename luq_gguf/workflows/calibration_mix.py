@@ -1,0 +1,131 @@
+"""What the share of multimodal calibration does (the paper's alpha): to the ranking and to the importance, apart.
+
+For every alpha the model is profiled anew, in a run folder of its own inside the run's. Files are then made with that
+profile's ranking and importance matrix, and with one of the two taken from the run's own profile.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from luq_gguf.calibration.stage import CalibrationRequest, make_profile
+from luq_gguf.core.errors import BudgetError, CalibrationError, CheckpointError
+from luq_gguf.core.types import Profile
+from luq_gguf.hf import datasets
+from luq_gguf.method import ranking
+from luq_gguf.quantization import stage as quantization_stage
+from luq_gguf.run import serialization
+from luq_gguf.run.folder import RunFolder
+from luq_gguf.run.preflight import Door, Listener, with_dataset
+from luq_gguf.workflows.sweep import Meter
+
+
+@dataclass(frozen=True)
+class AlphaRequest:
+    """Which shares, at which numbers of low layers (None: half of all), calibrated with what."""
+
+    alphas: tuple[float, ...]
+    counts: tuple[int, ...] | None
+    calibration: CalibrationRequest
+
+
+@dataclass(frozen=True)
+class _Calibrated:
+    """What one alpha's profile gives: entropies, and a meter whose files have its importance."""
+
+    alpha: float
+    profile: Profile
+    meter: Meter
+
+
+def check(run: RunFolder, door: Door, profile: Profile, request: AlphaRequest) -> float:
+    """The alpha of the run's own profile. Raises InputError's children where the ablation would compare other things.
+
+    The same samples at another share are compared, so the calibration must be the one that the run was profiled with.
+    """
+    if not door.checkpoint.has_vision:
+        raise CheckpointError(f"{door.checkpoint.name} reads text only: its alpha is always 0.", "Leave --alpha away.")
+    n = door.tensors.n_layers
+    for count in request.counts or ():
+        if count > n:
+            raise BudgetError(f"{count} low layers are impossible: the model has {n} decoder layers.", f"0 to {n}.")
+    base = float(str(profile.calibration["alpha"]))
+    asked = replace(request.calibration, alpha=base)
+    read = datasets.read_calibration(
+        asked.images, asked.text, n_samples=asked.n_samples, alpha=base, seed=asked.seed, cache=run.work / "images"
+    )
+    if read.sha256 != profile.calibration["sha256"]:
+        raise CalibrationError(
+            f"The run was profiled with other calibration data than {', '.join(read.sources)}.",
+            "Give the --calib, --calib-text and --calib-samples of its profile.",
+        )
+    return base
+
+
+def ablate(
+    run: RunFolder,
+    door: Door,
+    profile: Profile,
+    meter: Meter,
+    request: AlphaRequest,
+    device: str,
+    listener: Listener,
+) -> dict[str, Any]:
+    """All points, written to alpha.json after each alpha."""
+    base, listener = _Calibrated(check(run, door, profile, request), profile, meter), listener.once()
+    n = door.tensors.n_layers
+    counts = sorted(set(request.counts if request.counts is not None else (n // 2,)))
+    points: list[dict[str, Any]] = []
+    agreements: list[dict[str, Any]] = []
+    total, done = 3 * len(request.alphas) * len(counts), 0
+    for alpha in sorted(set(request.alphas)):
+        with _calibrated(run, door, base, alpha, request, device, listener) as own:
+            agreements.append({"alpha": alpha, "kendall_tau": _tau(base.profile, own.profile)})
+            arms = {"both": (own, own), "ranking": (own, base), "imatrix": (base, own)}
+            for count in counts:
+                for arm, (ranked, weighed) in arms.items():
+                    low = ranking.rank(ranked.profile.layers, "entropy")[:count]
+                    told = {"alpha": alpha, "changes": arm, "n_low": count, "low_layers": sorted(low)}
+                    points.append(told | weighed.meter.low(low))
+                    done += 1
+                    listener.progress("alpha: files", done, total)
+        content = {
+            "run_alpha": base.alpha,
+            "points": points,
+            "rankings": agreements,
+            "conditions": meter.conditions() | {"calibration": dict(profile.calibration)},
+        }
+        serialization.write_json(run.file("alpha.json"), content)
+    return content
+
+
+@contextmanager
+def _calibrated(
+    run: RunFolder,
+    door: Door,
+    base: _Calibrated,
+    alpha: float,
+    request: AlphaRequest,
+    device: str,
+    listener: Listener,
+) -> Iterator[_Calibrated]:
+    """One alpha's profile, and files while inside; of the files' bank nothing is left behind."""
+    if alpha == base.alpha:
+        yield base
+        return
+    folder = run.work / f"alpha-{alpha:g}"
+    with RunFolder(folder, create=True) as own:
+        own.update(alpha=alpha)
+        profile = make_profile(own, door, replace(request.calibration, alpha=alpha), device=device, listener=listener)
+        quantization_stage.link_f16(own, run, door)
+        its_door = with_dataset(door, profile)
+        yield _Calibrated(alpha, profile, base.meter.with_importance_of(own, its_door))
+        shutil.rmtree(own.work / "bank", ignore_errors=True)
+
+
+def _tau(one: Profile, other: Profile) -> float:
+    return ranking.tau([layer.bits for layer in one.layers], [layer.bits for layer in other.layers])

@@ -1,0 +1,119 @@
+"""The demo: the whole road on the little model that the repository ships, and what it did to the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from luq_gguf import run_models
+from luq_gguf.calibration.stage import CalibrationRequest
+from luq_gguf.core.errors import CheckpointError
+from luq_gguf.core.types import Budget
+from luq_gguf.llamacpp.gguf import reader
+from luq_gguf.llamacpp.runtime.client import Runner
+from luq_gguf.planning.stage import PlanRequest
+from luq_gguf.run.preflight import Listener, safe_name
+from luq_gguf.workflows import easy_vqa, pipeline
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One file's answers to the same test questions."""
+
+    label: str
+    path: Path
+    n_bytes: int
+    bpw: float
+    answers: tuple[str, ...]
+    accuracy: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo made and measured; `files` are 16-bit, Q4_K_M, LUQ."""
+
+    converted: pipeline.Converted
+    questions: tuple[easy_vqa.Question, ...]
+    files: tuple[Measured, ...]
+
+
+def shipped_model(name: str) -> Path:
+    """A little model of a checkout ("qwen2.5-vl" or "llava-1.5"). Raises CheckpointError where this is no checkout."""
+    folder = Path(__file__).resolve().parents[2] / "tests" / "models" / f"tiny-{name}"
+    if not (folder / "config.json").is_file():
+        raise CheckpointError("The demo's models lie in the repository, not in the package.", "Run it in a clone.")
+    return folder
+
+
+def wilson(right: int, n: int) -> tuple[float, float]:
+    """95% interval of a share (Wilson's score interval)."""
+    z, share = 1.959964, right / n
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return float(middle - half), float(middle + half)
+
+
+def run(
+    out: Path, *, model: str, low_layers: int, n_questions: int, device: str, threads: int | None, listener: Listener
+) -> Demo:
+    """Convert with that many layers low, then ask all three files the same test questions."""
+    checkpoint, run_dir = shipped_model(model), out / model
+    data = out / "easy-vqa"
+    calibration = easy_vqa.write_set(data / "train", "train", 256)
+    request = CalibrationRequest(images=str(calibration), n_samples=256)
+    converted = pipeline.convert(
+        str(checkpoint),
+        run_dir,
+        PlanRequest(Budget(low_layers=low_layers), threads=threads),
+        request,
+        device=device,
+        keep_f16=True,
+        force=True,  # a demo's folder holds nothing but demos
+        listener=listener,
+    )
+    baseline = run_models.baseline(run_dir, threads=threads, listener=listener)
+    f16 = run_dir / f"{safe_name(checkpoint.name)}-F16.gguf"
+    pool = easy_vqa.questions("test")
+    order = np.random.default_rng(0).permutation(len(pool))[:n_questions]
+    asked = tuple(pool[i] for i in order)
+    pictures = write_pictures(data / "test", asked)
+    files = tuple(
+        measure(label, path, converted.mmproj, asked, pictures, threads, listener.progress)
+        for label, path in (("16-bit", f16), ("Q4_K_M", baseline.path), (f"LUQ-{low_layers}", converted.model.path))
+    )
+    return Demo(converted, asked, files)
+
+
+def write_pictures(folder: Path, asked: tuple[easy_vqa.Question, ...]) -> dict[Path, Path]:
+    """The questions' pictures as the models see them, written once; by their path in easy-VQA."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = {question.image: folder / f"{question.image.stem}.png" for question in asked}
+    for source, target in pictures.items():
+        if not target.exists():
+            easy_vqa.load_image(source).save(target)
+    return pictures
+
+
+def measure(
+    label: str,
+    path: Path,
+    mmproj: Path | None,
+    asked: tuple[easy_vqa.Question, ...],
+    pictures: dict[Path, Path],
+    threads: int | None,
+    progress: Callable[[str, float, float], None],
+) -> Measured:
+    """Ask a file all questions through llama.cpp; greedy answers, compared by their words."""
+    answers = []
+    with Runner(path, mmproj, threads=threads, n_ctx=512) as runner:
+        for done, question in enumerate(asked, 1):
+            answers.append(easy_vqa.normalize(runner.ask(question.text, pictures[question.image], max_tokens=4).text))
+            progress(f"questions to {label}", done, len(asked))
+    right = sum(a == q.answer for a, q in zip(answers, asked, strict=True))
+    info = reader.read(path)
+    n = len(asked)
+    return Measured(label, path, info.n_bytes, info.bpw, tuple(answers), right / n, wilson(right, n))

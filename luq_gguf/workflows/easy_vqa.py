@@ -1,0 +1,63 @@
+"""easy-VQA, the data of the demo and of the little models: pictures of one coloured shape, and questions about them.
+
+PyPI ``easy-vqa`` (MIT): 64 x 64 pictures, 38,575 train and 9,673 test questions, 13 answers.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from luq_gguf.core.errors import LuqError
+
+SIDE = 112  # pixels; a multiple of Qwen2.5-VL's 28 that neither transformers nor llama.cpp resizes
+
+
+@dataclass(frozen=True)
+class Question:
+    image: Path
+    text: str
+    answer: str
+
+
+def questions(split: str) -> list[Question]:
+    """All questions of the "train" or the "test" split. Raises LuqError where the package is not installed."""
+    try:
+        import easy_vqa
+    except ImportError:
+        raise LuqError("The demo needs the easy-vqa package.", "pip install easy-vqa") from None
+    asked = easy_vqa.get_train_questions() if split == "train" else easy_vqa.get_test_questions()
+    images = easy_vqa.get_train_image_paths() if split == "train" else easy_vqa.get_test_image_paths()
+    return [Question(Path(images[i]), text, answer) for text, answer, i in zip(*asked, strict=True)]
+
+
+def load_image(path: Path) -> Image.Image:
+    """The picture as the models see it: RGB, SIDE x SIDE."""
+    with Image.open(path) as picture:
+        return picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+
+
+def write_set(folder: Path, split: str, count: int, seed: int = 0) -> Path:
+    """A .jsonl of so many random questions with their pictures beside it; returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pool = questions(split)
+    chosen = [pool[i] for i in np.random.default_rng(seed).permutation(len(pool))[:count]]
+    lines = []
+    for question in chosen:
+        picture = folder / f"{question.image.stem}.png"
+        if not picture.exists():
+            load_image(question.image).save(picture)
+        lines.append(json.dumps({"image": picture.name, "prompt": question.text, "answers": [question.answer]}))
+    path = folder / f"easy-vqa-{split}-{count}.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def normalize(answer: str) -> str:
+    """An answer as it is compared: lower case, words only."""
+    return " ".join(re.findall(r"[a-z0-9]+", answer.lower()))
