@@ -20,20 +20,22 @@ from pathlib import Path
 import numpy as np
 
 from luq_gguf.core.errors import BudgetError
+from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Budget, Plan
+from luq_gguf.core.units import format_size
 from luq_gguf.evaluation import evaluate as evaluation
 from luq_gguf.evaluation.logprobs import Target
-from luq_gguf.evaluation.questions import QuestionSet, make_meter
+from luq_gguf.evaluation.questions import QuestionSet
 from luq_gguf.method.metrics import intervals
-from luq_gguf.method.two_type_plan import format_size
 from luq_gguf.planning import stage as planning_stage
 from luq_gguf.planning import variants
+from luq_gguf.planning.meter import make_meter
 from luq_gguf.planning.mixed_precision import BestRequest
 from luq_gguf.planning.stage import PlanRequest
 from luq_gguf.quantization import stage as quantization_stage
 from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder
-from luq_gguf.run.preflight import Listener, open_door, with_dataset
+from luq_gguf.run.preflight import open_door, with_dataset
 
 SIZES = "Q2_K,IQ3_XXS,Q3_K_S,Q3_K_M,Q4_K_S"
 

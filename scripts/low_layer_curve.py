@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from luq_gguf.core.types import Budget
+from luq_gguf.core.units import format_size
 from luq_gguf.llamacpp.runtime.client import Runner
 from luq_gguf.method.metrics.kld import kl_divergence, same_top
 from luq_gguf.method.ranking import RANKINGS
-from luq_gguf.method.two_type_plan import format_size
 from luq_gguf.planning.stage import PlanRequest
 from luq_gguf.run.serialization import read_profile
 from luq_gguf.workflows import demo, easy_vqa, pipeline

@@ -16,13 +16,13 @@ import numpy as np
 
 from luq_gguf.core import machine
 from luq_gguf.core.errors import EvaluationError
+from luq_gguf.core.reporter import Listener
+from luq_gguf.core.units import format_size
 from luq_gguf.llamacpp import llama_bench, tools
 from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.llamacpp.runtime.client import Runner
 from luq_gguf.llamacpp.tools import LlamaCpp
 from luq_gguf.method.metrics import intervals
-from luq_gguf.method.two_type_plan import format_size
-from luq_gguf.run.preflight import Listener
 
 BUSY = 0.1  # a share of all cores' time that others take and that is worth telling
 HEADROOM = 400 * 2**20  # context, compute buffers and the program itself, beside the weights

@@ -9,11 +9,12 @@ from luq_gguf.benchmarking import type_benchmark
 from luq_gguf.benchmarking.type_benchmark import Geometry
 from luq_gguf.core import machine
 from luq_gguf.core.errors import BudgetError, LuqError
+from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import ModelTensors, Plan, PredictedSpeed
 from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.method import speed_model, two_type_plan
 from luq_gguf.method.speed_model import SpeedTable
-from luq_gguf.run.preflight import Door, Listener
+from luq_gguf.run.preflight import Door
 
 TERNARY = ("TQ1_0", "TQ2_0")  # fast, and made for models that were trained in three values: not to be advised to others
 WORTH_IT = 200_000_000  # weights: below, a model is fast anyway, and measuring would take longer than the plan

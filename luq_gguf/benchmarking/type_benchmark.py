@@ -15,14 +15,15 @@ from typing import Any
 
 from luq_gguf.core import machine
 from luq_gguf.core.errors import RunFolderError
+from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import ModelTensors
 from luq_gguf.llamacpp import llama_bench, shape_file, tools
 from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.method.speed_model import SpeedTable, TypeRate
 from luq_gguf.method.tensor_types import layer_of
 from luq_gguf.run import serialization
-from luq_gguf.run.folder import hash_of
-from luq_gguf.run.preflight import Listener
+from luq_gguf.run.folder import RunFolder, hash_of
+from luq_gguf.run.preflight import model_of, open_door
 
 CANDIDATES = (
     "IQ1_S", "IQ1_M", "TQ1_0", "TQ2_0", "IQ2_XXS", "IQ2_XS", "IQ2_S", "Q2_K", "IQ3_XXS", "IQ3_S", "Q3_K", "IQ4_XS",
@@ -223,3 +224,13 @@ def _cut_to(metadata: Mapping[str, Any], arch: str, n_layers: int, count: int) -
     if f"{arch}.nextn_predict_layers" in metadata:
         found[f"{arch}.nextn_predict_layers"] = 0
     return found
+
+
+def geometry(
+    run_dir: Path, *, model: str | None = None, trust_remote_code: bool = False, listener: Listener = Listener()
+) -> Geometry:
+    """The shapes and types of a run folder's model."""
+    with RunFolder(run_dir) as run:
+        where = model or model_of(run)
+        door = open_door(run, where, trust_remote_code=trust_remote_code, force=True, listener=listener)
+        return Geometry(door.source, door.tensors)

@@ -17,12 +17,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from luq_gguf.calibration import batches as calibration_batches
 from luq_gguf.calibration import resume
-from luq_gguf.calibration.hooks import Taps, decoder_layers, decoder_matrices
+from luq_gguf.calibration.batches import Batch
+from luq_gguf.calibration.hooks import Taps
 from luq_gguf.calibration.reservoir import MODALITIES, Reservoir
 from luq_gguf.core.types import CalibrationSet, ImportanceMatrix, Share
 from luq_gguf.hf import model as hf_model
 from luq_gguf.hf.checkpoint import Checkpoint
+from luq_gguf.hf.decoder import decoder_layers, decoder_matrices
 from luq_gguf.hf.devices import Placement, memory_errors
 from luq_gguf.hf.tensor_names import TensorNames
 
@@ -33,7 +36,7 @@ STATE = 3  # what the saved state of an interrupted pass holds: other numbers ar
 
 @dataclass(frozen=True)
 class Walked:
-    """What a finished pass leaves: sums, kept vectors, column energies (hooks.Matrices) by tensor, the weights'
+    """What a finished pass leaves: sums, kept vectors, column energies (decoder.Matrices) by tensor, the weights'
     type."""
 
     matrix: ImportanceMatrix
@@ -90,8 +93,8 @@ class _Batches:
     calibration: CalibrationSet
     share: Share
 
-    def after(self, start: int) -> Iterator[hf_model.Batch]:
-        return hf_model.batches(self.model, self.processor, self.calibration, start, self.share)
+    def after(self, start: int) -> Iterator[Batch]:
+        return calibration_batches.batches(self.model, self.processor, self.calibration, start, self.share)
 
     @property
     def n_samples(self) -> int:
@@ -126,7 +129,7 @@ def _pass(
     return taps.importance(done)
 
 
-def forward(model: torch.nn.Module, batch: hf_model.Batch) -> None:
+def forward(model: torch.nn.Module, batch: Batch) -> None:
     """One forward pass without the head, whose logits over a large vocabulary nobody reads."""
     model.base_model(**batch.inputs, use_cache=False)  # type: ignore[operator]
 

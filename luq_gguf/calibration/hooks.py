@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,102 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from luq_gguf.calibration.reservoir import Reservoir
-from luq_gguf.core.errors import CheckpointError
 from luq_gguf.core.types import ImportanceMatrix
 from luq_gguf.hf import experts
+from luq_gguf.hf.decoder import decoder_layers, decoder_matrices
 from luq_gguf.hf.tensor_names import TensorNames
-
-
-def decoder_layers(model: nn.Module) -> nn.ModuleList:
-    """The decoder's layers, in order. Raises CheckpointError where the model has none in the usual place."""
-    find: Any = getattr(model, "get_decoder", None)
-    decoder = find() if find else None
-    layers = getattr(decoder, "layers", None)
-    if not isinstance(layers, nn.ModuleList) or len(layers) == 0:
-        raise CheckpointError(
-            f"{type(model).__name__} keeps its decoder layers in no place that luq-gguf knows.",
-            "Please report it with the model's name.",
-        )
-    return layers
-
-
-@dataclass(frozen=True)
-class Matrices:
-    """The decoder layers' matrices by GGUF name. Experts: which of their two products reads -> names. `orders`: which
-    of transformers' columns stands at each place of the file's matrix, where the converter puts them in another order.
-    """
-
-    linears: dict[nn.Linear, str]
-    experts: dict[nn.Module, dict[str, tuple[str, ...]]]
-    orders: dict[nn.Linear, np.ndarray]
-
-    def shapes(self) -> dict[str, tuple[int, int]]:
-        """(n_mat, n_in) of every matrix: what its importance will look like."""
-        found = {name: (1, linear.in_features) for linear, name in self.linears.items()}
-        for module, products in self.experts.items():
-            for which, names in products.items():
-                found |= dict.fromkeys(names, experts.shape(module, which))
-        return found
-
-    def column_energies(self) -> dict[str, np.ndarray]:
-        """Sums of squared weights per column, float64 [n_in], of one linear layer of each kind, in the file's order.
-
-        Sums do not depend on the order of rows, so they tell whether a converted matrix has the same columns.
-        """
-        kinds = {name.split(".", 2)[2]: linear for linear, name in reversed(self.linears.items())}
-        found = {}
-        for linear in kinds.values():
-            energy = linear.weight.detach().double().square().sum(0).cpu().numpy()
-            found[self.linears[linear]] = energy[self.orders[linear]] if linear in self.orders else energy
-        return found
-
-
-def decoder_matrices(model: nn.Module, names: TensorNames) -> Matrices:
-    """Every matrix of the decoder's layers that can be listened to.
-
-    Raises CheckpointError naming a linear layer without a GGUF name, or experts that cannot be listened to.
-    """
-    layers = {id(layer) for layer in decoder_layers(model)}
-    found = Matrices({}, {}, {})
-    for path, layer in model.named_modules():
-        if id(layer) not in layers:
-            continue
-        for inner, module in layer.named_modules():
-            name = f"{path}.{inner}"
-            if isinstance(module, nn.Linear):
-                found.linears[module] = _named(names, "The linear layer", name)
-                order = names.column_order(found.linears[module], layer.get_submodule(inner.rpartition(".")[0]))
-                if order is not None:
-                    found.orders[module] = order
-            elif experts.is_experts(module):
-                found.experts[module] = _expert_names(names, name)
-            elif not isinstance(module, nn.Conv1d) and any(p.ndim > 2 for p in module.parameters(recurse=False)):
-                raise CheckpointError(
-                    f"{name} ({type(module).__name__}) computes experts in a way of its own, so transformers gives no "
-                    "place to listen to each expert's inputs.",
-                    "luq-gguf cannot profile this model; dense models and mixtures such as Qwen3-MoE it can.",
-                )
-    return found
-
-
-def _expert_names(names: TensorNames, path: str) -> dict[str, tuple[str, ...]]:
-    """transformers has gate and up in one parameter; llama.cpp's files have them apart, or together."""
-    known = [names.weight(f"{path}.{part}") for part in ("gate_up_proj", "gate_proj", "up_proj")]
-    into = tuple(name for name in known if name)
-    return {
-        experts.INTO: into or (_named(names, "The experts'", f"{path}.up_proj"),),
-        experts.OUT_OF: (_named(names, "The experts'", f"{path}.down_proj"),),
-    }
-
-
-def _named(names: TensorNames, what: str, path: str) -> str:
-    name = names.weight(path)
-    if name is None:
-        raise CheckpointError(
-            f"{what} {path} has no GGUF tensor of its own in the architecture {names.arch}.",
-            "luq-gguf cannot profile this model yet; please report it with the model's name.",
-        )
-    return name
 
 
 class Taps:

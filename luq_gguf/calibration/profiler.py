@@ -90,7 +90,7 @@ def conclude(
     """Entropies of what a pass kept; `work` keeps those of finished layers, of `key`.
 
     Returns the profile, the importance matrix, and arrays: cluster histograms int [n_seeds, K] by "<group>.<layer>",
-    and column energies (hooks.Matrices) by "columns.<tensor>".
+    and column energies (decoder.Matrices) by "columns.<tensor>".
     """
     seeds = list(seeds) if seeds is not None else [seed + i for i in range(SEEDS)]
     matrix, kept = passed.matrix, passed.kept

@@ -1,24 +1,21 @@
-"""Profile and plan: stages that read files of the run folder, write files there, and are skipped while their inputs are
-unchanged. Nothing here prints: `Listener` is told.
+"""Runs the profile stage: it reads the calibration set, writes files of the run folder, and is skipped while its
+inputs are unchanged. Nothing here prints: `Listener` is told.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from luq_gguf.benchmarking.predict import Predictor, tps_of
-from luq_gguf.core.errors import RunFolderError
-from luq_gguf.core.types import Budget, CalibrationSet, Plan, Profile
+from luq_gguf.core.reporter import Listener
+from luq_gguf.core.types import CalibrationSet, Profile
 from luq_gguf.hf import datasets
-from luq_gguf.llamacpp import quantize
 from luq_gguf.llamacpp.gguf import header_only, imatrix
-from luq_gguf.method import ranking, tensor_types, two_type_plan
 from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder, hash_of
-from luq_gguf.run.preflight import Door, Listener, check_memory
+from luq_gguf.run.preflight import Door, check_memory
 
 if TYPE_CHECKING:
     from luq_gguf.calibration.profiler import Made, Progress
@@ -27,7 +24,6 @@ if TYPE_CHECKING:
 
 PROFILE_FILES = ("profile.json", "profile.safetensors", header_only.IMATRIX_NAME)
 PROFILE_STATE = ("pass.npz", "entropies.npz", "reservoir-multimodal.bin", "reservoir-text.bin")
-PLAN_FILES = ("plan.json", "tensor-types.txt")
 
 
 @dataclass(frozen=True)
@@ -196,49 +192,3 @@ def _finished_profile(run: RunFolder) -> Profile:
     for name in PROFILE_STATE:  # only now: until the stage is recorded, its state saves hours
         (run.work / name).unlink(missing_ok=True)
     return serialization.read_profile(run.file("profile.json"))
-
-
-def ordered_plan(
-    run: RunFolder,
-    door: Door,
-    budget: Budget,
-    *,
-    rule: str = "entropy",
-    seed: int = 0,
-    order: Sequence[int] | None = None,
-    measured: Mapping[str, object] | None = None,
-    predictor: Predictor | None = None,
-) -> Plan:
-    """The plan that takes layers in an order until the budget is met.
-
-    `predictor` is needed for a budget of speed. `order` is given where the rule is
-    more than the profile's entropies; `measured` is added to the budget's account.
-    """
-    profile = serialization.read_profile(run.file("profile.json"))
-    if len(profile.layers) != door.tensors.n_layers:
-        raise RunFolderError(
-            f"profile.json is of a model with {len(profile.layers)} layers, {door.checkpoint.name} has "
-            f"{door.tensors.n_layers}.",
-            "Run luq-gguf profile again.",
-        )
-    ranked = order if order is not None else ranking.rank(profile.layers, rule, seed)
-    ties = ranking.near_ties(profile.layers, ranked) if rule.startswith("entropy") else ()
-    plan = two_type_plan.make_plan(door.tensors, ranked, budget, rule, ties, tps_of(predictor))
-    doubtful = ranking.unsettled(profile.rankings, len(plan.low_layers), rule)
-    return replace(plan, unsettled=doubtful, budget={**plan.budget, **(measured or {})})
-
-
-def write_plan(run: RunFolder, door: Door, plan: Plan, predictor: Predictor | None = None) -> Plan:
-    """Plan stage: plan.json, tensor-types.txt. `predictor` adds what speed is predicted."""
-    if predictor:
-        plan = replace(plan, speed=predictor.of(plan))
-
-    def make() -> None:
-        serialization.write_json(run.file("plan.json"), serialization.plan_to_json(plan))
-        text = tensor_types.to_text(quantize.overrides(door.source, plan))
-        part = run.file("tensor-types.txt.part")
-        part.write_text(text)
-        part.replace(run.file("tensor-types.txt"))
-
-    run.run_stage("plan", hash_of(serialization.plan_to_json(plan)), PLAN_FILES, make)
-    return plan

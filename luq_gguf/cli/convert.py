@@ -48,7 +48,7 @@ def command(
     wanted = options.make_plan_request(rest, seed)
     options.check_files(rest["keep_f16"], rest["low_disk"], wanted.measures)
     from luq_gguf.calibration.stage import CalibrationRequest
-    from luq_gguf.method.two_type_plan import format_size
+    from luq_gguf.core.units import format_size
     from luq_gguf.workflows import pipeline
 
     request = CalibrationRequest(calib, calib_text, alpha, samples, seed)

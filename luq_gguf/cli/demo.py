@@ -27,7 +27,7 @@ def command(
     """Convert a shipped little model; ask its 16-bit, Q4_K_M and LUQ files the same questions about images."""
     from rich.table import Table
 
-    from luq_gguf.method.two_type_plan import format_size
+    from luq_gguf.core.units import format_size
     from luq_gguf.workflows import demo
 
     with output.listener() as listener:

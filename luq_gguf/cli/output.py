@@ -17,11 +17,12 @@ from rich.table import Table
 from rich.text import Text
 
 from luq_gguf import kernels
+from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Check, LayerEntropy, Plan, PredictedSpeed, Profile
+from luq_gguf.core.units import format_size
 from luq_gguf.method import ranking
-from luq_gguf.method.two_type_plan import describe, format_size
+from luq_gguf.reporting.plan_text import describe
 from luq_gguf.run import serialization
-from luq_gguf.run.preflight import Listener
 
 errors = Console(stderr=True)
 

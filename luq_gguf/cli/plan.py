@@ -23,7 +23,7 @@ from luq_gguf.cli import options, output
 def command(run_dir: Path, seed: int, as_json: bool, **rest: Any) -> None:
     """Write plan.json and tensor-types.txt into RUN_DIR, a folder that `luq-gguf profile` has filled."""
     wanted = options.make_plan_request(rest, seed)
-    from luq_gguf.method.two_type_plan import better_line
+    from luq_gguf.reporting.plan_text import better_line
     from luq_gguf.run import serialization
     from luq_gguf.workflows import pipeline
 

@@ -46,7 +46,7 @@ def command(
     from luq_gguf.calibration import distributed_pass
     from luq_gguf.calibration.distributed import Launch
     from luq_gguf.calibration.stage import CalibrationRequest
-    from luq_gguf.run.preflight import Listener
+    from luq_gguf.core.reporter import Listener
     from luq_gguf.workflows import pipeline
 
     request = CalibrationRequest(calib, calib_text, alpha, samples, seed)

@@ -29,7 +29,7 @@ def command(
 ) -> None:
     """Write the GGUF and mmproj of RUN_DIR's plan.json, and compare every tensor's type with the plan."""
     options.check_files(keep_f16, low_disk)
-    from luq_gguf.method.two_type_plan import format_size
+    from luq_gguf.core.units import format_size
     from luq_gguf.workflows import pipeline
 
     with output.listener() as listener:

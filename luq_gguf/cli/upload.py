@@ -9,7 +9,7 @@ import click
 from rich.table import Table
 
 from luq_gguf.cli import options, output
-from luq_gguf.method.two_type_plan import format_size
+from luq_gguf.core.units import format_size
 
 if TYPE_CHECKING:
     from luq_gguf.publishing.upload import Upload

@@ -14,11 +14,11 @@ import numpy as np
 
 from luq_gguf.core.errors import GGUFFileError, LuqError, RunFolderError
 from luq_gguf.core.types import Check
+from luq_gguf.core.units import format_size
 from luq_gguf.llamacpp.gguf import imatrix, reader
 from luq_gguf.llamacpp.gguf.reader import GGUFInfo
 from luq_gguf.llamacpp.runtime.client import Runner
 from luq_gguf.method import tensor_types
-from luq_gguf.method.two_type_plan import format_size
 from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder, sha256_of
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from luq_gguf.core.errors import EvaluationError
+from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import EvalData, Sample
 from luq_gguf.evaluation.logprobs import CHUNK, Case, Target, compare, measure_reference, noise_floor, reference_answers
 from luq_gguf.hf import datasets
@@ -20,7 +21,6 @@ from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.llamacpp.runtime.client import Runner
 from luq_gguf.method.metrics import intervals, vqa
 from luq_gguf.run.folder import sha256_of
-from luq_gguf.run.preflight import Listener
 
 
 @dataclass(frozen=True)

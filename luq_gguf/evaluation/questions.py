@@ -1,20 +1,15 @@
-"""What files are measured on, and with."""
+"""Defines what files are measured on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from luq_gguf.core.errors import EvaluationError
 from luq_gguf.core.types import Budget, EvalData
 from luq_gguf.evaluation import evaluate as evaluation
-from luq_gguf.evaluation.logprobs import Target
 from luq_gguf.hf import datasets
-from luq_gguf.quantization.stage import make_f16, make_mmproj
 from luq_gguf.run.folder import RunFolder
-from luq_gguf.run.preflight import Door, Listener
-from luq_gguf.workflows import sweep
 
 
 @dataclass(frozen=True)
@@ -40,22 +35,6 @@ class QuestionSet:
             seed=self.seed,
             cache=cache,
         )
-
-
-def make_meter(
-    run: RunFolder, door: Door, questions: QuestionSet, threads: int | None, listener: Listener
-) -> Callable[[], sweep.Meter]:
-    """Makes what measures choices of low layers: the 16-bit files, the layer bank, the questions."""
-
-    def make() -> sweep.Meter:
-        f16 = make_f16(run, door, listener)
-        data = questions.read(f16, run.work / "eval" / "images")
-        mmproj = make_mmproj(run, door, listener) if any(sample.image for sample in data.samples) else None
-        limits = {"n_ctx": questions.n_ctx, "max_tokens": questions.max_tokens}
-        reference = Target(f16, mmproj, threads, answers=questions.metric != "none", **limits)
-        return sweep.Meter(run, door, reference, data, questions.metric, threads, listener)
-
-    return make
 
 
 def check_questions(budget: Budget, questions: QuestionSet, run: RunFolder) -> None:

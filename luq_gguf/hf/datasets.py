@@ -20,7 +20,7 @@ from luq_gguf.core import json_input
 from luq_gguf.core.errors import CalibrationError
 from luq_gguf.core.images import open_rgb
 from luq_gguf.core.types import CalibrationSet, Sample
-from luq_gguf.publishing.access import network_errors
+from luq_gguf.hf.download import network_errors
 
 DEFAULT_IMAGES = "HuggingFaceM4/A-OKVQA"
 DEFAULT_TEXT = "Salesforce/wikitext:wikitext-2-raw-v1"

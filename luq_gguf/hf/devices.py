@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 from luq_gguf.core.errors import DeviceError, MemoryLimitError
+from luq_gguf.core.units import format_size
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.footprint import largest_layer, n_parameters
-from luq_gguf.method.two_type_plan import format_size
 
 _HIDING = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 _PROBE = 64  # rows and columns of a product whose sum is known

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from luq_gguf.core import json_input
-from luq_gguf.core.errors import CheckpointError, DiskSpaceError, DownloadError
-from luq_gguf.method.two_type_plan import format_size
-from luq_gguf.publishing.access import network_errors
+from luq_gguf.core.errors import CheckpointError, DiskSpaceError, DownloadError, UploadError
+from luq_gguf.core.units import format_size
 
 _SMALL = ("*.json", "*.jinja", "*.model", "*.txt", "README.md")
 _PICKLES = ("*.bin", "*.pt", "*.pth")
@@ -161,3 +161,38 @@ def _one_sentence(model: str) -> Iterator[None]:
             f"{model} is no folder here and could not be fetched from {ENDPOINT} ({type(error).__name__}).",
             f"Check the network (and HF_HUB_OFFLINE), and {_AGAIN}; or give a local folder.",
         ) from None
+
+
+def status_of(error: Exception) -> int:
+    """The HTTP status behind an error of the client's; 0 where there was no answer."""
+    return int(getattr(getattr(error, "response", None), "status_code", 0) or 0)
+
+
+@contextmanager
+def told(what: str) -> Any:
+    """Errors of the network and of an overloaded Hub in one sentence; refusals are passed on. Raises UploadError."""
+    from huggingface_hub.constants import ENDPOINT
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+    try:
+        yield
+    except LocalTokenNotFoundError:
+        raise
+    except HfHubHTTPError as error:
+        status = status_of(error)
+        if status != 429 and status < 500:
+            raise
+        raise UploadError(f"The Hub answered {status} for {what}.", "Wait a little and run the same again.") from None
+    except network_errors() as error:
+        raise UploadError(
+            f"The Hub at {ENDPOINT} could not be reached ({type(error).__name__}).",
+            "Check the network (and HF_HUB_OFFLINE), and run the same again.",
+        ) from None
+
+
+def network_errors() -> tuple[type[Exception], ...]:
+    """OSError, and the base of what the client's own HTTP library raises: it has changed its name with versions."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    base = HfHubHTTPError.__mro__[1]
+    return (OSError, base) if issubclass(base, Exception) else (OSError,)

@@ -1,36 +1,19 @@
-"""Load the full-precision reference model and feed it calibration batches."""
+"""Load the full-precision reference model, or its modules without weights."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from luq_gguf.core.errors import CalibrationError, CheckpointError, LuqError
-from luq_gguf.core.images import open_rgb
-from luq_gguf.core.sandbox_limits import bounded
-from luq_gguf.core.types import CalibrationSet, Sample, Share
+from luq_gguf.core.errors import CheckpointError, LuqError
 from luq_gguf.hf import devices, experts
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.devices import Placement
 from luq_gguf.hf.processor import load_processor
-
-CHUNK_TOKENS = 512  # llama-imatrix's default context, so that both read the same chunks of a text
-BATCH_TOKENS = 1024  # bounds the memory of activations; more is no faster on a CPU
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Model inputs and which tokens count: `valid` bool [batch, tokens]; `ids` are sample numbers."""
-
-    inputs: dict[str, Tensor]
-    valid: Tensor
-    multimodal: bool
-    ids: tuple[int, ...]
 
 
 def outline(checkpoint: Checkpoint) -> nn.Module:
@@ -96,134 +79,3 @@ def _refusals(checkpoint: Checkpoint) -> Iterator[None]:
         raise CheckpointError(
             f"transformers cannot load {checkpoint.name}: {reason}", "Is the checkpoint complete and unmodified?"
         ) from None
-
-
-def batches(
-    model: nn.Module, processor: Any, calibration: CalibrationSet, start: int = 0, share: Share = Share()
-) -> Iterator[Batch]:
-    """Batches of the set in a fixed order: multimodal samples, then text. `start` skips whole batches.
-
-    A share has whole batches, so each is computed in the same company wherever it is computed, and samples keep their
-    numbers in the whole set; `start` then counts the share's own.
-    """
-    groups = _grouped_samples(processor, list(calibration.multimodal), 0)
-    n_multimodal = len(calibration.multimodal)
-    if calibration.document is not None:
-        rest: list[Any] = list(_chunk_groups(processor, calibration))
-    else:
-        rest = _grouped_samples(processor, list(calibration.text), n_multimodal)
-    for number, group in enumerate([*groups, *rest][share.index :: share.count]):
-        if number < start:
-            continue
-        yield _chunk_batch(group, model) if isinstance(group, _Chunks) else _sample_batch(processor, group, model)
-
-
-@dataclass(frozen=True)
-class _Chunks:
-    tokens: list[list[int]]
-    first_id: int
-
-
-def chunk_tokens(tokenizer: Any, document: str, wanted: int) -> list[list[int]]:
-    """The first chunks of a text, each begun with the BOS token where the tokenizer adds one, as llama-imatrix does."""
-    ids = tokenizer(document, add_special_tokens=False)["input_ids"]
-    with_special = tokenizer("a")["input_ids"]
-    bos = with_special[0] if with_special[0] == tokenizer.bos_token_id else None
-    if bos is not None:
-        ids = [bos, *ids]
-    chunks = [ids[at : at + CHUNK_TOKENS] for at in range(0, len(ids), CHUNK_TOKENS)][:wanted]
-    if len(chunks) > 1 and len(chunks[-1]) < CHUNK_TOKENS:
-        chunks.pop()  # llama-imatrix reads whole chunks only
-    return [[bos, *chunk[1:]] if bos is not None else chunk for chunk in chunks]
-
-
-def _chunk_groups(processor: Any, calibration: CalibrationSet) -> Iterator[_Chunks]:
-    tokenizer = getattr(processor, "tokenizer", processor)
-    assert calibration.document is not None
-    chunks = chunk_tokens(tokenizer, calibration.document, calibration.n_text)
-    if not chunks:
-        raise CalibrationError("The calibration text has no tokens.", "Give --calib-text a longer text.")
-    size = max(1, BATCH_TOKENS // CHUNK_TOKENS)
-    for at in range(0, len(chunks), size):
-        yield _Chunks(chunks[at : at + size], len(calibration.multimodal) + at)
-
-
-def _chunk_batch(chunks: _Chunks, model: nn.Module) -> Batch:
-    length = max(len(chunk) for chunk in chunks.tokens)
-    ids = torch.zeros(len(chunks.tokens), length, dtype=torch.long)
-    valid = torch.zeros_like(ids, dtype=torch.bool)
-    for row, chunk in enumerate(chunks.tokens):
-        ids[row, : len(chunk)] = torch.tensor(chunk)
-        valid[row, : len(chunk)] = True
-    device = next(model.parameters()).device
-    inputs = {"input_ids": ids.to(device), "attention_mask": valid.long().to(device)}
-    return Batch(inputs, valid, False, tuple(range(chunks.first_id, chunks.first_id + len(chunks.tokens))))
-
-
-def chat_text(processor: Any, sample: Sample) -> str:
-    """The sample in the model's own chat format, with its answer if it has one; the bare prompt without a template."""
-    tokenizer = getattr(processor, "tokenizer", processor)
-    template = getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)
-    if not template:
-        return f"{sample.prompt} {sample.answer}" if sample.answer else sample.prompt
-    if processor is tokenizer:
-        content: Any = sample.prompt
-    else:
-        content = [{"type": "image"}] if sample.image else []
-        content += [{"type": "text", "text": sample.prompt}]
-    turns = [{"role": "user", "content": content}]
-    try:
-        with bounded():
-            text: str = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-    except Exception as error:  # a template is a program of somebody's; transformers renders it in a sandbox
-        raise CheckpointError(
-            f"The checkpoint's chat template cannot be rendered: {type(error).__name__}: {error}",
-            "Is the checkpoint complete and unmodified?",
-        ) from None
-    return text + sample.answer if sample.answer else text
-
-
-def _grouped_samples(processor: Any, samples: list[Sample], first_id: int) -> list[list[tuple[int, Sample]]]:
-    """Consecutive samples, as many as keep a padded batch within BATCH_TOKENS by a cheap guess of their lengths."""
-    groups: list[list[tuple[int, Sample]]] = []
-    room = 0
-    for number, sample in enumerate(samples, first_id):
-        guess = len(sample.prompt) // 3 + 32 + (_image_tokens_guess(processor, sample) if sample.image else 0)
-        if not groups or room < guess or len(groups[-1]) == 32:
-            groups.append([])
-            room = BATCH_TOKENS
-        groups[-1].append((number, sample))
-        room -= guess
-    return groups
-
-
-def _image_tokens_guess(processor: Any, sample: Sample) -> int:
-    from PIL import Image
-
-    assert sample.image is not None
-    with Image.open(sample.image) as picture:
-        width, height = picture.size
-    fixed = getattr(processor, "image_seq_length", None)
-    return int(fixed) if isinstance(fixed, int) else max(16, width * height // (28 * 28))
-
-
-def _sample_batch(processor: Any, group: list[tuple[int, Sample]], model: nn.Module) -> Batch:
-    samples = [sample for _, sample in group]
-    texts = [chat_text(processor, sample) for sample in samples]
-    multimodal = samples[0].image is not None
-    options: dict[str, Any] = {"return_tensors": "pt", "padding": len(texts) > 1}
-    tokenizer = getattr(processor, "tokenizer", processor)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "right"
-    if multimodal:
-        pictures = [[open_rgb(sample.image)] for sample in samples if sample.image]
-        encoded = processor(images=pictures, text=texts, **options)
-    elif processor is tokenizer:
-        encoded = tokenizer(texts, add_special_tokens=False, **options)
-    else:
-        encoded = processor(text=texts, **options)
-    device = next(model.parameters()).device
-    inputs = {key: value.to(device) for key, value in encoded.items() if isinstance(value, Tensor)}
-    valid = inputs["attention_mask"].bool().cpu()
-    return Batch(inputs, valid, multimodal, tuple(number for number, _ in group))

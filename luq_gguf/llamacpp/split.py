@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 
 from luq_gguf.core.errors import ConversionError, DiskSpaceError
+from luq_gguf.core.units import format_size
 from luq_gguf.llamacpp import tools
 from luq_gguf.llamacpp.tools import LlamaCpp
-from luq_gguf.method.two_type_plan import format_size
 
 
 def split(llama: LlamaCpp, path: Path, folder: Path, max_bytes: int) -> list[Path]:

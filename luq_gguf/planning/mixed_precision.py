@@ -11,17 +11,18 @@ from typing import Any
 from luq_gguf.benchmarking import type_benchmark
 from luq_gguf.core import machine
 from luq_gguf.core.errors import BudgetError
+from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Budget, Plan, Profile
+from luq_gguf.core.units import format_size
 from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.method import knapsack, mixed_precision, ranking, two_type_plan
 from luq_gguf.method.mixed_precision import Found, Space, Types
 from luq_gguf.method.speed_model import SpeedTable
-from luq_gguf.method.two_type_plan import format_size
 from luq_gguf.planning import variants
+from luq_gguf.planning.meter import Meter
 from luq_gguf.planning.variants import TYPES, Candidates
 from luq_gguf.run.folder import RunFolder, hash_of
-from luq_gguf.run.preflight import Door, Listener
-from luq_gguf.workflows.sweep import Meter
+from luq_gguf.run.preflight import Door
 
 UNIFORM = (
     "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "Q2_K", "IQ3_XXS", "Q3_K_S", "IQ3_M", "Q3_K_M", "Q3_K_L", "IQ4_XS",

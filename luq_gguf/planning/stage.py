@@ -9,18 +9,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from luq_gguf.benchmarking.predict import Predictor, predictor, tps_of
-from luq_gguf.calibration.stage import ordered_plan, write_plan
 from luq_gguf.core.errors import BudgetError
+from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Budget, Plan, Profile
-from luq_gguf.evaluation.questions import QuestionSet, check_questions, make_meter
+from luq_gguf.evaluation.questions import QuestionSet, check_questions
 from luq_gguf.method import greedy, quality_bound, ranking, two_type_plan
 from luq_gguf.planning import mixed_precision as mixed_precision_planning
 from luq_gguf.planning import variants
+from luq_gguf.planning.meter import Meter, make_meter, order_by_kld
 from luq_gguf.planning.mixed_precision import BestRequest, Choices
+from luq_gguf.planning.ordered import ordered_plan, write_plan
 from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder
-from luq_gguf.run.preflight import Door, Listener
-from luq_gguf.workflows import sweep
+from luq_gguf.run.preflight import Door
 
 MEASURED_RULES = ("kld", "greedy")
 SEARCHED, SEARCHED_LARGE, SMALL = 64, 8, 50_000_000  # questions of a larger set that the best plan is searched with; 64
@@ -88,7 +89,7 @@ def make(
         return write_plan(run, door, mixed_precision_planning.best_plan(run, door, profile, *asked, listener), speeds)
     meter, n_layers = make_meter(run, door, request.questions, request.threads, listener)(), door.tensors.n_layers
     if rule == "kld":
-        order = sweep.order_by_kld(meter, n_layers, _counter(listener, "layers, each alone low", n_layers))
+        order = order_by_kld(meter, n_layers, _counter(listener, "layers, each alone low", n_layers))
     elif rule == "greedy":
         order = greedy_order(door, profile, budget, meter, speeds, listener)
     else:
@@ -102,7 +103,7 @@ def make(
 
 
 def _within_quality(
-    budget: Budget, order: tuple[int, ...], meter: sweep.Meter, listener: Listener
+    budget: Budget, order: tuple[int, ...], meter: Meter, listener: Listener
 ) -> tuple[Budget, dict[str, object]]:
     """The number of low layers that a bound on quality allows, and what was tried."""
     tick = _counter(listener, "numbers of low layers", len(order) + 1)
@@ -121,7 +122,7 @@ def greedy_order(
     door: Door,
     profile: Profile,
     budget: Budget,
-    meter: sweep.Meter,
+    meter: Meter,
     predictor: Predictor | None,
     listener: Listener,
 ) -> tuple[int, ...]:
@@ -152,7 +153,7 @@ def greedy_order(
 
 
 def add_best_points(
-    run: RunFolder, door: Door, profile: Profile, meter: sweep.Meter, swept: dict[str, Any], listener: Listener
+    run: RunFolder, door: Door, profile: Profile, meter: Meter, swept: dict[str, Any], listener: Listener
 ) -> dict[str, Any]:
     """The best plans of the sizes of a sweep's uniform files, as points of it, written to sweep.json."""
     uniform = [p for p in swept["points"] if p["order"].startswith("uniform ") and p["order"] != "uniform F16"]
@@ -176,7 +177,7 @@ def add_best_points(
     return swept
 
 
-def _with_figures(door: Door, plan: Plan, meter: sweep.Meter) -> Plan:
+def _with_figures(door: Door, plan: Plan, meter: Meter) -> Plan:
     """The plan with what its file measures, and the largest uniform file of no more bytes."""
     measured = mixed_precision_planning.measured_kld(meter.low(plan.low_layers), meter)
     return replace(

@@ -7,16 +7,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from luq_gguf.core.errors import ConversionError
+from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Plan
+from luq_gguf.core.units import format_size
 from luq_gguf.llamacpp import quantize, sampled_errors
 from luq_gguf.llamacpp.gguf import header_only
-from luq_gguf.method.two_type_plan import format_size
 from luq_gguf.planning import variants
 from luq_gguf.planning.mixed_precision import UNIFORM
 from luq_gguf.quantization import stage as quantization_stage
 from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder, hash_of
-from luq_gguf.run.preflight import Door, Listener
+from luq_gguf.run.preflight import Door
 
 
 def foresee(run: RunFolder, door: Door, plan: Plan, listener: Listener) -> dict[str, Any] | None:

@@ -12,7 +12,9 @@ import numpy as np
 
 from luq_gguf.benchmarking.type_benchmark import Geometry
 from luq_gguf.core.errors import BudgetError, DiskSpaceError
+from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import ModelTensors, Plan
+from luq_gguf.core.units import format_size
 from luq_gguf.llamacpp import quantize
 from luq_gguf.llamacpp.gguf import header_only, imatrix, quant_error, reader
 from luq_gguf.method import two_type_plan
@@ -20,11 +22,10 @@ from luq_gguf.method.mixed_precision import Space, Types
 from luq_gguf.method.sensitivity import Cell
 from luq_gguf.method.speed_model import SpeedTable
 from luq_gguf.method.tensor_types import layer_of
-from luq_gguf.method.two_type_plan import format_size
 from luq_gguf.quantization import stage as quantization_stage
 from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder, hash_of
-from luq_gguf.run.preflight import Door, Listener
+from luq_gguf.run.preflight import Door
 
 TYPES = ("Q2_K", "IQ2_XXS", "IQ3_XXS", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "IQ1_M")
 # What is chosen together where parts of layers are chosen apart.

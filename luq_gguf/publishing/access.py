@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from luq_gguf.core.errors import HubAccessError, UploadError
+from luq_gguf.core.errors import HubAccessError
+from luq_gguf.hf.download import status_of, told
 
 T = TypeVar("T")
 _WRITING_ROLES = ("admin", "write", "contributor")
@@ -180,38 +180,3 @@ def _head(api: Any, target: Target) -> str | None:
             return str(api.repo_info(target.repo, revision=target.revision).sha)
     except RevisionNotFoundError:
         return None
-
-
-def status_of(error: Exception) -> int:
-    """The HTTP status behind an error of the client's; 0 where there was no answer."""
-    return int(getattr(getattr(error, "response", None), "status_code", 0) or 0)
-
-
-@contextmanager
-def told(what: str) -> Any:
-    """Errors of the network and of an overloaded Hub in one sentence; refusals are passed on. Raises UploadError."""
-    from huggingface_hub.constants import ENDPOINT
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
-
-    try:
-        yield
-    except LocalTokenNotFoundError:
-        raise
-    except HfHubHTTPError as error:
-        status = status_of(error)
-        if status != 429 and status < 500:
-            raise
-        raise UploadError(f"The Hub answered {status} for {what}.", "Wait a little and run the same again.") from None
-    except network_errors() as error:
-        raise UploadError(
-            f"The Hub at {ENDPOINT} could not be reached ({type(error).__name__}).",
-            "Check the network (and HF_HUB_OFFLINE), and run the same again.",
-        ) from None
-
-
-def network_errors() -> tuple[type[Exception], ...]:
-    """OSError, and the base of what the client's own HTTP library raises: it has changed its name with versions."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    base = HfHubHTTPError.__mro__[1]
-    return (OSError, base) if issubclass(base, Exception) else (OSError,)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from luq_gguf.core.units import format_size
 from luq_gguf.llamacpp import tools
 from luq_gguf.method.metrics.intervals import format_ratio
-from luq_gguf.method.two_type_plan import describe, format_size
 from luq_gguf.publishing import card_plan
 from luq_gguf.publishing.artifacts import Release, Written
 from luq_gguf.publishing.card import BaseCard, CardFacts, Figure, FileRow, Result, cell
+from luq_gguf.reporting.plan_text import describe
 
 UNMEASURED = "Neither quality nor speed of this file was measured."
 FIGURES = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from luq_gguf.method.two_type_plan import better_line
 from luq_gguf.publishing.artifacts import Release
 from luq_gguf.publishing.card import cell
+from luq_gguf.reporting.plan_text import better_line
 from luq_gguf.run import serialization
 
 WHY = {

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from luq_gguf.core.errors import HubAccessError, UploadError
-from luq_gguf.publishing.access import Standing, Target, network_errors, status_of
+from luq_gguf.hf.download import network_errors, status_of
+from luq_gguf.publishing.access import Standing, Target
 
 ATTEMPTS = 5
 LONGEST_WAIT = 300.0  # seconds; a Hub that asks for more is told to the user instead

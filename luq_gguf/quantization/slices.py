@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from luq_gguf.core.errors import CheckpointError
+from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Plan
 from luq_gguf.hf import slices
 from luq_gguf.llamacpp import converter, quantize
@@ -19,7 +20,7 @@ from luq_gguf.llamacpp.gguf import reader, splice
 from luq_gguf.method import tensor_types
 from luq_gguf.quantization.checks import check_same_columns, check_same_tensors
 from luq_gguf.run.folder import RunFolder, hash_of
-from luq_gguf.run.preflight import Door, Listener
+from luq_gguf.run.preflight import Door
 
 FOLDER = "slices"  # in .work: the quantized ones
 _CONVERTED = 0.2  # of a slice's time, for the bar alone

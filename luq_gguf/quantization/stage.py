@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Budget, Plan, QuantizedModel
 from luq_gguf.hf import llava
 from luq_gguf.hf.checkpoint import Checkpoint
@@ -14,8 +15,9 @@ from luq_gguf.method import tensor_types, two_type_plan
 from luq_gguf.method.tensor_types import layer_of
 from luq_gguf.quantization import slices
 from luq_gguf.quantization.checks import check_same_columns, check_same_tensors
+from luq_gguf.run.disk import check_disk
 from luq_gguf.run.folder import RunFolder, hash_of
-from luq_gguf.run.preflight import Door, Listener, safe_name
+from luq_gguf.run.preflight import Door, planned_door, safe_name
 
 
 def file_name(checkpoint: Checkpoint, plan: Plan) -> str:
@@ -188,3 +190,29 @@ def make_baseline(
     stock = two_type_plan.make_plan(door.tensors, plan.order, Budget(low_layers=0), plan.ranking)
     name = f"{safe_name(door.checkpoint.name)}-{plan.high}.gguf"
     return write_quantized(run, door, stock, "baseline", name, threads, listener)
+
+
+def baseline(run_dir: Path, *, threads: int | None = None, listener: Listener = Listener()) -> QuantizedModel:
+    """The file of the plan's high ftype alone, of a run folder's model and imatrix."""
+    with RunFolder(run_dir) as run:
+        door, planned = planned_door(run, None, False, listener)
+        return make_baseline(run, door, planned, threads=threads, listener=listener)
+
+
+def compared_files(
+    run_dir: Path,
+    *,
+    threads: int | None = None,
+    model: str | None = None,
+    trust_remote_code: bool = False,
+    listener: Listener = Listener(),
+) -> tuple[list[Path], Path | None]:
+    """The 16-bit file, that of the plan's high ftype, and the LUQ file of a run folder, made where they are missing;
+    and the mmproj."""
+    with RunFolder(run_dir) as run:
+        door, planned = planned_door(run, model, trust_remote_code, listener)
+        check_disk(run, door, planned.predicted_file_bytes)
+        made = make_file(run, door, planned, threads=threads, keep_f16=True, listener=listener)
+        stock = make_baseline(run, door, planned, threads=threads, listener=listener)
+        name = mmproj_name(door.checkpoint)
+        return [make_f16(run, door, listener), stock.path, made.path], run.file(name) if name else None

@@ -11,10 +11,11 @@ from typing import Any
 import jinja2
 
 from luq_gguf.core.types import Plan, Profile
+from luq_gguf.core.units import format_size
 from luq_gguf.method import ranking
 from luq_gguf.method.metrics.intervals import format_ratio
-from luq_gguf.method.two_type_plan import better_line, describe, format_size
 from luq_gguf.reporting import figures
+from luq_gguf.reporting.plan_text import better_line, describe
 
 _BENCHMARK_HEAD = ("file", "benchmark", "value", "standard error", "samples")
 _PAGE = """<!doctype html>

@@ -7,9 +7,9 @@ from typing import Any
 
 from rich.table import Table
 
+from luq_gguf.core.units import format_size
 from luq_gguf.method.metrics.intervals import format_ratio
 from luq_gguf.method.speed_model import SpeedTable
-from luq_gguf.method.two_type_plan import format_size
 from luq_gguf.reporting import figures
 
 

@@ -10,8 +10,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from luq_gguf.core.units import format_size
 from luq_gguf.method.tensor_types import layer_of
-from luq_gguf.method.two_type_plan import format_size
 
 _ORDER = ("attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 _HATCHED = 2.0  # bits per weight below which cells are hatched too: grey print knows no red

@@ -3,48 +3,28 @@
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luq_gguf.core import machine
-from luq_gguf.core.errors import CheckpointError, DiskSpaceError, MemoryLimitError, RunFolderError
-from luq_gguf.core.types import ClipVision, ModelTensors, Profile
+from luq_gguf.core.errors import CheckpointError, MemoryLimitError, RunFolderError
+from luq_gguf.core.reporter import Listener
+from luq_gguf.core.types import ClipVision, ModelTensors, Plan, Profile
+from luq_gguf.core.units import format_size
 from luq_gguf.hf import checkpoint as checkpoints
-from luq_gguf.hf import footprint, llava, slices
+from luq_gguf.hf import footprint, llava
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.tensor_names import TensorNames
 from luq_gguf.llamacpp import converter, quantize, tools
 from luq_gguf.llamacpp.gguf import header_only, reader
 from luq_gguf.llamacpp.tools import LlamaCpp
-from luq_gguf.method.two_type_plan import format_size
 from luq_gguf.run import preflight_cache, serialization
 from luq_gguf.run.folder import RunFolder, hash_of
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-@dataclass(frozen=True)
-class Listener:
-    """Who is told what happens: progress of a named stage (done, total), and sentences worth knowing."""
-
-    progress: Callable[[str, float, float], None] = lambda stage, done, total: None
-    say: Callable[[str], None] = lambda sentence: None
-
-    def once(self) -> Listener:
-        """The same, told no sentence twice."""
-        said: set[str] = set()
-
-        def say(sentence: str) -> None:
-            if sentence not in said:
-                said.add(sentence)
-                self.say(sentence)
-
-        return replace(self, say=say)
 
 
 @dataclass(frozen=True)
@@ -180,10 +160,10 @@ def _outline(checkpoint: Checkpoint) -> nn.Module:
 
 def _listenable(model: nn.Module, names: TensorNames) -> tuple[int, list[str]]:
     """How many decoder layers transformers computes, and the matrices whose inputs it will show."""
-    from luq_gguf.calibration import hooks
+    from luq_gguf.hf.decoder import decoder_layers, decoder_matrices
 
-    matrices = hooks.decoder_matrices(model, names)
-    return len(hooks.decoder_layers(model)), sorted(matrices.shapes())
+    matrices = decoder_matrices(model, names)
+    return len(decoder_layers(model)), sorted(matrices.shapes())
 
 
 def _check_fallbacks(tensors: ModelTensors, force: bool, listener: Listener) -> None:
@@ -211,33 +191,6 @@ def with_dataset(door: Door, profile: Profile) -> Door:
     names = tuple(str(s) for s in sources) if isinstance(sources, list) else ()
     header = header_only.quantized_header_bytes(door.source, names)
     return replace(door, tensors=replace(door.tensors, header_bytes=header))
-
-
-def check_disk(
-    run: RunFolder, door: Door, predicted_file_bytes: int, *, in_slices: bool = False, could_be: bool = False
-) -> None:
-    """Raise DiskSpaceError where the 16-bit files (or slices), the sampled vectors and the result will not fit.
-
-    `could_be`: whether slices would do where they were not asked for, so that the hint names them.
-    """
-    f16 = 2 * door.tensors.n_weights
-    vision = max(0, door.checkpoint.n_bytes - f16) if door.checkpoint.has_vision else 0
-    width = next(t.shape[0] for t in door.source.tensors if t.name.startswith("token_embd"))
-    vectors = 2 * 8192 * door.tensors.n_layers * width * 4
-    told = f"16-bit GGUF {format_size(f16)}"
-    if in_slices:  # a slice of the checkpoint and its 16-bit GGUF beside what is quantized; then that once more
-        largest = max(slices.slice_bytes(door.checkpoint, names) for names in slices.slices(door.checkpoint))
-        f16 = max(2 * largest, predicted_file_bytes)
-        told = f"slices of {format_size(largest)}"
-    needed = vision + max(predicted_file_bytes + f16, vectors)
-    present = sum(p.stat().st_size for p in run.path.glob("*.gguf") if p.is_file())
-    free = shutil.disk_usage(run.path).free + present
-    if free < needed:
-        raise DiskSpaceError(
-            f"{run.path} has {format_size(free)} free; this needs about {format_size(needed)} "
-            f"({told}, of which all but the result is deleted afterwards).",
-            f"Free some room,{' add --low-disk, which needs less,' * could_be} or use a folder on another disk.",
-        )
 
 
 def check_memory(
@@ -271,3 +224,18 @@ def check_memory(
         f"{'Start fewer processes' if copies > 1 else here}, or run luq-gguf profile on a machine with more memory, a "
         "GPU or bfloat16 units, and plan and quantize here: those two do without the reference model.",
     )
+
+
+def model_of(run: RunFolder) -> str:
+    """The checkpoint that a run folder is of. Raises RunFolderError where run.json does not say."""
+    model = run.read().get("model")
+    if not isinstance(model, str):
+        raise RunFolderError(f"{run.path / 'run.json'} names no model.", "Add --model with the checkpoint.")
+    return model
+
+
+def planned_door(run: RunFolder, model: str | None, trust_remote_code: bool, listener: Listener) -> tuple[Door, Plan]:
+    """The door of a run folder's model with the types of its plan.json, and that plan. Raises RunFolderError."""
+    planned = serialization.read_plan(run.file("plan.json"))
+    where, types = model or model_of(run), {"low": planned.low, "high": planned.high}
+    return open_door(run, where, **types, trust_remote_code=trust_remote_code, force=True, listener=listener), planned

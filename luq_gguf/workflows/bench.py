@@ -9,21 +9,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from luq_gguf import kernels, run_models
+from luq_gguf import kernels
 from luq_gguf.benchmarking import file_benchmark, synthetic_model, type_benchmark
 from luq_gguf.benchmarking.file_benchmark import Arm, BenchRequest
 from luq_gguf.benchmarking.type_benchmark import Geometry
 from luq_gguf.core.errors import EvaluationError, KernelsError
+from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Budget
 from luq_gguf.kernels import build, state
 from luq_gguf.llamacpp import shape_file, tools
 from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.method import two_type_plan
 from luq_gguf.method.speed_model import SpeedTable
+from luq_gguf.quantization import stage as quantization_stage
 from luq_gguf.reporting import figures
 from luq_gguf.run import serialization
 from luq_gguf.run.folder import sha256_of
-from luq_gguf.run.preflight import Listener
 
 
 def bench_files(
@@ -60,7 +61,7 @@ def bench_run(
     trust_remote_code: bool = False,
 ) -> dict[str, Any]:
     """Measure a run folder's 16-bit file, the one of its high ftype and its LUQ file, made where they are missing."""
-    made, mmproj = run_models.compared_files(
+    made, mmproj = quantization_stage.compared_files(
         run_dir, model=model, trust_remote_code=trust_remote_code, listener=listener
     )
     arms = _hashed([file_benchmark.make_arm(path, mmproj) for path in made], listener)
@@ -164,7 +165,7 @@ def bench_types(
 ) -> tuple[SpeedTable, list[dict[str, Any]]]:
     """Rates of every candidate type in layers of a run folder's model, or of a geometry; and a row for each."""
     if run_dir:
-        geometry = run_models.geometry(run_dir, listener=listener)
+        geometry = type_benchmark.geometry(run_dir, listener=listener)
         table = type_benchmark.measured(geometry, threads, listener, again=again)
     else:
         with tempfile.TemporaryDirectory(prefix="luq-shape-") as folder:

@@ -14,14 +14,15 @@ from typing import Any
 
 from luq_gguf.calibration.stage import CalibrationRequest, make_profile
 from luq_gguf.core.errors import BudgetError, CalibrationError, CheckpointError
+from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Profile
 from luq_gguf.hf import datasets
 from luq_gguf.method import ranking
+from luq_gguf.planning.meter import Meter
 from luq_gguf.quantization import stage as quantization_stage
 from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder
-from luq_gguf.run.preflight import Door, Listener, with_dataset
-from luq_gguf.workflows.sweep import Meter
+from luq_gguf.run.preflight import Door, with_dataset
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from luq_gguf import run_models
 from luq_gguf.calibration.stage import CalibrationRequest
 from luq_gguf.core.errors import CheckpointError
+from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Budget
 from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.llamacpp.runtime.client import Runner
 from luq_gguf.planning.stage import PlanRequest
-from luq_gguf.run.preflight import Listener, safe_name
+from luq_gguf.quantization import stage as quantization_stage
+from luq_gguf.run.preflight import safe_name
 from luq_gguf.workflows import easy_vqa, pipeline
 
 
@@ -75,7 +76,7 @@ def run(
         force=True,  # a demo's folder holds nothing but demos
         listener=listener,
     )
-    baseline = run_models.baseline(run_dir, threads=threads, listener=listener)
+    baseline = quantization_stage.baseline(run_dir, threads=threads, listener=listener)
     f16 = run_dir / f"{safe_name(checkpoint.name)}-F16.gguf"
     pool = easy_vqa.questions("test")
     order = np.random.default_rng(0).permutation(len(pool))[:n_questions]

@@ -10,23 +10,26 @@ from typing import Any
 
 from luq_gguf.calibration.stage import CalibrationRequest, make_profile
 from luq_gguf.core.errors import RunFolderError
+from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Plan, Profile, QuantizedModel
 from luq_gguf.evaluation import evaluate as evaluation
 from luq_gguf.evaluation.benchmarks import run as benchmarks
 from luq_gguf.evaluation.logprobs import Target
-from luq_gguf.evaluation.questions import QuestionSet, make_meter
+from luq_gguf.evaluation.questions import QuestionSet
 from luq_gguf.hf import datasets
 from luq_gguf.llamacpp import quantize
 from luq_gguf.llamacpp.gguf import header_only, imatrix, reader
 from luq_gguf.method import tensor_types, two_type_plan
 from luq_gguf.planning import stage as planning_stage
 from luq_gguf.planning import uniform_baseline
+from luq_gguf.planning.meter import make_meter
 from luq_gguf.planning.stage import PlanRequest
 from luq_gguf.quantization.stage import make_file, mmproj_name
+from luq_gguf.reporting.plan_text import better_line
 from luq_gguf.run import serialization
+from luq_gguf.run.disk import check_disk
 from luq_gguf.run.folder import RunFolder
-from luq_gguf.run.preflight import Listener, check_disk, claim, open_door, open_for_profile, with_dataset
-from luq_gguf.run_models import model_of, planned_door
+from luq_gguf.run.preflight import claim, model_of, open_door, open_for_profile, planned_door, with_dataset
 from luq_gguf.workflows import sweep as sweep_workflow
 from luq_gguf.workflows.calibration_mix import AlphaRequest, ablate
 from luq_gguf.workflows.calibration_mix import check as check_alpha
@@ -46,7 +49,7 @@ class Converted:
     @property
     def better(self) -> str | None:
         """One sentence where another file of no more bytes is measured, or predicted, to be better."""
-        return two_type_plan.better_line(self.plan) or uniform_baseline.line(self.foreseen)
+        return better_line(self.plan) or uniform_baseline.line(self.foreseen)
 
     def to_json(self) -> dict[str, Any]:
         return {

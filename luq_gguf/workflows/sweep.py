@@ -1,30 +1,23 @@
 """A sweep: what becomes of a model as more of its layers become low, in several orders, and what uniform files do.
 
-Every choice of layers is spliced from the layer bank, measured and deleted; its figures are kept under a key of all
-that they depend on, so an interrupted sweep goes on and a second one with more orders measures only what is new.
+An interrupted sweep goes on where it stopped, and a second one with more orders measures only what is new.
 """
 
 from __future__ import annotations
 
 import itertools
-import shutil
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from luq_gguf.core.errors import BudgetError
-from luq_gguf.core.types import Budget, EvalData, Plan, Profile
-from luq_gguf.evaluation import evaluate as evaluation
-from luq_gguf.evaluation.logprobs import Target
-from luq_gguf.llamacpp.gguf import header_only, splice
-from luq_gguf.method import greedy, ranking, two_type_plan
-from luq_gguf.planning import variants
-from luq_gguf.quantization import stage as quantization_stage
+from luq_gguf.core.reporter import Listener
+from luq_gguf.core.types import Profile
+from luq_gguf.method import greedy, ranking
+from luq_gguf.planning.meter import Meter, order_by_kld
 from luq_gguf.run import serialization
-from luq_gguf.run.folder import RunFolder, hash_of
-from luq_gguf.run.preflight import Door, Listener
+from luq_gguf.run.folder import RunFolder
+from luq_gguf.run.preflight import Door
 
 ORDERS = ("entropy", "entropy-desc", "random", "kld")
 ON_REQUEST = ("greedy", "best")  # these cost more than all the others; best is added by `planning`
@@ -39,116 +32,6 @@ class SweepRequest:
     orders: tuple[str, ...] = ORDERS
     seeds: int = 1
     uniform: tuple[str, ...] = UNIFORM
-
-
-class Meter:
-    """Measures choices of low layers of one model on one set of data against its 16-bit file.
-
-    `home` is the run folder that keeps what was measured, where it is not the one whose importance matrix is used.
-    """
-
-    def __init__(
-        self,
-        run: RunFolder,
-        door: Door,
-        reference: Target,
-        data: EvalData,
-        metric: str,
-        threads: int | None,
-        listener: Listener,
-        home: RunFolder | None = None,
-    ) -> None:
-        self._run, self._door, self._reference, self._data, self._metric = run, door, reference, data, metric
-        self._threads, self._listener, self._home = threads, listener, home or run
-        self._work = self._home.work / "eval"
-        self._points = self._home.work / "points"
-        for folder in (self._work, self._points):
-            folder.mkdir(exist_ok=True)
-
-    def with_importance_of(self, run: RunFolder, door: Door) -> Meter:
-        """The same measurements of files that are quantized with another run folder's importance matrix."""
-        asked = (self._reference, self._data, self._metric, self._threads, self._listener)
-        return Meter(run, door, *asked, home=self._home)
-
-    @cached_property
-    def _bank(self) -> tuple[Path, Path]:
-        return quantization_stage.make_bank(self._run, self._door, self._threads, self._listener)
-
-    def plan(self, layers: Iterable[int]) -> Plan:
-        chosen = sorted(layers)
-        order = [*chosen, *(n for n in range(self._door.tensors.n_layers) if n not in set(chosen))]
-        return two_type_plan.make_plan(self._door.tensors, order, Budget(low_layers=len(chosen)), "sweep")
-
-    def low(self, layers: Iterable[int]) -> dict[str, Any]:
-        """Figures of the file with these layers low."""
-        plan = self.plan(layers)
-        return self.spliced(plan, self._bank[::-1]) | {
-            "average_bits": two_type_plan.layer_bits(self._door.tensors, plan.low_layers)
-        }
-
-    def spliced(self, plan: Plan, sources: Sequence[Path]) -> dict[str, Any]:
-        """Figures of a file whose tensors lie in others."""
-        path = self._points / "point.gguf"
-        return self._measured(plan, path, lambda: splice.splice(sources, plan.tensor_types, path))
-
-    def uniform(self, ftype: str) -> dict[str, Any]:
-        """Figures of llama-quantize's own file of a type, with the same importance matrix."""
-        plan = variants.uniform_plan(self._door, ftype)
-        return self.quantized(plan) | {"average_bits": variants.layer_bits(self._door, plan)}
-
-    def quantized(self, plan: Plan) -> dict[str, Any]:
-        """Figures of a file that llama-quantize writes for it."""
-        path = self._points / "uniform.gguf"
-
-        def make() -> None:
-            quantization_stage.write_plan(self._run, self._door, plan, path, self._threads, self._listener)
-
-        return self._measured(plan, path, make)
-
-    def sixteen_bit(self) -> dict[str, Any]:
-        """Figures of the reference itself."""
-        found = evaluation.evaluate(self._reference, self._reference, self._data, self._work, metric=self._metric)
-        return {"n_bytes": self._reference.model.stat().st_size, "bpw": 16.0, "average_bits": 16.0} | {
-            "metrics": _metrics(found.content)
-        }
-
-    def conditions(self) -> dict[str, Any]:
-        """What all points share."""
-        return {
-            "reference": self._reference.model.name,
-            "data": self._data.name,
-            "data_sha256": self._data.sha256,
-            "n_samples": len(self._data.samples),
-            "n_chunks": len(self._data.chunks),
-            "metric": self._metric,
-            "max_tokens": self._reference.max_tokens,
-            "low": self._door.tensors.low,
-            "high": self._door.tensors.high,
-        }
-
-    def _measured(self, plan: Plan, path: Path, make: Callable[[], None]) -> dict[str, Any]:
-        record = self._run.read()["stages"]["profile"]["outputs"][header_only.IMATRIX_NAME]["sha256"]
-        asked = [self._data.sha256, self._metric, self._reference.key(), record, dict(plan.tensor_types), plan.high]
-        kept = self._points / f"{hash_of(*asked)}.json"
-        if kept.exists():
-            content: dict[str, Any] = serialization.read_json(kept, "sweep")
-            return content
-        make()
-        target = replace(self._reference, model=path)
-        scratch = self._points / "scratch"
-        found = evaluation.evaluate(
-            target, self._reference, self._data, self._work, metric=self._metric, scratch=scratch
-        )
-        content = {"n_bytes": path.stat().st_size, "bpw": plan.bpw, "metrics": _metrics(found.content)}
-        serialization.write_json(kept, content)
-        path.unlink()
-        shutil.rmtree(scratch)
-        return content
-
-
-def _metrics(content: dict[str, Any]) -> dict[str, Any]:
-    names = ("accuracy", "accuracy_change", "kld", "kld_answer", "kld_text", "same_top", "perplexity", "metric")
-    return {name: content.get(name) for name in names}
 
 
 def sweep(
@@ -204,15 +87,6 @@ def sweep(
     tick(total)
     found: dict[str, Any] = serialization.read_json(run.file("sweep.json"), "sweep")
     return found
-
-
-def order_by_kld(meter: Meter, n_layers: int, tick: Callable[[], None]) -> tuple[int, ...]:
-    """Layers by the divergence of the file that has each alone low, the least first."""
-    found = {}
-    for layer in range(n_layers):
-        found[layer] = meter.low([layer])["metrics"]["kld"]["mean"]
-        tick()
-    return ranking.rank_by(found)
 
 
 def _greedy(meter: Meter, order: Sequence[int], counts: Sequence[int], listener: Listener) -> list[tuple[int, ...]]:

@@ -18,10 +18,12 @@ from pathlib import Path
 import torch
 
 from luq_gguf.calibration import profiler
-from luq_gguf.calibration.hooks import Taps, decoder_layers
+from luq_gguf.calibration.batches import batches
+from luq_gguf.calibration.hooks import Taps
 from luq_gguf.calibration.reservoir import Reservoir
 from luq_gguf.hf import checkpoint, datasets, devices
 from luq_gguf.hf import model as hf_model
+from luq_gguf.hf.decoder import decoder_layers
 from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import open_door
 from luq_gguf.workflows import easy_vqa
@@ -47,7 +49,7 @@ def main() -> None:
         )
         opened = checkpoint.open_checkpoint(str(args.model))
         model, processor = hf_model.load_reference(opened, devices.choose_device("auto", opened, print))
-        prepared = list(hf_model.batches(model, processor, chosen))
+        prepared = list(batches(model, processor, chosen))
         loaded = peak_mib()
         layers = decoder_layers(model)
         with RunFolder(work / "run", create=True) as run:

@@ -17,9 +17,9 @@ from statistics import median
 
 from luq_gguf.benchmarking import synthetic_model, type_benchmark
 from luq_gguf.core import machine
+from luq_gguf.core.reporter import Listener
 from luq_gguf.llamacpp import llama_bench, shape_file, tools
 from luq_gguf.method import speed_model, two_type_plan
-from luq_gguf.run.preflight import Listener
 
 GENERATE = 16
 

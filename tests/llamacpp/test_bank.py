@@ -6,13 +6,14 @@ from dataclasses import replace
 import pytest
 
 from luq_gguf.core.errors import VerificationError
+from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Budget
 from luq_gguf.llamacpp.gguf import splice
 from luq_gguf.method import two_type_plan
 from luq_gguf.quantization import stage as quantization_stage
 from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder
-from luq_gguf.run.preflight import Listener, open_door, with_dataset
+from luq_gguf.run.preflight import open_door, with_dataset
 
 pytestmark = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
 

@@ -5,13 +5,14 @@ import shutil
 
 import pytest
 
+from luq_gguf.core.reporter import Listener
 from luq_gguf.llamacpp import sampled_errors
 from luq_gguf.llamacpp.gguf import reader, splice
 from luq_gguf.planning import variants
 from luq_gguf.quantization import stage as quantization_stage
 from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder
-from luq_gguf.run.preflight import Listener, open_door, with_dataset
+from luq_gguf.run.preflight import open_door, with_dataset
 from luq_gguf.workflows import easy_vqa
 
 pytestmark = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")

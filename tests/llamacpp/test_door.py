@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from families import FAMILIES, any_tokenizer_environment
 
+from luq_gguf.core.reporter import Listener
 from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.run.folder import RunFolder
-from luq_gguf.run.preflight import Listener, open_door
+from luq_gguf.run.preflight import open_door
 
 MODELS = Path(__file__).parents[1] / "models"
 

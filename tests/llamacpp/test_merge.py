@@ -148,8 +148,8 @@ def test_a_wrong_share_is_wrong_use(cli, asked, text, tmp_path):
 
 def test_an_interrupted_shard_goes_on_with_the_batches_that_are_left(asked, tmp_path, monkeypatch):
     from luq_gguf.calibration import distributed_pass
+    from luq_gguf.core.reporter import Listener
     from luq_gguf.core.types import Share
-    from luq_gguf.run.preflight import Listener
 
     calls, forward = [], forward_pass.forward
     monkeypatch.setattr(forward_pass, "SAVE_SECONDS", -1.0)  # after every batch

@@ -11,7 +11,7 @@ batch = st.lists(st.integers(0, 12), min_size=1, max_size=4)
 
 
 def numbered(multimodal: list[list[int]], text: list[list[int]]):
-    """Batches of samples numbered through, as model.batches makes them."""
+    """Batches of samples numbered through, as batches.batches makes them."""
     found, first = [], 0
     for is_multimodal, group in [*((True, b) for b in multimodal), *((False, b) for b in text)]:
         found.append((is_multimodal, tuple(range(first, first + len(group))), tuple(group)))

@@ -7,10 +7,11 @@ from safetensors.numpy import save_file
 from luq_gguf.calibration.distributed import Launch
 from luq_gguf.core import machine
 from luq_gguf.core.errors import MemoryLimitError
+from luq_gguf.core.reporter import Listener
+from luq_gguf.core.units import format_size
 from luq_gguf.hf import footprint
 from luq_gguf.hf.checkpoint import open_checkpoint
-from luq_gguf.method.two_type_plan import format_size
-from luq_gguf.run.preflight import Listener, check_memory
+from luq_gguf.run.preflight import check_memory
 
 MIB = 2**20
 

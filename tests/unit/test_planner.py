@@ -3,7 +3,8 @@ from builders import model
 
 from luq_gguf.core.errors import BudgetError
 from luq_gguf.core.types import Budget
-from luq_gguf.method.two_type_plan import format_size, make_plan
+from luq_gguf.core.units import format_size
+from luq_gguf.method.two_type_plan import make_plan
 
 ORDER = (2, 0, 3, 1)
 

@@ -1,0 +1,63 @@
+"""Makes plans that take layers in an order until a budget is met, and writes a plan's files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from luq_gguf.benchmarking.predict import Predictor, tps_of
+from luq_gguf.core.errors import RunFolderError
+from luq_gguf.core.types import Budget, Plan
+from luq_gguf.llamacpp import quantize
+from luq_gguf.method import ranking, tensor_types, two_type_plan
+from luq_gguf.run import serialization
+from luq_gguf.run.folder import RunFolder, hash_of
+from luq_gguf.run.preflight import Door
+
+PLAN_FILES = ("plan.json", "tensor-types.txt")
+
+
+def ordered_plan(
+    run: RunFolder,
+    door: Door,
+    budget: Budget,
+    *,
+    rule: str = "entropy",
+    seed: int = 0,
+    order: Sequence[int] | None = None,
+    measured: Mapping[str, object] | None = None,
+    predictor: Predictor | None = None,
+) -> Plan:
+    """The plan that takes layers in an order until the budget is met.
+
+    `predictor` is needed for a budget of speed. `order` is given where the rule is
+    more than the profile's entropies; `measured` is added to the budget's account.
+    """
+    profile = serialization.read_profile(run.file("profile.json"))
+    if len(profile.layers) != door.tensors.n_layers:
+        raise RunFolderError(
+            f"profile.json is of a model with {len(profile.layers)} layers, {door.checkpoint.name} has "
+            f"{door.tensors.n_layers}.",
+            "Run luq-gguf profile again.",
+        )
+    ranked = order if order is not None else ranking.rank(profile.layers, rule, seed)
+    ties = ranking.near_ties(profile.layers, ranked) if rule.startswith("entropy") else ()
+    plan = two_type_plan.make_plan(door.tensors, ranked, budget, rule, ties, tps_of(predictor))
+    doubtful = ranking.unsettled(profile.rankings, len(plan.low_layers), rule)
+    return replace(plan, unsettled=doubtful, budget={**plan.budget, **(measured or {})})
+
+
+def write_plan(run: RunFolder, door: Door, plan: Plan, predictor: Predictor | None = None) -> Plan:
+    """Plan stage: plan.json, tensor-types.txt. `predictor` adds what speed is predicted."""
+    if predictor:
+        plan = replace(plan, speed=predictor.of(plan))
+
+    def make() -> None:
+        serialization.write_json(run.file("plan.json"), serialization.plan_to_json(plan))
+        text = tensor_types.to_text(quantize.overrides(door.source, plan))
+        part = run.file("tensor-types.txt.part")
+        part.write_text(text)
+        part.replace(run.file("tensor-types.txt"))
+
+    run.run_stage("plan", hash_of(serialization.plan_to_json(plan)), PLAN_FILES, make)
+    return plan

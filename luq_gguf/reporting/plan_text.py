@@ -1,0 +1,38 @@
+"""Describes a plan in one line."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from luq_gguf.core.types import Plan
+from luq_gguf.core.units import format_size
+from luq_gguf.method.tensor_types import layer_of
+from luq_gguf.method.two_type_plan import ENDS, UNQUANTIZED
+
+
+def describe(plan: Plan) -> str:
+    """What a plan gives its layers, for people."""
+    if plan.ranking != "best":
+        return (
+            f"{len(plan.low_layers)} of {len(plan.order)} layers in {plan.low}, by {plan.ranking}: "
+            f"{', '.join(map(str, plan.low_layers)) or 'none'}; all else as in {plan.high}"
+        )
+    inside = Counter(k for name, k in plan.tensor_types.items() if layer_of(name) is not None and k not in UNQUANTIZED)
+    told = ", ".join(f"{kind} {count}" for kind, count in inside.most_common())
+    ends = [f"{name.removesuffix('.weight')} {plan.tensor_types[name]}" for name in ENDS if name in plan.tensor_types]
+    return f"best of many types, matrices of {len(plan.order)} layers: {told}; {', '.join(ends)}"
+
+
+def better_line(plan: Plan) -> str | None:
+    """One sentence where something else was measured to be better than the plan's file with no more bytes."""
+    if plan.measured_kld is None:
+        return None
+    ours = float(plan.measured_kld["mean"])
+    better = [one for one in plan.compared if one["kld"] < ours and one["file_bytes"] <= plan.predicted_file_bytes]
+    if not better:
+        return None
+    one = min(better, key=lambda other: float(other["kld"]))
+    return (
+        f"better with no more bytes, measured on the same questions: {one['name']}, {format_size(one['file_bytes'])}, "
+        f"mean KLD {one['kld']:.3g} where this plan has {ours:.3g}; --plan best looks for better still"
+    )

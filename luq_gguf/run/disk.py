@@ -1,0 +1,38 @@
+"""Checks whether the disk has room for what a run will write."""
+
+from __future__ import annotations
+
+import shutil
+
+from luq_gguf.core.errors import DiskSpaceError
+from luq_gguf.core.units import format_size
+from luq_gguf.hf import slices
+from luq_gguf.run.folder import RunFolder
+from luq_gguf.run.preflight import Door
+
+
+def check_disk(
+    run: RunFolder, door: Door, predicted_file_bytes: int, *, in_slices: bool = False, could_be: bool = False
+) -> None:
+    """Raise DiskSpaceError where the 16-bit files (or slices), the sampled vectors and the result will not fit.
+
+    `could_be`: whether slices would do where they were not asked for, so that the hint names them.
+    """
+    f16 = 2 * door.tensors.n_weights
+    vision = max(0, door.checkpoint.n_bytes - f16) if door.checkpoint.has_vision else 0
+    width = next(t.shape[0] for t in door.source.tensors if t.name.startswith("token_embd"))
+    vectors = 2 * 8192 * door.tensors.n_layers * width * 4
+    told = f"16-bit GGUF {format_size(f16)}"
+    if in_slices:  # a slice of the checkpoint and its 16-bit GGUF beside what is quantized; then that once more
+        largest = max(slices.slice_bytes(door.checkpoint, names) for names in slices.slices(door.checkpoint))
+        f16 = max(2 * largest, predicted_file_bytes)
+        told = f"slices of {format_size(largest)}"
+    needed = vision + max(predicted_file_bytes + f16, vectors)
+    present = sum(p.stat().st_size for p in run.path.glob("*.gguf") if p.is_file())
+    free = shutil.disk_usage(run.path).free + present
+    if free < needed:
+        raise DiskSpaceError(
+            f"{run.path} has {format_size(free)} free; this needs about {format_size(needed)} "
+            f"({told}, of which all but the result is deleted afterwards).",
+            f"Free some room,{' add --low-disk, which needs less,' * could_be} or use a folder on another disk.",
+        )
