@@ -1,3 +1,5 @@
 """luq-gguf: layerwise ultra-low-bit quantization of vision-language models into GGUF files for llama.cpp."""
 
-__version__ = "0.1.0"
+from luq_gguf._version import __version__
+
+__all__ = ["__version__"]

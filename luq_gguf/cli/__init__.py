@@ -12,7 +12,7 @@ import traceback
 
 import click
 
-from luq_gguf import __version__
+from luq_gguf._version import __version__
 from luq_gguf.core import interrupts
 from luq_gguf.core.errors import LuqError, printable
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from luq_gguf import __version__
+from luq_gguf._version import __version__
 from luq_gguf.core import interrupts
 from luq_gguf.core.errors import InputError, RunFolderError
 from luq_gguf.run.serialization import read_json, write_json
