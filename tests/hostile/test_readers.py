@@ -1,6 +1,6 @@
 """Files that somebody made to do harm are refused in a sentence, or read: every parser that runs in our own process.
 
-The same files through the command line are in tests/llamacpp/test_hostile_cli.py.
+The same files through the command line are in tests/hostile/test_commands.py.
 """
 
 import contextlib

@@ -14,7 +14,7 @@ from luq_gguf.llamacpp import server
 from luq_gguf.workflows import easy_vqa
 
 COUNT = 40
-TASKS = Path(__file__).parents[1] / "support" / "lmms_tasks"
+TASKS = Path(__file__).parents[2] / "support" / "lmms_tasks"
 
 
 @pytest.fixture(scope="module")
