@@ -41,7 +41,7 @@ def _python() -> Iterator[Check]:
 
 def _tools() -> Iterator[Check]:
     try:
-        llama = tools.find()
+        llama = tools.find(untested=True)
     except LuqError as error:
         yield Check("llama.cpp tools", False, error.message, error.hint)
         return
@@ -127,7 +127,7 @@ def _bindings() -> Check:
 
 def _converter() -> Check:
     try:
-        path = tools.find().converter
+        path = tools.find(untested=True).converter
     except LuqError as error:
         return Check("converter", False, error.message, error.hint)
     return Check("converter", path.is_file(), str(path), "" if path.is_file() else f"python {tools.recipe()}")
@@ -136,7 +136,7 @@ def _converter() -> Check:
 def _machine() -> Iterator[Check]:
     compiler = next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
     try:
-        built = bool(tools.find())
+        built = bool(tools.find(untested=True))
     except LuqError:
         built = False
     hint = "" if compiler or built else "Needed to build llama.cpp: install g++ or clang++."

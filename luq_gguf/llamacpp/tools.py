@@ -7,6 +7,7 @@ the pinned build in the user's cache. Every tool runs in a child process: a fail
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import importlib
 import importlib.util
 import os
@@ -28,7 +29,7 @@ from luq_gguf.core.errors import DiskSpaceError, LuqError, ToolsError
 ENVIRONMENT_VARIABLE = "LUQ_LLAMA_CPP"
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 CONVERTER = "convert_hf_to_gguf.py"
-_GGML = "libggml-base.so"
+_GGML_CPU = "libggml-cpu.so"
 FULL = 2**24  # bytes: what the tools could not write was larger
 
 
@@ -146,11 +147,17 @@ def pinned_build() -> Path:
     return folder
 
 
-def find() -> LlamaCpp:
-    """Locate tools and converter. Raises ToolsError with what to do where they are missing."""
+def find(*, untested: bool = False) -> LlamaCpp:
+    """Locate tools and converter. A user's own build is tested when it is first met, unless `untested` is enough.
+
+    Raises ToolsError with what to do where they are missing, or do not compute on this CPU.
+    """
     own = os.environ.get(ENVIRONMENT_VARIABLE)
     if own:
-        return _find_own(Path(own).expanduser())
+        llama = _find_own(Path(own).expanduser())
+        if not untested:
+            _prove(llama)
+        return llama
     folder = pinned_build()
     package = folder / "llama_cpp"
     return LlamaCpp(package / "bin", folder / "converter" / CONVERTER, pinned=True, libraries=package / "lib")
@@ -165,8 +172,28 @@ def _find_own(root: Path) -> LlamaCpp:
             f"{ENVIRONMENT_VARIABLE}={root} holds no {missing}.",
             "Point it to a llama.cpp source tree that was built in build/, or unset it to use the pinned build.",
         )
-    libraries = next((p for p in (tools, tools.parent / "lib", tools.parent / "lib64") if (p / _GGML).exists()), None)
+    libraries = next(
+        (p for p in (tools, tools.parent / "lib", tools.parent / "lib64") if (p / _GGML_CPU).exists()), None
+    )
     return LlamaCpp(tools, converter, pinned=False, libraries=libraries)
+
+
+def _prove(llama: LlamaCpp) -> None:
+    """Run the self-test on a user's own build, once for the same files."""
+    files = [llama.tool("llama-quantize"), llama.tool("llama-bench")]
+    files += [llama.libraries / _GGML_CPU] if llama.libraries else []
+    identity = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    passed = cache_root() / "selftests" / hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
+    if passed.exists():
+        return
+    failures = self_test(llama).failures
+    if failures:
+        raise missing_library(failures[0]) or ToolsError(
+            f"The llama.cpp that {ENVIRONMENT_VARIABLE} names does not compute on this CPU: {failures[0]}.",
+            "Unset it to use the pinned build; `luq-gguf doctor` tests again.",
+        )
+    passed.parent.mkdir(parents=True, exist_ok=True)
+    passed.touch()
 
 
 def bindings_environment() -> dict[str, str]:

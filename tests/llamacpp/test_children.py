@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -82,3 +83,26 @@ def test_doctor_calls_a_tool_ok_only_when_it_ran(cli, llama, cannot_start, tmp_p
     assert wrong["name"] == "llama-bench"
     assert "libgone.so is missing" in wrong["found"]
     assert "Install the package" in wrong["hint"]
+
+
+def test_a_users_own_build_is_tested_when_first_met(llama, cannot_start, tmp_path, monkeypatch):
+    """A real build beside whose tools a faulty kernel is loaded; then the same without it, which is remembered."""
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "bin").symlink_to(llama.tools)
+    (own / "lib").symlink_to(llama.libraries)
+    (own / "convert_hf_to_gguf.py").symlink_to(llama.converter)
+    monkeypatch.setenv("LUQ_LLAMA_CPP", str(own))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    faulty = tmp_path / "faulty.so"
+    source = Path(__file__).parents[1] / "support" / "faulty_product.c"
+    subprocess.run(["gcc", "-O1", "-fPIC", "-shared", source, "-o", faulty], check=True)
+    with monkeypatch.context() as broken:
+        broken.setenv("LD_PRELOAD", str(faulty))
+        broken.setenv("FAULT", "crash")
+        if tools.self_test(tools.find(untested=True)).failures:  # not where this CPU repacks nothing
+            with pytest.raises(ToolsError, match=r"Q4_K in buffer CPU_REPACK with 1 column crashed"):
+                tools.find()
+    assert tools.find().tools == own / "bin"
+    assert len(list((tmp_path / "cache" / "luq-gguf" / "selftests").iterdir())) == 1
+    assert tools.find().libraries == own / "lib"
