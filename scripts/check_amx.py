@@ -1,4 +1,4 @@
-"""Compile ggml's CPU backend with AMX, with the barrier and without, and run the self-test on both."""
+"""Compile ggml's CPU backend with AMX, with and without the barrier, and run the self-test on both builds."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import cpu  # noqa: E402
 import selftest  # noqa: E402
 
 AMX = ("amx_tile", "amx_int8")
-NEEDED = ("avx512f", "avx512_vnni")  # ggml's AMX code asks for them too
+NEEDED = ("avx512f", "avx512_vnni")  # ggml's AMX code needs them too
 
 
 def main() -> int:
     if not cpu.present().issuperset(NEEDED):
-        print(f"This CPU has no {' or '.join(NEEDED)}: ggml's AMX code cannot run here, not even emulated.")
+        print(f"This CPU lacks {' or '.join(NEEDED)}: ggml's AMX code cannot run here, not even emulated.")
         return 1
     emulated = not cpu.present().issuperset(AMX)
     with tempfile.TemporaryDirectory() as name:

@@ -1,6 +1,6 @@
-"""Training data in easy-VQA's manner: its train split, and more pictures and questions like them.
+"""Training data in the style of easy-VQA: its train split, and more images and questions like those.
 
-easy-VQA asks 107 distinct questions about one coloured shape on a pale ground. Nothing here reads its test split.
+easy-VQA asks 107 distinct questions about one coloured shape on a pale background. Nothing here reads its test split.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""At the sizes of llama-quantize's own files: those, LUQ's, greedy's and the best plan's, on questions that no plan
-has seen.
+"""Compare files of equal size: llama-quantize's own, LUQ's, greedy's and the best plan's, on questions that no plan has
+seen.
 
 .venv/bin/python scripts/equal_bytes.py RUN --calib train.jsonl --data test.jsonl [--sizes Q2_K,IQ3_XXS,...]
 
-RUN is a folder that `luq-gguf profile` has filled; plans are searched on --calib. Every file is written by
-llama-quantize and measured against the 16-bit one; ratios to the uniform file are paired by question (95% intervals).
-On a little model a size takes about two minutes. Prints a table, and writes RUN/equal-bytes.json.
+RUN is a folder that `luq-gguf profile` has filled, and plans are searched with the questions of --calib. llama-quantize
+writes every file, and its KL divergence from the 16-bit file is measured; ratios to the uniform file are paired by
+question (95% intervals). On a tiny model, one size takes about two minutes. Prints a table and writes
+RUN/equal-bytes.json.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def main() -> None:
     parser.add_argument("--calib", required=True)
     parser.add_argument("--data", required=True)
     parser.add_argument("--sizes", default=SIZES)
-    parser.add_argument("--samples", type=int, help="so many of --data by chance")
+    parser.add_argument("--samples", type=int, help="how many questions of --data, drawn at random")
     args = parser.parse_args()
     rows = []
     with RunFolder(args.run_dir) as run:
@@ -72,7 +73,7 @@ def main() -> None:
             try:
                 prepared = planning_stage.prepare(run, door, request, Listener())
                 plan = planning_stage.make(run, door, profile, request, prepared, Listener())
-            except BudgetError:  # LUQ has no file as small
+            except BudgetError:  # LUQ cannot make a file this small
                 return None, 0.0
             return plan, time.monotonic() - started
 

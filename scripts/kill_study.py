@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Stop a conversion of the little Qwen model at some hundred random moments; count what happened.
+"""Stop a conversion of the tiny Qwen model at a few hundred random moments and count what happened.
 
 .venv/bin/python scripts/kill_study.py [--stops 200] [--signal KILL] [--seed 0]
 
-Each conversion is stopped up to eight times and then let end; its files must be those of an undisturbed one, no stage
-may be done twice, and nothing temporary may be left. 200 stops take about half an hour on one core.
+Each conversion is stopped up to eight times and then allowed to finish. Its files must be those of an undisturbed
+conversion, each stage must be done only once, and temporary files must be gone. 200 stops take about half an hour on
+one core.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def main() -> None:
             same += disturbed.files(folder) == files
             told = f"{wrong} ended otherwise than they should; {same} conversions with the undisturbed files"
             print(f"{sum(stages.values())} stops in {conversions} conversions; {told}", flush=True)
-    print(f"SIG{args.signal}, by the stage that was under way: {dict(stages)}")
+    print(f"SIG{args.signal}, by the stage that was running: {dict(stages)}")
     sys.exit(bool(wrong) or same < conversions)
 
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""What every layer more in the low type does to a little model: whether it is a usable instrument.
+"""Measure what each additional low layer does to a tiny model, to see whether the model is usable for measurements.
 
     scripts/demo && .venv/bin/python scripts/low_layer_curve.py out/demo/qwen2.5-vl [--questions 200]
 
-Prints for 0 to all low layers: size, accuracy, and the KL divergence from the 16-bit file on the text tokens of
-questions and answers, given their images (mean, 90th percentile, same top token). Uses the demo's run folder (its
-16-bit GGUF is kept) and changes its plan; run the demo again to restore it.
+For 0 to all low layers, prints the size, the accuracy, and the KL divergence from the 16-bit file on the text tokens of
+questions and answers, given their images (mean, 90th percentile, same top token). Uses the demo's run folder, in which
+the 16-bit GGUF is kept, and changes its plan; run the demo again to restore it.
 """
 
 from __future__ import annotations

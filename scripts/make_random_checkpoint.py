@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""A checkpoint of a published model's shape with random weights, to try what size alone brings.
+"""Write a checkpoint with a published model's shape and random weights, to test what depends only on the size.
 
 .venv/bin/python scripts/make_random_checkpoint.py qwen2.5-vl-7b OUT [--layers 28] [--seed 0]
 .venv/bin/python scripts/make_random_checkpoint.py llava-1.5-7b OUT
 
-Configuration, vocabulary size, tensor names and shards are the published ones; tokenizer and processor those of the
-little models in tests/models, whose tokens are the first of the vocabulary. Weights are drawn so that activations stay
-finite, and written tensor by tensor: memory is that of the largest tensor.
+Configuration, vocabulary size, tensor names and shards are the published ones. Tokenizer and processor are those of the
+tiny models in tests/models, whose tokens are the first of the vocabulary. Weights are drawn so that activations stay
+finite, and are written tensor by tensor, so the script needs memory for the largest tensor only.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shape", choices=sorted(VISION))
     parser.add_argument("out", type=Path)
-    parser.add_argument("--layers", type=int, help="decoder layers, if not all")
+    parser.add_argument("--layers", type=int, help="number of decoder layers  [default: all]")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     config = configuration(args.shape, args.layers)
@@ -165,7 +165,7 @@ def main() -> None:
     n_bytes = sum(2 * math.prod(shape) for part in parts for shape in part.values())
     free = shutil.disk_usage(args.out).free
     if n_bytes > free:
-        parser.error(f"the weights take {n_bytes / 2**30:.1f} GiB, the disk has {free / 2**30:.1f} GiB free")
+        parser.error(f"the weights take {n_bytes / 2**30:.1f} GiB, but the disk has only {free / 2**30:.1f} GiB free")
     config.to_json_file(args.out / "config.json")
     write_processor(args.shape, args.out)
     generator, weight_map = torch.Generator().manual_seed(args.seed), {}

@@ -3,10 +3,10 @@
 
 .venv/bin/python scripts/scale_study.py CHECKPOINT WORK --calib questions.jsonl [--turns 2] [--low-layers 12]
 
-By hand means the two runs of convert_hf_to_gguf.py (one for a LLaVA-1.5, whose vision half it does not know) and the
-llama-quantize run, with the same arguments. Who goes first takes turns, and both begin when the disk has nothing left
-to do. A turn of a 7B model takes about 20 minutes on two cores, and WORK needs room for a 16-bit file and what is made
-of it. Linux only: memory is VmRSS and RssAnon in /proc, looked at five times a second.
+"By hand" means two runs of convert_hf_to_gguf.py (one for LLaVA-1.5, whose vision half it does not support) and one of
+llama-quantize, with the same arguments. The two ways take turns in going first, and each begins when the disk is idle.
+A turn of a 7B model takes about 20 minutes on two cores, and WORK needs room for a 16-bit file and for what is made
+from it. Linux only: memory is VmRSS and RssAnon in /proc, sampled five times per second.
 """
 
 from __future__ import annotations
@@ -148,8 +148,8 @@ def main() -> None:
     parser.add_argument("--low", default="IQ1_M", help="Q2_K takes a fifth of the time")
     parser.add_argument("--turns", default=2, type=int)
     parser.add_argument("--threads", default=2, type=int)
-    parser.add_argument("--only-16-bit", action="store_true", help="turns of the two conversions alone")
-    parser.add_argument("--low-disk", action="store_true", help="at the end, once more in slices")
+    parser.add_argument("--only-16-bit", action="store_true", help="turns of the two conversions only")
+    parser.add_argument("--low-disk", action="store_true", help="at the end, convert once more in slices")
     args = parser.parse_args()
     run, hand = args.work / "run", args.work / "by-hand"
     hand.mkdir(parents=True, exist_ok=True)
@@ -158,7 +158,7 @@ def main() -> None:
     command = [sys.executable, "-m", "luq_gguf", "convert", args.checkpoint, "--out", run, "--calib", args.calib, *how]
     whole = watch(command, run)
     for name, size in whole.rss.items():
-        print(f"convert: {name}: {size / GIB:.2f} GiB resident, {whole.anonymous[name] / GIB:.2f} of it its own")
+        print(f"convert: {name}: {size / GIB:.2f} GiB resident, {whole.anonymous[name] / GIB:.2f} of it anonymous")
     told = ", ".join(f"{stage} {record['seconds']:.0f}" for stage, record in stages_of(run).items())
     print(f"convert: {whole.seconds:.0f} s ({told}), disk {whole.disk / GIB:.2f} GiB", flush=True)
     pairs: dict[str, list[tuple[float, float]]] = defaultdict(list)
@@ -182,7 +182,7 @@ def main() -> None:
         after = stages_of(run)["quantize"]["outputs"]
         same = [fact["sha256"] for fact in after.values()] == [fact["sha256"] for fact in before.values()]
         told = f"{watched.seconds:.0f} s, disk {watched.disk / GIB:.2f} GiB"
-        print(f"--low-disk: {told}, {'the same bytes' if same else 'OTHER BYTES'}")
+        print(f"--low-disk: {told}, {'the same bytes' if same else 'DIFFERENT BYTES'}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The two little architectures that train_tiny_vlm.py teaches: configuration, tokenizer, processor."""
+"""The two tiny models that train_tiny_vlm.py trains: configuration, tokenizer, processor."""
 
 from __future__ import annotations
 

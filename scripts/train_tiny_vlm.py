@@ -1,29 +1,30 @@
 #!/usr/bin/env python3
-r"""Train one of the two little vision-language models that tests and the demo convert.
+r"""Train one of the two tiny vision-language models that the tests and the demo convert.
 
     python scripts/train_tiny_vlm.py qwen2.5-vl tests/models/tiny-qwen2.5-vl
     python scripts/train_tiny_vlm.py llava-1.5 tests/models/tiny-llava-1.5 \
         --decoder-from tests/models/tiny-qwen2.5-vl --steps 2000
     python scripts/train_tiny_vlm.py qwen2.5-vl tests/models/tiny-qwen2.5-vl --evaluate
 
-Both are real architectures of transformers with random beginnings, taught easy-VQA (train split and pictures drawn
-in the same manner). Five habits make them learn in about an hour on two cores:
+Both have real architectures of transformers, start from random weights, and are trained on easy-VQA (the train split
+and images drawn in the same style). Five measures make them learn in about an hour on two cores:
 
-- the vision tower first learns the two attributes through linear heads that are thrown away afterwards;
-- several questions stand behind one image in a sequence; a mask and restarted positions keep each of them blind to
-  the others, so the model sees exactly what it would see with one question (checked before training starts);
-- while the whole model learns, heads in the middle of the decoder (thrown away too) ask the last prompt token what the
-  question is about and what the picture shows there: comparing the two is then all that is left to learn;
-- plain questions ("is there a circle?") come first and negated ones are mixed in later: from the start and in equal
-  numbers, "present" and "negated" are an exclusive or that nothing learns from for a long time;
-- later steps skip a few decoder layers at random, which makes damage to a layer survivable.
+- The vision tower first learns the two attributes through linear heads that are discarded afterwards.
+- Several questions follow one image in a sequence. A mask and restarted positions hide each of them from the others, so
+  the model sees exactly what it would see with one question (this is checked before training starts).
+- While the whole model learns, heads in the middle of the decoder (discarded too) predict, from the last prompt token,
+  what the question is about and what the image shows there. All that is left to learn is to compare the two.
+- Plain questions ("is there a circle?") come first, and negated ones are mixed in later. In equal numbers from the
+  start, "present" and "negated" are an exclusive or, from which the model learns nothing for a long time.
+- Later steps skip a few decoder layers at random, which makes the model robust to errors in single layers.
 
-With --decoder-from the decoder begins as that of a little model trained before (attention biases are left behind, rows
-of the vocabulary go by their tokens): it knows the questions, and only the new vision tower has to be understood.
+With --decoder-from, the decoder starts from that of a tiny model that was trained before (attention biases are dropped,
+and rows of the vocabulary are matched by their tokens). It knows the questions, and only has to learn to use the new
+vision tower.
 
-A run is interrupted and taken up again at any time: state is written beside the output every few minutes. Batches
-depend on the seed and the step alone. At the end (or with --evaluate) the accuracy on easy-VQA's test questions is
-measured in bfloat16 through the saved model's own processor, also with the images swapped at random.
+A run can be interrupted and resumed at any time: its state is saved next to the output every few minutes. Batches
+depend only on the seed and the step. At the end (or with --evaluate), the accuracy on easy-VQA's test questions is
+measured in bfloat16 through the saved model's own processor, and again with the images swapped at random.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Batches:
         self.pixels, self.shapes, self.colors = labelled_train_images()
         asked = {q.text for q in questions("train")}
         if missing := asked - set(all_questions()):
-            raise SystemExit(f"templates do not cover {missing}")
+            raise SystemExit(f"The templates do not cover {missing}.")
         self.prefix, pairs = chat_pieces(processor, [(q, a) for q in all_questions() for a in ANSWERS])
         self.length = max(len(ids) for ids, _ in pairs.values())
         self.pairs = pairs
@@ -128,10 +129,10 @@ def chat_pieces(
         said = [*turns, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
         whole, asked = tokens(said, False), tokens(turns, True)
         if whole[: len(asked)] != asked:
-            raise SystemExit(f"the answer changes the tokens of the question: {question!r} {answer!r}")
+            raise SystemExit(f"The answer changes the tokens of the question: {question!r} {answer!r}.")
         start = len(whole) - whole[::-1].index(image)
         while (prefix and whole[:start] != prefix[:start]) or start < len(prefix):
-            raise SystemExit("the prompt before the question is not the same for all questions")
+            raise SystemExit("The prompt before the question differs between questions.")
         prefix = whole[:start]
         pieces[question, answer] = (whole[start:], len(whole) - len(asked))
     return prefix, pieces
@@ -243,7 +244,7 @@ def self_check(model, processor, batches: Batches, packing: Packing) -> None:
         theirs = model(input_ids=whole.to(model.device), **inputs).logits[0, -n:]
     model.train()
     if (ours - theirs).abs().max() > 1e-2 * theirs.abs().max():
-        raise SystemExit(f"packed and plain forward differ by {(ours - theirs).abs().max():.4f}")
+        raise SystemExit(f"Packed and plain forward passes differ by {(ours - theirs).abs().max():.4f}.")
 
 
 def model_features(model, processor, pixels: list[np.ndarray]) -> Tensor:
@@ -329,7 +330,7 @@ def train(model, processor, out: Path, args: argparse.Namespace, device: torch.d
         middle_heads.load_state_dict(state["middle_heads"])
         optimizer.load_state_dict(state["optimizer"])
         begun, spent = state["step"], state["seconds"]
-        print(f"taken up again at step {begun}", flush=True)
+        print(f"resumed at step {begun}", flush=True)
     batches = Batches(processor, args.seed)
     packing = Packing(model, batches.prefix, QUESTIONS, batches.length, device)
     self_check(model, processor, batches, packing)
@@ -438,11 +439,11 @@ def main() -> None:
     parser.add_argument("architecture", choices=ARCHITECTURES)
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, default=2700)
-    parser.add_argument("--tower-steps", type=int, default=1200, help="of these, for the vision tower alone")
-    parser.add_argument("--decoder-from", type=Path, help="a little model whose decoder to begin with")
+    parser.add_argument("--tower-steps", type=int, default=1200, help="how many of these are for the vision tower only")
+    parser.add_argument("--decoder-from", type=Path, help="a tiny model whose decoder to start from")
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--evaluate", action="store_true", help="only measure the model that is there")
+    parser.add_argument("--evaluate", action="store_true", help="only evaluate the model that exists")
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not args.evaluate:
