@@ -6,17 +6,16 @@ the architecture. Needs a C++ compiler; CMake comes from the package index where
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import platform
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from luq_gguf.core import atomic
 from luq_gguf.core.errors import KernelsError
 from luq_gguf.llamacpp import tools
 
@@ -58,15 +57,10 @@ def library(say: Callable[[str], None] = lambda sentence: None) -> Path:
         )
     say("building the kernels: half a minute, once")
     target = folder()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=target.name + ".", dir=target.parent) as name:
-        beside = Path(name)
-        compile_sources(beside / "build")
-        whole = beside / "whole"
-        whole.mkdir()
-        shutil.copy(beside / "build" / LIBRARY, whole / LIBRARY)
-        with contextlib.suppress(OSError):  # another process may have been faster
-            whole.rename(target)
+    with atomic.whole_folder(target) as made:
+        build = made.parent / "build"
+        compile_sources(build)
+        shutil.copy(build / LIBRARY, made / LIBRARY)
     return target / LIBRARY
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from luq_gguf.core import atomic
 from luq_gguf.core.errors import CheckpointError, ConversionError
 from luq_gguf.llamacpp import tools
 from luq_gguf.llamacpp.gguf import reader
@@ -85,20 +86,19 @@ def to_16_bit(
         if match := _PERCENT.search(line):
             on_progress(int(match[1]) / 100)
 
-    part = out.with_name(out.name + ".part")
-    command = _command(llama, checkpoint, part, name) + (["--mmproj"] if mmproj else [])
-    try:
-        tools.run(
-            command,
-            failure=ConversionError,
-            what="llama.cpp's converter",
-            on_line=on_line,
-            environment=tools.python_environment(),
-            into=out.parent,
-        )
-        written = part if part.exists() else part.with_name(f"mmproj-{part.name}")  # it prefixes mmproj files
-        written.replace(out)
-    finally:
-        for left in (part, part.with_name(f"mmproj-{part.name}")):
-            left.unlink(missing_ok=True)
+    with atomic.whole(out) as part:
+        prefixed = part.with_name(f"mmproj-{part.name}")  # the converter prefixes mmproj files
+        try:
+            tools.run(
+                _command(llama, checkpoint, part, name) + (["--mmproj"] if mmproj else []),
+                failure=ConversionError,
+                what="llama.cpp's converter",
+                on_line=on_line,
+                environment=tools.python_environment(),
+                into=out.parent,
+            )
+            if not part.exists():
+                prefixed.replace(part)
+        finally:
+            prefixed.unlink(missing_ok=True)
     return reader.read_tensors(out)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
+from luq_gguf.core import atomic
 from luq_gguf.core.errors import ConversionError, TypeNameError, VerificationError
 from luq_gguf.core.types import ModelTensors, Plan, TensorChoice
 from luq_gguf.llamacpp import tools
@@ -178,12 +179,10 @@ def quantize(
         if match := _STEP.match(line):
             on_progress(int(match[1]), int(match[2]))
 
-    part = out.with_name(out.name + ".part")
     command: list[str | Path] = [llama.tool("llama-quantize"), "--imatrix", header_only.IMATRIX_NAME]
     command += ["--tensor-type-file", types_file.name, source.name]
-    command += [os.path.relpath(part, source.parent), plan.high]
-    command += [str(threads)] if threads else []
-    try:
+    with atomic.whole(out) as part:
+        command += [os.path.relpath(part, source.parent), plan.high, *([str(threads)] if threads else [])]
         tools.run(
             command,
             failure=ConversionError,
@@ -193,9 +192,6 @@ def quantize(
             into=out.parent,
         )
         verify(part, plan)
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def verify(path: Path, plan: Plan) -> None:

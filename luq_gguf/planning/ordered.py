@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from luq_gguf.benchmarking.predict import Predictor, tps_of
+from luq_gguf.core import atomic
 from luq_gguf.core.errors import RunFolderError
 from luq_gguf.core.types import Budget, Plan
 from luq_gguf.llamacpp import quantize
@@ -54,10 +55,8 @@ def write_plan(run: RunFolder, door: Door, plan: Plan, predictor: Predictor | No
 
     def make() -> None:
         serialization.write_json(run.file("plan.json"), serialization.plan_to_json(plan))
-        text = tensor_types.to_text(quantize.overrides(door.source, plan))
-        part = run.file("tensor-types.txt.part")
-        part.write_text(text)
-        part.replace(run.file("tensor-types.txt"))
+        overrides = quantize.overrides(door.source, plan)
+        atomic.write_text(run.file("tensor-types.txt"), tensor_types.to_text(overrides))
 
     run.run_stage("plan", hash_of(serialization.plan_to_json(plan)), PLAN_FILES, make)
     return plan

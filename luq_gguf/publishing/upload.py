@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from luq_gguf.core import atomic
 from luq_gguf.core.errors import HubAccessError
 from luq_gguf.core.reporter import Listener
 from luq_gguf.llamacpp import split, tools
@@ -151,9 +152,7 @@ def _write_card(
         listener.say("the base model's licence is not known: the card names none (its README.md could not be read)")
     facts = card_content.card_facts(found, target.repo, names, base, base_model, _licences(found))
     publisher = target.repo.split("/")[0]
-    part = path.with_name(CARD + ".part")
-    part.write_text(card.render(facts, base, base_model, card_content.results(found), publisher), encoding="utf-8")
-    part.replace(path)
+    atomic.write_text(path, card.render(facts, base, base_model, card_content.results(found), publisher))
     run.update(card_sha256=sha256_of(path))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from luq_gguf.core import atomic
 from luq_gguf.core.errors import CheckpointError
 from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Plan
@@ -54,10 +55,9 @@ def write_plan(
         )
     order = quantize.dry_run(door.llama, door.source.path, plan.high)
     label = {"general.size_label": str(door.source.metadata["general.size_label"])}  # a slice has fewer weights
-    part = path.with_name(path.name + ".part")
-    splice.splice(files, plan.tensor_types, part, order=order, changes=label)
-    quantize.verify(part, plan)
-    part.replace(path)
+    with atomic.whole(path) as part:
+        splice.splice(files, plan.tensor_types, part, order=order, changes=label)
+        quantize.verify(part, plan)
 
 
 def _write_slice(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from luq_gguf.core import atomic
 from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.method.tensor_types import layer_of
 from luq_gguf.reporting import page, type_map
@@ -42,9 +43,7 @@ def report(run_dir: Path) -> list[Path]:
                 with serialization.reading(run.file(f"{name}.json"), name):
                     told = section(content)
                 sections += [told] if told.rows or told.images else []
-        part = run.file("report.html.part")
-        part.write_text(page.render(profiled.model, sections), encoding="utf-8")
-        part.replace(run.file("report.html"))
+        atomic.write_text(run.file("report.html"), page.render(profiled.model, sections))
         return [run.file("report.html"), *sorted(folder.glob("*.png"))]
 
 

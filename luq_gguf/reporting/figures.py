@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from luq_gguf.core import atomic
 from luq_gguf.core.types import Profile
 
 STYLES: Mapping[str, dict[str, Any]] = {
@@ -38,10 +39,9 @@ def _save(
         one.spines[["top", "right"]].set_visible(False)
         one.grid(axis=grid, linewidth=0.4, alpha=0.6)
         one.set_axisbelow(True)
-    beside = path.with_name(path.name + ".part")
-    figure.savefig(beside, format="png", dpi=150, metadata={"Software": None})
+    with atomic.whole(path) as part:
+        figure.savefig(part, format="png", dpi=150, metadata={"Software": None})
     plt.close(figure)
-    beside.replace(path)
 
 
 def _log_scale(axes: Any) -> None:

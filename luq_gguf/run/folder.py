@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from luq_gguf._version import __version__
-from luq_gguf.core import interrupts
+from luq_gguf.core import atomic, interrupts
 from luq_gguf.core.errors import InputError, RunFolderError
 from luq_gguf.run.serialization import read_json, write_json
 
@@ -103,8 +103,9 @@ class RunFolder:
 
     def _remove_parts(self) -> None:
         """Half-written files of a run that was killed: only their writer could have finished them."""
-        for part in (*self.path.glob("*.part"), *self.work.glob("*.part")):
-            shutil.rmtree(part) if part.is_dir() and not part.is_symlink() else part.unlink(missing_ok=True)
+        for folder in (self.path, self.work):
+            for part in folder.glob("*" + atomic.SUFFIX):
+                atomic.remove(part)
 
     def file(self, name: str) -> Path:
         return self.path / name

@@ -17,6 +17,7 @@ import numpy as np
 from llama_cpp import mtmd_cpp as mtmd
 from llama_cpp._ggml import libggml
 
+from luq_gguf.core import atomic
 from luq_gguf.core.images import open_rgb
 from luq_gguf.llamacpp.runtime import chat_template
 
@@ -224,9 +225,8 @@ class Model:
             n = mtmd.mtmd_input_chunk_get_n_tokens(chunk)
             embedding = np.ctypeslib.as_array(mtmd.mtmd_get_output_embd(self.mtmd), (n * width,)).copy()
             if kept is not None:
-                part = kept.with_name(f"{kept.stem}.part.npy")
-                np.save(part, embedding)
-                part.replace(kept)
+                with atomic.whole(kept) as part, part.open("wb") as file:
+                    np.save(file, embedding)
         after = llama_cpp.llama_pos(0)
         code = mtmd.mtmd_helper_decode_image_chunk(
             self.mtmd,
