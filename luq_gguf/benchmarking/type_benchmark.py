@@ -5,7 +5,6 @@ For every type a file of a few such layers is made, with a head of almost nothin
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from luq_gguf.core import machine
+from luq_gguf.core import machine, paths
 from luq_gguf.core.errors import RunFolderError
 from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import ModelTensors
@@ -105,7 +104,6 @@ def measured(
 
 
 def _kept_path(geometry: Geometry, threads: int) -> Path:
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     pin, names = tools.pin(), geometry.matrices | frozenset(HEAD_AND_EMBEDDING)
     types = {choice.name: choice.high_type for choice in geometry.tensors.choices if choice.layer is None}
     shapes = sorted(
@@ -115,7 +113,7 @@ def _kept_path(geometry: Geometry, threads: int) -> Path:
     cpu = (machine.cpu_name(), machine.cpu_features(), machine.physical_cores(), threads)
     build = (pin["version"], pin["sha256"], pin["cmake_args"], str(tools.find().tools))
     how = (geometry.layers_measured(), PROMPT, GENERATE, ROUNDS, REPETITIONS)
-    return root / "luq-gguf" / "speed" / f"{hash_of(cpu, build, geometry.source.arch, shapes, how)}.json"
+    return paths.cache("speed") / f"{hash_of(cpu, build, geometry.source.arch, shapes, how)}.json"
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from luq_gguf.core import paths
 from luq_gguf.core.errors import EvaluationError
 from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import EvalData, Sample
@@ -34,8 +34,7 @@ class Evaluation:
 
 def cache_folder() -> Path:
     """Where measurements of files outside run folders are kept."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = root / "luq-gguf" / "eval"
+    folder = paths.cache("eval")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from luq_gguf.core import atomic
+from luq_gguf.core import atomic, paths
 from luq_gguf.core.errors import KernelsError
 from luq_gguf.llamacpp import tools
 
@@ -31,7 +31,7 @@ def folder() -> Path:
     for path in sorted(SOURCES.iterdir()):
         if path.is_file():
             digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return tools.cache_root() / f"kernels-{pin['version']}-{digest.hexdigest()[:12]}"
+    return paths.cache(f"kernels-{pin['version']}-{digest.hexdigest()[:12]}")
 
 
 def built() -> Path | None:

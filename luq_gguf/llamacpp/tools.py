@@ -94,12 +94,6 @@ def ggml_headers() -> Path:
     return found
 
 
-def cache_root() -> Path:
-    """The folder of the user's cache that builds are kept in."""
-    found: Path = _vendor("build").cache_root()
-    return found
-
-
 def unused_builds() -> list[tuple[Path, int]]:
     """Builds in the cache that this version does not use: folder and bytes."""
     found: list[tuple[Path, int]] = _vendor("build").unused()

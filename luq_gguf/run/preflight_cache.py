@@ -12,7 +12,7 @@ from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
-from luq_gguf.core import atomic
+from luq_gguf.core import atomic, paths
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.llamacpp.tools import LlamaCpp
 from luq_gguf.run.folder import hash_of
@@ -23,8 +23,7 @@ def _kept(checkpoint: Checkpoint, llama: LlamaCpp) -> Path:
     files = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in present]
     programs = [version(name) for name in ("luq-gguf", "transformers", "gguf")]
     key = hash_of(checkpoint.name, checkpoint.fingerprint, files, str(llama.converter), programs)
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "luq-gguf" / "checkpoints" / key
+    return paths.cache("checkpoints") / key
 
 
 def restore(checkpoint: Checkpoint, llama: LlamaCpp, skeleton: Path, listenable: Path) -> bool:
