@@ -14,6 +14,7 @@ from typing import Any
 
 from luq_gguf.core import machine, paths
 from luq_gguf.core.errors import RunFolderError
+from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import ModelTensors
 from luq_gguf.llamacpp import llama_bench, shape_file, tools
@@ -21,7 +22,7 @@ from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.method.speed_model import SpeedTable, TypeRate
 from luq_gguf.method.tensor_types import layer_of
 from luq_gguf.run import serialization
-from luq_gguf.run.folder import RunFolder, hash_of
+from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import model_of, open_door
 
 CANDIDATES = (

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from luq_gguf.core import atomic
+from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import CalibrationSet, Profile
 from luq_gguf.hf import datasets
 from luq_gguf.llamacpp.gguf import header_only, imatrix
 from luq_gguf.run import serialization
-from luq_gguf.run.folder import RunFolder, hash_of
+from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import Door, check_memory
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ import numpy as np
 
 from luq_gguf.core import paths
 from luq_gguf.core.errors import EvaluationError
+from luq_gguf.core.hashing import sha256_of
 from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import EvalData, Sample
 from luq_gguf.evaluation.logprobs import CHUNK, Case, Target, compare, measure_reference, noise_floor, reference_answers
@@ -20,7 +21,6 @@ from luq_gguf.hf import datasets
 from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.llamacpp.runtime.client import Runner
 from luq_gguf.method.metrics import intervals, vqa
-from luq_gguf.run.folder import sha256_of
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def read_data(
     chunks = _chunks(model, text, n_chunks) if text else ()
     digest = hashlib.sha256(json.dumps(chunks).encode())
     for sample in samples:
-        image = hashlib.sha256(sample.image.read_bytes()).hexdigest() if sample.image else ""
+        image = sha256_of(sample.image) if sample.image else ""
         digest.update(json.dumps([image, sample.prompt, sample.answers]).encode())
     name = " + ".join(datasets.source_name(str(part)) for part in (source, text) if part)
     return EvalData(name, samples, chunks, digest.hexdigest())

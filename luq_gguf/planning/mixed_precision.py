@@ -11,6 +11,7 @@ from typing import Any
 from luq_gguf.benchmarking import type_benchmark
 from luq_gguf.core import machine
 from luq_gguf.core.errors import BudgetError
+from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Budget, Plan, Profile
 from luq_gguf.core.units import format_size
@@ -21,7 +22,7 @@ from luq_gguf.method.speed_model import SpeedTable
 from luq_gguf.planning import variants
 from luq_gguf.planning.meter import Meter
 from luq_gguf.planning.variants import TYPES, Candidates
-from luq_gguf.run.folder import RunFolder, hash_of
+from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import Door
 
 UNIFORM = (

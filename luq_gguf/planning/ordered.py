@@ -8,11 +8,12 @@ from dataclasses import replace
 from luq_gguf.benchmarking.predict import Predictor, tps_of
 from luq_gguf.core import atomic
 from luq_gguf.core.errors import RunFolderError
+from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.types import Budget, Plan
 from luq_gguf.llamacpp import quantize
 from luq_gguf.method import ranking, tensor_types, two_type_plan
 from luq_gguf.run import serialization
-from luq_gguf.run.folder import RunFolder, hash_of
+from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import Door
 
 PLAN_FILES = ("plan.json", "tensor-types.txt")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from luq_gguf.core.errors import ConversionError
+from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Plan
 from luq_gguf.core.units import format_size
@@ -16,7 +17,7 @@ from luq_gguf.planning import variants
 from luq_gguf.planning.mixed_precision import UNIFORM
 from luq_gguf.quantization import stage as quantization_stage
 from luq_gguf.run import serialization
-from luq_gguf.run.folder import RunFolder, hash_of
+from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import Door
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from luq_gguf.core import atomic
 from luq_gguf.core.errors import HubAccessError
+from luq_gguf.core.hashing import hash_of, sha256_of
 from luq_gguf.core.reporter import Listener
 from luq_gguf.llamacpp import split, tools
 from luq_gguf.publishing import access, artifacts, card, card_content, publish
@@ -17,7 +18,7 @@ from luq_gguf.publishing.access import Standing, Target
 from luq_gguf.publishing.artifacts import Release, Written
 from luq_gguf.publishing.publish import File
 from luq_gguf.reporting import build
-from luq_gguf.run.folder import RunFolder, hash_of, sha256_of
+from luq_gguf.run.folder import RunFolder
 
 LARGEST = 50 * 10**9  # bytes of a file that the Hub takes
 CARD = "README.md"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from luq_gguf.core import atomic
 from luq_gguf.core.errors import CheckpointError
+from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Plan
 from luq_gguf.hf import slices
@@ -20,7 +21,7 @@ from luq_gguf.llamacpp import converter, quantize
 from luq_gguf.llamacpp.gguf import reader, splice
 from luq_gguf.method import tensor_types
 from luq_gguf.quantization.checks import check_same_columns, check_same_tensors
-from luq_gguf.run.folder import RunFolder, hash_of
+from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import Door
 
 FOLDER = "slices"  # in .work: the quantized ones

@@ -7,8 +7,6 @@ stage whose key and outputs are unchanged is skipped.
 from __future__ import annotations
 
 import fcntl
-import hashlib
-import json
 import os
 import platform
 import resource
@@ -23,14 +21,10 @@ from typing import Any
 from luq_gguf._version import __version__
 from luq_gguf.core import atomic, interrupts
 from luq_gguf.core.errors import InputError, RunFolderError
+from luq_gguf.core.hashing import sha256_of
 from luq_gguf.run.serialization import read_json, write_json
 
 _OURS = ("run.json", ".lock", ".work")
-
-
-def hash_of(*inputs: object) -> str:
-    """A short key of JSON-like inputs."""
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 
 class RunFolder:
@@ -215,9 +209,3 @@ def _check_records(path: Path, stages: dict[str, Any]) -> None:
 def _is_fact(fact: Any) -> bool:
     known = isinstance(fact, dict) and isinstance(fact.get("sha256"), str)
     return known and all(isinstance(fact.get(name), int) for name in ("n_bytes", "mtime_ns"))
-
-
-def sha256_of(path: Path) -> str:
-    """Of a file's contents."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from luq_gguf.core import atomic, machine
 from luq_gguf.core.errors import CheckpointError, MemoryLimitError, RunFolderError
+from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import ClipVision, ModelTensors, Plan, Profile
 from luq_gguf.core.units import format_size
@@ -21,7 +22,7 @@ from luq_gguf.llamacpp import converter, quantize, tools
 from luq_gguf.llamacpp.gguf import header_only, reader
 from luq_gguf.llamacpp.tools import LlamaCpp
 from luq_gguf.run import preflight_cache, serialization
-from luq_gguf.run.folder import RunFolder, hash_of
+from luq_gguf.run.folder import RunFolder
 
 if TYPE_CHECKING:
     from torch import nn

@@ -13,9 +13,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from luq_gguf.core import atomic, paths
+from luq_gguf.core.hashing import hash_of
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.llamacpp.tools import LlamaCpp
-from luq_gguf.run.folder import hash_of
 
 
 def _kept(checkpoint: Checkpoint, llama: LlamaCpp) -> Path:

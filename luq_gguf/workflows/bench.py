@@ -14,6 +14,7 @@ from luq_gguf.benchmarking import file_benchmark, synthetic_model, type_benchmar
 from luq_gguf.benchmarking.file_benchmark import Arm, BenchRequest
 from luq_gguf.benchmarking.type_benchmark import Geometry
 from luq_gguf.core.errors import EvaluationError, KernelsError
+from luq_gguf.core.hashing import sha256_of
 from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Budget
 from luq_gguf.kernels import build, state
@@ -24,7 +25,6 @@ from luq_gguf.method.speed_model import SpeedTable
 from luq_gguf.quantization import stage as quantization_stage
 from luq_gguf.reporting import figures
 from luq_gguf.run import serialization
-from luq_gguf.run.folder import sha256_of
 
 
 def bench_files(

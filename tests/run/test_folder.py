@@ -5,7 +5,8 @@ import os
 import pytest
 
 from luq_gguf.core.errors import InputError, RunFolderError
-from luq_gguf.run.folder import RunFolder, hash_of
+from luq_gguf.core.hashing import hash_of
+from luq_gguf.run.folder import RunFolder
 
 
 def stage(run, key, content="x"):

@@ -5,7 +5,6 @@ process only (`worker`): a failed assertion in either library aborts the process
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import re
 import sys
 import time
@@ -18,6 +17,7 @@ from llama_cpp import mtmd_cpp as mtmd
 from llama_cpp._ggml import libggml
 
 from luq_gguf.core import atomic
+from luq_gguf.core.hashing import sha256_of
 from luq_gguf.core.images import open_rgb
 from luq_gguf.llamacpp.runtime import chat_template
 
@@ -209,7 +209,7 @@ class Model:
         """Names an image's content in the folder of embeddings."""
         if self._embeddings is None or image is None:
             return ""
-        return hashlib.sha256(Path(image).read_bytes()).hexdigest()[:32]
+        return sha256_of(Path(image))[:32]
 
     def _read_image(self, chunk: Any, position: int, key: str) -> int:
         """Read a piece of an image; what the vision half makes of it is kept where a folder for that was given."""
