@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from luq_gguf.cli import options, output
+from luq_gguf.method.orders import ORDERS, SWEPT
 from luq_gguf.reporting import tables
 
 
@@ -20,9 +21,9 @@ from luq_gguf.reporting import tables
     "--order",
     "orders",
     multiple=True,
-    type=click.Choice(["entropy", "entropy-desc", "random", "kld", "greedy", "best"]),
+    type=click.Choice([*ORDERS, "best"]),
     help="Which layers become low first; may be repeated. best: the best plans of the uniform files' sizes.  [default: "
-    "the first four]",
+    f"{', '.join(SWEPT)}]",
 )
 @click.option("--random-seeds", default=1, show_default=True, help="So many random orders.")
 @click.option(
@@ -68,11 +69,11 @@ def command(
     shares = options.shares(alphas, "--alpha") if alphas is not None else ()
     from luq_gguf.calibration.stage import CalibrationRequest
     from luq_gguf.workflows import pipeline
-    from luq_gguf.workflows.sweep import ORDERS, UNIFORM, SweepRequest
+    from luq_gguf.workflows.sweep import UNIFORM, SweepRequest
 
     kinds = UNIFORM if uniform is None else tuple(k.upper() for k in uniform.split(",") if k and k.lower() != "none")
     questions = options.make_questions(rest)
-    request = SweepRequest(counts, orders or ORDERS, random_seeds, kinds)
+    request = SweepRequest(counts, orders or SWEPT, random_seeds, kinds)
     with output.listener() as listener:
         content = pipeline.sweep(
             run_dir,

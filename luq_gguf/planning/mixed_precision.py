@@ -16,7 +16,7 @@ from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Budget, Plan, Profile
 from luq_gguf.core.units import format_size
 from luq_gguf.llamacpp.gguf import reader
-from luq_gguf.method import knapsack, mixed_precision, ranking, two_type_plan
+from luq_gguf.method import knapsack, mixed_precision, orders, two_type_plan
 from luq_gguf.method.mixed_precision import Found, Space, Types
 from luq_gguf.method.speed_model import SpeedTable
 from luq_gguf.planning import variants
@@ -187,7 +187,7 @@ def _rivals(door: Door, profile: Profile, found: Candidates, most_bytes: int) ->
     inside = [(name, plan) for name, plan in fit if found.as_choice(plan.tensor_types)]
     rivals = dict([*fit[:1], *inside[:BESIDE]])
     try:
-        order = ranking.rank(profile.layers, "entropy")
+        order = orders.rank(profile.layers, "entropy")
         plan = two_type_plan.make_plan(door.tensors, order, Budget(n_bytes=most_bytes), "entropy")
         rivals[f"LUQ, {len(plan.low_layers)} low"] = plan
     except BudgetError:  # not even all layers low are as small

@@ -5,19 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+from luq_gguf.method.orders import ORDERS
 from luq_gguf.publishing.artifacts import Release
 from luq_gguf.publishing.card import cell
 from luq_gguf.reporting.plan_text import better_line
 from luq_gguf.run import serialization
 
-WHY = {
-    "entropy": "Layers whose outputs have the lowest entropy are said to survive 1-to-2-bit types best (LUQ), so they "
-    "became low first",
-    "entropy-desc": "Layers whose outputs have the highest entropy became low first, the reverse of the LUQ rule",
-    "random": "Low layers were drawn by chance, which is not the LUQ rule",
-    "kld": "Layers became low in the order of the KL divergence that each alone causes, which is not the LUQ rule",
-    "greedy": "Layers became low one after another, each the one that measured best beside those that were low, which "
-    "is not the LUQ rule",
+WHY = {name: order.why for name, order in ORDERS.items()} | {
     "best": "Types were chosen by the errors that they cause in each matrix, weighed by the KL divergence of measured "
     "files, for the least divergence within the size. This is not the LUQ rule, which has two types and an order of "
     "layers by entropy",

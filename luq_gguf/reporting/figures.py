@@ -8,13 +8,10 @@ from typing import Any
 
 from luq_gguf.core import atomic
 from luq_gguf.core.types import Profile
+from luq_gguf.method.orders import ORDERS, is_seeded
 
-STYLES: Mapping[str, dict[str, Any]] = {
-    "entropy": {"color": "#0b559f", "marker": "o", "linestyle": "-", "label": "lowest entropy first (LUQ)"},
-    "entropy-desc": {"color": "#b2182b", "marker": "s", "linestyle": "--", "label": "highest entropy first"},
-    "random": {"color": "#777777", "marker": "x", "linestyle": ":", "label": "random (band: seeds)"},
-    "kld": {"color": "#1b7837", "marker": "^", "linestyle": "-.", "label": "least KLD alone first"},
-    "greedy": {"color": "#762a83", "marker": "v", "linestyle": "--", "label": "greedy"},
+STYLES: Mapping[str, Mapping[str, Any]] = {
+    **{name: {**order.line, "label": order.label} for name, order in ORDERS.items()},
     "best": {"color": "#e08214", "marker": "*", "linestyle": "-", "label": "best plan"},
 }
 
@@ -118,7 +115,7 @@ def order_matters(points: Sequence[Mapping[str, Any]], metric: str, path: Path) 
             middle = [sum(by_count[n]) / len(by_count[n]) for n in counts]
             shown += by_count.values()
             axes.plot(counts, middle, markersize=5, **style)
-            if order == "random" and max(map(len, by_count.values())) > 1:
+            if is_seeded(order) and max(map(len, by_count.values())) > 1:
                 low, high = [min(by_count[n]) for n in counts], [max(by_count[n]) for n in counts]
                 axes.fill_between(counts, low, high, color=style["color"], alpha=0.2, linewidth=0)
         if metric.startswith("kld"):
@@ -229,7 +226,7 @@ def trade_off(points: Sequence[Mapping[str, Any]], path: Path) -> bool:
     unit, name = unit_of(max(p["n_bytes"] for p in shown))
 
     def draw(axes: Any) -> None:
-        for order in ("entropy", "kld", "greedy", "best"):
+        for order in (*(name for name, one in ORDERS.items() if one.by_size), "best"):
             line = sorted((p["n_bytes"] / unit, value_of(p, "kld")) for p in shown if p["order"] == order)
             if line:
                 axes.plot([x for x, _ in line], [y for _, y in line], markersize=5, **STYLES[order])
