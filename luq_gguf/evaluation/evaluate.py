@@ -18,7 +18,7 @@ from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import EvalData, Sample
 from luq_gguf.evaluation.logprobs import CHUNK, Case, Target, compare, measure_reference, noise_floor, reference_answers
 from luq_gguf.hf import datasets
-from luq_gguf.llamacpp.gguf import reader
+from luq_gguf.llamacpp.gguf import mmproj, reader
 from luq_gguf.llamacpp.runtime.client import Runner
 from luq_gguf.method.metrics import intervals, vqa
 
@@ -94,7 +94,7 @@ def mmproj_beside(model: Path, given: Path | None, what: str) -> Path:
     """The vision half for `what` has images. Raises EvaluationError."""
     if given:
         return given
-    found = sorted(model.parent.glob("mmproj*.gguf"))
+    found = mmproj.beside(model)
     if len(found) != 1:
         problem = "there is no mmproj file" if not found else f"there are {len(found)} mmproj files"
         raise EvaluationError(f"{what} images, and beside {model.name} {problem}.", "Give --mmproj FILE.")

@@ -14,6 +14,7 @@ from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Budget, Plan, Profile
 from luq_gguf.evaluation.questions import QuestionSet, check_questions
 from luq_gguf.method import orders, quality_bound, two_type_plan
+from luq_gguf.method.uniform import is_uniform
 from luq_gguf.planning import mixed_precision as mixed_precision_planning
 from luq_gguf.planning import variants
 from luq_gguf.planning.meter import Meter, make_meter
@@ -159,8 +160,7 @@ def add_best_points(
     run: RunFolder, door: Door, profile: Profile, meter: Meter, swept: dict[str, Any], listener: Listener
 ) -> dict[str, Any]:
     """The best plans of the sizes of a sweep's uniform files, as points of it, written to sweep.json."""
-    uniform = [p for p in swept["points"] if p["order"].startswith("uniform ") and p["order"] != "uniform F16"]
-    sizes = sorted({point["n_bytes"] for point in uniform})
+    sizes = sorted({point["n_bytes"] for point in swept["points"] if is_uniform(point["order"])})
     for n_bytes in sizes:
         budget, best = Budget(n_bytes=n_bytes), BestRequest()
         try:

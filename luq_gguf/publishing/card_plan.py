@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from luq_gguf.method.orders import ORDERS
+from luq_gguf.method.uniform import ftype_of
 from luq_gguf.publishing.artifacts import Release
 from luq_gguf.publishing.card import cell
-from luq_gguf.reporting.plan_text import better_line
+from luq_gguf.reporting.plan_text import better_line, unsettled_line
 from luq_gguf.run import serialization
 
 WHY = {name: order.why for name, order in ORDERS.items()} | {
@@ -24,9 +25,8 @@ def why(release: Release) -> str:
         return f"{WHY['best']}."
     chosen = WHY.get(plan.ranking, f"Layers became low in the order {cell(plan.ranking)}")
     told = f"{chosen}. Here these are {', '.join(map(str, plan.low_layers)) or 'none'} of {len(plan.order)}."
-    if plan.unsettled:
-        shares = ", ".join(f"{layer} ({share:.0%})" for layer, share in sorted(plan.unsettled.items()))
-        told += f" Not settled, low in so many ways of estimating the order: {shares}."
+    if unsettled := unsettled_line(plan):
+        told += f" {unsettled[0].upper()}{unsettled[1:]}."
     return told
 
 
@@ -76,7 +76,7 @@ def _better_in(sweep: Mapping[str, Any], release: Release, types: tuple[str, str
     if one >= other:
         return []
     return [
-        f"At no more bytes llama-quantize's {best['order'].removeprefix('uniform ')} file measured better on the "
+        f"At no more bytes llama-quantize's {ftype_of(best['order'])} file measured better on the "
         f"questions of sweep.json: mean KLD {one:.2e} against {other:.2e}."
     ]
 

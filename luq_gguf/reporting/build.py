@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from luq_gguf.core import atomic
-from luq_gguf.llamacpp.gguf import reader
+from luq_gguf.llamacpp.gguf import mmproj, reader
 from luq_gguf.method.tensor_types import layer_of
 from luq_gguf.reporting import page, type_map
 from luq_gguf.run import serialization
@@ -55,10 +55,10 @@ def _written(run: RunFolder) -> Path | None:
 
 def _sizes(run: RunFolder) -> list[tuple[str, dict[str, int]]]:
     """Bytes of the parts of every text model's file in the folder, largest file first; the mmproj beside each."""
-    vision = sum(path.stat().st_size for path in run.path.glob("mmproj-*.gguf"))
+    vision = sum(path.stat().st_size for path in mmproj.beside(run.file("run.json")))
     found = []
     for path in run.path.glob("*.gguf"):
-        if path.name.startswith("mmproj-") or path.name == "imatrix.gguf":
+        if mmproj.is_mmproj_name(path.name) or path.name == "imatrix.gguf":
             continue
         info = reader.read(path)
         inside = sum(tensor.n_bytes for tensor in info.tensors if layer_of(tensor.name) is not None)

@@ -8,6 +8,7 @@ from typing import Any
 
 from luq_gguf.core import atomic
 from luq_gguf.core.types import Profile
+from luq_gguf.method import uniform
 from luq_gguf.method.orders import ORDERS, is_seeded
 
 STYLES: Mapping[str, Mapping[str, Any]] = {
@@ -220,7 +221,7 @@ def unit_of(n_bytes: int) -> tuple[int, str]:
 
 def trade_off(points: Sequence[Mapping[str, Any]], path: Path) -> bool:
     """Mean KLD against the file's size: orders of low layers, and uniform files; False where no KLD was measured."""
-    shown = [point for point in points if value_of(point, "kld") and point["order"] != "uniform F16"]
+    shown = [point for point in points if value_of(point, "kld") and point["order"] != uniform.REFERENCE]
     if not shown:
         return False
     unit, name = unit_of(max(p["n_bytes"] for p in shown))
@@ -230,11 +231,11 @@ def trade_off(points: Sequence[Mapping[str, Any]], path: Path) -> bool:
             line = sorted((p["n_bytes"] / unit, value_of(p, "kld")) for p in shown if p["order"] == order)
             if line:
                 axes.plot([x for x, _ in line], [y for _, y in line], markersize=5, **STYLES[order])
-        uniform = sorted((p for p in shown if p["order"].startswith("uniform ")), key=lambda p: p["n_bytes"])
-        for number, point in enumerate(uniform):
+        others = sorted((p for p in shown if uniform.is_uniform(p["order"])), key=lambda p: p["n_bytes"])
+        for number, point in enumerate(others):
             at = point["n_bytes"] / unit, value_of(point, "kld")
             axes.plot(*at, "D", color="black", markersize=5, markerfacecolor="white")
-            label, below = point["order"].removeprefix("uniform "), number % 2 == 1  # neighbours would cover each other
+            label, below = uniform.ftype_of(point["order"]), number % 2 == 1  # neighbours would cover each other
             offset = (0, -7 if below else 7)
             axes.annotate(
                 label, at, textcoords="offset points", xytext=offset, fontsize=8, ha="center",

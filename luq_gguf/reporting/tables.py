@@ -11,6 +11,7 @@ from luq_gguf.core.units import format_size
 from luq_gguf.method.metrics.intervals import format_ratio
 from luq_gguf.method.orders import is_seeded
 from luq_gguf.method.speed_model import SpeedTable
+from luq_gguf.method.uniform import ftype_of
 from luq_gguf.reporting import figures
 
 
@@ -75,7 +76,7 @@ def sweep_tables(content: dict[str, Any]) -> list[Table]:
         within = [p for p in paper if p["n_bytes"] <= point["n_bytes"]]
         best = min(within, key=lambda p: p["n_low"]) if within else None
         beside = f"{best['n_low']} low: {_figures(best)}" if best else "none so small"
-        name = point["order"].removeprefix("uniform ")
+        name = ftype_of(point["order"])
         uniform.add_row(name, format_size(point["n_bytes"]), f"{point['bpw']:.2f}", _figures(point), beside)
     return [by_count, uniform]
 

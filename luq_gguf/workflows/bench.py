@@ -19,6 +19,7 @@ from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Budget
 from luq_gguf.kernels import build, state
 from luq_gguf.llamacpp import shape_file, tools
+from luq_gguf.llamacpp.gguf import mmproj as mmproj_file
 from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.method import two_type_plan
 from luq_gguf.method.speed_model import SpeedTable
@@ -47,7 +48,7 @@ def _hashed(arms: Sequence[Arm], listener: Listener) -> list[Arm]:
 
 
 def _beside(path: Path) -> Path | None:
-    found = sorted(path.parent.glob("mmproj*.gguf"))
+    found = mmproj_file.beside(path)
     return found[0] if len(found) == 1 else None
 
 

@@ -13,13 +13,12 @@ from typing import Any
 from luq_gguf.core.errors import BudgetError
 from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Profile
+from luq_gguf.method import uniform
 from luq_gguf.method.orders import MEASURED, ORDERS, SWEPT, UNMEASURED, Measure, is_seeded, rank
 from luq_gguf.planning.meter import Meter
 from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import Door
-
-UNIFORM = ("IQ1_M", "IQ2_XXS", "IQ2_M", "Q2_K", "IQ3_XXS", "Q3_K_M", "Q4_K_M")
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class SweepRequest:
     counts: tuple[int, ...] | None = None
     orders: tuple[str, ...] = SWEPT
     seeds: int = 1
-    uniform: tuple[str, ...] = UNIFORM
+    uniform: tuple[str, ...] = uniform.SWEPT
 
 
 def sweep(
@@ -87,9 +86,9 @@ def sweep(
                 seen.add(frozenset(layers))
                 tick(total)
     for ftype in request.uniform:
-        add(f"uniform {ftype}", 0, None, (), meter.uniform(ftype))
+        add(uniform.name_of(ftype), 0, None, (), meter.uniform(ftype))
         tick(total)
-    add("uniform F16", 0, None, (), meter.sixteen_bit())
+    add(uniform.REFERENCE, 0, None, (), meter.sixteen_bit())
     tick(total)
     found: dict[str, Any] = serialization.read_json(run.file("sweep.json"), "sweep")
     return found

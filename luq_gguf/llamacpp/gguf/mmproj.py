@@ -1,4 +1,5 @@
-"""The mmproj file of LLaVA-1.5: a CLIP tower and projector type "mlp", as libmtmd reads it (tools/mtmd/clip.cpp)."""
+"""Vision halves: which lie beside a text model's file, and LLaVA-1.5's, written as libmtmd reads it: a CLIP tower and
+projector type "mlp" (tools/mtmd/clip.cpp)."""
 
 from __future__ import annotations
 
@@ -11,6 +12,16 @@ import numpy as np
 from luq_gguf.core import atomic
 from luq_gguf.core.errors import ConversionError
 from luq_gguf.core.types import ClipVision
+
+
+def beside(model: Path) -> list[Path]:
+    """The mmproj files in the folder of a text model's file, by name."""
+    return sorted(path for path in model.parent.glob("*.gguf") if is_mmproj_name(path.name))
+
+
+def is_mmproj_name(name: str) -> bool:
+    """Whether a file of this name is a vision half, as llama.cpp and the Hub call them."""
+    return name.startswith("mmproj")
 
 
 def write(
