@@ -6,17 +6,18 @@ stage whose key and outputs are unchanged is skipped.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 import resource
 import shutil
 import time
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from luq_gguf._version import __version__
 from luq_gguf.core import atomic, interrupts
@@ -33,7 +34,8 @@ class RunFolder:
     def __init__(self, path: Path, *, create: bool = False, force: bool = False) -> None:
         self.path = path
         self.work = path / ".work"
-        self._held = ExitStack()
+        # The system ends it with our process, however that ends; a soft lock, a file that is there, would stay.
+        self._lock = FileLock(path / ".lock", timeout=0, thread_local=False, fallback_to_soft=False)
         self._created = create and not path.exists()
         if not create and not (path / "run.json").is_file():
             raise RunFolderError(
@@ -58,24 +60,20 @@ class RunFolder:
             raise RunFolderError(f"{self.path} cannot be written: {error.strerror}.", "Choose another --out.") from None
 
     def __enter__(self) -> RunFolder:
+        holder = self.path / ".lock"
         try:
-            lock = self._held.enter_context((self.path / ".lock").open("a+"))
+            self._lock.acquire()
+            holder.write_text(f"process {os.getpid()}")
+        except Timeout:
+            told = holder.read_text().strip() or "another process"
+            raise RunFolderError(
+                f"{self.path} is in use by {told}.", "Wait for it to end, or give another folder."
+            ) from None
         except OSError as error:
+            self._lock.release()
             raise RunFolderError(
                 f"{self.path} cannot be written: {error.strerror}.", "Choose another folder."
             ) from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            holder = lock.read().strip() or "another process"
-            self._held.close()
-            raise RunFolderError(
-                f"{self.path} is in use by {holder}.", "Wait for it to end, or give another folder."
-            ) from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()}")
-        lock.flush()
         self.work.mkdir(exist_ok=True)
         self._remove_parts()
         return self
@@ -86,7 +84,7 @@ class RunFolder:
         self._remove_parts()
         if isinstance(error, InputError) and self._created and not set(self.read()["stages"]) - {"door"}:
             self._remove()  # refused at the door: nothing of the user's or of any stage is in it
-        self._held.close()
+        self._lock.release()
 
     def _remove(self) -> None:
         for name in _OURS:
