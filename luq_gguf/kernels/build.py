@@ -17,7 +17,7 @@ from pathlib import Path
 
 from luq_gguf.core import atomic, paths
 from luq_gguf.core.errors import KernelsError
-from luq_gguf.llamacpp import tools
+from luq_gguf.llamacpp import child, tools
 
 SOURCES = Path(__file__).parent / "src"
 LIBRARY = "libluq-kernels.so"
@@ -79,7 +79,7 @@ def compile_sources(into: Path, *arguments: str, targets: tuple[str, ...] = ("lu
     configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []
     for command in (configure, [cmake, "--build", str(into), "--target", *targets]):
         try:
-            tools.run(command, failure=KernelsError, what="The kernels' build", hint="The lines above are CMake's own.")
+            child.run(command, failure=KernelsError, what="The kernels' build", hint="The lines above are CMake's own.")
         except OSError as error:
             raise KernelsError(
                 f"The kernels cannot be built: {command[0]}: {error.strerror}.",

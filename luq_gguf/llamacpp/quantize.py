@@ -10,7 +10,7 @@ from pathlib import Path
 from luq_gguf.core import atomic
 from luq_gguf.core.errors import ConversionError, TypeNameError, VerificationError
 from luq_gguf.core.types import ModelTensors, Plan, TensorChoice
-from luq_gguf.llamacpp import tools
+from luq_gguf.llamacpp import child, tools
 from luq_gguf.llamacpp.gguf import header_only, reader
 from luq_gguf.llamacpp.tools import LlamaCpp
 from luq_gguf.method import tensor_types
@@ -41,7 +41,7 @@ def dry_run(llama: LlamaCpp, source: Path, ftype: str, types: Mapping[str, str] 
         if types:
             listed.write_text(tensor_types.to_text(types))
             command += ["--tensor-type-file", listed]
-        told = tools.run([*command, source, ftype], failure=ConversionError, what="llama-quantize --dry-run")
+        told = child.run([*command, source, ftype], failure=ConversionError, what="llama-quantize --dry-run")
     finally:
         listed.unlink(missing_ok=True)
     found = {}
@@ -183,7 +183,7 @@ def quantize(
     command += ["--tensor-type-file", types_file.name, source.name]
     with atomic.whole(out) as part:
         command += [os.path.relpath(part, source.parent), plan.high, *([str(threads)] if threads else [])]
-        tools.run(
+        child.run(
             command,
             failure=ConversionError,
             what="llama-quantize",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from luq_gguf.core import atomic
 from luq_gguf.core.errors import ConversionError, DiskSpaceError
-from luq_gguf.llamacpp import tools
+from luq_gguf.llamacpp import child, tools
 from luq_gguf.llamacpp.gguf import header_only, reader
 
 ROWS = 128  # quantized once; a tensor repeats them
@@ -64,7 +64,7 @@ def _fill(
 ) -> None:
     wanted = sorted({(kind, shape[-1]) for kind, shape in tensors.values()})
     with tempfile.TemporaryDirectory() as folder:
-        tools.run(
+        child.run(
             [tools.python(), "-m", "luq_gguf.llamacpp.blocks", folder, *(f"{k}:{n}:{ROWS}" for k, n in wanted)],
             failure=ConversionError,
             what="ggml's quantizer",

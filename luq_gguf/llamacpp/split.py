@@ -8,7 +8,7 @@ from pathlib import Path
 from luq_gguf.core import atomic
 from luq_gguf.core.errors import ConversionError, DiskSpaceError
 from luq_gguf.core.units import format_size
-from luq_gguf.llamacpp import tools
+from luq_gguf.llamacpp import child
 from luq_gguf.llamacpp.tools import LlamaCpp
 
 
@@ -30,5 +30,5 @@ def split(llama: LlamaCpp, path: Path, folder: Path, max_bytes: int) -> list[Pat
         size = f"{max(1, max_bytes // 10**6)}M"
         command: list[str | Path] = [llama.tool("llama-gguf-split"), "--split", "--split-max-size", size]
         command += [path, part / path.stem]
-        tools.run(command, failure=ConversionError, what="llama-gguf-split", into=part)
+        child.run(command, failure=ConversionError, what="llama-gguf-split", into=part)
     return sorted(folder.glob("*.gguf"))
