@@ -19,7 +19,7 @@ from luq_gguf.core.types import Budget
 from luq_gguf.core.units import format_size
 from luq_gguf.llamacpp.runtime.client import Runner
 from luq_gguf.method.metrics.kld import kl_divergence, same_top
-from luq_gguf.method.ranking import RANKINGS
+from luq_gguf.method.orders import UNMEASURED
 from luq_gguf.planning.stage import PlanRequest
 from luq_gguf.run.serialization import read_profile
 from luq_gguf.workflows import demo, easy_vqa, pipeline
@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--questions", type=int, default=200)
-    parser.add_argument("--rank", choices=RANKINGS, default="entropy")
+    parser.add_argument("--rank", choices=UNMEASURED, default="entropy")
     args = parser.parse_args()
     pool = easy_vqa.questions("test")
     asked = tuple(pool[i] for i in np.random.default_rng(0).permutation(len(pool))[: args.questions])

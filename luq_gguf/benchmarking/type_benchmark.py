@@ -5,7 +5,6 @@ For every type a file of a few such layers is made, with a head of almost nothin
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -13,8 +12,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from luq_gguf.core import machine
+from luq_gguf.core import machine, paths
 from luq_gguf.core.errors import RunFolderError
+from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import ModelTensors
 from luq_gguf.llamacpp import llama_bench, shape_file, tools
@@ -22,7 +22,7 @@ from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.method.speed_model import SpeedTable, TypeRate
 from luq_gguf.method.tensor_types import layer_of
 from luq_gguf.run import serialization
-from luq_gguf.run.folder import RunFolder, hash_of
+from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import model_of, open_door
 
 CANDIDATES = (
@@ -105,7 +105,6 @@ def measured(
 
 
 def _kept_path(geometry: Geometry, threads: int) -> Path:
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     pin, names = tools.pin(), geometry.matrices | frozenset(HEAD_AND_EMBEDDING)
     types = {choice.name: choice.high_type for choice in geometry.tensors.choices if choice.layer is None}
     shapes = sorted(
@@ -115,7 +114,7 @@ def _kept_path(geometry: Geometry, threads: int) -> Path:
     cpu = (machine.cpu_name(), machine.cpu_features(), machine.physical_cores(), threads)
     build = (pin["version"], pin["sha256"], pin["cmake_args"], str(tools.find().tools))
     how = (geometry.layers_measured(), PROMPT, GENERATE, ROUNDS, REPETITIONS)
-    return root / "luq-gguf" / "speed" / f"{hash_of(cpu, build, geometry.source.arch, shapes, how)}.json"
+    return paths.cache("speed") / f"{hash_of(cpu, build, geometry.source.arch, shapes, how)}.json"
 
 
 def _read(path: Path) -> dict[str, Any]:

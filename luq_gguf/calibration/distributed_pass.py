@@ -21,9 +21,10 @@ from luq_gguf.calibration.stage import (
     tell_skipped,
 )
 from luq_gguf.core.errors import RankError, RunFolderError, ShardError
+from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Profile, Share
-from luq_gguf.run.folder import RunFolder, hash_of
+from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import Door, claim, open_for_profile
 
 if TYPE_CHECKING:

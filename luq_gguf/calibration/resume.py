@@ -8,17 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
+from luq_gguf.core import atomic
+
 
 def save(path: Path, key: str, arrays: dict[str, np.ndarray]) -> None:
     """Written beside its name, on the disk before it is renamed."""
     buffer = io.BytesIO()
     np.savez(buffer, key=np.array(key), **arrays)  # type: ignore[arg-type]
-    beside = path.with_name(path.name + ".part")
-    with beside.open("wb") as file:
+    with atomic.whole(path) as part, part.open("wb") as file:
         file.write(buffer.getbuffer())
         file.flush()
         os.fsync(file.fileno())
-    beside.replace(path)
 
 
 def load(path: Path, key: str) -> dict[str, np.ndarray] | None:

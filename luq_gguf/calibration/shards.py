@@ -22,6 +22,7 @@ from safetensors.torch import save_file as save_tensors
 from luq_gguf.calibration.forward_pass import Walked, seen_arrays, seen_batches
 from luq_gguf.calibration.profiler import calibration_facts
 from luq_gguf.calibration.reservoir import MODALITIES
+from luq_gguf.core import atomic
 from luq_gguf.core.errors import ShardError
 from luq_gguf.core.types import COLUMNS, CalibrationSet, ImportanceMatrix, Share
 from luq_gguf.hf.checkpoint import Checkpoint
@@ -100,10 +101,9 @@ def write(
 
 
 def _put(path: Path, save: Any) -> None:
-    part = path.with_name(path.name + ".part")
-    save(part)
-    part.chmod((path.parent / "run.json").stat().st_mode & 0o777)  # the library makes it private
-    part.replace(path)
+    with atomic.whole(path) as part:
+        save(part)
+        part.chmod((path.parent / "run.json").stat().st_mode & 0o777)  # the library makes it private
 
 
 def read(folder: Path) -> Shard:

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from luq_gguf.core import atomic
+from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import CalibrationSet, Profile
 from luq_gguf.hf import datasets
 from luq_gguf.llamacpp.gguf import header_only, imatrix
 from luq_gguf.run import serialization
-from luq_gguf.run.folder import RunFolder, hash_of
+from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import Door, check_memory
 
 if TYPE_CHECKING:
@@ -178,13 +180,11 @@ def _write_profile(run: RunFolder, made: Made) -> None:
 
     profile, matrix, arrays = made
     sources = [str(name) for name in cast("list[object]", profile.calibration["sources"])]
-    part = run.file(header_only.IMATRIX_NAME + ".part")
-    imatrix.write(part, matrix, sources, 512)
-    part.replace(run.file(header_only.IMATRIX_NAME))
-    part = run.file("profile.safetensors.part")
-    save_file(arrays, part)
-    part.chmod(run.file("run.json").stat().st_mode & 0o777)  # the library makes it private
-    part.replace(run.file("profile.safetensors"))
+    with atomic.whole(run.file(header_only.IMATRIX_NAME)) as part:
+        imatrix.write(part, matrix, sources, 512)
+    with atomic.whole(run.file("profile.safetensors")) as part:
+        save_file(arrays, part)
+        part.chmod(run.file("run.json").stat().st_mode & 0o777)  # the library makes it private
     serialization.write_json(run.file("profile.json"), serialization.profile_to_json(profile))
 
 

@@ -11,7 +11,7 @@ import click
 
 from luq_gguf.core.errors import BudgetError, CalibrationError
 from luq_gguf.core.types import Budget, Share
-from luq_gguf.method.ranking import RANKINGS
+from luq_gguf.method.orders import MEASURED, MEASURED_OPTIONS, ORDERS
 
 F = TypeVar("F", bound=Callable[..., Any])
 _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "KI": 1024, "MI": 1024**2, "GI": 1024**3}
@@ -102,8 +102,9 @@ budget = _chain(
     click.option("--max-kld", type=float, help="Most mean KL divergence from the 16-bit file on --eval, in nats."),
     click.option("--min-accuracy", type=float, help="Least accuracy on --eval, 0 to 1."),
     click.option("--eval", "eval_source", metavar="SET",
-                 help="Questions that bounds on quality, --rank kld and greedy, and --plan best are measured on."),
-    click.option("--rank", "rule", type=click.Choice([*RANKINGS, "kld", "greedy"]), default="entropy",
+                 help="Questions that bounds on quality, --rank "
+                 f"{' and '.join(MEASURED)}, and --plan best are measured on."),
+    click.option("--rank", "rule", type=click.Choice(list(ORDERS)), default="entropy",
                  show_default=True, help="Which layers become low first."),
     click.option("--plan", "plan_kind", type=click.Choice(["luq", "best"]), default="luq", show_default=True,
                  help="luq: two types, by --rank; best: of many types what measures best within a size."),
@@ -195,8 +196,8 @@ def check_files(keep_f16: bool, low_disk: bool, measures: bool = False) -> None:
     """Raises UsageError where --low-disk is given together with what needs the whole 16-bit GGUF."""
     if low_disk and (keep_f16 or measures):
         raise click.UsageError(
-            "--low-disk writes no whole 16-bit GGUF; --keep-f16, --max-kld, --min-accuracy, --rank kld, --rank greedy "
-            "and --plan best need one."
+            "--low-disk writes no whole 16-bit GGUF; --keep-f16, --max-kld, --min-accuracy, "
+            f"{MEASURED_OPTIONS} and --plan best need one."
         )
 
 

@@ -21,7 +21,7 @@ from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Check, LayerEntropy, Plan, PredictedSpeed, Profile
 from luq_gguf.core.units import format_size
 from luq_gguf.method import ranking
-from luq_gguf.reporting.plan_text import describe
+from luq_gguf.reporting.plan_text import describe, unsettled_line
 from luq_gguf.run import serialization
 
 errors = Console(stderr=True)
@@ -128,9 +128,8 @@ def plan_lines(plan: Plan) -> list[str]:
     if plan.speed:
         lines += _speed_lines(plan, plan.speed)
     lines += _quality_lines(plan)
-    if plan.unsettled:
-        shares = ", ".join(f"{layer} ({share:.0%})" for layer, share in sorted(plan.unsettled.items()))
-        lines.append(f"not settled, low in so many ways of estimating the ranking: {shares}")
+    if unsettled := unsettled_line(plan):
+        lines.append(unsettled)
     if plan.without_importance:
         told = [f"{name} {plan.tensor_types[name]}" for name in plan.without_importance]
         more = f" and {len(told) - 3} more" if len(told) > 3 else ""

@@ -8,6 +8,8 @@ from typing import Any
 import click
 
 from luq_gguf.cli import options, output
+from luq_gguf.method.orders import ORDERS, SWEPT
+from luq_gguf.method.uniform import SWEPT as SWEPT_UNIFORM
 from luq_gguf.reporting import tables
 
 
@@ -20,15 +22,15 @@ from luq_gguf.reporting import tables
     "--order",
     "orders",
     multiple=True,
-    type=click.Choice(["entropy", "entropy-desc", "random", "kld", "greedy", "best"]),
+    type=click.Choice([*ORDERS, "best"]),
     help="Which layers become low first; may be repeated. best: the best plans of the uniform files' sizes.  [default: "
-    "the first four]",
+    f"{', '.join(SWEPT)}]",
 )
 @click.option("--random-seeds", default=1, show_default=True, help="So many random orders.")
 @click.option(
     "--uniform",
     metavar="LIST",
-    help="Uniform file types to compare with, or none.  [default: IQ1_M,IQ2_XXS,IQ2_M,Q2_K,IQ3_XXS,Q3_K_M,Q4_K_M]",
+    help=f"Uniform file types to compare with, or none.  [default: {','.join(SWEPT_UNIFORM)}]",
 )
 @click.option(
     "--alpha", "alphas", metavar="LIST", help="Also profile anew with these shares of images, 0,0.25,0.5,0.75,1."
@@ -68,11 +70,12 @@ def command(
     shares = options.shares(alphas, "--alpha") if alphas is not None else ()
     from luq_gguf.calibration.stage import CalibrationRequest
     from luq_gguf.workflows import pipeline
-    from luq_gguf.workflows.sweep import ORDERS, UNIFORM, SweepRequest
+    from luq_gguf.workflows.sweep import SweepRequest
 
-    kinds = UNIFORM if uniform is None else tuple(k.upper() for k in uniform.split(",") if k and k.lower() != "none")
+    listed = SWEPT_UNIFORM if uniform is None else uniform.split(",")
+    kinds = tuple(kind.upper() for kind in listed if kind and kind.lower() != "none")
     questions = options.make_questions(rest)
-    request = SweepRequest(counts, orders or ORDERS, random_seeds, kinds)
+    request = SweepRequest(counts, orders or SWEPT, random_seeds, kinds)
     with output.listener() as listener:
         content = pipeline.sweep(
             run_dir,

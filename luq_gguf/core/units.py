@@ -1,4 +1,4 @@
-"""Formats sizes for people."""
+"""Sizes in bytes: for people, and padded to an alignment."""
 
 from __future__ import annotations
 
@@ -13,3 +13,8 @@ def format_size(n_bytes: int, *, up: bool = False) -> str:
     if up:
         value = -(-n_bytes * 100 // unit) / 100
     return f"{value:.2f} {name}"
+
+
+def padded(n_bytes: int, alignment: int) -> int:
+    """The least multiple of `alignment` that holds so many bytes."""
+    return -(-n_bytes // alignment) * alignment

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from luq_gguf.core.errors import LuqError
 from luq_gguf.core.types import Check
-from luq_gguf.llamacpp import tools
+from luq_gguf.llamacpp import child, tools
+from luq_gguf.llamacpp.recipe import recipe
 from luq_gguf.llamacpp.tools import LlamaCpp
 
 PACKAGES = ("torch", "transformers", "safetensors", "gguf", "numpy", "scikit-learn", "datasets", "huggingface-hub")
@@ -61,7 +62,7 @@ def _tools() -> Iterator[Check]:
 
 def _tool(llama: LlamaCpp, name: str, origin: str) -> Check:
     """A tool is there when it has run and ended with 0."""
-    again = f"python {tools.recipe()}" if llama.pinned else "Build it again, or unset " + tools.ENVIRONMENT_VARIABLE
+    again = f"python {recipe()}" if llama.pinned else "Build it again, or unset " + tools.ENVIRONMENT_VARIABLE
     try:
         path = llama.tool(name)
         tools.output(path, "--help")
@@ -88,7 +89,7 @@ def _build(llama: LlamaCpp) -> Iterator[Check]:
     if unused:
         size = sum(n_bytes for _, n_bytes in unused) / 1024**2
         names = ", ".join(path.name for path, _ in unused)
-        hint = f"python {tools.recipe()} --remove-old deletes them."
+        hint = f"python {recipe()} --remove-old deletes them."
         yield Check("older builds", True, f"{names} ({size:.0f} MiB), not used any more", hint)
 
 
@@ -98,7 +99,7 @@ def _computes(llama: LlamaCpp) -> Check:
     if test.failures:
         more = f", and {len(test.failures) - 1} more of {test.n_results}" if len(test.failures) > 1 else ""
         hint = (
-            f"Build it again without what fails: delete {llama.tools.parent.parent} and run python {tools.recipe()}"
+            f"Build it again without what fails: delete {llama.tools.parent.parent} and run python {recipe()}"
             if llama.pinned
             else f"This build is broken on this CPU: unset {tools.ENVIRONMENT_VARIABLE} to use the pinned one."
         )
@@ -109,7 +110,7 @@ def _computes(llama: LlamaCpp) -> Check:
 
 def _bindings() -> Check:
     """libllama and libmtmd of the pinned build, imported in a child: a broken library may abort."""
-    name, hint = "libllama, libmtmd", f"python {tools.recipe()}"
+    name, hint = "libllama, libmtmd", f"python {recipe()}"
     code = "import llama_cpp, llama_cpp.mtmd_cpp as m; m.mtmd_default_marker(); print(llama_cpp.__version__)"
     try:
         environment = tools.bindings_environment()
@@ -117,10 +118,10 @@ def _bindings() -> Check:
         return Check(name, False, error.message, error.hint)
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment)
     if run.returncode:
-        missing = tools.missing_library(run.stderr)
+        missing = child.missing_library(run.stderr)
         if missing:
             return Check(name, False, missing.message, missing.hint)
-        reason = run.stderr.strip().splitlines()[-1] if run.stderr.strip() else tools.ended(run.returncode)
+        reason = run.stderr.strip().splitlines()[-1] if run.stderr.strip() else child.ended(run.returncode)
         return Check(name, False, reason, hint)
     return Check(name, True, f"llama-cpp-python {run.stdout.strip()} of the pinned build")
 
@@ -130,7 +131,7 @@ def _converter() -> Check:
         path = tools.find(untested=True).converter
     except LuqError as error:
         return Check("converter", False, error.message, error.hint)
-    return Check("converter", path.is_file(), str(path), "" if path.is_file() else f"python {tools.recipe()}")
+    return Check("converter", path.is_file(), str(path), "" if path.is_file() else f"python {recipe()}")
 
 
 def _machine() -> Iterator[Check]:

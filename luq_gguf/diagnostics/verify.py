@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from luq_gguf.core.errors import GGUFFileError, LuqError, RunFolderError
+from luq_gguf.core.hashing import sha256_of
 from luq_gguf.core.types import Check
 from luq_gguf.core.units import format_size
 from luq_gguf.llamacpp.gguf import imatrix, reader
@@ -20,7 +21,7 @@ from luq_gguf.llamacpp.gguf.reader import GGUFInfo
 from luq_gguf.llamacpp.runtime.client import Runner
 from luq_gguf.method import tensor_types
 from luq_gguf.run import serialization
-from luq_gguf.run.folder import RunFolder, sha256_of
+from luq_gguf.run.folder import RunFolder
 
 KEPT = ("profile", "plan", "mmproj", "quantize")  # stages whose files belong to a run; others' may have been deleted
 AGAIN = "Run the command that made it again: it makes what is not as it was."

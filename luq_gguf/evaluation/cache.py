@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from luq_gguf.core import atomic
 from luq_gguf.core.types import EvalData
 
 PART = 16  # prompts or chunks of text
@@ -34,9 +35,8 @@ def save(folder: Path, cases: Sequence[str], arrays: Arrays, answers: Mapping[st
     """Write a whole part; `answers` are those of its prompts."""
     from safetensors.numpy import save_file
 
-    beside = folder / f"{cases[0]}.part"
-    save_file(arrays, beside, metadata={"answers": json.dumps(dict(answers))})
-    beside.replace(path(folder, cases))
+    with atomic.whole(path(folder, cases)) as part:
+        save_file(arrays, part, metadata={"answers": json.dumps(dict(answers))})
 
 
 def read(folder: Path, data: EvalData) -> Iterator[tuple[str, Arrays, str | None]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from luq_gguf.core import paths
 from luq_gguf.core.errors import EvaluationError
+from luq_gguf.core.hashing import sha256_of
 from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import EvalData, Sample
 from luq_gguf.evaluation.logprobs import CHUNK, Case, Target, compare, measure_reference, noise_floor, reference_answers
 from luq_gguf.hf import datasets
-from luq_gguf.llamacpp.gguf import reader
+from luq_gguf.llamacpp.gguf import mmproj, reader
 from luq_gguf.llamacpp.runtime.client import Runner
 from luq_gguf.method.metrics import intervals, vqa
-from luq_gguf.run.folder import sha256_of
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,7 @@ class Evaluation:
 
 def cache_folder() -> Path:
     """Where measurements of files outside run folders are kept."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = root / "luq-gguf" / "eval"
+    folder = paths.cache("eval")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -53,7 +52,7 @@ def read_data(
     chunks = _chunks(model, text, n_chunks) if text else ()
     digest = hashlib.sha256(json.dumps(chunks).encode())
     for sample in samples:
-        image = hashlib.sha256(sample.image.read_bytes()).hexdigest() if sample.image else ""
+        image = sha256_of(sample.image) if sample.image else ""
         digest.update(json.dumps([image, sample.prompt, sample.answers]).encode())
     name = " + ".join(datasets.source_name(str(part)) for part in (source, text) if part)
     return EvalData(name, samples, chunks, digest.hexdigest())
@@ -95,7 +94,7 @@ def mmproj_beside(model: Path, given: Path | None, what: str) -> Path:
     """The vision half for `what` has images. Raises EvaluationError."""
     if given:
         return given
-    found = sorted(model.parent.glob("mmproj*.gguf"))
+    found = mmproj.beside(model)
     if len(found) != 1:
         problem = "there is no mmproj file" if not found else f"there are {len(found)} mmproj files"
         raise EvaluationError(f"{what} images, and beside {model.name} {problem}.", "Give --mmproj FILE.")

@@ -7,7 +7,6 @@ them while its own are at hand. A part is a few prompts; a killed measurement re
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from luq_gguf.core.errors import EvaluationError
+from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.types import EvalData
 from luq_gguf.evaluation import cache as measurement_cache
 from luq_gguf.evaluation.cache import PART, Arrays
@@ -45,8 +45,7 @@ class Target:
     def key(self) -> str:
         """Changes with the files and with what is asked of them, not with how fast it is done."""
         stamps = [_stamp(path) for path in (self.model, self.mmproj) if path]
-        asked = [stamps, self.max_tokens, self.top, *([] if self.answers else ["no answers"])]
-        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:24]
+        return hash_of(stamps, self.max_tokens, self.top, *([] if self.answers else ["no answers"]))
 
 
 def _stamp(path: Path) -> list[object]:
@@ -210,7 +209,7 @@ def _measure_parts(
         return
     embeddings = None
     if target.mmproj:
-        embeddings = work / f"images-{hashlib.sha256(json.dumps(_stamp(target.mmproj)).encode()).hexdigest()[:16]}"
+        embeddings = work / f"images-{hash_of(*_stamp(target.mmproj))[:16]}"
         embeddings.mkdir(exist_ok=True)
     with Runner(
         target.model,

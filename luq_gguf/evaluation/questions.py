@@ -9,6 +9,7 @@ from luq_gguf.core.errors import EvaluationError
 from luq_gguf.core.types import Budget, EvalData
 from luq_gguf.evaluation import evaluate as evaluation
 from luq_gguf.hf import datasets
+from luq_gguf.method.orders import MEASURED_OPTIONS
 from luq_gguf.run.folder import RunFolder
 
 
@@ -41,8 +42,8 @@ def check_questions(budget: Budget, questions: QuestionSet, run: RunFolder) -> N
     """Refuse, before anything heavy, data that an order or a budget could not be measured on."""
     if questions.source is None:
         raise EvaluationError(
-            "--max-kld, --min-accuracy, --rank kld, --rank greedy and --plan best are measured on questions, and none "
-            "were given.",
+            f"--max-kld, --min-accuracy, {MEASURED_OPTIONS} and --plan best are measured on questions, and none were "
+            "given.",
             "Give --eval SET: a .jsonl, a folder of images, or a Hub dataset id.",
         )
     samples = datasets.read_questions(questions.source, questions.samples, questions.seed, run.work / "eval" / "images")

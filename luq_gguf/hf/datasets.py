@@ -18,6 +18,7 @@ import numpy as np
 
 from luq_gguf.core import json_input
 from luq_gguf.core.errors import CalibrationError
+from luq_gguf.core.hashing import sha256_of
 from luq_gguf.core.images import open_rgb
 from luq_gguf.core.types import CalibrationSet, Sample
 from luq_gguf.hf.download import network_errors
@@ -116,7 +117,7 @@ def _is_local(source: str) -> bool:
 def _digest(multimodal: Iterable[Sample], text: Iterable[Sample], document: str | None) -> str:
     digest = hashlib.sha256()
     for sample in (*multimodal, *text):
-        image = hashlib.sha256(sample.image.read_bytes()).hexdigest() if sample.image else ""
+        image = sha256_of(sample.image) if sample.image else ""
         digest.update(json.dumps([image, sample.prompt, sample.answer]).encode())
     digest.update((document or "").encode())
     return digest.hexdigest()

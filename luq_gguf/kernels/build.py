@@ -6,19 +6,18 @@ the architecture. Needs a C++ compiler; CMake comes from the package index where
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import platform
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from luq_gguf.core import atomic, paths
 from luq_gguf.core.errors import KernelsError
-from luq_gguf.llamacpp import tools
+from luq_gguf.llamacpp import child, tools
 
 SOURCES = Path(__file__).parent / "src"
 LIBRARY = "libluq-kernels.so"
@@ -32,7 +31,7 @@ def folder() -> Path:
     for path in sorted(SOURCES.iterdir()):
         if path.is_file():
             digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return tools.cache_root() / f"kernels-{pin['version']}-{digest.hexdigest()[:12]}"
+    return paths.cache(f"kernels-{pin['version']}-{digest.hexdigest()[:12]}")
 
 
 def built() -> Path | None:
@@ -58,15 +57,10 @@ def library(say: Callable[[str], None] = lambda sentence: None) -> Path:
         )
     say("building the kernels: half a minute, once")
     target = folder()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=target.name + ".", dir=target.parent) as name:
-        beside = Path(name)
-        compile_sources(beside / "build")
-        whole = beside / "whole"
-        whole.mkdir()
-        shutil.copy(beside / "build" / LIBRARY, whole / LIBRARY)
-        with contextlib.suppress(OSError):  # another process may have been faster
-            whole.rename(target)
+    with atomic.whole_folder(target) as made:
+        build = made.parent / "build"
+        compile_sources(build)
+        shutil.copy(build / LIBRARY, made / LIBRARY)
     return target / LIBRARY
 
 
@@ -85,7 +79,7 @@ def compile_sources(into: Path, *arguments: str, targets: tuple[str, ...] = ("lu
     configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []
     for command in (configure, [cmake, "--build", str(into), "--target", *targets]):
         try:
-            tools.run(command, failure=KernelsError, what="The kernels' build", hint="The lines above are CMake's own.")
+            child.run(command, failure=KernelsError, what="The kernels' build", hint="The lines above are CMake's own.")
         except OSError as error:
             raise KernelsError(
                 f"The kernels cannot be built: {command[0]}: {error.strerror}.",

@@ -18,7 +18,7 @@ import numpy as np
 from luq_gguf.core import machine
 from luq_gguf.core.errors import KernelsError
 from luq_gguf.kernels.ggml import BLOCK, IQ1_M, Ggml, Product, random_blocks
-from luq_gguf.llamacpp import tools
+from luq_gguf.llamacpp import child, tools
 from luq_gguf.method.metrics.intervals import paired_ratio
 
 N_ROWS, N_COLUMNS = 18944, 3584  # the largest matrix of a 7B model
@@ -34,7 +34,7 @@ def gain(library: Path, threads: int | None = None, seconds: float = SECONDS) ->
     threads = threads or machine.physical_cores()
     folder = tools.find().tools.parent / "lib"
     command = [tools.python(), "-m", __name__, str(folder), str(library), str(threads), str(seconds)]
-    told = tools.run(command, failure=KernelsError, what="The measurement", hint="The lines above are its own.")
+    told = child.run(command, failure=KernelsError, what="The measurement", hint="The lines above are its own.")
     pairs = np.array(json.loads(told.splitlines()[-1]))
     conditions = f"matrices of {N_ROWS} x {N_COLUMNS} times a vector, {threads} threads, {len(pairs)} pairs in turns"
     rates = N_ROWS * N_COLUMNS * N_MATRICES / np.median(pairs, axis=0)

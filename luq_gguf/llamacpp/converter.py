@@ -6,8 +6,9 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from luq_gguf.core import atomic
 from luq_gguf.core.errors import CheckpointError, ConversionError
-from luq_gguf.llamacpp import tools
+from luq_gguf.llamacpp import child, tools
 from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.llamacpp.tools import LlamaCpp
 
@@ -25,7 +26,7 @@ def metadata_only(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> re
     Raises CheckpointError with the converter's words, as for a tokenizer it does not know.
     """
     command = [*_command(llama, checkpoint, out, name), "--vocab-only"]
-    tools.run(command, failure=CheckpointError, what="llama.cpp's converter", environment=tools.python_environment())
+    child.run(command, failure=CheckpointError, what="llama.cpp's converter", environment=tools.python_environment())
     return reader.read(out)
 
 
@@ -41,7 +42,7 @@ def text_tensors(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> dic
         if match := _TENSOR.search(line):
             found[match["name"]] = match["type"], tuple(int(n) for n in match["shape"].split(",")[::-1])
 
-    tools.run(
+    child.run(
         [*_command(llama, checkpoint, out, name), "--dry-run"],
         failure=CheckpointError,
         what="llama.cpp's converter cannot convert this model; it",
@@ -59,7 +60,7 @@ def check_mmproj(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> Non
     Raises CheckpointError with its words where it cannot write this model's.
     """
     command = [*_command(llama, checkpoint, out, name), "--mmproj", "--dry-run"]
-    tools.run(
+    child.run(
         command,
         failure=CheckpointError,
         what="llama.cpp's converter cannot write the vision half of this model; it",
@@ -85,20 +86,19 @@ def to_16_bit(
         if match := _PERCENT.search(line):
             on_progress(int(match[1]) / 100)
 
-    part = out.with_name(out.name + ".part")
-    command = _command(llama, checkpoint, part, name) + (["--mmproj"] if mmproj else [])
-    try:
-        tools.run(
-            command,
-            failure=ConversionError,
-            what="llama.cpp's converter",
-            on_line=on_line,
-            environment=tools.python_environment(),
-            into=out.parent,
-        )
-        written = part if part.exists() else part.with_name(f"mmproj-{part.name}")  # it prefixes mmproj files
-        written.replace(out)
-    finally:
-        for left in (part, part.with_name(f"mmproj-{part.name}")):
-            left.unlink(missing_ok=True)
+    with atomic.whole(out) as part:
+        prefixed = part.with_name(f"mmproj-{part.name}")  # the converter prefixes mmproj files
+        try:
+            child.run(
+                _command(llama, checkpoint, part, name) + (["--mmproj"] if mmproj else []),
+                failure=ConversionError,
+                what="llama.cpp's converter",
+                on_line=on_line,
+                environment=tools.python_environment(),
+                into=out.parent,
+            )
+            if not part.exists():
+                prefixed.replace(part)
+        finally:
+            prefixed.unlink(missing_ok=True)
     return reader.read_tensors(out)

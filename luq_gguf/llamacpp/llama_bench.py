@@ -9,12 +9,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import PIPE, Popen
+from subprocess import PIPE
 from typing import Any
 
 from luq_gguf.core import interrupts, machine
 from luq_gguf.core.errors import RunnerError
-from luq_gguf.llamacpp import tools
+from luq_gguf.llamacpp import child
 from luq_gguf.llamacpp.tools import LlamaCpp
 
 PLUGIN = "GGML_BACKEND_PATH"  # a library that llama.cpp's tools load beside their own backends
@@ -59,35 +59,21 @@ def run(
     environment = {name: value for name, value in os.environ.items() if name != PLUGIN}
     environment |= {PLUGIN: str(kernels)} if kernels else {}
     with tempfile.TemporaryFile("w+") as errors:
-        child = Popen(
-            command,
-            stdout=PIPE,
-            stderr=errors,
-            text=True,
-            env=environment,
-            start_new_session=True,
-            preexec_fn=tools.die_with_parent,
-        )
-        watch = machine.PeakMemory(child.pid)
-        try:
-            assert child.stdout
-            rows = [json.loads(line) for line in child.stdout if line.startswith("{")]
-            _, status, usage = os.wait4(child.pid, 0)  # with the time that this child alone has used
-            child.returncode = os.waitstatus_to_exitcode(status)
-            interrupts.check()
-        finally:
-            watch.stop()
-            child.kill()
-            child.wait()
-            assert child.stdout
-            child.stdout.close()
-        if child.returncode or not rows:
+        with child.started(command, environment, stdout=PIPE, stderr=errors) as bench:
+            watch = machine.PeakMemory(bench.pid)
+            try:
+                assert bench.stdout
+                rows = [json.loads(line) for line in bench.stdout if line.startswith("{")]
+                _, status, usage = os.wait4(bench.pid, 0)  # with the time that this child alone has used
+                bench.returncode = os.waitstatus_to_exitcode(status)
+                interrupts.check()
+            finally:
+                watch.stop()
+        if bench.returncode or not rows:
             errors.seek(0)
             told = " ".join(errors.read().split()[-40:])
-            how = tools.ended(child.returncode)
-            raise tools.missing_library(told) or RunnerError(
-                f"llama-bench {how} on {model.name}{': ' * bool(told)}{told}", tools.crash_hint(child.returncode, "")
-            )
+            how = f"llama-bench {child.ended(bench.returncode)} on {model.name}{': ' * bool(told)}{told}"
+            raise child.failed(RunnerError, bench.returncode, how, told)
         if kernels and PLUGIN_NAME not in str(rows[0]["backends"]).split(","):
             errors.seek(0)
             refused = [line.strip() for line in errors if line.startswith("luq kernels")]

@@ -7,9 +7,10 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
+from luq_gguf.core import atomic
 from luq_gguf.core.errors import ConversionError, TypeNameError, VerificationError
 from luq_gguf.core.types import ModelTensors, Plan, TensorChoice
-from luq_gguf.llamacpp import tools
+from luq_gguf.llamacpp import child, tools
 from luq_gguf.llamacpp.gguf import header_only, reader
 from luq_gguf.llamacpp.tools import LlamaCpp
 from luq_gguf.method import tensor_types
@@ -40,7 +41,7 @@ def dry_run(llama: LlamaCpp, source: Path, ftype: str, types: Mapping[str, str] 
         if types:
             listed.write_text(tensor_types.to_text(types))
             command += ["--tensor-type-file", listed]
-        told = tools.run([*command, source, ftype], failure=ConversionError, what="llama-quantize --dry-run")
+        told = child.run([*command, source, ftype], failure=ConversionError, what="llama-quantize --dry-run")
     finally:
         listed.unlink(missing_ok=True)
     found = {}
@@ -178,13 +179,11 @@ def quantize(
         if match := _STEP.match(line):
             on_progress(int(match[1]), int(match[2]))
 
-    part = out.with_name(out.name + ".part")
     command: list[str | Path] = [llama.tool("llama-quantize"), "--imatrix", header_only.IMATRIX_NAME]
     command += ["--tensor-type-file", types_file.name, source.name]
-    command += [os.path.relpath(part, source.parent), plan.high]
-    command += [str(threads)] if threads else []
-    try:
-        tools.run(
+    with atomic.whole(out) as part:
+        command += [os.path.relpath(part, source.parent), plan.high, *([str(threads)] if threads else [])]
+        child.run(
             command,
             failure=ConversionError,
             what="llama-quantize",
@@ -193,9 +192,6 @@ def quantize(
             into=out.parent,
         )
         verify(part, plan)
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def verify(path: Path, plan: Plan) -> None:

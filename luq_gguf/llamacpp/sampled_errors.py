@@ -18,7 +18,7 @@ import numpy as np
 from gguf import quants
 
 from luq_gguf.core.errors import ConversionError
-from luq_gguf.llamacpp import blocks, tools
+from luq_gguf.llamacpp import blocks, child, tools
 from luq_gguf.llamacpp.gguf import imatrix as imatrix_file
 from luq_gguf.llamacpp.gguf import quant_error
 
@@ -33,7 +33,7 @@ def sampled_errors(source: Path, imatrix: Path, wanted: Mapping[str, Collection[
         asked = {name: sorted(kinds) for name, kinds in wanted.items()}
         job.write_text(json.dumps({"source": str(source), "imatrix": str(imatrix), "out": str(out), "wanted": asked}))
         command: list[str | Path] = [tools.python(), "-m", "luq_gguf.llamacpp.sampled_errors", job]
-        tools.run(command, failure=ConversionError, what="ggml's quantizer")
+        child.run(command, failure=ConversionError, what="ggml's quantizer")
         found: dict[str, dict[str, float]] = json.loads(out.read_text())
         return found
 

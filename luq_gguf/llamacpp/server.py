@@ -5,15 +5,15 @@ from __future__ import annotations
 import http.client
 import os
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from subprocess import DEVNULL, STDOUT, Popen
 
 from luq_gguf.core import interrupts
 from luq_gguf.core.errors import LuqError, RunnerError
-from luq_gguf.llamacpp import tools
+from luq_gguf.llamacpp import child, tools
 
 HOST = "127.0.0.1"
 READY_SECONDS = 1800.0  # a large file on a slow disk takes minutes
@@ -38,28 +38,20 @@ def serve(
     command += ["-np", 1, "--jinja", "--no-cache-prompt", "--no-webui"]  # one slot, nothing kept: an answer depends on
     command += ["--mmproj", mmproj] if mmproj else []  # its question alone
     command += ["--threads", threads] if threads else []
-    with log.open("wb") as out:
-        child = subprocess.Popen(
-            [str(part) for part in command],
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env={name: value for name, value in os.environ.items() if not name.startswith("LLAMA_ARG_")},
-            start_new_session=True,  # Ctrl-C reaches us alone; we end the child
-            preexec_fn=tools.die_with_parent,
-        )
-    try:
-        progress(0, 1)
-        _wait(child, port, model, log)
-        progress(1, 1)
-        yield f"http://{HOST}:{port}"
-    except LuqError:
-        if child.poll() is not None:  # what was said meanwhile is only what followed from that
-            raise _ended(child, model, log) from None
-        raise
-    finally:
-        child.kill()  # no-op for one that has ended
-        child.wait()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LLAMA_ARG_")}
+    with (
+        log.open("wb") as out,
+        child.started(command, environment, stdin=DEVNULL, stdout=out, stderr=STDOUT) as server,
+    ):
+        try:
+            progress(0, 1)
+            _wait(server, port, model, log)
+            progress(1, 1)
+            yield f"http://{HOST}:{port}"
+        except LuqError:
+            if server.poll() is not None:  # what was said meanwhile is only what followed from that
+                raise _ended(server, model, log) from None
+            raise
 
 
 def _free_port() -> int:
@@ -68,20 +60,20 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait(child: subprocess.Popen[bytes], port: int, model: Path, log: Path) -> None:
+def _wait(server: Popen[str], port: int, model: Path, log: Path) -> None:
     until = time.monotonic() + READY_SECONDS
     while not _healthy(port):
         interrupts.check()
-        if child.poll() is not None:
-            raise _ended(child, model, log)
+        if server.poll() is not None:
+            raise _ended(server, model, log)
         if time.monotonic() > until:
             raise RunnerError(
                 f"llama-server did not load {model.name} within {READY_SECONDS / 60:.0f} minutes:\n{_tail(log)}",
                 "Choose a smaller --ctx, or a machine with more memory.",
             )
         time.sleep(0.1)
-    if child.poll() is not None:  # somebody else's server answered on this port
-        raise _ended(child, model, log)
+    if server.poll() is not None:  # somebody else's server answered on this port
+        raise _ended(server, model, log)
 
 
 def _healthy(port: int) -> bool:
@@ -95,13 +87,11 @@ def _healthy(port: int) -> bool:
         connection.close()
 
 
-def _ended(child: subprocess.Popen[bytes], model: Path, log: Path) -> LuqError:
-    code = child.wait()
+def _ended(server: Popen[str], model: Path, log: Path) -> LuqError:
+    code = server.wait()
     told = _tail(log)
-    return tools.missing_library(told) or RunnerError(
-        f"llama-server {tools.ended(code)} on {model.name}:\n{told}",
-        tools.crash_hint(code, "The lines above are llama.cpp's own."),
-    )
+    how = f"llama-server {child.ended(code)} on {model.name}:\n{told}"
+    return child.failed(RunnerError, code, how, told, "The lines above are llama.cpp's own.")
 
 
 def _tail(log: Path) -> str:

@@ -11,8 +11,9 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from luq_gguf.core import atomic
 from luq_gguf.core.errors import ConversionError, DiskSpaceError
-from luq_gguf.llamacpp import tools
+from luq_gguf.llamacpp import child, tools
 from luq_gguf.llamacpp.gguf import header_only, reader
 
 ROWS = 128  # quantized once; a tensor repeats them
@@ -42,13 +43,9 @@ def write(
             f"{out.parent} has {free / 2**30:.2f} GiB free; {out.name} takes {n_bytes / 2**30:.2f} GiB.",
             "Free some room, or give --out a folder on another disk.",
         )
-    part = out.with_name(out.name + ".part")
-    try:
+    with atomic.whole(out) as part:
         header_only.write(part, source.path, tensors, {"quantize.imatrix.file": None} | dict(changes or {}))
         _fill(part, tensors, n_bytes, on_progress)
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
     return reader.read(out)
 
 
@@ -67,7 +64,7 @@ def _fill(
 ) -> None:
     wanted = sorted({(kind, shape[-1]) for kind, shape in tensors.values()})
     with tempfile.TemporaryDirectory() as folder:
-        tools.run(
+        child.run(
             [tools.python(), "-m", "luq_gguf.llamacpp.blocks", folder, *(f"{k}:{n}:{ROWS}" for k, n in wanted)],
             failure=ConversionError,
             what="ggml's quantizer",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from luq_gguf.core import atomic
 from luq_gguf.core.errors import ConversionError, DiskSpaceError
 from luq_gguf.core.units import format_size
-from luq_gguf.llamacpp import tools
+from luq_gguf.llamacpp import child
 from luq_gguf.llamacpp.tools import LlamaCpp
 
 
@@ -23,15 +24,11 @@ def split(llama: LlamaCpp, path: Path, folder: Path, max_bytes: int) -> list[Pat
             f"The shards of {path.name} take {format_size(n_bytes)}, the disk has {format_size(free)} free.",
             "Free some room and run the same command again.",
         )
-    beside = folder.with_name(folder.name + ".part")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
-    try:
+    with atomic.whole(folder) as part:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
         size = f"{max(1, max_bytes // 10**6)}M"
         command: list[str | Path] = [llama.tool("llama-gguf-split"), "--split", "--split-max-size", size]
-        whole = [*command, path, beside / path.stem]
-        tools.run(whole, failure=ConversionError, what="llama-gguf-split", into=beside)
-        beside.rename(folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        command += [path, part / path.stem]
+        child.run(command, failure=ConversionError, what="llama-gguf-split", into=part)
     return sorted(folder.glob("*.gguf"))

@@ -8,7 +8,7 @@ WIDTH = 4  # candidates a step: the layers of lowest entropy that are left
 
 
 def most_files(n_layers: int, n_low: int) -> int:
-    """How many files `choose` measures at most for so many low layers."""
+    """How many files `steps` measures at most for so many low layers."""
     steps = [min(WIDTH, n_layers - step) for step in range(n_low)]
     return sum(steps) + max(0, n_low - 1)  # the paper's own choices of more than one layer
 
@@ -30,11 +30,3 @@ def steps(order: Sequence[int], measure: Callable[[tuple[int, ...]], float]) -> 
             candidates.append(front)
         chosen = min(candidates, key=measure)
         yield chosen
-
-
-def choose(
-    order: Sequence[int], measure: Callable[[tuple[int, ...]], float], enough: Callable[[tuple[int, ...]], bool]
-) -> tuple[int, ...]:
-    """All layers, those first that become low first: by steps until `enough` says that their layers are."""
-    chosen = next((step for step in steps(order, measure) if enough(step) or len(step) == len(order)), ())
-    return (*chosen, *(layer for layer in order if layer not in chosen))

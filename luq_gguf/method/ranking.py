@@ -9,19 +9,16 @@ import numpy as np
 
 from luq_gguf.core.types import LayerEntropy
 
-RANKINGS = ("entropy", "entropy-desc", "random")
 
-
-def rank(layers: Sequence[LayerEntropy], ranking: str, seed: int = 0) -> tuple[int, ...]:
-    """Layer numbers, the one to quantize first in front. Equal entropies are ordered by depth.
-
-    "entropy": lowest first, the paper's rule; "entropy-desc": its opposite; "random": a seeded shuffle.
-    """
-    if ranking == "random":
-        numbers = np.array([layer.layer for layer in layers])
-        return tuple(int(n) for n in np.random.default_rng(seed).permutation(numbers))
-    sign = {"entropy": 1, "entropy-desc": -1}[ranking]
+def by_entropy(layers: Sequence[LayerEntropy], sign: int) -> tuple[int, ...]:
+    """Layer numbers by entropy: `sign` 1 is lowest first, the paper's rule, -1 its opposite. Equal ones by depth."""
     return tuple(layer.layer for layer in sorted(layers, key=lambda item: (sign * item.bits, item.layer)))
+
+
+def shuffled(layers: Sequence[LayerEntropy], seed: int) -> tuple[int, ...]:
+    """Layer numbers as a seed shuffles them."""
+    numbers = np.array([layer.layer for layer in layers])
+    return tuple(int(n) for n in np.random.default_rng(seed).permutation(numbers))
 
 
 def rank_by(figures: Mapping[int, float]) -> tuple[int, ...]:
@@ -67,10 +64,12 @@ def tau(one: Sequence[float] | np.ndarray, other: Sequence[float] | np.ndarray) 
     return 0.0 if np.isnan(value) else value  # all entropies alike rank nothing
 
 
-def unsettled(rankings: Mapping[str, Sequence[float]], n_low: int, rule: str = "entropy") -> dict[int, float]:
-    """Layers that are among the first `n_low` in some ways of estimating and not in others: in what share of them."""
-    sign = {"entropy": 1, "entropy-desc": -1}.get(rule)
-    if sign is None or not rankings:
+def unsettled(rankings: Mapping[str, Sequence[float]], n_low: int, sign: int = 1) -> dict[int, float]:
+    """Layers that are among the first `n_low` in some ways of estimating and not in others: in what share of them.
+
+    `sign` is that of the order by entropy (`by_entropy`), 0 for other orders, of which nothing is unsettled.
+    """
+    if not sign or not rankings:
         return {}
     chosen = []
     for bits in rankings.values():

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from luq_gguf.core.errors import BudgetError
 from luq_gguf.core.types import Budget, ModelTensors, Plan
-from luq_gguf.core.units import format_size
+from luq_gguf.core.units import format_size, padded
 
 UNQUANTIZED = ("F32", "F16", "BF16")
 ENDS = ("token_embd.weight", "output.weight")
@@ -28,8 +28,7 @@ def file_bytes(tensors: ModelTensors, low_layers: Sequence[int]) -> int:
     """Bytes of the whole file: header, and every tensor padded to the alignment."""
     low = set(low_layers)
     sizes = (c.low_bytes if c.layer in low else c.high_bytes for c in tensors.choices)
-    padding = tensors.alignment
-    return tensors.header_bytes + sum(-(-size // padding) * padding for size in sizes)
+    return tensors.header_bytes + sum(padded(size, tensors.alignment) for size in sizes)
 
 
 def bits_per_weight(tensors: ModelTensors, low_layers: Sequence[int]) -> float:

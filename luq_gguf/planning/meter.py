@@ -13,18 +13,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Budget, EvalData, Plan
 from luq_gguf.evaluation import evaluate as evaluation
 from luq_gguf.evaluation.logprobs import Target
 from luq_gguf.evaluation.questions import QuestionSet
 from luq_gguf.llamacpp.gguf import header_only, splice
-from luq_gguf.method import ranking, two_type_plan
+from luq_gguf.method import two_type_plan
 from luq_gguf.planning import variants
 from luq_gguf.quantization import stage as quantization_stage
 from luq_gguf.quantization.stage import make_f16, make_mmproj
 from luq_gguf.run import serialization
-from luq_gguf.run.folder import RunFolder, hash_of
+from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import Door
 
 
@@ -72,6 +73,10 @@ class Meter:
         return self.spliced(plan, self._bank[::-1]) | {
             "average_bits": two_type_plan.layer_bits(self._door.tensors, plan.low_layers)
         }
+
+    def kld(self, layers: Iterable[int]) -> float:
+        """Mean KLD of the file with these layers low, in nats."""
+        return float(self.low(layers)["metrics"]["kld"]["mean"])
 
     def spliced(self, plan: Plan, sources: Sequence[Path]) -> dict[str, Any]:
         """Figures of a file whose tensors lie in others."""
@@ -136,15 +141,6 @@ class Meter:
 def _metrics(content: dict[str, Any]) -> dict[str, Any]:
     names = ("accuracy", "accuracy_change", "kld", "kld_answer", "kld_text", "same_top", "perplexity", "metric")
     return {name: content.get(name) for name in names}
-
-
-def order_by_kld(meter: Meter, n_layers: int, tick: Callable[[], None]) -> tuple[int, ...]:
-    """Layers by the divergence of the file that has each alone low, the least first."""
-    found = {}
-    for layer in range(n_layers):
-        found[layer] = meter.low([layer])["metrics"]["kld"]["mean"]
-        tick()
-    return ranking.rank_by(found)
 
 
 def make_meter(

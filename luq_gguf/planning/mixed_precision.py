@@ -11,23 +11,20 @@ from typing import Any
 from luq_gguf.benchmarking import type_benchmark
 from luq_gguf.core import machine
 from luq_gguf.core.errors import BudgetError
+from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Budget, Plan, Profile
 from luq_gguf.core.units import format_size
 from luq_gguf.llamacpp.gguf import reader
-from luq_gguf.method import knapsack, mixed_precision, ranking, two_type_plan
+from luq_gguf.method import knapsack, mixed_precision, orders, two_type_plan, uniform
 from luq_gguf.method.mixed_precision import Found, Space, Types
 from luq_gguf.method.speed_model import SpeedTable
 from luq_gguf.planning import variants
 from luq_gguf.planning.meter import Meter
 from luq_gguf.planning.variants import TYPES, Candidates
-from luq_gguf.run.folder import RunFolder, hash_of
+from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import Door
 
-UNIFORM = (
-    "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "Q2_K", "IQ3_XXS", "Q3_K_S", "IQ3_M", "Q3_K_M", "Q3_K_L", "IQ4_XS",
-    "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K",
-)  # fmt: skip
 BESIDE = 3  # uniform files that the search begins with
 USEFUL = 0.5  # of Q4_K's decode speed: types below are not chosen unless they are named
 
@@ -186,7 +183,7 @@ def _rivals(door: Door, profile: Profile, found: Candidates, most_bytes: int) ->
     inside = [(name, plan) for name, plan in fit if found.as_choice(plan.tensor_types)]
     rivals = dict([*fit[:1], *inside[:BESIDE]])
     try:
-        order = ranking.rank(profile.layers, "entropy")
+        order = orders.rank(profile.layers, "entropy")
         plan = two_type_plan.make_plan(door.tensors, order, Budget(n_bytes=most_bytes), "entropy")
         rivals[f"LUQ, {len(plan.low_layers)} low"] = plan
     except BudgetError:  # not even all layers low are as small
@@ -196,7 +193,7 @@ def _rivals(door: Door, profile: Profile, found: Candidates, most_bytes: int) ->
 
 def _uniform(door: Door, most_bytes: int) -> dict[str, Plan]:
     """The uniform files that fit, the largest first."""
-    plans = {f"uniform {ftype}": variants.uniform_plan(door, ftype) for ftype in UNIFORM}
+    plans = {uniform.name_of(ftype): variants.uniform_plan(door, ftype) for ftype in uniform.FTYPES}
     fit = [name for name, plan in plans.items() if plan.predicted_file_bytes <= most_bytes]
     return {name: plans[name] for name in sorted(fit, key=lambda name: -plans[name].predicted_file_bytes)}
 

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from luq_gguf.benchmarking.predict import Predictor, tps_of
+from luq_gguf.core import atomic
 from luq_gguf.core.errors import RunFolderError
+from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.types import Budget, Plan
 from luq_gguf.llamacpp import quantize
-from luq_gguf.method import ranking, tensor_types, two_type_plan
+from luq_gguf.method import orders, ranking, tensor_types, two_type_plan
 from luq_gguf.run import serialization
-from luq_gguf.run.folder import RunFolder, hash_of
+from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import Door
 
 PLAN_FILES = ("plan.json", "tensor-types.txt")
@@ -40,10 +42,11 @@ def ordered_plan(
             f"{door.tensors.n_layers}.",
             "Run luq-gguf profile again.",
         )
-    ranked = order if order is not None else ranking.rank(profile.layers, rule, seed)
-    ties = ranking.near_ties(profile.layers, ranked) if rule.startswith("entropy") else ()
+    ranked = order if order is not None else orders.rank(profile.layers, rule, seed)
+    sign = orders.ORDERS[rule].sign
+    ties = ranking.near_ties(profile.layers, ranked) if sign else ()
     plan = two_type_plan.make_plan(door.tensors, ranked, budget, rule, ties, tps_of(predictor))
-    doubtful = ranking.unsettled(profile.rankings, len(plan.low_layers), rule)
+    doubtful = ranking.unsettled(profile.rankings, len(plan.low_layers), sign)
     return replace(plan, unsettled=doubtful, budget={**plan.budget, **(measured or {})})
 
 
@@ -54,10 +57,8 @@ def write_plan(run: RunFolder, door: Door, plan: Plan, predictor: Predictor | No
 
     def make() -> None:
         serialization.write_json(run.file("plan.json"), serialization.plan_to_json(plan))
-        text = tensor_types.to_text(quantize.overrides(door.source, plan))
-        part = run.file("tensor-types.txt.part")
-        part.write_text(text)
-        part.replace(run.file("tensor-types.txt"))
+        overrides = quantize.overrides(door.source, plan)
+        atomic.write_text(run.file("tensor-types.txt"), tensor_types.to_text(overrides))
 
     run.run_stage("plan", hash_of(serialization.plan_to_json(plan)), PLAN_FILES, make)
     return plan

@@ -13,17 +13,17 @@ from luq_gguf.core.errors import BudgetError
 from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Budget, Plan, Profile
 from luq_gguf.evaluation.questions import QuestionSet, check_questions
-from luq_gguf.method import greedy, quality_bound, ranking, two_type_plan
+from luq_gguf.method import orders, quality_bound, two_type_plan
+from luq_gguf.method.uniform import is_uniform
 from luq_gguf.planning import mixed_precision as mixed_precision_planning
 from luq_gguf.planning import variants
-from luq_gguf.planning.meter import Meter, make_meter, order_by_kld
+from luq_gguf.planning.meter import Meter, make_meter
 from luq_gguf.planning.mixed_precision import BestRequest, Choices
 from luq_gguf.planning.ordered import ordered_plan, write_plan
 from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import Door
 
-MEASURED_RULES = ("kld", "greedy")
 SEARCHED, SEARCHED_LARGE, SMALL = 64, 8, 50_000_000  # questions of a larger set that the best plan is searched with; 64
 # for a model of fewer weights than SMALL: the search of a large one should take no longer than its bank
 SEARCHED_TOKENS = 8  # of an answer: a longer one costs its decoding in every file
@@ -43,7 +43,7 @@ class PlanRequest:
     @property
     def measures(self) -> bool:
         """Whether files are measured for it."""
-        return self.best is not None or self.rule in MEASURED_RULES or self.budget.is_quality
+        return self.best is not None or self.rule in orders.MEASURED or self.budget.is_quality
 
 
 @dataclass(frozen=True)
@@ -87,13 +87,11 @@ def make(
         metering = make_meter(run, door, few, request.threads, listener)
         asked = (budget, request.best, prepared.choices, metering, request.threads, request.seed)
         return write_plan(run, door, mixed_precision_planning.best_plan(run, door, profile, *asked, listener), speeds)
-    meter, n_layers = make_meter(run, door, request.questions, request.threads, listener)(), door.tensors.n_layers
-    if rule == "kld":
-        order = order_by_kld(meter, n_layers, _counter(listener, "layers, each alone low", n_layers))
-    elif rule == "greedy":
-        order = greedy_order(door, profile, budget, meter, speeds, listener)
+    meter = make_meter(run, door, request.questions, request.threads, listener)()
+    if rule in orders.MEASURED:
+        order = measured_order(door, profile, request, meter, speeds, listener)
     else:
-        order = ranking.rank(profile.layers, rule, request.seed)
+        order = orders.rank(profile.layers, rule, request.seed)
     noted: dict[str, object] = {"measured_on": meter.conditions()}
     if budget.is_quality:
         found, told = _within_quality(budget, order, meter, listener)
@@ -118,46 +116,51 @@ def _within_quality(
     return Budget(low_layers=count), told | {"tried": [vars(one) for one in tried]}
 
 
-def greedy_order(
+def measured_order(
     door: Door,
     profile: Profile,
-    budget: Budget,
+    request: PlanRequest,
     meter: Meter,
     predictor: Predictor | None,
     listener: Listener,
 ) -> tuple[int, ...]:
-    """Layers by measured steps, as far as the budget needs them; all, where only measuring can tell how far."""
-    n_layers, order = door.tensors.n_layers, ranking.rank(profile.layers, "entropy")
+    """Layers in an order that files are measured for. One that grows is measured as far as the budget needs it; all of
+    it, where only measuring can tell how far."""
+    order, budget, n_layers = orders.ORDERS[request.rule], request.budget, door.tensors.n_layers
+    assert order.n_files
+    most = order.n_files(n_layers, n_layers)
 
     def enough(chosen: tuple[int, ...]) -> bool:
-        return not budget.is_quality and two_type_plan.is_met(door.tensors, chosen, budget, tps_of(predictor))
+        met = order.grows and not budget.is_quality
+        return met and two_type_plan.is_met(door.tensors, chosen, budget, tps_of(predictor))
 
-    about = next(n for n in range(n_layers + 1) if enough(order[:n]) or n == n_layers)
-    most = greedy.most_files(n_layers, about)
-    meter.low(())  # measures the 16-bit file too, where that is new
-    started = time.monotonic()
-    meter.low(order[:1])
-    each = time.monotonic() - started
-    listener.say(
-        f"greedy: about {most} files to measure for {about} low layers, {each:.1f} s each: "
-        f"{max(1, round(most * each / 60))} min; what is measured is kept"
-    )
-    tick = _counter(listener, "files measured", max(1, most))
+    if order.grows:
+        front = orders.rank(profile.layers, "entropy")
+        about = next(n for n in range(n_layers + 1) if enough(front[:n]) or n == n_layers)
+        most = order.n_files(n_layers, about)
+        meter.low(())  # measures the 16-bit file too, where that is new
+        started = time.monotonic()
+        meter.low(front[:1])
+        each = time.monotonic() - started
+        listener.say(
+            f"{request.rule}: about {most} files to measure for {about} low layers, {each:.1f} s each: "
+            f"{max(1, round(most * each / 60))} min; what is measured is kept"
+        )
+    tick = _counter(listener, order.counted, max(1, most))
 
     def measure(layers: tuple[int, ...]) -> float:
-        kld = float(meter.low(layers)["metrics"]["kld"]["mean"])
+        kld = meter.kld(layers)
         tick()
         return kld
 
-    return greedy.choose(order, measure, enough)
+    return order.all_layers(profile.layers, request.seed, measure, enough)
 
 
 def add_best_points(
     run: RunFolder, door: Door, profile: Profile, meter: Meter, swept: dict[str, Any], listener: Listener
 ) -> dict[str, Any]:
     """The best plans of the sizes of a sweep's uniform files, as points of it, written to sweep.json."""
-    uniform = [p for p in swept["points"] if p["order"].startswith("uniform ") and p["order"] != "uniform F16"]
-    sizes = sorted({point["n_bytes"] for point in uniform})
+    sizes = sorted({point["n_bytes"] for point in swept["points"] if is_uniform(point["order"])})
     for n_bytes in sizes:
         budget, best = Budget(n_bytes=n_bytes), BestRequest()
         try:

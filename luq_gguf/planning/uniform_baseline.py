@@ -7,16 +7,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from luq_gguf.core.errors import ConversionError
+from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Plan
 from luq_gguf.core.units import format_size
 from luq_gguf.llamacpp import quantize, sampled_errors
 from luq_gguf.llamacpp.gguf import header_only
+from luq_gguf.method import uniform
 from luq_gguf.planning import variants
-from luq_gguf.planning.mixed_precision import UNIFORM
 from luq_gguf.quantization import stage as quantization_stage
 from luq_gguf.run import serialization
-from luq_gguf.run.folder import RunFolder, hash_of
+from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import Door
 
 
@@ -42,10 +43,10 @@ def _beside(run: RunFolder, door: Door, plan: Plan, listener: Listener) -> dict[
     def size(ftype: str) -> int:  # the list ascends
         return variants.uniform_plan(door, ftype).predicted_file_bytes
 
-    fitting = bisect.bisect_right(UNIFORM, plan.predicted_file_bytes, key=size)
+    fitting = bisect.bisect_right(uniform.FTYPES, plan.predicted_file_bytes, key=size)
     if not fitting:
         return None
-    ftype = UNIFORM[fitting - 1]
+    ftype = uniform.FTYPES[fitting - 1]
     beside = variants.uniform_plan(door, ftype)
     matrices = quantize.overrides(door.source, plan)
     wanted = {name: {plan.tensor_types[name], beside.tensor_types[name]} for name in matrices}
@@ -58,7 +59,7 @@ def _beside(run: RunFolder, door: Door, plan: Plan, listener: Listener) -> dict[
         return None
     ours, theirs = (sum(found[name][one.tensor_types[name]] for name in matrices) for one in (plan, beside))
     return {
-        "name": f"uniform {ftype}",
+        "name": uniform.name_of(ftype),
         "file_bytes": beside.predicted_file_bytes,
         "error_sum": theirs,
         "error_sum_of_plan": ours,
@@ -71,7 +72,7 @@ def line(foreseen: Mapping[str, Any] | None) -> str | None:
         return None
     share = foreseen["error_sum"] / foreseen["error_sum_of_plan"]
     return (
-        f"predicted, not measured: llama-quantize's {foreseen['name'].removeprefix('uniform ')} file "
+        f"predicted, not measured: llama-quantize's {uniform.ftype_of(foreseen['name'])} file "
         f"({format_size(foreseen['file_bytes'])}) loses {share:.2f} times as much of its matrices' outputs as this; "
         "--plan best --eval SET looks for the best types of this size"
     )

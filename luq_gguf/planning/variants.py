@@ -12,9 +12,10 @@ import numpy as np
 
 from luq_gguf.benchmarking.type_benchmark import Geometry
 from luq_gguf.core.errors import BudgetError, DiskSpaceError
+from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Listener
-from luq_gguf.core.types import ModelTensors, Plan
-from luq_gguf.core.units import format_size
+from luq_gguf.core.types import Plan
+from luq_gguf.core.units import format_size, padded
 from luq_gguf.llamacpp import quantize
 from luq_gguf.llamacpp.gguf import header_only, imatrix, quant_error, reader
 from luq_gguf.method import two_type_plan
@@ -24,7 +25,7 @@ from luq_gguf.method.speed_model import SpeedTable
 from luq_gguf.method.tensor_types import layer_of
 from luq_gguf.quantization import stage as quantization_stage
 from luq_gguf.run import serialization
-from luq_gguf.run.folder import RunFolder, hash_of
+from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import Door
 
 TYPES = ("Q2_K", "IQ2_XXS", "IQ3_XXS", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "IQ1_M")
@@ -92,7 +93,9 @@ def make_space(
         groups.append((layer, TOGETHER.get(part, part) if by_tensor or layer is None else ""))
     numbered = list(dict.fromkeys(groups))
     cell_number = {cell: number for number, cell in enumerate(dict.fromkeys(cells))}
-    n_bytes = np.array([[padded(tensors, reader.type_bytes(k, n_weights[n])) for k in found.types[n]] for n in names])
+    n_bytes = np.array(
+        [[padded(reader.type_bytes(k, n_weights[n]), tensors.alignment) for k in found.types[n]] for n in names]
+    )
     fixed = [reader.type_bytes(kind, n_weights[name]) for name, kind in found.fixed.items()]
     return Space(
         tuple(cell_number),
@@ -102,7 +105,7 @@ def make_space(
         n_bytes,
         np.array([[found.types[name].index(kind) for kind in found.types[name]] for name in names]),
         tuple(range(len(found.kinds))),
-        tensors.header_bytes + sum(padded(tensors, size) for size in fixed),
+        tensors.header_bytes + sum(padded(size, tensors.alignment) for size in fixed),
         _seconds(found, n_weights, speeds, Geometry(door.source, tensors).active_experts) if speeds else None,
         speeds.decode_constant if speeds else 0.0,
     )
@@ -116,10 +119,6 @@ def _seconds(found: Candidates, n_weights: Mapping[str, int], speeds: SpeedTable
         return share * n_weights[name] / speeds.rates[kind].decode_wps if layer_of(name) is not None else 0.0
 
     return np.array([[of(name, kind) for kind in found.types[name]] for name in found.names])
-
-
-def padded(tensors: ModelTensors, n_bytes: int) -> int:
-    return -(-n_bytes // tensors.alignment) * tensors.alignment
 
 
 def make(run: RunFolder, door: Door, found: Candidates, threads: int | None, listener: Listener) -> list[Path]:
@@ -158,7 +157,7 @@ def plan_of(door: Door, types: Mapping[str, str], ranking: str) -> Plan:
         low_layers=tuple(int(layer) for layer in np.nonzero(share > 0)[0]),
         tensor_types={choice.name: types[choice.name] for choice in tensors.choices},
         predicted_bytes=total,
-        predicted_file_bytes=tensors.header_bytes + sum(padded(tensors, size) for size in sizes.values()),
+        predicted_file_bytes=tensors.header_bytes + sum(padded(size, tensors.alignment) for size in sizes.values()),
         bpw=8 * total / tensors.n_weights,
         order=tuple(range(tensors.n_layers)),
         without_importance=tensors.without_importance,

@@ -5,19 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+from luq_gguf.method.orders import ORDERS
+from luq_gguf.method.uniform import ftype_of
 from luq_gguf.publishing.artifacts import Release
 from luq_gguf.publishing.card import cell
-from luq_gguf.reporting.plan_text import better_line
+from luq_gguf.reporting.plan_text import better_line, unsettled_line
 from luq_gguf.run import serialization
 
-WHY = {
-    "entropy": "Layers whose outputs have the lowest entropy are said to survive 1-to-2-bit types best (LUQ), so they "
-    "became low first",
-    "entropy-desc": "Layers whose outputs have the highest entropy became low first, the reverse of the LUQ rule",
-    "random": "Low layers were drawn by chance, which is not the LUQ rule",
-    "kld": "Layers became low in the order of the KL divergence that each alone causes, which is not the LUQ rule",
-    "greedy": "Layers became low one after another, each the one that measured best beside those that were low, which "
-    "is not the LUQ rule",
+WHY = {name: order.why for name, order in ORDERS.items()} | {
     "best": "Types were chosen by the errors that they cause in each matrix, weighed by the KL divergence of measured "
     "files, for the least divergence within the size. This is not the LUQ rule, which has two types and an order of "
     "layers by entropy",
@@ -30,9 +25,8 @@ def why(release: Release) -> str:
         return f"{WHY['best']}."
     chosen = WHY.get(plan.ranking, f"Layers became low in the order {cell(plan.ranking)}")
     told = f"{chosen}. Here these are {', '.join(map(str, plan.low_layers)) or 'none'} of {len(plan.order)}."
-    if plan.unsettled:
-        shares = ", ".join(f"{layer} ({share:.0%})" for layer, share in sorted(plan.unsettled.items()))
-        told += f" Not settled, low in so many ways of estimating the order: {shares}."
+    if unsettled := unsettled_line(plan):
+        told += f" {unsettled[0].upper()}{unsettled[1:]}."
     return told
 
 
@@ -82,7 +76,7 @@ def _better_in(sweep: Mapping[str, Any], release: Release, types: tuple[str, str
     if one >= other:
         return []
     return [
-        f"At no more bytes llama-quantize's {best['order'].removeprefix('uniform ')} file measured better on the "
+        f"At no more bytes llama-quantize's {ftype_of(best['order'])} file measured better on the "
         f"questions of sweep.json: mean KLD {one:.2e} against {other:.2e}."
     ]
 

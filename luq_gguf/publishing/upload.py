@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from luq_gguf.core import atomic
 from luq_gguf.core.errors import HubAccessError
+from luq_gguf.core.hashing import hash_of, sha256_of
 from luq_gguf.core.reporter import Listener
 from luq_gguf.llamacpp import split, tools
 from luq_gguf.publishing import access, artifacts, card, card_content, publish
@@ -16,7 +18,7 @@ from luq_gguf.publishing.access import Standing, Target
 from luq_gguf.publishing.artifacts import Release, Written
 from luq_gguf.publishing.publish import File
 from luq_gguf.reporting import build
-from luq_gguf.run.folder import RunFolder, hash_of, sha256_of
+from luq_gguf.run.folder import RunFolder
 
 LARGEST = 50 * 10**9  # bytes of a file that the Hub takes
 CARD = "README.md"
@@ -151,9 +153,7 @@ def _write_card(
         listener.say("the base model's licence is not known: the card names none (its README.md could not be read)")
     facts = card_content.card_facts(found, target.repo, names, base, base_model, _licences(found))
     publisher = target.repo.split("/")[0]
-    part = path.with_name(CARD + ".part")
-    part.write_text(card.render(facts, base, base_model, card_content.results(found), publisher), encoding="utf-8")
-    part.replace(path)
+    atomic.write_text(path, card.render(facts, base, base_model, card_content.results(found), publisher))
     run.update(card_sha256=sha256_of(path))
 
 

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from luq_gguf.core import atomic
 from luq_gguf.core.errors import CheckpointError
+from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Plan
 from luq_gguf.hf import slices
@@ -19,7 +21,7 @@ from luq_gguf.llamacpp import converter, quantize
 from luq_gguf.llamacpp.gguf import reader, splice
 from luq_gguf.method import tensor_types
 from luq_gguf.quantization.checks import check_same_columns, check_same_tensors
-from luq_gguf.run.folder import RunFolder, hash_of
+from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import Door
 
 FOLDER = "slices"  # in .work: the quantized ones
@@ -54,10 +56,9 @@ def write_plan(
         )
     order = quantize.dry_run(door.llama, door.source.path, plan.high)
     label = {"general.size_label": str(door.source.metadata["general.size_label"])}  # a slice has fewer weights
-    part = path.with_name(path.name + ".part")
-    splice.splice(files, plan.tensor_types, part, order=order, changes=label)
-    quantize.verify(part, plan)
-    part.replace(path)
+    with atomic.whole(path) as part:
+        splice.splice(files, plan.tensor_types, part, order=order, changes=label)
+        quantize.verify(part, plan)
 
 
 def _write_slice(

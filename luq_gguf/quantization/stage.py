@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Budget, Plan, QuantizedModel
 from luq_gguf.hf import llava
@@ -16,7 +17,7 @@ from luq_gguf.method.tensor_types import layer_of
 from luq_gguf.quantization import slices
 from luq_gguf.quantization.checks import check_same_columns, check_same_tensors
 from luq_gguf.run.disk import check_disk
-from luq_gguf.run.folder import RunFolder, hash_of
+from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import Door, planned_door, safe_name
 
 

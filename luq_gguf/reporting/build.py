@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from luq_gguf.llamacpp.gguf import reader
+from luq_gguf.core import atomic
+from luq_gguf.llamacpp.gguf import mmproj, reader
 from luq_gguf.method.tensor_types import layer_of
 from luq_gguf.reporting import page, type_map
 from luq_gguf.run import serialization
@@ -42,9 +43,7 @@ def report(run_dir: Path) -> list[Path]:
                 with serialization.reading(run.file(f"{name}.json"), name):
                     told = section(content)
                 sections += [told] if told.rows or told.images else []
-        part = run.file("report.html.part")
-        part.write_text(page.render(profiled.model, sections), encoding="utf-8")
-        part.replace(run.file("report.html"))
+        atomic.write_text(run.file("report.html"), page.render(profiled.model, sections))
         return [run.file("report.html"), *sorted(folder.glob("*.png"))]
 
 
@@ -56,10 +55,10 @@ def _written(run: RunFolder) -> Path | None:
 
 def _sizes(run: RunFolder) -> list[tuple[str, dict[str, int]]]:
     """Bytes of the parts of every text model's file in the folder, largest file first; the mmproj beside each."""
-    vision = sum(path.stat().st_size for path in run.path.glob("mmproj-*.gguf"))
+    vision = sum(path.stat().st_size for path in mmproj.beside(run.file("run.json")))
     found = []
     for path in run.path.glob("*.gguf"):
-        if path.name.startswith("mmproj-") or path.name == "imatrix.gguf":
+        if mmproj.is_mmproj_name(path.name) or path.name == "imatrix.gguf":
             continue
         info = reader.read(path)
         inside = sum(tensor.n_bytes for tensor in info.tensors if layer_of(tensor.name) is not None)

@@ -6,14 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from luq_gguf.core import atomic
 from luq_gguf.core.types import Profile
+from luq_gguf.method import uniform
+from luq_gguf.method.orders import ORDERS, is_seeded
 
-STYLES: Mapping[str, dict[str, Any]] = {
-    "entropy": {"color": "#0b559f", "marker": "o", "linestyle": "-", "label": "lowest entropy first (LUQ)"},
-    "entropy-desc": {"color": "#b2182b", "marker": "s", "linestyle": "--", "label": "highest entropy first"},
-    "random": {"color": "#777777", "marker": "x", "linestyle": ":", "label": "random (band: seeds)"},
-    "kld": {"color": "#1b7837", "marker": "^", "linestyle": "-.", "label": "least KLD alone first"},
-    "greedy": {"color": "#762a83", "marker": "v", "linestyle": "--", "label": "greedy"},
+STYLES: Mapping[str, Mapping[str, Any]] = {
+    **{name: {**order.line, "label": order.label} for name, order in ORDERS.items()},
     "best": {"color": "#e08214", "marker": "*", "linestyle": "-", "label": "best plan"},
 }
 
@@ -38,10 +37,9 @@ def _save(
         one.spines[["top", "right"]].set_visible(False)
         one.grid(axis=grid, linewidth=0.4, alpha=0.6)
         one.set_axisbelow(True)
-    beside = path.with_name(path.name + ".part")
-    figure.savefig(beside, format="png", dpi=150, metadata={"Software": None})
+    with atomic.whole(path) as part:
+        figure.savefig(part, format="png", dpi=150, metadata={"Software": None})
     plt.close(figure)
-    beside.replace(path)
 
 
 def _log_scale(axes: Any) -> None:
@@ -118,7 +116,7 @@ def order_matters(points: Sequence[Mapping[str, Any]], metric: str, path: Path) 
             middle = [sum(by_count[n]) / len(by_count[n]) for n in counts]
             shown += by_count.values()
             axes.plot(counts, middle, markersize=5, **style)
-            if order == "random" and max(map(len, by_count.values())) > 1:
+            if is_seeded(order) and max(map(len, by_count.values())) > 1:
                 low, high = [min(by_count[n]) for n in counts], [max(by_count[n]) for n in counts]
                 axes.fill_between(counts, low, high, color=style["color"], alpha=0.2, linewidth=0)
         if metric.startswith("kld"):
@@ -223,21 +221,21 @@ def unit_of(n_bytes: int) -> tuple[int, str]:
 
 def trade_off(points: Sequence[Mapping[str, Any]], path: Path) -> bool:
     """Mean KLD against the file's size: orders of low layers, and uniform files; False where no KLD was measured."""
-    shown = [point for point in points if value_of(point, "kld") and point["order"] != "uniform F16"]
+    shown = [point for point in points if value_of(point, "kld") and point["order"] != uniform.REFERENCE]
     if not shown:
         return False
     unit, name = unit_of(max(p["n_bytes"] for p in shown))
 
     def draw(axes: Any) -> None:
-        for order in ("entropy", "kld", "greedy", "best"):
+        for order in (*(name for name, one in ORDERS.items() if one.by_size), "best"):
             line = sorted((p["n_bytes"] / unit, value_of(p, "kld")) for p in shown if p["order"] == order)
             if line:
                 axes.plot([x for x, _ in line], [y for _, y in line], markersize=5, **STYLES[order])
-        uniform = sorted((p for p in shown if p["order"].startswith("uniform ")), key=lambda p: p["n_bytes"])
-        for number, point in enumerate(uniform):
+        others = sorted((p for p in shown if uniform.is_uniform(p["order"])), key=lambda p: p["n_bytes"])
+        for number, point in enumerate(others):
             at = point["n_bytes"] / unit, value_of(point, "kld")
             axes.plot(*at, "D", color="black", markersize=5, markerfacecolor="white")
-            label, below = point["order"].removeprefix("uniform "), number % 2 == 1  # neighbours would cover each other
+            label, below = uniform.ftype_of(point["order"]), number % 2 == 1  # neighbours would cover each other
             offset = (0, -7 if below else 7)
             axes.annotate(
                 label, at, textcoords="offset points", xytext=offset, fontsize=8, ha="center",

@@ -14,8 +14,9 @@ from luq_gguf.core.types import Plan, Profile
 from luq_gguf.core.units import format_size
 from luq_gguf.method import ranking
 from luq_gguf.method.metrics.intervals import format_ratio
+from luq_gguf.method.uniform import ftype_of
 from luq_gguf.reporting import figures
-from luq_gguf.reporting.plan_text import better_line, describe
+from luq_gguf.reporting.plan_text import better_line, describe, unsettled_line
 
 _BENCHMARK_HEAD = ("file", "benchmark", "value", "standard error", "samples")
 _PAGE = """<!doctype html>
@@ -105,9 +106,8 @@ def plan_section(plan: Plan, types: Path | None) -> Section:
         texts += [f"{one['name']}, {format_size(one['file_bytes'])}: {one['kld']:.3g}." for one in plan.compared]
     if better := better_line(plan):
         texts.append(f"{better[0].upper()}{better[1:]}.")
-    if plan.unsettled:
-        told = ", ".join(f"{layer} ({share:.0%})" for layer, share in sorted(plan.unsettled.items()))
-        texts.append(f"Not settled, low in so many ways of estimating the ranking: {told}.")
+    if unsettled := unsettled_line(plan):
+        texts.append(f"{unsettled[0].upper()}{unsettled[1:]}.")
     images = [_image(types, "Types of every layer's matrices in the written file")] if types else []
     counted = "The size is the text model's; mmproj and KV cache are not counted."
     return Section("Plan", texts, images=images, conditions=counted)
@@ -124,7 +124,7 @@ def sweep_section(sweep: Mapping[str, Any], folder: Path) -> Section:
         what = "Trade-off: divergence against bytes, beside llama-quantize's uniform files"
         images.append(_image(folder / "trade-off.png", what, told))
     uniform = sorted((p for p in points if p["n_low"] is None), key=lambda p: (p["n_bytes"], p["order"]))
-    rows = [_row(p["order"].removeprefix("uniform "), p) for p in uniform]
+    rows = [_row(ftype_of(p["order"]), p) for p in uniform]
     paper = [p for p in points if p["order"] == "entropy"]
     rows += [_row(f"LUQ, {p['n_low']} low", p) for p in sorted(paper, key=lambda p: p["n_low"])]
     head = ("file", "size", "bits of layers", "mean KLD", "95% interval", "same top", "accuracy")

@@ -1,4 +1,4 @@
-"""Describes a plan in one line."""
+"""Describes a plan in sentences that the command line, the report and the model card share."""
 
 from __future__ import annotations
 
@@ -21,6 +21,12 @@ def describe(plan: Plan) -> str:
     told = ", ".join(f"{kind} {count}" for kind, count in inside.most_common())
     ends = [f"{name.removesuffix('.weight')} {plan.tensor_types[name]}" for name in ENDS if name in plan.tensor_types]
     return f"best of many types, matrices of {len(plan.order)} layers: {told}; {', '.join(ends)}"
+
+
+def unsettled_line(plan: Plan) -> str | None:
+    """One sentence on the layers that only some ways of estimating the entropies would choose, and how many do."""
+    shares = ", ".join(f"{layer} ({share:.0%})" for layer, share in sorted(plan.unsettled.items()))
+    return f"not settled, low in so many ways of estimating the ranking: {shares}" if shares else None
 
 
 def better_line(plan: Plan) -> str | None:

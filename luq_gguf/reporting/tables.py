@@ -9,7 +9,9 @@ from rich.table import Table
 
 from luq_gguf.core.units import format_size
 from luq_gguf.method.metrics.intervals import format_ratio
+from luq_gguf.method.orders import is_seeded
 from luq_gguf.method.speed_model import SpeedTable
+from luq_gguf.method.uniform import ftype_of
 from luq_gguf.reporting import figures
 
 
@@ -61,7 +63,7 @@ def sweep_tables(content: dict[str, Any]) -> list[Table]:
     by_count.add_column("low", justify="right")
     by_count.add_column("size", justify="right")
     for order, seed in columns:
-        by_count.add_column(order + (f" {seed}" if order == "random" else ""), justify="right")
+        by_count.add_column(order + (f" {seed}" if is_seeded(order) else ""), justify="right")
     for count in sorted({p["n_low"] for p in points}):
         row = {(p["order"], p["seed"]): p for p in points if p["n_low"] == count}
         size = format_size(next(iter(row.values()))["n_bytes"])
@@ -74,7 +76,7 @@ def sweep_tables(content: dict[str, Any]) -> list[Table]:
         within = [p for p in paper if p["n_bytes"] <= point["n_bytes"]]
         best = min(within, key=lambda p: p["n_low"]) if within else None
         beside = f"{best['n_low']} low: {_figures(best)}" if best else "none so small"
-        name = point["order"].removeprefix("uniform ")
+        name = ftype_of(point["order"])
         uniform.add_row(name, format_size(point["n_bytes"]), f"{point['bpw']:.2f}", _figures(point), beside)
     return [by_count, uniform]
 

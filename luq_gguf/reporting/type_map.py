@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from luq_gguf.core import atomic
 from luq_gguf.core.units import format_size
 from luq_gguf.method.tensor_types import layer_of
 
@@ -130,7 +131,6 @@ def draw(types: TypeMap, path: Path) -> None:
     ordered = sorted(used, key=lambda kind: types.type_bpw[kind])
     handles = [Patch(**_look(k, types), label=f"{k} ({types.type_bpw[k]:.2f} bpw)") for k in ordered]
     figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=8)
-    beside = path.with_name(path.name + ".part")
-    figure.savefig(beside, format="png", dpi=130, metadata={"Software": None})
+    with atomic.whole(path) as part:
+        figure.savefig(part, format="png", dpi=130, metadata={"Software": None})
     plt.close(figure)
-    beside.replace(path)

@@ -6,31 +6,26 @@ stage whose key and outputs are unchanged is skipped.
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import json
 import os
 import platform
 import resource
 import shutil
 import time
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from luq_gguf._version import __version__
-from luq_gguf.core import interrupts
+from luq_gguf.core import atomic, interrupts
 from luq_gguf.core.errors import InputError, RunFolderError
+from luq_gguf.core.hashing import sha256_of
 from luq_gguf.run.serialization import read_json, write_json
 
 _OURS = ("run.json", ".lock", ".work")
-
-
-def hash_of(*inputs: object) -> str:
-    """A short key of JSON-like inputs."""
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 
 class RunFolder:
@@ -39,7 +34,8 @@ class RunFolder:
     def __init__(self, path: Path, *, create: bool = False, force: bool = False) -> None:
         self.path = path
         self.work = path / ".work"
-        self._held = ExitStack()
+        # The system ends it with our process, however that ends; a soft lock, a file that is there, would stay.
+        self._lock = FileLock(path / ".lock", timeout=0, thread_local=False, fallback_to_soft=False)
         self._created = create and not path.exists()
         if not create and not (path / "run.json").is_file():
             raise RunFolderError(
@@ -64,24 +60,20 @@ class RunFolder:
             raise RunFolderError(f"{self.path} cannot be written: {error.strerror}.", "Choose another --out.") from None
 
     def __enter__(self) -> RunFolder:
+        holder = self.path / ".lock"
         try:
-            lock = self._held.enter_context((self.path / ".lock").open("a+"))
+            self._lock.acquire()
+            holder.write_text(f"process {os.getpid()}")
+        except Timeout:
+            told = holder.read_text().strip() or "another process"
+            raise RunFolderError(
+                f"{self.path} is in use by {told}.", "Wait for it to end, or give another folder."
+            ) from None
         except OSError as error:
+            self._lock.release()
             raise RunFolderError(
                 f"{self.path} cannot be written: {error.strerror}.", "Choose another folder."
             ) from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            holder = lock.read().strip() or "another process"
-            self._held.close()
-            raise RunFolderError(
-                f"{self.path} is in use by {holder}.", "Wait for it to end, or give another folder."
-            ) from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()}")
-        lock.flush()
         self.work.mkdir(exist_ok=True)
         self._remove_parts()
         return self
@@ -92,7 +84,7 @@ class RunFolder:
         self._remove_parts()
         if isinstance(error, InputError) and self._created and not set(self.read()["stages"]) - {"door"}:
             self._remove()  # refused at the door: nothing of the user's or of any stage is in it
-        self._held.close()
+        self._lock.release()
 
     def _remove(self) -> None:
         for name in _OURS:
@@ -103,8 +95,9 @@ class RunFolder:
 
     def _remove_parts(self) -> None:
         """Half-written files of a run that was killed: only their writer could have finished them."""
-        for part in (*self.path.glob("*.part"), *self.work.glob("*.part")):
-            shutil.rmtree(part) if part.is_dir() and not part.is_symlink() else part.unlink(missing_ok=True)
+        for folder in (self.path, self.work):
+            for part in folder.glob("*" + atomic.SUFFIX):
+                atomic.remove(part)
 
     def file(self, name: str) -> Path:
         return self.path / name
@@ -214,9 +207,3 @@ def _check_records(path: Path, stages: dict[str, Any]) -> None:
 def _is_fact(fact: Any) -> bool:
     known = isinstance(fact, dict) and isinstance(fact.get("sha256"), str)
     return known and all(isinstance(fact.get(name), int) for name in ("n_bytes", "mtime_ns"))
-
-
-def sha256_of(path: Path) -> str:
-    """Of a file's contents."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

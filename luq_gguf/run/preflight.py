@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from luq_gguf.core import machine
+from luq_gguf.core import atomic, machine
 from luq_gguf.core.errors import CheckpointError, MemoryLimitError, RunFolderError
+from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import ClipVision, ModelTensors, Plan, Profile
 from luq_gguf.core.units import format_size
@@ -21,7 +22,7 @@ from luq_gguf.llamacpp import converter, quantize, tools
 from luq_gguf.llamacpp.gguf import header_only, reader
 from luq_gguf.llamacpp.tools import LlamaCpp
 from luq_gguf.run import preflight_cache, serialization
-from luq_gguf.run.folder import RunFolder, hash_of
+from luq_gguf.run.folder import RunFolder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -143,11 +144,10 @@ def _learn(llama: LlamaCpp, checkpoint: Checkpoint, path: Path, listenable: Path
         outline = pool.submit(_outline, checkpoint)
         if checkpoint.has_vision and not own_vision:
             pool.submit(converter.check_mmproj, *asked, beside / "vision.gguf", checkpoint.name).result()
-    part = path.with_name(path.name + ".part")
-    info = header_only.write(part, written.result().path, tensors.result())
-    n_layers, measured = _listenable(outline.result(), _names(info))
-    serialization.write_json(listenable, {"n_layers": n_layers, "tensors": measured})
-    part.replace(path)
+    with atomic.whole(path) as part:
+        info = header_only.write(part, written.result().path, tensors.result())
+        n_layers, measured = _listenable(outline.result(), _names(info))
+        serialization.write_json(listenable, {"n_layers": n_layers, "tensors": measured})
     metadata.unlink()
     return info.header_bytes
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
+from luq_gguf.core import atomic, paths
+from luq_gguf.core.hashing import hash_of
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.llamacpp.tools import LlamaCpp
-from luq_gguf.run.folder import hash_of
 
 
 def _kept(checkpoint: Checkpoint, llama: LlamaCpp) -> Path:
@@ -23,8 +23,7 @@ def _kept(checkpoint: Checkpoint, llama: LlamaCpp) -> Path:
     files = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in present]
     programs = [version(name) for name in ("luq-gguf", "transformers", "gguf")]
     key = hash_of(checkpoint.name, checkpoint.fingerprint, files, str(llama.converter), programs)
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "luq-gguf" / "checkpoints" / key
+    return paths.cache("checkpoints") / key
 
 
 def restore(checkpoint: Checkpoint, llama: LlamaCpp, skeleton: Path, listenable: Path) -> bool:
@@ -32,11 +31,10 @@ def restore(checkpoint: Checkpoint, llama: LlamaCpp, skeleton: Path, listenable:
     kept = _kept(checkpoint, llama)
     try:
         n_bytes = int((kept / "n_bytes").read_text())
-        part = skeleton.with_name(skeleton.name + ".part")
-        shutil.copyfile(kept / "header", part)
-        os.truncate(part, n_bytes)  # its weights are a hole
-        shutil.copyfile(kept / "listenable.json", listenable)
-        part.replace(skeleton)
+        with atomic.whole(skeleton) as part:
+            shutil.copyfile(kept / "header", part)
+            os.truncate(part, n_bytes)  # its weights are a hole
+            shutil.copyfile(kept / "listenable.json", listenable)
     except (OSError, ValueError):
         return False
     return True
@@ -44,13 +42,7 @@ def restore(checkpoint: Checkpoint, llama: LlamaCpp, skeleton: Path, listenable:
 
 def keep(checkpoint: Checkpoint, llama: LlamaCpp, skeleton: Path, header_bytes: int, listenable: Path) -> None:
     """For the next run folder. A cache that cannot be written is none."""
-    kept = _kept(checkpoint, llama)
-    with suppress(OSError):
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=kept.parent) as folder, skeleton.open("rb") as whole:
-            beside = Path(folder) / "new"
-            beside.mkdir()
-            (beside / "header").write_bytes(whole.read(header_bytes))
-            (beside / "n_bytes").write_text(str(skeleton.stat().st_size))
-            shutil.copyfile(listenable, beside / "listenable.json")
-            beside.rename(kept)
+    with suppress(OSError), atomic.whole_folder(_kept(checkpoint, llama)) as made, skeleton.open("rb") as file:
+        (made / "header").write_bytes(file.read(header_bytes))
+        (made / "n_bytes").write_text(str(skeleton.stat().st_size))
+        shutil.copyfile(listenable, made / "listenable.json")

@@ -9,7 +9,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from luq_gguf.core import json_input
+from luq_gguf.core import atomic, json_input
 from luq_gguf.core.errors import RunFolderError
 from luq_gguf.core.types import LayerEntropy, Plan, PredictedSpeed, Profile
 from luq_gguf.method import ranking
@@ -17,9 +17,7 @@ from luq_gguf.method import ranking
 
 def write_json(path: Path, content: Any) -> None:
     """Indented JSON, written beside its name and renamed when whole."""
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    beside.replace(path)
+    atomic.write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def read_json(path: Path, made_by: str) -> Any:

@@ -14,17 +14,18 @@ from luq_gguf.benchmarking import file_benchmark, synthetic_model, type_benchmar
 from luq_gguf.benchmarking.file_benchmark import Arm, BenchRequest
 from luq_gguf.benchmarking.type_benchmark import Geometry
 from luq_gguf.core.errors import EvaluationError, KernelsError
+from luq_gguf.core.hashing import sha256_of
 from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Budget
 from luq_gguf.kernels import build, state
 from luq_gguf.llamacpp import shape_file, tools
+from luq_gguf.llamacpp.gguf import mmproj as mmproj_file
 from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.method import two_type_plan
 from luq_gguf.method.speed_model import SpeedTable
 from luq_gguf.quantization import stage as quantization_stage
 from luq_gguf.reporting import figures
 from luq_gguf.run import serialization
-from luq_gguf.run.folder import sha256_of
 
 
 def bench_files(
@@ -47,7 +48,7 @@ def _hashed(arms: Sequence[Arm], listener: Listener) -> list[Arm]:
 
 
 def _beside(path: Path) -> Path | None:
-    found = sorted(path.parent.glob("mmproj*.gguf"))
+    found = mmproj_file.beside(path)
     return found[0] if len(found) == 1 else None
 
 

@@ -17,7 +17,7 @@ from luq_gguf.core.errors import BudgetError, CalibrationError, CheckpointError
 from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Profile
 from luq_gguf.hf import datasets
-from luq_gguf.method import ranking
+from luq_gguf.method import orders, ranking
 from luq_gguf.planning.meter import Meter
 from luq_gguf.quantization import stage as quantization_stage
 from luq_gguf.run import serialization
@@ -89,7 +89,7 @@ def ablate(
             arms = {"both": (own, own), "ranking": (own, base), "imatrix": (base, own)}
             for count in counts:
                 for arm, (ranked, weighed) in arms.items():
-                    low = ranking.rank(ranked.profile.layers, "entropy")[:count]
+                    low = orders.rank(ranked.profile.layers, "entropy")[:count]
                     told = {"alpha": alpha, "changes": arm, "n_low": count, "low_layers": sorted(low)}
                     points.append(told | weighed.meter.low(low))
                     done += 1

@@ -14,6 +14,7 @@ from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Budget
 from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.llamacpp.runtime.client import Runner
+from luq_gguf.method.metrics.intervals import share
 from luq_gguf.planning.stage import PlanRequest
 from luq_gguf.quantization import stage as quantization_stage
 from luq_gguf.run.preflight import safe_name
@@ -48,14 +49,6 @@ def shipped_model(name: str) -> Path:
     if not (folder / "config.json").is_file():
         raise CheckpointError("The demo's models lie in the repository, not in the package.", "Run it in a clone.")
     return folder
-
-
-def wilson(right: int, n: int) -> tuple[float, float]:
-    """95% interval of a share (Wilson's score interval)."""
-    z, share = 1.959964, right / n
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return float(middle - half), float(middle + half)
 
 
 def run(
@@ -116,5 +109,5 @@ def measure(
             progress(f"questions to {label}", done, len(asked))
     right = sum(a == q.answer for a, q in zip(answers, asked, strict=True))
     info = reader.read(path)
-    n = len(asked)
-    return Measured(label, path, info.n_bytes, info.bpw, tuple(answers), right / n, wilson(right, n))
+    found = share(right, len(asked), "wilson")
+    return Measured(label, path, info.n_bytes, info.bpw, tuple(answers), found.value, (found.low, found.high))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from luq_gguf.calibration.stage import CalibrationRequest, make_profile
+from luq_gguf.core import atomic
 from luq_gguf.core.errors import RunFolderError
 from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Plan, Profile, QuantizedModel
@@ -173,9 +174,8 @@ def quantize_plan(
                 f"plan.json and {door.checkpoint.name} disagree on the tensor {min(wrong)}.", "Run luq-gguf plan again."
             )
         _check_importance(run, planned)
-        part = run.file("tensor-types.txt.part")
-        part.write_text(tensor_types.to_text(quantize.overrides(door.source, planned)))
-        part.replace(run.file("tensor-types.txt"))
+        overrides = quantize.overrides(door.source, planned)
+        atomic.write_text(run.file("tensor-types.txt"), tensor_types.to_text(overrides))
         could_be = not (low_disk or keep_f16)
         check_disk(run, door, planned.predicted_file_bytes, in_slices=low_disk, could_be=could_be)
         made = make_file(run, door, planned, threads=threads, keep_f16=keep_f16, in_slices=low_disk, listener=listener)

@@ -13,25 +13,25 @@ from typing import Any
 from luq_gguf.core.errors import BudgetError
 from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Profile
-from luq_gguf.method import greedy, ranking
-from luq_gguf.planning.meter import Meter, order_by_kld
+from luq_gguf.method import uniform
+from luq_gguf.method.orders import MEASURED, ORDERS, SWEPT, UNMEASURED, Measure, is_seeded, rank
+from luq_gguf.planning.meter import Meter
 from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import Door
 
-ORDERS = ("entropy", "entropy-desc", "random", "kld")
-ON_REQUEST = ("greedy", "best")  # these cost more than all the others; best is added by `planning`
-UNIFORM = ("IQ1_M", "IQ2_XXS", "IQ2_M", "Q2_K", "IQ3_XXS", "Q3_K_M", "Q4_K_M")
-
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """Which numbers of low layers (None: all), in which orders, how many random ones, against which uniform files."""
+    """Which numbers of low layers (None: all), in which orders, how many random ones, against which uniform files.
+
+    Points of "best", which is no order of layers, are added by `planning.stage`.
+    """
 
     counts: tuple[int, ...] | None = None
-    orders: tuple[str, ...] = ORDERS
+    orders: tuple[str, ...] = SWEPT
     seeds: int = 1
-    uniform: tuple[str, ...] = UNIFORM
+    uniform: tuple[str, ...] = uniform.SWEPT
 
 
 def sweep(
@@ -54,17 +54,22 @@ def sweep(
         done += 1
         listener.progress("points", done, total)
 
-    ranked = {(order, seed): ranking.rank(profile.layers, order, seed) for order, seed in _named(request)}
-    orders = {name: [order[:count] for count in counts] for name, order in ranked.items()}
-    if "greedy" in request.orders:
-        orders["greedy", 0] = _greedy(meter, ranking.rank(profile.layers, "entropy"), counts, listener)
+    wanted = [name for name in ORDERS if name in request.orders and name in MEASURED]
+    orders = {name: _sets(profile, *name, counts) for name in _unmeasured(request)}
+    for name in (name for name in wanted if ORDERS[name].grows):
+        orders[name, 0] = _sets(profile, name, 0, counts, _steps_measured(meter, name, n, counts, listener))
     chosen = {frozenset(layers) for sets in orders.values() for layers in sets}
-    alone = list(range(n)) if "kld" in request.orders else []
-    total = len(chosen) + len(alone) + len(request.uniform) + 1
-    if alone:
-        total += len({count for count in counts if 1 < count < n})
-        order = order_by_kld(meter, n, lambda: tick(total))
-        orders["kld", 0] = [order[:count] for count in counts]
+    total = len(chosen) + len(request.uniform) + 1
+    whole = [name for name in wanted if not ORDERS[name].grows]
+    total += sum(_most_files(name, n, n) + len({count for count in counts if 1 < count < n}) for name in whole)
+
+    def measure(layers: tuple[int, ...]) -> float:
+        kld = meter.kld(layers)
+        tick(total)
+        return kld
+
+    for name in whole:
+        orders[name, 0] = _sets(profile, name, 0, counts, measure)
     points: list[dict[str, Any]] = []
     seen: set[frozenset[int]] = set()
 
@@ -81,30 +86,44 @@ def sweep(
                 seen.add(frozenset(layers))
                 tick(total)
     for ftype in request.uniform:
-        add(f"uniform {ftype}", 0, None, (), meter.uniform(ftype))
+        add(uniform.name_of(ftype), 0, None, (), meter.uniform(ftype))
         tick(total)
-    add("uniform F16", 0, None, (), meter.sixteen_bit())
+    add(uniform.REFERENCE, 0, None, (), meter.sixteen_bit())
     tick(total)
     found: dict[str, Any] = serialization.read_json(run.file("sweep.json"), "sweep")
     return found
 
 
-def _greedy(meter: Meter, order: Sequence[int], counts: Sequence[int], listener: Listener) -> list[tuple[int, ...]]:
-    """The greedy choices of these numbers of layers."""
-    most, done = max(1, greedy.most_files(len(order), max(counts, default=0))), itertools.count(1)
+def _most_files(name: str, n_layers: int, n_low: int) -> int:
+    measured = ORDERS[name].n_files
+    return measured(n_layers, n_low) if measured else 0
+
+
+def _steps_measured(meter: Meter, name: str, n_layers: int, counts: Sequence[int], listener: Listener) -> Measure:
+    """Measures files for an order that grows, with progress of its own: how many they are is not known before."""
+    most, done = max(1, _most_files(name, n_layers, max(counts, default=0))), itertools.count(1)
 
     def measure(layers: tuple[int, ...]) -> float:
-        kld = float(meter.low(layers)["metrics"]["kld"]["mean"])
-        listener.progress("greedy steps", next(done), most)
+        kld = meter.kld(layers)
+        listener.progress(f"{name} steps", next(done), most)
         return kld
 
-    found = list(itertools.islice(greedy.steps(order, measure), max(counts, default=0) + 1))
+    return measure
+
+
+def _sets(
+    profile: Profile, name: str, seed: int, counts: Sequence[int], measure: Measure | None = None
+) -> list[tuple[int, ...]]:
+    """The layers that an order has low at these numbers of layers."""
+    if measure is None:
+        ranked = rank(profile.layers, name, seed)
+        return [ranked[:count] for count in counts]
+    steps = ORDERS[name].steps(profile.layers, seed, measure)
+    found = list(itertools.islice(steps, max(counts, default=0) + 1))
     return [found[count] for count in counts]
 
 
-def _named(request: SweepRequest) -> list[tuple[str, int]]:
-    found = []
-    for order in request.orders:
-        if order not in ("kld", *ON_REQUEST):
-            found += [(order, seed) for seed in range(request.seeds if order == "random" else 1)]
-    return found
+def _unmeasured(request: SweepRequest) -> list[tuple[str, int]]:
+    """Orders and seeds that no file is measured for."""
+    named = [name for name in request.orders if name in UNMEASURED]
+    return [(name, seed) for name in named for seed in range(request.seeds if is_seeded(name) else 1)]

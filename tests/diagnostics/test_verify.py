@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from luq_gguf.core.errors import InputError
+from luq_gguf.core.hashing import sha256_of
 from luq_gguf.diagnostics import verify
-from luq_gguf.run.folder import sha256_of
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from luq_gguf.core.errors import ConversionError, ToolsError
-from luq_gguf.llamacpp import tools
+from luq_gguf.llamacpp import child
 
 
 @pytest.mark.parametrize(
@@ -36,14 +36,14 @@ from luq_gguf.llamacpp import tools
     ],
 )
 def test_a_missing_library_is_named_with_its_package(output, library, package):
-    error = tools.missing_library(output)
+    error = child.missing_library(output)
     assert error is not None
     assert library in error.message
     assert package in error.hint
 
 
 def test_other_output_names_no_library():
-    assert tools.missing_library("error: cannot open model.gguf") is None
+    assert child.missing_library("error: cannot open model.gguf") is None
 
 
 @pytest.fixture
@@ -59,12 +59,12 @@ def cannot_start(tmp_path):
 
 def test_a_program_that_cannot_start(cannot_start):
     with pytest.raises(ToolsError, match=r"the shared library libgone\.so is missing"):
-        tools.run([cannot_start], failure=ConversionError, what="llama-quantize")
+        child.run([cannot_start], failure=ConversionError, what="llama-quantize")
 
 
 def test_a_program_that_crashes():
     with pytest.raises(ConversionError, match=r"It crashed \(segmentation fault\)") as caught:
-        tools.run(["sh", "-c", "kill -SEGV $$"], failure=ConversionError, what="It")
+        child.run(["sh", "-c", "kill -SEGV $$"], failure=ConversionError, what="It")
     assert "luq-gguf doctor" in caught.value.hint
 
 

@@ -4,10 +4,12 @@ import itertools
 
 import numpy as np
 import pytest
+from builders import entropies
 
 from luq_gguf.core.errors import BudgetError
 from luq_gguf.method import greedy, knapsack, mixed_precision
 from luq_gguf.method.mixed_precision import Limits, Space
+from luq_gguf.method.orders import ORDERS
 from luq_gguf.method.sensitivity import Cell
 
 N_LAYERS, ERRORS, SIZES = 6, np.array([0.5, 0.1, 0.02, 0.004]), np.array([28, 42, 72, 105])
@@ -112,9 +114,10 @@ def test_greedy_is_never_worse_than_the_order_itself_and_looks_no_further_than_a
         return float(alone[list(layers)].sum() + pairs[np.ix_(layers, layers)].sum())
 
     order = tuple(int(n) for n in rng.permutation(8))
+    layers = entropies(*np.argsort(order))
     for n_low in range(9):
         seen.clear()
-        chosen = greedy.choose(order, measure, lambda layers, n=n_low: len(layers) >= n)
+        chosen = ORDERS["greedy"].all_layers(layers, 0, measure, lambda low, n=n_low: len(low) >= n)
         assert sorted(chosen) == list(range(8))
         assert measure(chosen[:n_low]) <= measure(order[:n_low]) + 1e-12
         assert len(seen) - 2 <= greedy.most_files(8, n_low)
@@ -127,7 +130,7 @@ def test_greedy_finds_what_no_order_of_single_layers_can():
     def measure(layers):
         return sum(alone[layer] for layer in layers) + (10 if {0, 1} <= set(layers) else 0)
 
-    chosen = greedy.choose((0, 1, 2, 3), measure, lambda layers: len(layers) >= 2)
+    chosen = ORDERS["greedy"].all_layers(entropies(0, 1, 2, 3), 0, measure, lambda low: len(low) >= 2)
     assert set(chosen[:2]) == {0, 2}
     best = min(itertools.combinations(range(4), 2), key=measure)
     assert set(chosen[:2]) == set(best)

@@ -12,7 +12,8 @@ from luq_gguf.method import two_type_plan
 from luq_gguf.method.entropy import histogram_entropy
 from luq_gguf.method.importance import merge
 from luq_gguf.method.metrics.kld import keep_top, kl_divergence, kl_from_top
-from luq_gguf.method.ranking import RANKINGS, near_ties, rank
+from luq_gguf.method.orders import UNMEASURED, rank
+from luq_gguf.method.ranking import near_ties
 from luq_gguf.method.tensor_types import differences, from_text, to_text
 
 sizes = st.integers(32, 10**9)
@@ -61,7 +62,7 @@ def test_every_low_layer_more_makes_the_file_no_larger(model, data):
 @given(st.lists(st.floats(0, 6.64), min_size=1, max_size=40), st.integers(0, 1000))
 def test_rankings_are_permutations_and_opposites(bits, seed):
     layers = entropies(*bits)
-    for ranking in RANKINGS:
+    for ranking in UNMEASURED:
         assert sorted(rank(layers, ranking, seed)) == list(range(len(bits)))
     ascending = [bits[n] for n in rank(layers, "entropy")]
     assert ascending == sorted(bits)

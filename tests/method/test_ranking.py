@@ -1,7 +1,8 @@
 import pytest
 from builders import entropies
 
-from luq_gguf.method.ranking import agreement, near_ties, rank, rank_by, unsettled
+from luq_gguf.method.orders import rank
+from luq_gguf.method.ranking import agreement, near_ties, rank_by, unsettled
 
 
 def test_lowest_entropy_comes_first_and_ties_go_by_depth():
@@ -40,4 +41,4 @@ def test_layers_that_only_some_ways_would_choose_are_not_settled():
     ways = {"seed-0": (1.0, 2.0, 3.0), "seed-1": (1.0, 3.0, 2.0), "k-50": (1.0, 2.0, 4.0), "k-200": (1.0, 2.0, 4.0)}
     assert unsettled(ways, 2) == {1: 0.75, 2: 0.25}
     assert unsettled(ways, 1) == {}
-    assert unsettled(ways, 2, "random") == {}
+    assert unsettled(ways, 2, 0) == {}

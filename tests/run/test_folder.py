@@ -1,11 +1,14 @@
 import hashlib
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
 from luq_gguf.core.errors import InputError, RunFolderError
-from luq_gguf.run.folder import RunFolder, hash_of
+from luq_gguf.core.hashing import hash_of
+from luq_gguf.run.folder import RunFolder
 
 
 def stage(run, key, content="x"):
@@ -75,6 +78,23 @@ def test_a_second_process_is_told_who_holds_the_folder(tmp_path):
         RunFolder(tmp_path / "run", create=True),
     ):
         pass
+
+
+def test_the_lock_of_a_killed_process_goes_with_it(tmp_path):
+    holding = (
+        "import sys, pathlib; from luq_gguf.run.folder import RunFolder\n"
+        "with RunFolder(pathlib.Path(sys.argv[1]), create=True): print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", holding, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout.readline() == "held\n"
+        (tmp_path / "run" / "run.json").write_text('{"stages": {}}')
+        with pytest.raises(RunFolderError, match=f"in use by process {child.pid}\\."), RunFolder(tmp_path / "run"):
+            pass
+        child.kill()
+        child.wait()
+        with RunFolder(tmp_path / "run") as run:
+            assert stage(run, "a")
 
 
 def test_a_folder_with_other_things_is_refused_unless_forced(tmp_path):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from luq_gguf.core.errors import BenchmarkError, EvaluationError, ToolsError
-from luq_gguf.llamacpp import tools
+from luq_gguf.llamacpp import child, tools
 
 MODEL = "gguf"  # a file's name may hold "o1", "," or "=", and lmms-eval would take these for something else
 _RESULTS = "*_results.json"
@@ -77,7 +77,7 @@ def run(
         if failed := _FAILED.search(line):
             raise _unanswered(task, _COLOURS.sub("", failed[1]).strip())
 
-    said = tools.run(
+    said = child.run(
         command,
         failure=BenchmarkError,
         what=f"lmms-eval on {task}",

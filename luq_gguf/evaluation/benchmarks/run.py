@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from luq_gguf.core.errors import EvaluationError
+from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Listener
 from luq_gguf.evaluation.benchmarks import lmms_eval
 from luq_gguf.evaluation.logprobs import Target
 from luq_gguf.llamacpp import server, tools
 from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.llamacpp.runtime import chat_template
-from luq_gguf.run.folder import hash_of
 from luq_gguf.run.preflight import safe_name
 from luq_gguf.run.serialization import read_json, write_json
 

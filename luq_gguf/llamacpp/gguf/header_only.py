@@ -12,6 +12,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
+from luq_gguf.core.units import padded
 from luq_gguf.llamacpp.gguf import reader as gguf_reader
 from luq_gguf.llamacpp.gguf import validate
 
@@ -49,14 +50,14 @@ def write(
         raw = gguf.GGMLQuantizationType[tensor_type]
         # this writer wants the shape of types that numpy does not know in bytes
         writer.add_tensor_info(name, (*shape[:-1], row), np.dtype(np.uint8), size, raw_dtype=raw)
-        n_bytes += -(-size // ALIGNMENT) * ALIGNMENT
+        n_bytes += padded(size, ALIGNMENT)
     if "general.size_label" not in reader.fields:  # needs the number of weights, so metadata alone lacks it
         writer.add_string("general.size_label", gguf.size_label(*writer.get_total_parameter_count()))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     writer.close()
-    start = -(-out.stat().st_size // ALIGNMENT) * ALIGNMENT
+    start = padded(out.stat().st_size, ALIGNMENT)
     with out.open("r+b") as file:
         file.truncate(start + n_bytes)
     return gguf_reader.read(out)
@@ -77,5 +78,4 @@ def quantized_header_bytes(source: gguf_reader.GGUFInfo, datasets: tuple[str, ..
         entries += string("quantize.imatrix.dataset") + 4 + 8 + len(datasets[0].encode()[:127])
     entries += string("quantize.imatrix.entries_count") + 4 + 4
     entries += string("quantize.imatrix.chunks_count") + 4 + 4
-    unpadded = validate.check(source.path).end + entries
-    return -(-unpadded // ALIGNMENT) * ALIGNMENT
+    return padded(validate.check(source.path).end + entries, ALIGNMENT)

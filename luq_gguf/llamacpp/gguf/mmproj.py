@@ -1,4 +1,5 @@
-"""The mmproj file of LLaVA-1.5: a CLIP tower and projector type "mlp", as libmtmd reads it (tools/mtmd/clip.cpp)."""
+"""Vision halves: which lie beside a text model's file, and LLaVA-1.5's, written as libmtmd reads it: a CLIP tower and
+projector type "mlp" (tools/mtmd/clip.cpp)."""
 
 from __future__ import annotations
 
@@ -8,8 +9,19 @@ from pathlib import Path
 import gguf
 import numpy as np
 
+from luq_gguf.core import atomic
 from luq_gguf.core.errors import ConversionError
 from luq_gguf.core.types import ClipVision
+
+
+def beside(model: Path) -> list[Path]:
+    """The mmproj files in the folder of a text model's file, by name."""
+    return sorted(path for path in model.parent.glob("*.gguf") if is_mmproj_name(path.name))
+
+
+def is_mmproj_name(name: str) -> bool:
+    """Whether a file of this name is a vision half, as llama.cpp and the Hub call them."""
+    return name.startswith("mmproj")
 
 
 def write(
@@ -25,7 +37,18 @@ def write(
     shapes: names in the file -> shapes (torch order); read(name) gives a tensor when its turn has come. Raises
     ConversionError where a value does not fit 16 bits.
     """
-    part = out.with_name(out.name + ".part")
+    with atomic.whole(out) as part:
+        _write(part, name, vision, shapes, read, on_progress)
+
+
+def _write(
+    part: Path,
+    name: str,
+    vision: ClipVision,
+    shapes: Mapping[str, tuple[int, ...]],
+    read: Callable[[str], np.ndarray],
+    on_progress: Callable[[float], None],
+) -> None:
     writer = gguf.GGUFWriter(part, arch="clip")
     _describe(writer, name, vision)
     dtypes = {tensor: _dtype(tensor, shape) for tensor, shape in shapes.items()}
@@ -37,16 +60,12 @@ def write(
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    try:
-        for done, (tensor, dtype) in enumerate(dtypes.items(), 1):
-            writer.write_tensor_data(_cast(tensor, read(tensor), dtype))
-            on_progress(done / len(dtypes))
-        for _ in missing_bias:
-            writer.write_tensor_data(np.zeros(vision.text_width, dtype=np.float32))
-        writer.close()
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
+    for done, (tensor, dtype) in enumerate(dtypes.items(), 1):
+        writer.write_tensor_data(_cast(tensor, read(tensor), dtype))
+        on_progress(done / len(dtypes))
+    for _ in missing_bias:
+        writer.write_tensor_data(np.zeros(vision.text_width, dtype=np.float32))
+    writer.close()
 
 
 def _describe(writer: gguf.GGUFWriter, name: str, vision: ClipVision) -> None:

@@ -13,6 +13,7 @@ import gguf
 import numpy as np
 
 from luq_gguf.core.errors import GGUFFileError, TypeNameError
+from luq_gguf.core.units import padded
 from luq_gguf.llamacpp.gguf import validate
 
 # llama-quantize refuses these without importance (src/llama-quant.cpp, tensor_requires_imatrix), but for the
@@ -87,7 +88,7 @@ def read(path: Path) -> GGUFInfo:
 def read_tensors(path: Path) -> GGUFInfo:
     """The same without metadata but the alignment: a vocabulary of 152 000 tokens takes seconds to read."""
     outline = validate.check(path)
-    start = -(-outline.end // outline.alignment) * outline.alignment
+    start = padded(outline.end, outline.alignment)
     kinds = [(name, gguf.GGMLQuantizationType(kind).name, shape) for name, kind, shape in outline.tensors]
     tensors = tuple(TensorInfo(n, k, s, prod(s), type_bytes(k, prod(s))) for n, k, s in kinds)
     return GGUFInfo(path, path.stat().st_size, start, {"general.alignment": outline.alignment}, tensors)
@@ -130,7 +131,7 @@ def column_energies(info: GGUFInfo, names: Collection[str]) -> dict[str, np.ndar
             for start in range(0, len(matrix), 1024):  # a few rows at a time: a head may have gigabytes
                 rows = matrix[start : start + 1024].astype(np.float32)
                 found[tensor.name] += np.einsum("ij,ij->j", rows, rows)
-        at += -(-tensor.n_bytes // alignment) * alignment
+        at += padded(tensor.n_bytes, alignment)
     return found
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import gguf
 
-from luq_gguf.core import file_ranges
+from luq_gguf.core import atomic, file_ranges
 from luq_gguf.core.errors import VerificationError
+from luq_gguf.core.units import padded
 from luq_gguf.llamacpp.gguf import reader as gguf_reader
 
 
@@ -44,19 +45,14 @@ def splice(
         tensor = held[source][name]
         chosen.append((source, int(tensor.data_offset), int(tensor.n_bytes)))
         infos += _info(name, tensor, at)
-        at += -(-int(tensor.n_bytes) // alignment) * alignment
-    part = out.with_name(out.name + ".part")
-    try:
-        with part.open("wb") as file:
-            head = _before_infos(first, readers[first], len(chosen), changes or {}) + infos
-            file.write(head + bytes(-len(head) % alignment))
-            for source, offset, n_bytes in chosen:
-                with source.open("rb") as given:
-                    file_ranges.append(given, offset, n_bytes, file)
-                file.write(bytes(-n_bytes % alignment))
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
+        at += padded(int(tensor.n_bytes), alignment)
+    with atomic.whole(out) as part, part.open("wb") as file:
+        head = _before_infos(first, readers[first], len(chosen), changes or {}) + infos
+        file.write(head.ljust(padded(len(head), alignment), b"\0"))
+        for source, offset, n_bytes in chosen:
+            with source.open("rb") as given:
+                file_ranges.append(given, offset, n_bytes, file)
+            file.write(bytes(padded(n_bytes, alignment) - n_bytes))
 
 
 def _before_infos(path: Path, reader: gguf_reader.Reader, n_tensors: int, changes: Mapping[str, str]) -> bytes:

@@ -17,6 +17,7 @@ from pathlib import Path
 import gguf
 
 from luq_gguf.core.errors import GGUFFileError
+from luq_gguf.core.units import padded
 
 MAX_STRING = 16 * 1024**2  # bytes; the longest in the wild are chat templates of some ten kilobytes
 MAX_ENTRIES = 65_536  # metadata
@@ -181,9 +182,9 @@ def _check_tensors(cursor: _Cursor, count: int, alignment: int) -> Iterator[tupl
         if offset != at:
             raise _DamageError(f"the data of {name} begins at {offset}, behind the tensor before it is {at}")
         end = at + n_bytes
-        at += -(-n_bytes // alignment) * alignment
+        at += padded(n_bytes, alignment)
         yield name, kind, shape
-    start = -(-cursor.at // alignment) * alignment
+    start = padded(cursor.at, alignment)
     if count and start + end > len(cursor.data):
         raise _DamageError(f"its tensors need {start + end} bytes and it has {len(cursor.data)}")
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 import select
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import PIPE
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from luq_gguf.core.errors import RunnerError
-from luq_gguf.llamacpp import tools
+from luq_gguf.llamacpp import child, tools
 
 
 @dataclass(frozen=True)
@@ -89,15 +89,8 @@ class Runner:
     def __enter__(self) -> Runner:
         self._errors = tempfile.TemporaryFile("w+", errors="replace")
         self._folder = tempfile.TemporaryDirectory()
-        self._child = subprocess.Popen(
-            self._command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            env=tools.bindings_environment(),
-            start_new_session=True,
-            preexec_fn=tools.die_with_parent,
+        self._child = child.start(
+            self._command, tools.bindings_environment(), stdin=PIPE, stdout=PIPE, stderr=self._errors
         )
         try:
             self.n_vocab = int(self._reply()["n_vocab"])
@@ -181,20 +174,14 @@ class Runner:
             self._errors.seek(0)
             told = self._errors.read()
             words = " ".join(told.split()[-60:])
-            raise tools.missing_library(told) or RunnerError(
-                f"llama.cpp {tools.ended(code)} while running {self._name}{': ' * bool(words)}{words}",
-                tools.crash_hint(code, ""),
-            )
+            how = f"llama.cpp {child.ended(code)} while running {self._name}{': ' * bool(words)}{words}"
+            raise child.failed(RunnerError, code, how, told)
         reply: dict[str, Any] = json.loads(line)
         if "error" in reply:
             raise RunnerError(f"{self._name}: {reply['error']}.", "")
         return reply
 
     def _stop(self) -> None:
-        self._child.kill()
-        self._child.wait()
+        child.end(self._child)
         self._folder.cleanup()
-        for stream in (self._child.stdin, self._child.stdout, self._errors):
-            if stream:
-                with contextlib.suppress(BrokenPipeError):
-                    stream.close()
+        self._errors.close()

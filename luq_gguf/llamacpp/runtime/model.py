@@ -5,7 +5,6 @@ process only (`worker`): a failed assertion in either library aborts the process
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import re
 import sys
 import time
@@ -17,6 +16,8 @@ import numpy as np
 from llama_cpp import mtmd_cpp as mtmd
 from llama_cpp._ggml import libggml
 
+from luq_gguf.core import atomic
+from luq_gguf.core.hashing import sha256_of
 from luq_gguf.core.images import open_rgb
 from luq_gguf.llamacpp.runtime import chat_template
 
@@ -208,7 +209,7 @@ class Model:
         """Names an image's content in the folder of embeddings."""
         if self._embeddings is None or image is None:
             return ""
-        return hashlib.sha256(Path(image).read_bytes()).hexdigest()[:32]
+        return sha256_of(Path(image))[:32]
 
     def _read_image(self, chunk: Any, position: int, key: str) -> int:
         """Read a piece of an image; what the vision half makes of it is kept where a folder for that was given."""
@@ -224,9 +225,8 @@ class Model:
             n = mtmd.mtmd_input_chunk_get_n_tokens(chunk)
             embedding = np.ctypeslib.as_array(mtmd.mtmd_get_output_embd(self.mtmd), (n * width,)).copy()
             if kept is not None:
-                part = kept.with_name(f"{kept.stem}.part.npy")
-                np.save(part, embedding)
-                part.replace(kept)
+                with atomic.whole(kept) as part, part.open("wb") as file:
+                    np.save(file, embedding)
         after = llama_cpp.llama_pos(0)
         code = mtmd.mtmd_helper_decode_image_chunk(
             self.mtmd,

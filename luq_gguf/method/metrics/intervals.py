@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -35,16 +35,22 @@ def bootstrap(values: np.ndarray, seed: int = 0) -> Estimate:
     return Estimate(float(values.mean()), float(low), float(high))
 
 
+def share(right: int, n: int, method: Literal["exact", "wilson"]) -> Estimate:
+    """A share of n samples, with its 95% interval: exact (Clopper and Pearson), or Wilson's, narrower and right on
+    average."""
+    from scipy.stats import binomtest  # takes a second to import
+
+    interval = binomtest(right, n).proportion_ci(method=method)
+    return Estimate(right / n, float(interval.low), float(interval.high))
+
+
 def accuracy(scores: np.ndarray, seed: int = 0) -> Estimate:
     """Mean of scores between 0 and 1. Where all are alike at an end, resampling shows no doubt, though n samples leave
     some: there the exact interval of a share (Clopper and Pearson) is given.
     """
     found = bootstrap(scores, seed)
-    doubt = 1 - 0.025 ** (1 / len(scores))
-    if found.low == found.high == 1.0:
-        return Estimate(1.0, 1 - doubt, 1.0)
-    if found.low == found.high == 0.0:
-        return Estimate(0.0, 0.0, doubt)
+    if found.low == found.high and found.low in (0.0, 1.0):
+        return share(int(found.low) * len(scores), len(scores), "exact")
     return found
 
 
@@ -54,7 +60,7 @@ def paired_difference(one: np.ndarray, other: np.ndarray, seed: int = 0) -> Esti
         raise ValueError("paired values are of the same samples")
     found = bootstrap(other.astype(np.float64) - one.astype(np.float64), seed)
     if found.low == found.high == 0.0:  # no pair differs: as many samples as these leave this much doubt
-        doubt = 1 - 0.025 ** (1 / len(one))
+        doubt = share(0, len(one), "exact").high
         return Estimate(0.0, -doubt, doubt)
     return found
 

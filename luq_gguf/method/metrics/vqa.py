@@ -99,22 +99,15 @@ def f1_of_yes(answers: Sequence[str], references: Sequence[str]) -> float:
     return 2 * hits / (sum(said) + sum(true)) if hits else 0.0
 
 
-def _distance(a: str, b: str) -> int:
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        before, row[0] = row[0], i
-        for j, y in enumerate(b, 1):
-            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (x != y))
-    return row[-1]
-
-
 def anls(answer: str, references: Sequence[str]) -> float:
     """1 - edit distance / length of the longer, at the nearest reference; 0 from half the length on."""
+    from rapidfuzz.distance import Levenshtein  # takes a moment to import
+
     said = " ".join(answer.lower().split())
     best = 0.0
     for reference in references:
         known = " ".join(reference.lower().split())
-        away = _distance(said, known) / max(len(said), len(known), 1)
+        away = Levenshtein.distance(said, known) / max(len(said), len(known), 1)
         best = max(best, 1 - away if away < 0.5 else 0.0)
     return best
 

@@ -8,6 +8,7 @@ from luq_gguf.method.metrics.intervals import (
     paired_difference,
     paired_ratio,
     ratio_of_means,
+    share,
     spread_of,
 )
 
@@ -43,6 +44,12 @@ def test_no_mistake_in_so_many_is_not_certainty():
     assert accuracy(np.array([1.0, 0.0, 1.0])) == bootstrap(np.array([1.0, 0.0, 1.0]))
     same = paired_difference(np.ones(100), np.ones(100))
     assert (same.low, same.high) == pytest.approx((-(1 - 0.025**0.01), 1 - 0.025**0.01))
+
+
+def test_the_interval_of_a_share_is_the_textbooks():
+    found = share(81, 263, "wilson")  # Newcombe 1998, table I: 0.2553 to 0.3662
+    assert (found.value, found.low, found.high) == pytest.approx((81 / 263, 0.2553, 0.3662), abs=5e-5)
+    assert share(0, 20, "exact").high == pytest.approx(0.1684, abs=5e-5)
 
 
 def test_a_ratio_that_never_changes_has_no_doubt_and_one_pair_has_no_interval():

@@ -1,0 +1,52 @@
+"""Writes files and folders whole: under another name beside their own, and renamed when nothing is missing.
+
+A killed process leaves at most `<name>.part`; in a run folder the next run removes those.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+SUFFIX = ".part"
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Give `<path>.part` to be written, a file or a folder; it takes the name `path` when the block ends, replacing a
+    file of that name. Where the block raises, it is removed and `path` stays as it was."""
+    part = path.with_name(path.name + SUFFIX)
+    try:
+        yield part
+        part.replace(path)
+    except BaseException:
+        with suppress(OSError):  # what the block raised says more
+            remove(part)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole, in UTF-8."""
+    with whole(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder that takes the name `path` when the block ends, for folders that several processes may make
+    at once: where another was faster, its folder stays. The given folder's parent is removed with all else in it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=path.name + ".", dir=path.parent) as name:
+        made = Path(name) / "whole"
+        made.mkdir()
+        yield made
+        with suppress(OSError):
+            made.rename(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder with all in it; nothing where there is none."""
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)

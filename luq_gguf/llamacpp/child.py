@@ -1,0 +1,156 @@
+"""Runs llama.cpp's programs as child processes that never outlive us, and says how one ended.
+
+Every tool runs in one: a failed GGML_ASSERT aborts the process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from subprocess import PIPE, STDOUT, Popen
+from typing import IO, Any
+
+from luq_gguf.core import interrupts
+from luq_gguf.core.errors import DiskSpaceError, LuqError, ToolsError
+from luq_gguf.llamacpp.recipe import vendor
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+FULL = 2**24  # bytes: what the tools could not write was larger
+
+# Which package has a library that a tool cannot find, by Debian's name and by Fedora's.
+PACKAGES = {
+    "libgomp": ("libgomp1", "libgomp"),
+    "libstdc++": ("libstdc++6", "libstdc++"),
+    "libgcc_s": ("libgcc-s1", "libgcc"),
+    "libcurl": ("libcurl4", "libcurl"),
+    "libssl": ("libssl3", "openssl-libs"),
+}
+
+
+def start(
+    command: Sequence[object],
+    environment: Mapping[str, str],
+    *,
+    cwd: Path | None = None,
+    stdin: int | None = None,
+    stdout: int | IO[Any] | None = None,
+    stderr: int | IO[Any] | None = None,
+) -> Popen[str]:
+    """A child in text mode, for `end`. It has a session of its own, so that Ctrl-C reaches us alone and we end it."""
+    return Popen(
+        [str(part) for part in command],
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        cwd=cwd,
+        env=environment,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+        preexec_fn=die_with_parent,
+    )
+
+
+def end(child: Popen[str]) -> None:
+    """Kill a child, if it still runs, and close its pipes."""
+    child.kill()
+    child.wait()
+    for stream in (child.stdin, child.stdout):
+        if stream:
+            with suppress(BrokenPipeError):
+                stream.close()
+
+
+@contextmanager
+def started(command: Sequence[object], environment: Mapping[str, str], **where: Any) -> Iterator[Popen[str]]:
+    """A child that has ended when the block has; `where` is what `start` takes."""
+    child = start(command, environment, **where)
+    try:
+        yield child
+    finally:
+        end(child)
+
+
+def die_with_parent() -> None:
+    """In a child on Linux: end when our process is killed, so that no orphan writes on into files of the next run."""
+    if _LIBC is not None:
+        _LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def ended(code: int) -> str:
+    """How a child ended, in words, of its return code: "crashed (segmentation fault)"."""
+    words: str = vendor("selftest").ended(code)
+    return words
+
+
+def crash_hint(code: int, otherwise: str) -> str:
+    """What to do about a child's end."""
+    return "`luq-gguf doctor` tests whether llama.cpp computes on this CPU." if code < 0 else otherwise
+
+
+def missing_library(output: str) -> ToolsError | None:
+    """The error of a program that could not start for want of a shared library, of what the loader said."""
+    match = re.search(
+        r"(?:error while loading shared libraries: |^|: )(lib[\w.+-]+?\.so[.\d]*): cannot open shared", output
+    )
+    if match is None:
+        return None
+    names = PACKAGES.get(match[1].partition(".so")[0])
+    hint = (
+        f"Install the package that has it: {names[0]} on Debian and Ubuntu (apt-get install {names[0]}), "
+        f"{names[1]} on Fedora."
+        if names
+        else "Install the package that has it."
+    )
+    return ToolsError(f"llama.cpp cannot start: the shared library {match[1]} is missing.", hint)
+
+
+def failed(error: type[LuqError], code: int, message: str, output: str, hint: str = "") -> LuqError:
+    """The error of a child that ended with `code`: that it lacks a library where its output says so, else `message`,
+    with `hint` unless it crashed."""
+    return missing_library(output) or error(message, crash_hint(code, hint))
+
+
+def run(
+    command: Sequence[str | Path],
+    *,
+    failure: type[LuqError],
+    what: str,
+    on_line: Callable[[str], None] = lambda line: None,
+    cwd: Path | None = None,
+    environment: dict[str, str] | None = None,
+    hint: str = "The lines above are llama.cpp's own.",
+    into: Path | None = None,
+) -> str:
+    """Run a child process, hand each line (\\n or \\r) to `on_line`, and return its whole output.
+
+    A child never outlives this call. Raises `failure`, with the end of the output, when it does not exit with 0;
+    DiskSpaceError where the disk of `into`, the folder it writes to, is full then: the tools have many words for that.
+    """
+    lines: deque[str] = deque(maxlen=20_000)
+    with started(command, os.environ | (environment or {}), cwd=cwd, stdout=PIPE, stderr=STDOUT) as child:
+        assert child.stdout
+        for line in child.stdout:  # universal newlines: \r ends a line too
+            interrupts.check()
+            lines.append(line.rstrip("\n"))
+            on_line(lines[-1])
+        code = child.wait()
+        interrupts.check()
+    if code and into and shutil.disk_usage(into).free < FULL:
+        raise DiskSpaceError(
+            f"The disk that holds {into} is full, and {what} could not go on.",
+            "Free some room and run the same command again: finished stages are kept.",
+        )
+    if code:
+        plain = [line for line in lines if line.strip() and not line.startswith((" ", "Traceback"))]
+        told = "\n".join(plain[-3:])
+        raise failed(failure, code, f"{what} {ended(code)}:\n{told}", told, hint)
+    return "\n".join(lines)

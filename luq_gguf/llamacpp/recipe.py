@@ -1,0 +1,32 @@
+"""Finds vendor/, the recipe of the pinned llama.cpp, and imports its modules."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+
+def recipe() -> Path:
+    """vendor/build.py: beside the package in a checkout, inside it when installed from a wheel."""
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "_vendor" / "build.py"
+    return installed if installed.exists() else package.parent / "vendor" / "build.py"
+
+
+@cache
+def vendor(module: str) -> ModuleType:
+    """A module of the recipe. Its folder is a package that nothing else knows by name."""
+    name, folder = "luq_gguf_vendor", recipe().parent
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+        )
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return importlib.import_module(f"{name}.{module}")
