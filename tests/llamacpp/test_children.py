@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from luq_gguf.core.errors import ConversionError, ToolsError
-from luq_gguf.llamacpp import child
+from luq_gguf.llamacpp import child, tools
 
 
 @pytest.mark.parametrize(
