@@ -51,7 +51,7 @@ def main() -> None:
     rows = []
     with RunFolder(args.run_dir) as run:
         profile = serialization.read_profile(run.file("profile.json"))
-        door = with_dataset(open_door(run, run.read()["model"], force=True), profile)
+        door = with_dataset(open_door(run, run.read()["model"], allow_fallback=True), profile)
         f16 = quantization_stage.make_f16(run, door)
         data = QuestionSet(args.data, samples=args.samples).read(f16, run.work / "eval" / "images")
         reference = Target(f16, quantization_stage.make_mmproj(run, door), max_tokens=QuestionSet.max_tokens)

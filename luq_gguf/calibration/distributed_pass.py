@@ -38,17 +38,18 @@ def profile_shard(
     *,
     device: str = "auto",
     trust_remote_code: bool = False,
-    force: bool = False,
+    overwrite: bool = False,
     listener: Listener = Listener(),
 ) -> None:
     """One share of a profile's pass, in a folder of its own. Raises RunFolderError where it holds another share."""
-    with RunFolder(out, create=True, force=force) as run:
+    with RunFolder(out, create=True, overwrite=overwrite) as run:
         held = run.read().get("shard")
-        if held not in (None, str(share)) and not force:
+        if held not in (None, str(share)) and not overwrite:
             raise RunFolderError(
-                f"{out} holds shard {held}.", "Give each shard a folder of its own, or add --force to write over it."
+                f"{out} holds shard {held}.",
+                "Give each shard a folder of its own, or add --overwrite to write over it.",
             )
-        door = open_for_profile(run, model, trust_remote_code=trust_remote_code, force=force, listener=listener)
+        door = open_for_profile(run, model, trust_remote_code=trust_remote_code, overwrite=overwrite, listener=listener)
         run.update(shard=str(share))
         _make_shard(run, door, request, share, device, listener)
 
@@ -84,14 +85,14 @@ def _make_shard(
         (run.work / name).unlink(missing_ok=True)
 
 
-def merge(folders: Sequence[Path], out: Path, *, force: bool = False, listener: Listener = Listener()) -> Profile:
+def merge(folders: Sequence[Path], out: Path, *, overwrite: bool = False, listener: Listener = Listener()) -> Profile:
     """Make a profiled run folder of all shards of a pass. Raises ShardError where they are not that."""
     if out.resolve() in {folder.resolve() for folder in folders}:
         raise ShardError(f"--out {out} is one of the shards.", "Give --out a new or empty folder.")
     shards = _checked(folders)
-    with RunFolder(out, create=True, force=force) as run:
+    with RunFolder(out, create=True, overwrite=overwrite) as run:
         known = RunFolder(shards[0].folder).read()
-        claim(run, known["model"], force)
+        claim(run, known["model"], overwrite=overwrite)
         run.update(revision=known.get("revision"))
         return make_merged(run, shards, listener)
 
@@ -125,7 +126,7 @@ def profile_together(
     *,
     device: str = "auto",
     trust_remote_code: bool = False,
-    force: bool = False,
+    overwrite: bool = False,
     listener: Listener = Listener(),
 ) -> Profile | None:
     """The profile stage by all processes of a launcher; each calls this. The profile in rank 0, None in the others.
@@ -140,12 +141,14 @@ def profile_together(
         if launch.rank:
             if ranks.told_to_work():
                 with RunFolder(folder, create=True) as own:
-                    door = open_for_profile(own, model, trust_remote_code=trust_remote_code, force=True)
+                    door = open_for_profile(own, model, trust_remote_code=trust_remote_code, overwrite=True)
                     _make_shard(own, door, request, share, device, Listener())
                 ranks.wait_for_all()
             return None
-        with RunFolder(out, create=True, force=force) as run:
-            door = open_for_profile(run, model, trust_remote_code=trust_remote_code, force=force, listener=listener)
+        with RunFolder(out, create=True, overwrite=overwrite) as run:
+            door = open_for_profile(
+                run, model, trust_remote_code=trust_remote_code, overwrite=overwrite, listener=listener
+            )
             if _is_profiled(run, door, request, device):
                 ranks.nothing_to_do()
                 return make_profile(run, door, request, device=device, listener=listener)

@@ -24,7 +24,7 @@ from luq_gguf.cli import options, output
 )
 @options.hub
 @options.trust
-@options.force
+@options.permissions("--overwrite", "--allow-fallback")
 @options.as_json
 def command(
     model: str,

@@ -54,12 +54,39 @@ def _chain(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     return apply
 
 
+def _remember_force(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    ctx.meta["force"] = value
+
+
+def _or_force(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
+    return value or bool(ctx.meta["force"])
+
+
+def permissions(*shown: str) -> Callable[[F], F]:
+    """Add --overwrite and --allow-fallback, and a hidden --force that means both. A command that runs a stage takes
+    both, as `convert` does, and its help shows those of them (`shown`) that mean something to it."""
+    texts = {
+        "--overwrite": "Write into a folder that holds another model's run or other files.",
+        "--allow-fallback": "Let rows that --low's blocks do not divide fall back to other types.",
+    }
+    both = [
+        click.option(name, is_flag=True, callback=_or_force, hidden=name not in shown, help=text)
+        for name, text in texts.items()
+    ]
+    return _chain(
+        *both,
+        click.option(
+            "--force", is_flag=True, is_eager=True, expose_value=False, callback=_remember_force, hidden=True,
+            help="--overwrite and --allow-fallback.",
+        ),
+    )  # fmt: skip
+
+
 out = click.option("--out", required=True, type=click.Path(path_type=Path), help="The run folder.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout, nothing else.")
 device = click.option("--device", default="auto", show_default=True, help="Where the reference model runs.")
 threads = click.option("--threads", type=click.IntRange(1), help="Threads for llama-quantize.  [default: all cores]")
 trust = click.option("--trust-remote-code", is_flag=True, help="Run Python code from the checkpoint's repository.")
-force = click.option("--force", is_flag=True, help="Use a folder that holds something else; accept fallback types.")
 files = _chain(
     click.option("--keep-f16", is_flag=True, help="Keep the 16-bit GGUF."),
     click.option("--low-disk", is_flag=True, help="Convert and quantize in slices: never a whole 16-bit GGUF."),

@@ -18,9 +18,9 @@ from luq_gguf.cli import options, output
 @click.option("--model", help="The checkpoint, if it is not where the profile found it.")
 @options.threads
 @options.trust
-@options.force
+@options.permissions("--allow-fallback")
 @options.as_json
-def command(run_dir: Path, seed: int, as_json: bool, **rest: Any) -> None:
+def command(run_dir: Path, seed: int, overwrite: bool, as_json: bool, **rest: Any) -> None:
     """Write plan.json and tensor-types.txt into RUN_DIR, a folder that `luq-gguf profile` has filled."""
     wanted = options.make_plan_request(rest, seed)
     from luq_gguf.reporting.plan_text import better_line

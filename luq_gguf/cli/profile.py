@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--shard", metavar="I/N", type=options.ShareOf(), help="Only part I of N, from 0; then luq-gguf merge.")
 @options.device
 @options.trust
-@options.force
+@options.permissions("--overwrite")
 @options.as_json
 def command(
     model: str,
@@ -36,7 +36,8 @@ def command(
     shard: Share | None,
     device: str,
     trust_remote_code: bool,
-    force: bool,
+    overwrite: bool,
+    allow_fallback: bool,
     as_json: bool,
 ) -> None:
     """Run calibration data through MODEL once; write profile.json and imatrix.gguf into the folder --out.
@@ -56,7 +57,7 @@ def command(
             f"--shard {shard} was given to {launch.count} processes that share the work already.",
             "Leave --shard away, or start one process.",
         )
-    how: dict[str, Any] = {"device": device, "trust_remote_code": trust_remote_code, "force": force}
+    how: dict[str, Any] = {"device": device, "trust_remote_code": trust_remote_code, "overwrite": overwrite}
     quiet = nullcontext(Listener())
     with quiet if launch and launch.rank else output.listener() as listener:
         if shard:

@@ -15,7 +15,7 @@ from luq_gguf.cli import options, output
 @options.files
 @click.option("--model", help="The checkpoint, if it is not where the profile found it.")
 @options.trust
-@options.force
+@options.permissions()
 @options.as_json
 def command(
     run_dir: Path,
@@ -24,7 +24,8 @@ def command(
     low_disk: bool,
     model: str | None,
     trust_remote_code: bool,
-    force: bool,
+    overwrite: bool,
+    allow_fallback: bool,
     as_json: bool,
 ) -> None:
     """Write the GGUF and mmproj of RUN_DIR's plan.json, and compare every tensor's type with the plan."""
@@ -40,7 +41,6 @@ def command(
             low_disk=low_disk,
             model=model,
             trust_remote_code=trust_remote_code,
-            force=force,
             listener=listener,
         )
     if as_json:

@@ -42,7 +42,7 @@ from luq_gguf.reporting import tables
 @click.option("--model", help="The checkpoint, if it is not where the profile found it.")
 @options.threads
 @options.trust
-@options.force
+@options.permissions("--allow-fallback")
 @options.as_json
 def command(
     run_dir: Path,
@@ -56,6 +56,7 @@ def command(
     calib_text: str | None,
     calib_samples: int,
     calib_seed: int,
+    overwrite: bool,
     as_json: bool,
     **rest: Any,
 ) -> None:

@@ -36,7 +36,7 @@ def hash_of(*inputs: object) -> str:
 class RunFolder:
     """A run folder held by this process, as a context manager. Raises RunFolderError where it cannot be."""
 
-    def __init__(self, path: Path, *, create: bool = False, force: bool = False) -> None:
+    def __init__(self, path: Path, *, create: bool = False, overwrite: bool = False) -> None:
         self.path = path
         self.work = path / ".work"
         self._held = ExitStack()
@@ -46,16 +46,16 @@ class RunFolder:
                 f"{path} is no run folder: it has no run.json.", "Run luq-gguf profile or convert first."
             )
         if create:
-            self._create(force)
+            self._create(overwrite=overwrite)
 
-    def _create(self, force: bool) -> None:
+    def _create(self, *, overwrite: bool) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"{self.path} is a file.", "Give --out a new or empty folder.")
         foreign = [p.name for p in self.path.iterdir() if p.name not in _OURS] if self.path.is_dir() else []
-        if foreign and not (self.path / "run.json").is_file() and not force:
+        if foreign and not (self.path / "run.json").is_file() and not overwrite:
             raise RunFolderError(
                 f"{self.path} is not empty and is no run folder (it holds {foreign[0]}).",
-                "Give --out a new or empty folder, or add --force to write into this one.",
+                "Give --out a new or empty folder, or add --overwrite to write into this one.",
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)

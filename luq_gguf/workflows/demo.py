@@ -73,7 +73,7 @@ def run(
         request,
         device=device,
         keep_f16=True,
-        force=True,  # a demo's folder holds nothing but demos
+        overwrite=True,  # a demo's folder holds nothing but demos
         listener=listener,
     )
     baseline = quantization_stage.baseline(run_dir, threads=threads, listener=listener)

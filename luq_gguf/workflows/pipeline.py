@@ -79,7 +79,8 @@ def convert(
     keep_f16: bool = False,
     low_disk: bool = False,
     trust_remote_code: bool = False,
-    force: bool = False,
+    overwrite: bool = False,
+    allow_fallback: bool = False,
     listener: Listener = Listener(),
 ) -> Converted:
     """The whole road, resuming at the first stage whose inputs changed.
@@ -89,8 +90,8 @@ def convert(
     threads = wanted.threads
     if wanted.questions.source is None:
         wanted = replace(wanted, questions=replace(wanted.questions, source=request.images))
-    with RunFolder(out, create=True, force=force) as run:
-        claim(run, model, force)
+    with RunFolder(out, create=True, overwrite=overwrite) as run:
+        claim(run, model, overwrite=overwrite)
         dataset = datasets.source_name(request.images or datasets.DEFAULT_IMAGES)
         door = open_door(
             run,
@@ -98,7 +99,7 @@ def convert(
             low=low,
             high=high,
             trust_remote_code=trust_remote_code,
-            force=force,
+            allow_fallback=allow_fallback,
             dataset=dataset,
             listener=listener,
         )
@@ -121,12 +122,12 @@ def profile(
     *,
     device: str = "auto",
     trust_remote_code: bool = False,
-    force: bool = False,
+    overwrite: bool = False,
     listener: Listener = Listener(),
 ) -> Profile:
     """The profile stage alone."""
-    with RunFolder(out, create=True, force=force) as run:
-        door = open_for_profile(run, model, trust_remote_code=trust_remote_code, force=force, listener=listener)
+    with RunFolder(out, create=True, overwrite=overwrite) as run:
+        door = open_for_profile(run, model, trust_remote_code=trust_remote_code, overwrite=overwrite, listener=listener)
         return make_profile(run, door, request, device=device, listener=listener)
 
 
@@ -138,7 +139,7 @@ def plan(
     high: str,
     model: str | None = None,
     trust_remote_code: bool = False,
-    force: bool = False,
+    allow_fallback: bool = False,
     listener: Listener = Listener(),
 ) -> Plan:
     """The plan stage alone, on a profiled run folder."""
@@ -146,7 +147,13 @@ def plan(
         profiled = serialization.read_profile(run.file("profile.json"))
         where = model or model_of(run)
         door = open_door(
-            run, where, low=low, high=high, trust_remote_code=trust_remote_code, force=force, listener=listener
+            run,
+            where,
+            low=low,
+            high=high,
+            trust_remote_code=trust_remote_code,
+            allow_fallback=allow_fallback,
+            listener=listener,
         )
         prepared, door = planning_stage.prepare(run, door, wanted, listener), with_dataset(door, profiled)
         return planning_stage.make(run, door, profiled, wanted, prepared, listener)
@@ -160,7 +167,6 @@ def quantize_plan(
     low_disk: bool = False,
     model: str | None = None,
     trust_remote_code: bool = False,
-    force: bool = False,
     listener: Listener = Listener(),
 ) -> Converted:
     """The quantize stage alone: plan.json as it stands, also where a person has edited it."""
@@ -241,7 +247,7 @@ def sweep(
     threads: int | None = None,
     model: str | None = None,
     trust_remote_code: bool = False,
-    force: bool = False,
+    allow_fallback: bool = False,
     listener: Listener = Listener(),
 ) -> dict[str, Any]:
     """Measure many choices of low layers of a profiled run folder's model; with `alphas`, also what alpha does.
@@ -252,7 +258,13 @@ def sweep(
         profiled = serialization.read_profile(run.file("profile.json"))
         where = model or model_of(run)
         door = open_door(
-            run, where, low=low, high=high, trust_remote_code=trust_remote_code, force=force, listener=listener
+            run,
+            where,
+            low=low,
+            high=high,
+            trust_remote_code=trust_remote_code,
+            allow_fallback=allow_fallback,
+            listener=listener,
         )
         ablation = AlphaRequest(alphas, alpha_layers, calibration) if alphas else None
         if ablation:

@@ -77,11 +77,11 @@ def test_a_second_process_is_told_who_holds_the_folder(tmp_path):
         pass
 
 
-def test_a_folder_with_other_things_is_refused_unless_forced(tmp_path):
+def test_a_folder_with_other_things_is_refused_unless_it_may_be_overwritten(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(RunFolderError, match="holds thesis.tex"):
         RunFolder(tmp_path, create=True)
-    with RunFolder(tmp_path, create=True, force=True):
+    with RunFolder(tmp_path, create=True, overwrite=True):
         pass
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
