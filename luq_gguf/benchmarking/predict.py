@@ -77,7 +77,7 @@ class Predictor:
         return speed_model.smallest_faster(table, low, high, bits)
 
 
-def predictor(door: Door, wanted: bool, threads: int | None, listener: Listener) -> Predictor | None:
+def predictor(door: Door, threads: int | None, listener: Listener, *, wanted: bool) -> Predictor | None:
     """None for a model so small that nobody asks, or that cannot be measured in parts, unless it is `wanted`.
 
     Raises BudgetError where it is, and its speed cannot be predicted.

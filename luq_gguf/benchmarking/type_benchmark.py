@@ -81,6 +81,7 @@ def measured(
     threads: int,
     listener: Listener,
     types: Iterable[str] = CANDIDATES,
+    *,
     again: bool = False,
 ) -> SpeedTable:
     """Rates of these types and all that are known already; what is missing is measured, `again` all of them.

@@ -37,6 +37,7 @@ def command(
     low: str,
     high: str,
     repo: str | None,
+    *,
     as_json: bool,
     **rest: Any,
 ) -> None:
@@ -46,7 +47,7 @@ def command(
     luq-gguf convert Qwen/Qwen2.5-VL-7B-Instruct --out out/ --target-size 3.4GiB
     """
     wanted = options.make_plan_request(rest, seed)
-    options.check_files(rest["keep_f16"], rest["low_disk"], wanted.measures)
+    options.check_files(keep_f16=rest["keep_f16"], low_disk=rest["low_disk"], measures=wanted.measures)
     from luq_gguf.calibration.stage import CalibrationRequest
     from luq_gguf.core.units import format_size
     from luq_gguf.workflows import pipeline

@@ -22,7 +22,7 @@ MODELS = ("qwen2.5-vl", "llava-1.5")
 @options.threads
 @options.as_json
 def command(
-    model: str, out: Path, low_layers: int, questions: int, device: str, threads: int | None, as_json: bool
+    model: str, out: Path, low_layers: int, questions: int, device: str, threads: int | None, *, as_json: bool
 ) -> None:
     """Convert a shipped little model; ask its 16-bit, Q4_K_M and LUQ files the same questions about images."""
     from rich.table import Table

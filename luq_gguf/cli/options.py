@@ -218,7 +218,7 @@ def _check_budget(budget: Budget, kind: str) -> None:
         )
 
 
-def check_files(keep_f16: bool, low_disk: bool, measures: bool = False) -> None:
+def check_files(*, keep_f16: bool, low_disk: bool, measures: bool = False) -> None:
     """Raises UsageError where --low-disk is given together with what needs the whole 16-bit GGUF."""
     if low_disk and (keep_f16 or measures):
         raise click.UsageError(

@@ -20,7 +20,7 @@ from luq_gguf.cli import options, output
 @options.trust
 @options.permissions("--allow-fallback")
 @options.as_json
-def command(run_dir: Path, seed: int, overwrite: bool, as_json: bool, **rest: Any) -> None:
+def command(run_dir: Path, seed: int, *, overwrite: bool, as_json: bool, **rest: Any) -> None:
     """Write plan.json and tensor-types.txt into RUN_DIR, a folder that `luq-gguf profile` has filled."""
     wanted = options.make_plan_request(rest, seed)
     from luq_gguf.reporting.plan_text import better_line

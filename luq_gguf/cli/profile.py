@@ -35,6 +35,7 @@ def command(
     seed: int,
     shard: Share | None,
     device: str,
+    *,
     trust_remote_code: bool,
     overwrite: bool,
     allow_fallback: bool,
@@ -70,4 +71,4 @@ def command(
         else:
             profile = pipeline.profile(model, out, request, **how, listener=listener)
     if profile:
-        output.print_profile(profile, out, as_json)
+        output.print_profile(profile, out, as_json=as_json)

@@ -20,16 +20,17 @@ from luq_gguf.cli import options, output
 def command(
     run_dir: Path,
     threads: int | None,
+    model: str | None,
+    *,
     keep_f16: bool,
     low_disk: bool,
-    model: str | None,
     trust_remote_code: bool,
     overwrite: bool,
     allow_fallback: bool,
     as_json: bool,
 ) -> None:
     """Write the GGUF and mmproj of RUN_DIR's plan.json, and compare every tensor's type with the plan."""
-    options.check_files(keep_f16, low_disk)
+    options.check_files(keep_f16=keep_f16, low_disk=low_disk)
     from luq_gguf.core.units import format_size
     from luq_gguf.workflows import pipeline
 

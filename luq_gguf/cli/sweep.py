@@ -56,6 +56,7 @@ def command(
     calib_text: str | None,
     calib_samples: int,
     calib_seed: int,
+    *,
     overwrite: bool,
     as_json: bool,
     **rest: Any,

@@ -273,3 +273,11 @@ class Check:
     ok: bool
     found: str
     hint: str = ""
+
+    @classmethod
+    def passed(cls, name: str, found: str, hint: str = "") -> Check:
+        return cls(name, ok=True, found=found, hint=hint)
+
+    @classmethod
+    def failed(cls, name: str, found: str, hint: str) -> Check:
+        return cls(name, ok=False, found=found, hint=hint)

@@ -65,7 +65,13 @@ class Choices:
 
 
 def choices(
-    door: Door, budget: Budget, request: BestRequest, measured_speed: bool, threads: int | None, listener: Listener
+    door: Door,
+    budget: Budget,
+    request: BestRequest,
+    threads: int | None,
+    listener: Listener,
+    *,
+    measured_speed: bool,
 ) -> Choices:
     """Types and sizes. Raises BudgetError, naming the smallest possible file, where the budget is below it.
 

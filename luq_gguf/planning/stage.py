@@ -61,11 +61,14 @@ def prepare(run: RunFolder, door: Door, request: PlanRequest, listener: Listener
         check_questions(budget, request.questions, run)
     if not request.best:
         two_type_plan.check_budget(door.tensors, budget)
-    speeds = predictor(door, budget.decode_tps is not None, request.threads, listener)
+    speeds = predictor(door, request.threads, listener, wanted=budget.decode_tps is not None)
     if request.best:
         known = speeds is not None
         return Prepared(
-            speeds, mixed_precision_planning.choices(door, budget, request.best, known, request.threads, listener)
+            speeds,
+            mixed_precision_planning.choices(
+                door, budget, request.best, request.threads, listener, measured_speed=known
+            ),
         )
     if budget.decode_tps is not None:
         two_type_plan.low_layer_count(door.tensors, range(door.tensors.n_layers), budget, tps_of(speeds))
@@ -161,7 +164,7 @@ def add_best_points(
     for n_bytes in sizes:
         budget, best = Budget(n_bytes=n_bytes), BestRequest()
         try:
-            choices = mixed_precision_planning.choices(door, budget, best, False, None, listener)
+            choices = mixed_precision_planning.choices(door, budget, best, None, listener, measured_speed=False)
         except BudgetError:  # below what these types can do
             continue
         plan = mixed_precision_planning.best_plan(

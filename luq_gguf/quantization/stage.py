@@ -195,7 +195,7 @@ def make_baseline(
 def baseline(run_dir: Path, *, threads: int | None = None, listener: Listener = Listener()) -> QuantizedModel:
     """The file of the plan's high ftype alone, of a run folder's model and imatrix."""
     with RunFolder(run_dir) as run:
-        door, planned = planned_door(run, None, False, listener)
+        door, planned = planned_door(run, None, listener, trust_remote_code=False)
         return make_baseline(run, door, planned, threads=threads, listener=listener)
 
 
@@ -210,7 +210,7 @@ def compared_files(
     """The 16-bit file, that of the plan's high ftype, and the LUQ file of a run folder, made where they are missing;
     and the mmproj."""
     with RunFolder(run_dir) as run:
-        door, planned = planned_door(run, model, trust_remote_code, listener)
+        door, planned = planned_door(run, model, listener, trust_remote_code=trust_remote_code)
         check_disk(run, door, planned.predicted_file_bytes)
         made = make_file(run, door, planned, threads=threads, keep_f16=True, listener=listener)
         stock = make_baseline(run, door, planned, threads=threads, listener=listener)

@@ -165,7 +165,7 @@ class RunFolder:
         peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
         record = {
             "key": key,
-            "outputs": {name: self._fact(name, hashed) for name in outputs},
+            "outputs": {name: self._fact(name, hashed=hashed) for name in outputs},
             "seconds": round(time.monotonic() - started, 3),
             "peak_rss_bytes_so_far": peak * (1 if platform.system() == "Darwin" else 1024),
         }
@@ -188,7 +188,7 @@ class RunFolder:
         if facts != record["outputs"]:
             self.update(stages=stages | {stage: record | {"outputs": facts}})
 
-    def _fact(self, name: str, hashed: bool = True) -> dict[str, Any]:
+    def _fact(self, name: str, *, hashed: bool = True) -> dict[str, Any]:
         path = self.path / name
         status = path.stat()
         digest = sha256_of(path) if hashed else ""

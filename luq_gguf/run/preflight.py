@@ -235,7 +235,9 @@ def model_of(run: RunFolder) -> str:
     return model
 
 
-def planned_door(run: RunFolder, model: str | None, trust_remote_code: bool, listener: Listener) -> tuple[Door, Plan]:
+def planned_door(
+    run: RunFolder, model: str | None, listener: Listener, *, trust_remote_code: bool
+) -> tuple[Door, Plan]:
     """The door of a run folder's model with the types of its plan.json, and that plan. Raises RunFolderError."""
     planned = serialization.read_plan(run.file("plan.json"))
     where, types = model or model_of(run), {"low": planned.low, "high": planned.high}

@@ -73,10 +73,11 @@ def bench_shape(
     low_layers: int | None,
     lows: Sequence[str],
     high: str,
-    f16: bool,
     request: BenchRequest,
     out: Path,
     listener: Listener,
+    *,
+    f16: bool,
 ) -> dict[str, Any]:
     """Measure files of a geometry with random weights: the high ftype, and with so many layers in each low type.
 
@@ -88,7 +89,7 @@ def bench_shape(
         source = synthetic_model.outline(model, folder / "shape", llama)
         found = {low: synthetic_model.geometry(source, llama, low, high) for low in lows}
         name = model.rstrip("/").rsplit("/", 1)[-1]
-        for label, geometry, types in _wanted(name, found, low_layers, high, f16):
+        for label, geometry, types in _wanted(name, found, low_layers, high, f16=f16):
             progress = partial(_share, listener, f"writing {label}")
             made = shape_file.write(folder / f"{label}.gguf", geometry.source, types, on_progress=progress)
             arms.append(file_benchmark.make_arm(made.path))
@@ -105,7 +106,7 @@ def _share(listener: Listener, stage: str, share: float) -> None:
 
 
 def _wanted(
-    name: str, found: Mapping[str, Geometry], low_layers: int | None, high: str, f16: bool
+    name: str, found: Mapping[str, Geometry], low_layers: int | None, high: str, *, f16: bool
 ) -> list[tuple[str, Geometry, Mapping[str, str]]]:
     """Name, geometry and types of every file. Raises BudgetError for more low layers than there are."""
     first = next(iter(found.values()))
@@ -161,7 +162,7 @@ def _with_kernels(arms: Sequence[Arm], listener: Listener) -> tuple[list[Arm], s
 
 
 def bench_types(
-    run_dir: Path | None, model: str, threads: int, again: bool, listener: Listener
+    run_dir: Path | None, model: str, threads: int, listener: Listener, *, again: bool
 ) -> tuple[SpeedTable, list[dict[str, Any]]]:
     """Rates of every candidate type in layers of a run folder's model, or of a geometry; and a row for each."""
     if run_dir:

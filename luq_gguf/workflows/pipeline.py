@@ -172,7 +172,7 @@ def quantize_plan(
     """The quantize stage alone: plan.json as it stands, also where a person has edited it."""
     with RunFolder(run_dir) as run:
         profiled = serialization.read_profile(run.file("profile.json"))
-        door, planned = planned_door(run, model, trust_remote_code, listener)
+        door, planned = planned_door(run, model, listener, trust_remote_code=trust_remote_code)
         wrong = set(planned.tensor_types) ^ {t.name for t in door.source.tensors}
         if wrong:
             raise RunFolderError(

@@ -71,7 +71,7 @@ def main() -> None:
             started = time.perf_counter()
             with taps.listening():
                 for batch in prepared:
-                    taps.expect(batch.valid, batch.multimodal, batch.ids)
+                    taps.expect(batch.valid, batch.ids, multimodal=batch.multimodal)
                     profiler.forward(model, batch)
             spent = time.perf_counter() - started
             reservoir.close()
