@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from luq_gguf.cli import options, output
+from luq_gguf.core.types import RunOptions
 from luq_gguf.reporting import tables
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -102,12 +103,12 @@ def _bench(
         raise click.UsageError(f"{out.parent} is no folder: give --out a file in one that exists.")
     with output.listener() as listener:
         if run_dir:
-            asked = {"model": given["model"], "trust_remote_code": given["trust_remote_code"]}
-            return bench.bench_run(run_dir, request, out, listener, **asked), out
+            how = RunOptions(trust_remote_code=given["trust_remote_code"])
+            return bench.bench_run(run_dir, request, out, listener, how, model=given["model"]), out
         if shape:
             lows = tuple(dict.fromkeys(kind.strip().upper() for kind in given["low"].split(",")))
-            how = (given["low_layers"], lows, given["high"])
-            return bench.bench_shape(shape, *how, request, out, listener, f16=given["f16"]), out
+            wanted = bench.ShapeRequest(shape, given["low_layers"], lows, given["high"], given["f16"])
+            return bench.bench_shape(wanted, request, out, listener), out
         return bench.bench_files(files, given["mmproj"], request, out, listener), out
 
 

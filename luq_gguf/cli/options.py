@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from luq_gguf.core.errors import BudgetError, CalibrationError
-from luq_gguf.core.types import Budget, Share
+from luq_gguf.core.types import Budget, RunOptions, Share
 from luq_gguf.method.ranking import RANKINGS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -172,12 +173,18 @@ def shares(text: str, option: str) -> tuple[float, ...]:
     return found
 
 
+def make_run_options(values: dict[str, Any]) -> RunOptions:
+    """Takes what goes into RunOptions out of a command's values."""
+    given = [field.name for field in fields(RunOptions) if field.name in values]
+    return RunOptions(**{name: values.pop(name) for name in given})
+
+
 def make_plan_request(values: dict[str, Any], seed: int) -> Any:
-    """Takes the options of `budget`, and the threads, out of a command's values. Raises BudgetError and UsageError."""
+    """Takes the options of `budget` and `types` out of a command's values. Raises BudgetError and UsageError."""
     names = ("low_layers", "target_size", "target_bpw", "max_kld", "min_accuracy", "target_tps")
     budget = Budget(*(values.pop(name) for name in names))
     rule, kind, source = values.pop("rule"), values.pop("plan_kind"), values.pop("eval_source")
-    threads, search = values.pop("threads"), {n: values.pop(n) for n in ("kinds", "per", "swaps", "plan_minutes")}
+    search = {n: values.pop(n) for n in ("kinds", "per", "swaps", "plan_minutes")}
     asked = {f"--{name.replace('kinds', 'types').replace('_', '-')}" for name, v in search.items() if v is not None}
     if kind != "best" and asked:
         raise click.UsageError(f"{', '.join(sorted(asked))}: only for --plan best.")
@@ -195,7 +202,7 @@ def make_plan_request(values: dict[str, Any], seed: int) -> Any:
         kinds = tuple(part.strip() for part in search["kinds"].split(",") if part.strip()) if search["kinds"] else None
         swaps = 16 if search["swaps"] is None else search["swaps"]
         best = BestRequest(kinds, search["per"] == "tensor", swaps, search["plan_minutes"])
-    return PlanRequest(budget, rule, seed, best, QuestionSet(source), threads)
+    return PlanRequest(budget, rule, seed, best, QuestionSet(source), values.pop("low"), values.pop("high"))
 
 
 def _check_budget(budget: Budget, kind: str) -> None:
@@ -218,9 +225,9 @@ def _check_budget(budget: Budget, kind: str) -> None:
         )
 
 
-def check_files(*, keep_f16: bool, low_disk: bool, measures: bool = False) -> None:
+def check_files(how: RunOptions, *, measures: bool = False) -> None:
     """Raises UsageError where --low-disk is given together with what needs the whole 16-bit GGUF."""
-    if low_disk and (keep_f16 or measures):
+    if how.low_disk and (how.keep_f16 or measures):
         raise click.UsageError(
             "--low-disk writes no whole 16-bit GGUF; --keep-f16, --max-kld, --min-accuracy, --rank kld, --rank greedy "
             "and --plan best need one."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -19,31 +20,19 @@ from luq_gguf.cli import options, output
 @options.as_json
 def command(
     run_dir: Path,
-    threads: int | None,
     model: str | None,
     *,
-    keep_f16: bool,
-    low_disk: bool,
-    trust_remote_code: bool,
-    overwrite: bool,
-    allow_fallback: bool,
     as_json: bool,
+    **rest: Any,
 ) -> None:
     """Write the GGUF and mmproj of RUN_DIR's plan.json, and compare every tensor's type with the plan."""
-    options.check_files(keep_f16=keep_f16, low_disk=low_disk)
+    how = options.make_run_options(rest)
+    options.check_files(how)
     from luq_gguf.core.units import format_size
     from luq_gguf.workflows import pipeline
 
     with output.listener() as listener:
-        made = pipeline.quantize_plan(
-            run_dir,
-            threads=threads,
-            keep_f16=keep_f16,
-            low_disk=low_disk,
-            model=model,
-            trust_remote_code=trust_remote_code,
-            listener=listener,
-        )
+        made = pipeline.quantize_plan(run_dir, how, listener, model=model)
     if as_json:
         output.print_json(made.to_json())
         return

@@ -57,7 +57,6 @@ def command(
     calib_samples: int,
     calib_seed: int,
     *,
-    overwrite: bool,
     as_json: bool,
     **rest: Any,
 ) -> None:
@@ -70,22 +69,17 @@ def command(
     shares = options.shares(alphas, "--alpha") if alphas is not None else ()
     from luq_gguf.calibration.stage import CalibrationRequest
     from luq_gguf.workflows import pipeline
+    from luq_gguf.workflows.calibration_mix import AlphaRequest
     from luq_gguf.workflows.sweep import ORDERS, UNIFORM, SweepRequest
 
     kinds = UNIFORM if uniform is None else tuple(k.upper() for k in uniform.split(",") if k and k.lower() != "none")
     questions = options.make_questions(rest)
-    request = SweepRequest(counts, orders or ORDERS, random_seeds, kinds)
+    calibration = CalibrationRequest(calib, calib_text, n_samples=calib_samples, seed=calib_seed)
+    ablation = AlphaRequest(shares, alpha_counts, calibration) if shares else None
+    how = options.make_run_options(rest)
+    request = SweepRequest(counts, orders or ORDERS, random_seeds, kinds, rest.pop("low"), rest.pop("high"))
     with output.listener() as listener:
-        content = pipeline.sweep(
-            run_dir,
-            request,
-            questions,
-            alphas=shares,
-            alpha_layers=alpha_counts,
-            calibration=CalibrationRequest(calib, calib_text, n_samples=calib_samples, seed=calib_seed),
-            listener=listener,
-            **rest,
-        )
+        content = pipeline.sweep(run_dir, request, questions, how, listener, ablation=ablation, **rest)
     if as_json:
         output.print_json(content)
         return

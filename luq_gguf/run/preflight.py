@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from luq_gguf.core import machine
 from luq_gguf.core.errors import CheckpointError, MemoryLimitError, RunFolderError
 from luq_gguf.core.reporter import Listener
-from luq_gguf.core.types import ClipVision, ModelTensors, Plan, Profile
+from luq_gguf.core.types import ClipVision, ModelTensors, Profile
 from luq_gguf.core.units import format_size
 from luq_gguf.hf import checkpoint as checkpoints
 from luq_gguf.hf import footprint, llava
@@ -59,15 +59,6 @@ def claim(run: RunFolder, model: str, *, overwrite: bool) -> None:
     if before != model:
         run.update(revision=None)
     run.update(model=model, llama_cpp=tools.pin()["version"])
-
-
-def open_for_profile(
-    run: RunFolder, model: str, *, trust_remote_code: bool, overwrite: bool, listener: Listener = Listener()
-) -> Door:
-    """Claim a run folder for a model and open its door. Types do not matter to a profile, so a model whose rows fit no
-    block can be profiled too. Raises as `claim` and `open_door` do."""
-    claim(run, model, overwrite=overwrite)
-    return open_door(run, model, trust_remote_code=trust_remote_code, allow_fallback=True, listener=listener)
 
 
 def open_door(
@@ -233,14 +224,3 @@ def model_of(run: RunFolder) -> str:
     if not isinstance(model, str):
         raise RunFolderError(f"{run.path / 'run.json'} names no model.", "Add --model with the checkpoint.")
     return model
-
-
-def planned_door(
-    run: RunFolder, model: str | None, listener: Listener, *, trust_remote_code: bool
-) -> tuple[Door, Plan]:
-    """The door of a run folder's model with the types of its plan.json, and that plan. Raises RunFolderError."""
-    planned = serialization.read_plan(run.file("plan.json"))
-    where, types = model or model_of(run), {"low": planned.low, "high": planned.high}
-    return open_door(
-        run, where, **types, trust_remote_code=trust_remote_code, allow_fallback=True, listener=listener
-    ), planned
