@@ -21,8 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from luq_gguf.core.errors import BudgetError
-from luq_gguf.core.reporter import Listener
-from luq_gguf.core.types import Budget, Plan
+from luq_gguf.core.types import Budget, Plan, RunOptions
 from luq_gguf.core.units import format_size
 from luq_gguf.evaluation import evaluate as evaluation
 from luq_gguf.evaluation.logprobs import Target
@@ -36,7 +35,7 @@ from luq_gguf.planning.stage import PlanRequest
 from luq_gguf.quantization import stage as quantization_stage
 from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder
-from luq_gguf.run.preflight import open_door, with_dataset
+from luq_gguf.run.session import open_session
 
 SIZES = "Q2_K,IQ3_XXS,Q3_K_S,Q3_K_M,Q4_K_S"
 
@@ -52,16 +51,16 @@ def main() -> None:
     rows = []
     with RunFolder(args.run_dir) as run:
         profile = serialization.read_profile(run.file("profile.json"))
-        door = with_dataset(open_door(run, run.read()["model"], force=True), profile)
-        f16 = quantization_stage.make_f16(run, door)
+        session = open_session(run, run.read()["model"], RunOptions(allow_fallback=True)).with_dataset(profile)
+        f16 = quantization_stage.make_f16(session)
         data = QuestionSet(args.data, samples=args.samples).read(f16, run.work / "eval" / "images")
-        reference = Target(f16, quantization_stage.make_mmproj(run, door), max_tokens=QuestionSet.max_tokens)
+        reference = Target(f16, quantization_stage.make_mmproj(session), max_tokens=QuestionSet.max_tokens)
         seen = QuestionSet(args.calib, samples=planning_stage.SEARCHED)
-        meter = make_meter(run, door, seen, None, Listener())()
+        meter = make_meter(session, seen)()
 
         def unseen(plan: Plan) -> list[np.ndarray]:
             path, scratch = run.work / "equal-bytes.gguf", run.work / "equal-bytes"
-            quantization_stage.write_plan(run, door, plan, path, None, Listener())
+            quantization_stage.write_plan(session, plan, path)
             found = evaluation.evaluate(replace(reference, model=path), reference, data, run.work, scratch=scratch)
             path.unlink()
             shutil.rmtree(scratch)
@@ -71,14 +70,13 @@ def main() -> None:
             started = time.monotonic()
             request = PlanRequest(budget, rule, 0, best, seen)
             try:
-                prepared = planning_stage.prepare(run, door, request, Listener())
-                plan = planning_stage.make(run, door, profile, request, prepared, Listener())
+                plan = planning_stage.make(session, profile, planning_stage.prepare(session, request))
             except BudgetError:  # LUQ cannot make a file this small
                 return None, 0.0
             return plan, time.monotonic() - started
 
         for ftype in args.sizes.split(","):
-            uniform = variants.uniform_plan(door, ftype)
+            uniform = variants.uniform_plan(session.door, ftype)
             budget, stock = Budget(n_bytes=uniform.predicted_file_bytes), unseen(uniform)
             asked = {
                 "lowest entropy first": ("entropy", None),

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from luq_gguf.core.types import Budget
+from luq_gguf.core.types import Budget, RunOptions
 from luq_gguf.core.units import format_size
 from luq_gguf.llamacpp.runtime.client import Runner
 from luq_gguf.method.metrics.kld import kl_divergence, same_top
@@ -46,8 +46,8 @@ def main() -> None:
     print("low layers      size   accuracy (95% interval)      KLD mean     p90  same top  which", flush=True)
     for count in range(n_layers + 1):
         budget = Budget(low_layers=count)
-        plan = pipeline.plan(args.run_dir, PlanRequest(budget, args.rank), low="IQ1_M", high="Q4_K_M")
-        made = pipeline.quantize_plan(args.run_dir, keep_f16=True)
+        plan = pipeline.plan(args.run_dir, PlanRequest(budget, args.rank))
+        made = pipeline.quantize_plan(args.run_dir, RunOptions(keep_f16=True))
         found = demo.measure(f"LUQ-{count}", made.model.path, made.mmproj, asked, pictures, None, lambda *_: None)
         low, high = found.interval
         ours = scores(made.model.path, made.mmproj, asked, pictures)

@@ -84,7 +84,7 @@ def find_baseline(arms: Sequence[Arm]) -> Arm | None:
     return found[0] if len(found) == 1 else None
 
 
-def check_memory(arms: Sequence[Arm], allow_swap: bool) -> list[Arm]:
+def check_memory(arms: Sequence[Arm], *, allow_swap: bool) -> list[Arm]:
     """The files, each with whether it fits in free memory. Raises EvaluationError naming one that does not."""
     available, found = machine.available_bytes(), []
     for arm in arms:
@@ -110,7 +110,7 @@ def bench(
 ) -> dict[str, Any]:
     """Measure all files; `save` is given what is known after every repetition of every file."""
     llama = tools.find()
-    arms = check_memory(arms, request.allow_swap)
+    arms = check_memory(arms, allow_swap=request.allow_swap)
     busy = machine.busy_share()
     if busy > BUSY:
         listener.say(f"other programs use {busy:.0%} of this machine now: the figures will be lower and less certain")

@@ -15,6 +15,7 @@ from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.method import speed_model, two_type_plan
 from luq_gguf.method.speed_model import SpeedTable
 from luq_gguf.run.preflight import Door
+from luq_gguf.run.session import Session
 
 TERNARY = ("TQ1_0", "TQ2_0")  # fast, and made for models that were trained in three values: not to be advised to others
 WORTH_IT = 200_000_000  # weights: below, a model is fast anyway, and measuring would take longer than the plan
@@ -77,15 +78,16 @@ class Predictor:
         return speed_model.smallest_faster(table, low, high, bits)
 
 
-def predictor(door: Door, wanted: bool, threads: int | None, listener: Listener) -> Predictor | None:
+def predictor(session: Session, *, wanted: bool) -> Predictor | None:
     """None for a model so small that nobody asks, or that cannot be measured in parts, unless it is `wanted`.
 
     Raises BudgetError where it is, and its speed cannot be predicted.
     """
+    door, listener = session.door, session.listener
     if not wanted and door.tensors.n_weights < WORTH_IT:
         return None
     try:
-        found = Predictor(door, threads, listener)
+        found = Predictor(door, session.options.threads, listener)
         for low_layers in ((), range(door.tensors.n_layers)):
             found.decode_tps(low_layers)
     except (LuqError, KeyError) as error:

@@ -81,6 +81,7 @@ def measured(
     threads: int,
     listener: Listener,
     types: Iterable[str] = CANDIDATES,
+    *,
     again: bool = False,
 ) -> SpeedTable:
     """Rates of these types and all that are known already; what is missing is measured, `again` all of them.
@@ -231,5 +232,5 @@ def geometry(
     """The shapes and types of a run folder's model."""
     with RunFolder(run_dir) as run:
         where = model or model_of(run)
-        door = open_door(run, where, trust_remote_code=trust_remote_code, force=True, listener=listener)
+        door = open_door(run, where, trust_remote_code=trust_remote_code, allow_fallback=True, listener=listener)
         return Geometry(door.source, door.tensors)

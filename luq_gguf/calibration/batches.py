@@ -87,7 +87,9 @@ def _chunk_batch(chunks: _Chunks, model: nn.Module) -> Batch:
         valid[row, : len(chunk)] = True
     device = next(model.parameters()).device
     inputs = {"input_ids": ids.to(device), "attention_mask": valid.long().to(device)}
-    return Batch(inputs, valid, False, tuple(range(chunks.first_id, chunks.first_id + len(chunks.tokens))))
+    return Batch(
+        inputs, valid, multimodal=False, ids=tuple(range(chunks.first_id, chunks.first_id + len(chunks.tokens)))
+    )
 
 
 def chat_text(processor: Any, sample: Sample) -> str:

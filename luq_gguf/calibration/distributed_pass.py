@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,9 +24,10 @@ from luq_gguf.calibration.stage import (
 from luq_gguf.core.errors import RankError, RunFolderError, ShardError
 from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Listener
-from luq_gguf.core.types import Profile, Share
+from luq_gguf.core.types import Profile, RunOptions, Share
 from luq_gguf.run.folder import RunFolder
-from luq_gguf.run.preflight import Door, claim, open_for_profile
+from luq_gguf.run.preflight import claim
+from luq_gguf.run.session import Session, open_for_profile
 
 if TYPE_CHECKING:
     from luq_gguf.calibration.shards import Shard
@@ -36,36 +38,33 @@ def profile_shard(
     out: Path,
     request: CalibrationRequest,
     share: Share,
-    *,
-    device: str = "auto",
-    trust_remote_code: bool = False,
-    force: bool = False,
+    options: RunOptions = RunOptions(),
     listener: Listener = Listener(),
 ) -> None:
     """One share of a profile's pass, in a folder of its own. Raises RunFolderError where it holds another share."""
-    with RunFolder(out, create=True, force=force) as run:
+    with RunFolder(out, create=True, overwrite=options.overwrite) as run:
         held = run.read().get("shard")
-        if held not in (None, str(share)) and not force:
+        if held not in (None, str(share)) and not options.overwrite:
             raise RunFolderError(
-                f"{out} holds shard {held}.", "Give each shard a folder of its own, or add --force to write over it."
+                f"{out} holds shard {held}.",
+                "Give each shard a folder of its own, or add --overwrite to write over it.",
             )
-        door = open_for_profile(run, model, trust_remote_code=trust_remote_code, force=force, listener=listener)
+        session = open_for_profile(run, model, options, listener)
         run.update(shard=str(share))
-        _make_shard(run, door, request, share, device, listener)
+        _make_shard(session, request, share)
 
 
-def _make_shard(
-    run: RunFolder, door: Door, request: CalibrationRequest, share: Share, device: str, listener: Listener
-) -> None:
+def _make_shard(session: Session, request: CalibrationRequest, share: Share) -> None:
     """Shard stage: the files of calibration/shards.py."""
     from luq_gguf.calibration import forward_pass
     from luq_gguf.calibration import shards as shard_files
 
+    run, door, listener = session.run, session.door, session.listener
     request = request_for(door, request, listener)
-    whole = profile_key(door, request, device)
+    whole = profile_key(door, request, session.options.device)
 
     def make() -> None:
-        placement = place(door, device, listener)
+        placement = place(session)
         calibration = read_request(run, request)
         tell_skipped(calibration, listener)
         pass_ = forward_pass.walk(
@@ -85,14 +84,14 @@ def _make_shard(
         (run.work / name).unlink(missing_ok=True)
 
 
-def merge(folders: Sequence[Path], out: Path, *, force: bool = False, listener: Listener = Listener()) -> Profile:
+def merge(folders: Sequence[Path], out: Path, *, overwrite: bool = False, listener: Listener = Listener()) -> Profile:
     """Make a profiled run folder of all shards of a pass. Raises ShardError where they are not that."""
     if out.resolve() in {folder.resolve() for folder in folders}:
         raise ShardError(f"--out {out} is one of the shards.", "Give --out a new or empty folder.")
     shards = _checked(folders)
-    with RunFolder(out, create=True, force=force) as run:
+    with RunFolder(out, create=True, overwrite=overwrite) as run:
         known = RunFolder(shards[0].folder).read()
-        claim(run, known["model"], force)
+        claim(run, known["model"], overwrite=overwrite)
         run.update(revision=known.get("revision"))
         return make_merged(run, shards, listener)
 
@@ -123,10 +122,7 @@ def profile_together(
     out: Path,
     request: CalibrationRequest,
     launch: Launch,
-    *,
-    device: str = "auto",
-    trust_remote_code: bool = False,
-    force: bool = False,
+    options: RunOptions = RunOptions(),
     listener: Listener = Listener(),
 ) -> Profile | None:
     """The profile stage by all processes of a launcher; each calls this. The profile in rank 0, None in the others.
@@ -141,20 +137,20 @@ def profile_together(
         if launch.rank:
             if ranks.told_to_work():
                 with RunFolder(folder, create=True) as own:
-                    door = open_for_profile(own, model, trust_remote_code=trust_remote_code, force=True)
-                    _make_shard(own, door, request, share, device, Listener())
+                    session = open_for_profile(own, model, replace(options, overwrite=True))
+                    _make_shard(session, request, share)
                 ranks.wait_for_all()
             return None
-        with RunFolder(out, create=True, force=force) as run:
-            door = open_for_profile(run, model, trust_remote_code=trust_remote_code, force=force, listener=listener)
-            if _is_profiled(run, door, request, device):
+        with RunFolder(out, create=True, overwrite=options.overwrite) as run:
+            session = open_for_profile(run, model, options, listener)
+            if _is_profiled(session, request):
                 ranks.nothing_to_do()
-                return make_profile(run, door, request, device=device, listener=listener)
-            place(door, device, listener, copies=min(launch.local, sum(not _has_shard(part) for part in parts)))
+                return make_profile(session, request)
+            place(session, copies=min(launch.local, sum(not _has_shard(part) for part in parts)))
             with ranks.working():
                 with RunFolder(folder, create=True) as own:
-                    own.update(model=model, revision=door.checkpoint.revision)
-                    _make_shard(own, door, request, share, device, listener)
+                    own.update(model=model, revision=session.door.checkpoint.revision)
+                    _make_shard(replace(session, run=own), request, share)
                 listener.say(f"share {share} is done; waiting for the other processes")
                 ranks.wait_for_all()
             _check_seen(parts)
@@ -176,8 +172,8 @@ def _check_seen(parts: Sequence[Path]) -> None:
             )
 
 
-def _is_profiled(run: RunFolder, door: Door, request: CalibrationRequest, device: str) -> bool:
-    asked = request_for(door, request)
-    key = profile_key(door, asked, device)
-    adopt_merged(run, door, asked, key)
-    return run.is_done("profile", key)
+def _is_profiled(session: Session, request: CalibrationRequest) -> bool:
+    asked = request_for(session.door, request)
+    key = profile_key(session.door, asked, session.options.device)
+    adopt_merged(session.run, session.door, asked, key)
+    return session.run.is_done("profile", key)

@@ -116,7 +116,7 @@ def _pass(
     on_samples(done, total)
     with torch.inference_mode(), taps.listening():
         for batch in batches.after(start):
-            taps.expect(batch.valid, batch.multimodal, batch.ids)
+            taps.expect(batch.valid, batch.ids, multimodal=batch.multimodal)
             forward(batches.model, batch)
             done += len(batch.ids)
             batch_number += 1

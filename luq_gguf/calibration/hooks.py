@@ -54,13 +54,13 @@ class Taps:
                 experts.listen(module, None)
             self._shared = None
 
-    def expect(self, valid: Tensor, multimodal: bool, ids: tuple[int, ...]) -> None:
+    def expect(self, valid: Tensor, ids: tuple[int, ...], *, multimodal: bool) -> None:
         """Say what the next forward pass holds: valid tokens bool [batch, tokens] of these samples."""
         self._mask = valid.reshape(-1)
         positions = self._mask.nonzero().reshape(-1)
         self._valid = None if bool(self._mask.all()) else positions
         self._multimodal = multimodal
-        chosen, self._slots = self._reservoir.choose(multimodal, ids, [int(n) for n in valid.sum(1)])
+        chosen, self._slots = self._reservoir.choose(ids, [int(n) for n in valid.sum(1)], multimodal=multimodal)
         self._rows = positions[torch.from_numpy(chosen)]
 
     def importance(self, n_samples: int) -> ImportanceMatrix:
@@ -100,6 +100,6 @@ class Taps:
                 flat = hidden.detach().reshape(-1, hidden.shape[-1])
                 assert self._rows is not None
                 vectors = flat.index_select(0, self._rows.to(flat.device)).cpu()
-                self._reservoir.write(self._multimodal, number, self._slots, vectors)
+                self._reservoir.write(number, self._slots, vectors, multimodal=self._multimodal)
 
         return hook

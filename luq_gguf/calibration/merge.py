@@ -29,7 +29,7 @@ def replay(kept: Kept, seen: Sequence[Sequence[tuple[bool, tuple[int, ...], tupl
         for batches in seen:
             if turn < len(batches):
                 multimodal, ids, lengths = batches[turn]
-                kept.choose(multimodal, ids, list(lengths))
+                kept.choose(ids, list(lengths), multimodal=multimodal)
 
 
 def places(kept: Kept, name: str, keys: Sequence[np.ndarray], samples: Sequence[np.ndarray]) -> np.ndarray:

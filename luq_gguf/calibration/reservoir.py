@@ -29,7 +29,7 @@ class Kept:
         self.samples = {name: np.full(capacity, -1) for name in MODALITIES}  # which sample a slot's token is of
         self.seen: list[tuple[bool, tuple[int, ...], tuple[int, ...]]] = []
 
-    def choose(self, multimodal: bool, ids: tuple[int, ...], lengths: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    def choose(self, ids: tuple[int, ...], lengths: list[int], *, multimodal: bool) -> tuple[np.ndarray, np.ndarray]:
         """Which of a batch's valid tokens (numbered through) are kept, and in which slots: two int arrays [n].
 
         It depends on the seed and on all batches so far alone: who repeats them gets the same slots.
@@ -98,7 +98,7 @@ class Reservoir(KeptVectors):
             name: path.open("r+b" if path.exists() else "w+b", buffering=0) for name, path in self._paths.items()
         }
 
-    def write(self, multimodal: bool, layer: int, slots: np.ndarray, vectors: Tensor) -> None:
+    def write(self, layer: int, slots: np.ndarray, vectors: Tensor, *, multimodal: bool) -> None:
         """Put vectors [n, width] of one layer into their slots; neighbouring slots in one write."""
         file = self._files[MODALITIES[0 if multimodal else 1]]
         data = vectors.to(self.dtype).contiguous().view(torch.uint8).numpy().reshape(len(slots), -1)

@@ -18,6 +18,7 @@ from luq_gguf.llamacpp.gguf import header_only, imatrix
 from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import Door, check_memory
+from luq_gguf.run.session import Session
 
 if TYPE_CHECKING:
     from luq_gguf.calibration.profiler import Made, Progress
@@ -84,16 +85,17 @@ def tell_skipped(calibration: CalibrationSet, listener: Listener) -> None:
         listener.say(f"{len(calibration.skipped)} unreadable images skipped: {', '.join(calibration.skipped[:5])}")
 
 
-def place(door: Door, device: str, listener: Listener, copies: int = 1) -> Placement:
+def place(session: Session, copies: int = 1) -> Placement:
     """Where a pass is made, by so many processes here; whether memory is enough is checked where that is the CPU.
 
     Raises DeviceError and MemoryLimitError.
     """
     from luq_gguf.hf import devices
 
-    placement = devices.choose_device(device, door.checkpoint, listener.say)
+    checkpoint, listener = session.door.checkpoint, session.listener
+    placement = devices.choose_device(session.options.device, checkpoint, listener.say)
     if placement.device.type == "cpu":
-        check_memory(door.checkpoint, str(placement.dtype).removeprefix("torch."), listener, copies=copies)
+        check_memory(checkpoint, str(placement.dtype).removeprefix("torch."), listener, copies=copies)
     return placement
 
 
@@ -117,23 +119,17 @@ def merged_facts(identity: str, sha256: str, seed: int, alpha: float, n_text: in
     return {"model_sha256": identity, "sha256": sha256, "seed": seed, "alpha": alpha, "n_text": n_text}
 
 
-def make_profile(
-    run: RunFolder,
-    door: Door,
-    request: CalibrationRequest,
-    *,
-    device: str = "auto",
-    listener: Listener = Listener(),
-) -> Profile:
+def make_profile(session: Session, request: CalibrationRequest) -> Profile:
     """Profile stage: profile.json, profile.safetensors, imatrix.gguf."""
+    run, door, listener = session.run, session.door, session.listener
     request = request_for(door, request, listener)
-    key = profile_key(door, request, device)
+    key = profile_key(door, request, session.options.device)
     adopt_merged(run, door, request, key)
 
     def make() -> None:
         from luq_gguf.calibration import profiler
 
-        placement = place(door, device, listener)
+        placement = place(session)
         calibration = read_request(run, request)
         tell_skipped(calibration, listener)
         made = profiler.profile(

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from luq_gguf.cli import options, output
+from luq_gguf.core.types import RunOptions
 from luq_gguf.reporting import tables
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -51,7 +52,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--model", help="With --run: the checkpoint, if it is not where the profile found it.")
 @options.trust
 @options.as_json
-def command(files: tuple[Path, ...], run_dir: Path | None, shape: str | None, of_types: bool, **rest: Any) -> None:
+def command(files: tuple[Path, ...], run_dir: Path | None, shape: str | None, *, of_types: bool, **rest: Any) -> None:
     """Measure decode and prefill of FILES on this CPU by llama-bench, and whole answers about an image by libmtmd.
 
     The files take turns. Ratios are to the Q4_K_M file among them. What is finished when it is interrupted is kept.
@@ -61,7 +62,7 @@ def command(files: tuple[Path, ...], run_dir: Path | None, shape: str | None, of
     if given > 1 or (given == 0 and not of_types) or (of_types and files):
         raise click.UsageError("Give FILES, --run DIR or --shape MODEL; or --types, with one of the latter or alone.")
     if of_types:
-        _types(run_dir, shape, as_json, rest)
+        _types(run_dir, shape, rest, as_json=as_json)
         return
     content, out = _bench(files, run_dir, shape, rest)
     if as_json:
@@ -102,16 +103,16 @@ def _bench(
         raise click.UsageError(f"{out.parent} is no folder: give --out a file in one that exists.")
     with output.listener() as listener:
         if run_dir:
-            asked = {"model": given["model"], "trust_remote_code": given["trust_remote_code"]}
-            return bench.bench_run(run_dir, request, out, listener, **asked), out
+            how = RunOptions(trust_remote_code=given["trust_remote_code"])
+            return bench.bench_run(run_dir, request, out, listener, how, model=given["model"]), out
         if shape:
             lows = tuple(dict.fromkeys(kind.strip().upper() for kind in given["low"].split(",")))
-            how = (given["low_layers"], lows, given["high"], given["f16"])
-            return bench.bench_shape(shape, *how, request, out, listener), out
+            wanted = bench.ShapeRequest(shape, given["low_layers"], lows, given["high"], given["f16"])
+            return bench.bench_shape(wanted, request, out, listener), out
         return bench.bench_files(files, given["mmproj"], request, out, listener), out
 
 
-def _types(run_dir: Path | None, shape: str | None, as_json: bool, given: dict[str, Any]) -> None:
+def _types(run_dir: Path | None, shape: str | None, given: dict[str, Any], *, as_json: bool) -> None:
     from luq_gguf.core import machine
     from luq_gguf.workflows import bench
 
@@ -120,7 +121,7 @@ def _types(run_dir: Path | None, shape: str | None, as_json: bool, given: dict[s
         raise click.UsageError("--types takes one number of threads.")
     with output.listener() as listener:
         model = shape or "qwen2.5-vl-7b"
-        table, rows = bench.bench_types(run_dir, model, threads[0], given["again"], listener)
+        table, rows = bench.bench_types(run_dir, model, threads[0], listener, again=given["again"])
     bandwidth = machine.read_bandwidth(table.threads) / 1e9
     if as_json:
         told = {"threads": table.threads, "prompt_tokens": table.n_prompt, "read_gigabytes_per_second": bandwidth}

@@ -24,7 +24,7 @@ from luq_gguf.cli import options, output
 )
 @options.hub
 @options.trust
-@options.force
+@options.permissions("--overwrite", "--allow-fallback")
 @options.as_json
 def command(
     model: str,
@@ -34,9 +34,8 @@ def command(
     alpha: float,
     samples: int,
     seed: int,
-    low: str,
-    high: str,
     repo: str | None,
+    *,
     as_json: bool,
     **rest: Any,
 ) -> None:
@@ -46,7 +45,8 @@ def command(
     luq-gguf convert Qwen/Qwen2.5-VL-7B-Instruct --out out/ --target-size 3.4GiB
     """
     wanted = options.make_plan_request(rest, seed)
-    options.check_files(rest["keep_f16"], rest["low_disk"], wanted.measures)
+    how = options.make_run_options(rest)
+    options.check_files(how, measures=wanted.measures)
     from luq_gguf.calibration.stage import CalibrationRequest
     from luq_gguf.core.units import format_size
     from luq_gguf.workflows import pipeline
@@ -58,7 +58,7 @@ def command(
             from luq_gguf.publishing import upload
 
             upload.check(target, base_model)  # hours before it is needed
-        made = pipeline.convert(model, out, wanted, request, low=low, high=high, listener=listener, **rest)
+        made = pipeline.convert(model, out, wanted, request, how, listener)
         published = upload.upload(out, target, base_model=base_model, listener=listener) if target else None
     if as_json:
         output.print_json(made.to_json() | ({"upload": published.to_json()} if published else {}))

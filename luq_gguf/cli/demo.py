@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
 from luq_gguf.cli import options, output
+from luq_gguf.core.types import RunOptions
 
 SHOWN = 8
 MODELS = ("qwen2.5-vl", "llava-1.5")
@@ -22,7 +22,7 @@ MODELS = ("qwen2.5-vl", "llava-1.5")
 @options.threads
 @options.as_json
 def command(
-    model: str, out: Path, low_layers: int, questions: int, device: str, threads: int | None, as_json: bool
+    model: str, out: Path, low_layers: int, questions: int, device: str, threads: int | None, *, as_json: bool
 ) -> None:
     """Convert a shipped little model; ask its 16-bit, Q4_K_M and LUQ files the same questions about images."""
     from rich.table import Table
@@ -31,8 +31,8 @@ def command(
     from luq_gguf.workflows import demo
 
     with output.listener() as listener:
-        how: dict[str, Any] = {"device": device, "threads": threads, "listener": listener}
-        done = demo.run(out, model=model, low_layers=low_layers, n_questions=questions, **how)
+        how = RunOptions(threads=threads, device=device)
+        done = demo.run(out, how, listener, model=model, low_layers=low_layers, n_questions=questions)
     if as_json:
         rows = [
             {"label": f.label, "file": str(f.path), "n_bytes": f.n_bytes, "bpw": f.bpw, "accuracy": f.accuracy}

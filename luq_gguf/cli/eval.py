@@ -22,7 +22,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @options.threads
 @options.as_json
 def command(
-    file: Path, reference: Path | None, mmproj: Path | None, threads: int | None, as_json: bool, **rest: Any
+    file: Path, reference: Path | None, mmproj: Path | None, threads: int | None, *, as_json: bool, **rest: Any
 ) -> None:
     """Measure FILE on questions about images, on text, or on benchmarks.
 

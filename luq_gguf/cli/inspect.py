@@ -13,7 +13,7 @@ from luq_gguf.cli import options, output
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--png", type=click.Path(path_type=Path), help="Also draw the types as a picture.")
 @options.as_json
-def command(file: Path, png: Path | None, as_json: bool) -> None:
+def command(file: Path, png: Path | None, *, as_json: bool) -> None:
     """Show sizes, bits per weight and each layer's tensor types of FILE.gguf."""
     from luq_gguf.llamacpp.gguf import reader
     from luq_gguf.reporting import type_map

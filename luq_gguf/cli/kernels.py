@@ -12,7 +12,7 @@ from luq_gguf.cli import options, output
 @click.command("kernels")
 @click.option("--path", "only_path", is_flag=True, help="Print the library's path, nothing else; build it if absent.")
 @options.as_json
-def command(only_path: bool, as_json: bool) -> None:
+def command(*, only_path: bool, as_json: bool) -> None:
     """Build the kernels if they are not, say which path this CPU takes, and measure for 5 seconds what they gain.
 
     \b

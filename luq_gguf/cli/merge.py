@@ -12,12 +12,12 @@ from luq_gguf.cli import options, output
 @click.command("merge")
 @click.argument("shards", nargs=-1, required=True, type=click.Path(path_type=Path))
 @options.out
-@options.force
+@options.permissions("--overwrite")
 @options.as_json
-def command(shards: tuple[Path, ...], out: Path, force: bool, as_json: bool) -> None:
+def command(shards: tuple[Path, ...], out: Path, *, overwrite: bool, allow_fallback: bool, as_json: bool) -> None:
     """Put SHARDS of luq-gguf profile --shard together; write profile.json and imatrix.gguf into the folder --out."""
     from luq_gguf.calibration import distributed_pass
 
     with output.listener() as listener:
-        profile = distributed_pass.merge(shards, out, force=force, listener=listener)
-    output.print_profile(profile, out, as_json)
+        profile = distributed_pass.merge(shards, out, overwrite=overwrite, listener=listener)
+    output.print_profile(profile, out, as_json=as_json)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from luq_gguf.core.errors import BudgetError, CalibrationError
-from luq_gguf.core.types import Budget, Share
+from luq_gguf.core.types import Budget, RunOptions, Share
 from luq_gguf.method.orders import MEASURED, MEASURED_OPTIONS, ORDERS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -54,12 +55,39 @@ def _chain(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     return apply
 
 
+def _remember_force(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    ctx.meta["force"] = value
+
+
+def _or_force(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
+    return value or bool(ctx.meta["force"])
+
+
+def permissions(*shown: str) -> Callable[[F], F]:
+    """Add --overwrite and --allow-fallback, and a hidden --force that means both. A command that runs a stage takes
+    both, as `convert` does, and its help shows those of them (`shown`) that mean something to it."""
+    texts = {
+        "--overwrite": "Write into a folder that holds another model's run or other files.",
+        "--allow-fallback": "Let rows that --low's blocks do not divide fall back to other types.",
+    }
+    both = [
+        click.option(name, is_flag=True, callback=_or_force, hidden=name not in shown, help=text)
+        for name, text in texts.items()
+    ]
+    return _chain(
+        *both,
+        click.option(
+            "--force", is_flag=True, is_eager=True, expose_value=False, callback=_remember_force, hidden=True,
+            help="--overwrite and --allow-fallback.",
+        ),
+    )  # fmt: skip
+
+
 out = click.option("--out", required=True, type=click.Path(path_type=Path), help="The run folder.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout, nothing else.")
 device = click.option("--device", default="auto", show_default=True, help="Where the reference model runs.")
 threads = click.option("--threads", type=click.IntRange(1), help="Threads for llama-quantize.  [default: all cores]")
 trust = click.option("--trust-remote-code", is_flag=True, help="Run Python code from the checkpoint's repository.")
-force = click.option("--force", is_flag=True, help="Use a folder that holds something else; accept fallback types.")
 files = _chain(
     click.option("--keep-f16", is_flag=True, help="Keep the 16-bit GGUF."),
     click.option("--low-disk", is_flag=True, help="Convert and quantize in slices: never a whole 16-bit GGUF."),
@@ -146,12 +174,18 @@ def shares(text: str, option: str) -> tuple[float, ...]:
     return found
 
 
+def make_run_options(values: dict[str, Any]) -> RunOptions:
+    """Takes what goes into RunOptions out of a command's values."""
+    given = [field.name for field in fields(RunOptions) if field.name in values]
+    return RunOptions(**{name: values.pop(name) for name in given})
+
+
 def make_plan_request(values: dict[str, Any], seed: int) -> Any:
-    """Takes the options of `budget`, and the threads, out of a command's values. Raises BudgetError and UsageError."""
+    """Takes the options of `budget` and `types` out of a command's values. Raises BudgetError and UsageError."""
     names = ("low_layers", "target_size", "target_bpw", "max_kld", "min_accuracy", "target_tps")
     budget = Budget(*(values.pop(name) for name in names))
     rule, kind, source = values.pop("rule"), values.pop("plan_kind"), values.pop("eval_source")
-    threads, search = values.pop("threads"), {n: values.pop(n) for n in ("kinds", "per", "swaps", "plan_minutes")}
+    search = {n: values.pop(n) for n in ("kinds", "per", "swaps", "plan_minutes")}
     asked = {f"--{name.replace('kinds', 'types').replace('_', '-')}" for name, v in search.items() if v is not None}
     if kind != "best" and asked:
         raise click.UsageError(f"{', '.join(sorted(asked))}: only for --plan best.")
@@ -169,7 +203,7 @@ def make_plan_request(values: dict[str, Any], seed: int) -> Any:
         kinds = tuple(part.strip() for part in search["kinds"].split(",") if part.strip()) if search["kinds"] else None
         swaps = 16 if search["swaps"] is None else search["swaps"]
         best = BestRequest(kinds, search["per"] == "tensor", swaps, search["plan_minutes"])
-    return PlanRequest(budget, rule, seed, best, QuestionSet(source), threads)
+    return PlanRequest(budget, rule, seed, best, QuestionSet(source), values.pop("low"), values.pop("high"))
 
 
 def _check_budget(budget: Budget, kind: str) -> None:
@@ -192,9 +226,9 @@ def _check_budget(budget: Budget, kind: str) -> None:
         )
 
 
-def check_files(keep_f16: bool, low_disk: bool, measures: bool = False) -> None:
+def check_files(how: RunOptions, *, measures: bool = False) -> None:
     """Raises UsageError where --low-disk is given together with what needs the whole 16-bit GGUF."""
-    if low_disk and (keep_f16 or measures):
+    if how.low_disk and (how.keep_f16 or measures):
         raise click.UsageError(
             "--low-disk writes no whole 16-bit GGUF; --keep-f16, --max-kld, --min-accuracy, "
             f"{MEASURED_OPTIONS} and --plan best need one."

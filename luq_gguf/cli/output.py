@@ -70,7 +70,7 @@ def print_table(table: Table) -> None:
     console.print(table)
 
 
-def print_checks(title: str, checks: Sequence[Check], bad: str, as_json: bool) -> int:
+def print_checks(title: str, checks: Sequence[Check], bad: str, *, as_json: bool) -> int:
     """A table or JSON of checks; the exit code. `bad` is what is said of one that failed."""
     ok = all(check.ok for check in checks)
     if as_json:
@@ -104,7 +104,7 @@ def agreement_line(profile: Profile) -> str:
     return f"Kendall's tau of the ranking: {told}" if told else ""
 
 
-def print_profile(profile: Profile, out: Path, as_json: bool) -> None:
+def print_profile(profile: Profile, out: Path, *, as_json: bool) -> None:
     """The table and where the files are, or JSON."""
     if as_json:
         print_json(serialization.profile_to_json(profile))

@@ -18,17 +18,17 @@ from luq_gguf.cli import options, output
 @click.option("--model", help="The checkpoint, if it is not where the profile found it.")
 @options.threads
 @options.trust
-@options.force
+@options.permissions("--allow-fallback")
 @options.as_json
-def command(run_dir: Path, seed: int, as_json: bool, **rest: Any) -> None:
+def command(run_dir: Path, seed: int, *, as_json: bool, **rest: Any) -> None:
     """Write plan.json and tensor-types.txt into RUN_DIR, a folder that `luq-gguf profile` has filled."""
-    wanted = options.make_plan_request(rest, seed)
+    wanted, how = options.make_plan_request(rest, seed), options.make_run_options(rest)
     from luq_gguf.reporting.plan_text import better_line
     from luq_gguf.run import serialization
     from luq_gguf.workflows import pipeline
 
     with output.listener() as listener:
-        plan = pipeline.plan(run_dir, wanted, listener=listener, **rest)
+        plan = pipeline.plan(run_dir, wanted, how, listener, **rest)
     if as_json:
         output.print_json(serialization.plan_to_json(plan))
         return

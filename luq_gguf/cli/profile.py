@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--shard", metavar="I/N", type=options.ShareOf(), help="Only part I of N, from 0; then luq-gguf merge.")
 @options.device
 @options.trust
-@options.force
+@options.permissions("--overwrite")
 @options.as_json
 def command(
     model: str,
@@ -34,10 +34,9 @@ def command(
     samples: int,
     seed: int,
     shard: Share | None,
-    device: str,
-    trust_remote_code: bool,
-    force: bool,
+    *,
     as_json: bool,
+    **rest: Any,
 ) -> None:
     """Run calibration data through MODEL once; write profile.json and imatrix.gguf into the folder --out.
 
@@ -56,17 +55,17 @@ def command(
             f"--shard {shard} was given to {launch.count} processes that share the work already.",
             "Leave --shard away, or start one process.",
         )
-    how: dict[str, Any] = {"device": device, "trust_remote_code": trust_remote_code, "force": force}
+    how = options.make_run_options(rest)
     quiet = nullcontext(Listener())
     with quiet if launch and launch.rank else output.listener() as listener:
         if shard:
-            distributed_pass.profile_shard(model, out, request, shard, **how, listener=listener)
+            distributed_pass.profile_shard(model, out, request, shard, how, listener)
             told = {"shard": str(shard), "run_dir": str(out)}
             click.echo(json.dumps(told, indent=1) if as_json else f"shard {shard}  {out}")
             return
         if launch:
-            profile = distributed_pass.profile_together(model, out, request, launch, **how, listener=listener)
+            profile = distributed_pass.profile_together(model, out, request, launch, how, listener)
         else:
-            profile = pipeline.profile(model, out, request, **how, listener=listener)
+            profile = pipeline.profile(model, out, request, how, listener)
     if profile:
-        output.print_profile(profile, out, as_json)
+        output.print_profile(profile, out, as_json=as_json)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,34 +16,23 @@ from luq_gguf.cli import options, output
 @options.files
 @click.option("--model", help="The checkpoint, if it is not where the profile found it.")
 @options.trust
-@options.force
+@options.permissions()
 @options.as_json
 def command(
     run_dir: Path,
-    threads: int | None,
-    keep_f16: bool,
-    low_disk: bool,
     model: str | None,
-    trust_remote_code: bool,
-    force: bool,
+    *,
     as_json: bool,
+    **rest: Any,
 ) -> None:
     """Write the GGUF and mmproj of RUN_DIR's plan.json, and compare every tensor's type with the plan."""
-    options.check_files(keep_f16, low_disk)
+    how = options.make_run_options(rest)
+    options.check_files(how)
     from luq_gguf.core.units import format_size
     from luq_gguf.workflows import pipeline
 
     with output.listener() as listener:
-        made = pipeline.quantize_plan(
-            run_dir,
-            threads=threads,
-            keep_f16=keep_f16,
-            low_disk=low_disk,
-            model=model,
-            trust_remote_code=trust_remote_code,
-            force=force,
-            listener=listener,
-        )
+        made = pipeline.quantize_plan(run_dir, how, listener, model=model)
     if as_json:
         output.print_json(made.to_json())
         return

@@ -44,7 +44,7 @@ from luq_gguf.reporting import tables
 @click.option("--model", help="The checkpoint, if it is not where the profile found it.")
 @options.threads
 @options.trust
-@options.force
+@options.permissions("--allow-fallback")
 @options.as_json
 def command(
     run_dir: Path,
@@ -58,6 +58,7 @@ def command(
     calib_text: str | None,
     calib_samples: int,
     calib_seed: int,
+    *,
     as_json: bool,
     **rest: Any,
 ) -> None:
@@ -70,23 +71,18 @@ def command(
     shares = options.shares(alphas, "--alpha") if alphas is not None else ()
     from luq_gguf.calibration.stage import CalibrationRequest
     from luq_gguf.workflows import pipeline
+    from luq_gguf.workflows.calibration_mix import AlphaRequest
     from luq_gguf.workflows.sweep import SweepRequest
 
     listed = SWEPT_UNIFORM if uniform is None else uniform.split(",")
     kinds = tuple(kind.upper() for kind in listed if kind and kind.lower() != "none")
     questions = options.make_questions(rest)
-    request = SweepRequest(counts, orders or SWEPT, random_seeds, kinds)
+    calibration = CalibrationRequest(calib, calib_text, n_samples=calib_samples, seed=calib_seed)
+    ablation = AlphaRequest(shares, alpha_counts, calibration) if shares else None
+    how = options.make_run_options(rest)
+    request = SweepRequest(counts, orders or SWEPT, random_seeds, kinds, rest.pop("low"), rest.pop("high"))
     with output.listener() as listener:
-        content = pipeline.sweep(
-            run_dir,
-            request,
-            questions,
-            alphas=shares,
-            alpha_layers=alpha_counts,
-            calibration=CalibrationRequest(calib, calib_text, n_samples=calib_samples, seed=calib_seed),
-            listener=listener,
-            **rest,
-        )
+        content = pipeline.sweep(run_dir, request, questions, how, listener, ablation=ablation, **rest)
     if as_json:
         output.print_json(content)
         return

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @options.hub
 @click.option("--dry-run", is_flag=True, help="Check everything and list what would be sent.")
 @options.as_json
-def command(run_dir: Path, repo: str, dry_run: bool, as_json: bool, **rest: Any) -> None:
+def command(run_dir: Path, repo: str, *, dry_run: bool, as_json: bool, **rest: Any) -> None:
     """Publish what convert made in RUN_DIR, with a model card: all files in one commit, or nothing.
 
     What the repository holds already is not sent again, and its other files stay. The card is RUN_DIR/README.md.

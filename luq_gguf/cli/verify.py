@@ -14,11 +14,12 @@ from luq_gguf.cli import options, output
 @click.option("--mmproj", type=click.Path(path_type=Path), help="Also the vision half of TARGET, a file.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of llama.cpp.  [default: all cores]")
 @options.as_json
-def command(target: Path, mmproj: Path | None, threads: int | None, as_json: bool) -> int:
+def command(target: Path, mmproj: Path | None, threads: int | None, *, as_json: bool) -> int:
     """Check a run folder (hashes, types against the plan, mmproj) or a GGUF file: structure, loading, finite logits.
 
     Exit code 0: all is well; 1: something is wrong.
     """
     from luq_gguf.diagnostics import verify
 
-    return output.print_checks(f"luq-gguf verify {target}", verify.verify(target, mmproj, threads), "wrong", as_json)
+    checks = verify.verify(target, mmproj, threads)
+    return output.print_checks(f"luq-gguf verify {target}", checks, "wrong", as_json=as_json)

@@ -69,6 +69,24 @@ class CalibrationSet:
 
 
 @dataclass(frozen=True)
+class RunOptions:
+    """How a run is done, alike for all its stages, and what it may do; what is made is asked for by requests.
+
+    `threads` of llama.cpp (None: all cores), `device` of the reference model; whether the 16-bit GGUF stays
+    (`keep_f16`) or is never written whole (`low_disk`); whether code of the checkpoint may run, a folder of something
+    else may be used (`overwrite`), and rows that no block divides may have other types (`allow_fallback`).
+    """
+
+    threads: int | None = None
+    device: str = "auto"
+    keep_f16: bool = False
+    low_disk: bool = False
+    trust_remote_code: bool = False
+    overwrite: bool = False
+    allow_fallback: bool = False
+
+
+@dataclass(frozen=True)
 class Share:
     """A part of the calibration's batches: every `count`-th, from the one numbered `index` on."""
 
@@ -273,3 +291,11 @@ class Check:
     ok: bool
     found: str
     hint: str = ""
+
+    @classmethod
+    def passed(cls, name: str, found: str, hint: str = "") -> Check:
+        return cls(name, ok=True, found=found, hint=hint)
+
+    @classmethod
+    def failed(cls, name: str, found: str, hint: str) -> Check:
+        return cls(name, ok=False, found=found, hint=hint)

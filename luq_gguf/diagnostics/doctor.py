@@ -28,23 +28,23 @@ def examine() -> list[Check]:
 def _python() -> Iterator[Check]:
     supported = sys.version_info >= (3, 11)
     hint = "" if supported else "Python 3.11 or newer is needed."
-    yield Check("python", supported, f"{platform.python_version()} ({sys.executable})", hint)
+    yield Check("python", ok=supported, found=f"{platform.python_version()} ({sys.executable})", hint=hint)
     for package in PACKAGES:
         try:
-            yield Check(package, True, importlib.metadata.version(package))
+            yield Check.passed(package, importlib.metadata.version(package))
         except importlib.metadata.PackageNotFoundError:
-            yield Check(package, False, "not installed", f"pip install {package}")
+            yield Check.failed(package, "not installed", f"pip install {package}")
     try:
-        yield Check("lmms-eval", True, importlib.metadata.version("lmms-eval"))
+        yield Check.passed("lmms-eval", importlib.metadata.version("lmms-eval"))
     except importlib.metadata.PackageNotFoundError:
-        yield Check("lmms-eval", True, "not installed (for --benchmarks: pip install 'luq-gguf[lmms]')")
+        yield Check.passed("lmms-eval", "not installed (for --benchmarks: pip install 'luq-gguf[lmms]')")
 
 
 def _tools() -> Iterator[Check]:
     try:
         llama = tools.find(untested=True)
     except LuqError as error:
-        yield Check("llama.cpp tools", False, error.message, error.hint)
+        yield Check.failed("llama.cpp tools", error.message, error.hint)
         return
     origin = "pinned build" if llama.pinned else f"your own ({tools.ENVIRONMENT_VARIABLE})"
     wanted = tools.pin()["tools"]
@@ -55,7 +55,7 @@ def _tools() -> Iterator[Check]:
         failed |= not check.ok
         yield check
     if not failed:
-        yield Check("llama.cpp version", True, tools.version(llama))
+        yield Check.passed("llama.cpp version", tools.version(llama))
         yield from _build(llama)
         yield _computes(llama)
 
@@ -67,12 +67,12 @@ def _tool(llama: LlamaCpp, name: str, origin: str) -> Check:
         path = llama.tool(name)
         tools.output(path, "--help")
     except LuqError as error:
-        return Check(name, False, error.message, error.hint)
+        return Check.failed(name, error.message, error.hint)
     except subprocess.TimeoutExpired:
-        return Check(name, False, f"{path} did not end within a minute", again)
+        return Check.failed(name, f"{path} did not end within a minute", again)
     except OSError as error:
-        return Check(name, False, f"{path}: {error.strerror}", again)
-    return Check(name, True, f"{path} ({origin})")
+        return Check.failed(name, f"{path}: {error.strerror}", again)
+    return Check.passed(name, f"{path} ({origin})")
 
 
 def _build(llama: LlamaCpp) -> Iterator[Check]:
@@ -84,13 +84,13 @@ def _build(llama: LlamaCpp) -> Iterator[Check]:
         assert isinstance(left_out, dict)
         kind = "portable, for CPUs with" if facts.get("portable") else "for CPUs with"
         without = "".join(f"; without {feature}, since {why}" for feature, why in left_out.items())
-        yield Check("llama.cpp build", True, f"{kind} {' '.join(needs)}{without}")
+        yield Check.passed("llama.cpp build", f"{kind} {' '.join(needs)}{without}")
     unused = tools.unused_builds()
     if unused:
         size = sum(n_bytes for _, n_bytes in unused) / 1024**2
         names = ", ".join(path.name for path, _ in unused)
         hint = f"python {recipe()} --remove-old deletes them."
-        yield Check("older builds", True, f"{names} ({size:.0f} MiB), not used any more", hint)
+        yield Check.passed("older builds", f"{names} ({size:.0f} MiB), not used any more", hint)
 
 
 def _computes(llama: LlamaCpp) -> Check:
@@ -103,9 +103,9 @@ def _computes(llama: LlamaCpp) -> Check:
             if llama.pinned
             else f"This build is broken on this CPU: unset {tools.ENVIRONMENT_VARIABLE} to use the pinned one."
         )
-        return Check(name, False, f"{test.failures[0]}{more}", hint)
+        return Check.failed(name, f"{test.failures[0]}{more}", hint)
     buffers = f"; buffers: {', '.join(test.buffers)}" if test.buffers else " (statically linked: a tiny file only)"
-    return Check(name, True, f"all {test.n_results} products and tiny files are right{buffers}")
+    return Check.passed(name, f"all {test.n_results} products and tiny files are right{buffers}")
 
 
 def _bindings() -> Check:
@@ -115,23 +115,24 @@ def _bindings() -> Check:
     try:
         environment = tools.bindings_environment()
     except LuqError as error:
-        return Check(name, False, error.message, error.hint)
+        return Check.failed(name, error.message, error.hint)
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment)
     if run.returncode:
         missing = child.missing_library(run.stderr)
         if missing:
-            return Check(name, False, missing.message, missing.hint)
+            return Check.failed(name, missing.message, missing.hint)
         reason = run.stderr.strip().splitlines()[-1] if run.stderr.strip() else child.ended(run.returncode)
-        return Check(name, False, reason, hint)
-    return Check(name, True, f"llama-cpp-python {run.stdout.strip()} of the pinned build")
+        return Check.failed(name, reason, hint)
+    return Check.passed(name, f"llama-cpp-python {run.stdout.strip()} of the pinned build")
 
 
 def _converter() -> Check:
     try:
         path = tools.find(untested=True).converter
     except LuqError as error:
-        return Check("converter", False, error.message, error.hint)
-    return Check("converter", path.is_file(), str(path), "" if path.is_file() else f"python {recipe()}")
+        return Check.failed("converter", error.message, error.hint)
+    hint = "" if path.is_file() else f"python {recipe()}"
+    return Check("converter", ok=path.is_file(), found=str(path), hint=hint)
 
 
 def _machine() -> Iterator[Check]:
@@ -141,10 +142,10 @@ def _machine() -> Iterator[Check]:
     except LuqError:
         built = False
     hint = "" if compiler or built else "Needed to build llama.cpp: install g++ or clang++."
-    yield Check("C++ compiler", bool(compiler) or built, compiler or "none (not needed any more)", hint)
+    yield Check("C++ compiler", ok=bool(compiler) or built, found=compiler or "none (not needed any more)", hint=hint)
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     known = [f for f in ("avx2", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimddp") if f" {f}" in flags]
-    yield Check(
-        "machine", True, f"{os.cpu_count()} cores, {pages / 1024**3:.1f} GiB, {' '.join(known) or 'no SIMD flags'}"
+    yield Check.passed(
+        "machine", f"{os.cpu_count()} cores, {pages / 1024**3:.1f} GiB, {' '.join(known) or 'no SIMD flags'}"
     )

@@ -48,19 +48,19 @@ def _folder(run: RunFolder, threads: int | None) -> Iterator[Check]:
     try:
         stages = run.read()["stages"]
     except LuqError as error:
-        yield Check("run.json", False, error.message, error.hint)
+        yield Check.failed("run.json", error.message, error.hint)
         return
-    yield Check("run.json", True, f"stages done: {', '.join(stages) or 'none'}")
+    yield Check.passed("run.json", f"stages done: {', '.join(stages) or 'none'}")
     for stage in stages:
         for name, fact in run.outputs(stage).items():
-            yield _output(run.file(name), name, fact, stage in KEPT)
+            yield _output(run.file(name), name, fact, kept=stage in KEPT)
     model, vision = _only(run, "quantize"), _only(run, "mmproj")
     written = [run.file(name) for stage in stages for name in run.outputs(stage) if name.endswith(".gguf")]
     for path in written:
         if path not in (model, vision, run.file("imatrix.gguf")) and path.is_file():
             yield from _structure(path)
     if model is None:
-        yield Check("model file", False, "none has been written", f"Run luq-gguf quantize {run.path}.")
+        yield Check.failed("model file", "none has been written", f"Run luq-gguf quantize {run.path}.")
     if model and model.is_file():
         yield from _files(model, vision if vision and vision.is_file() else None, threads, run)
     if run.file("imatrix.gguf").is_file():
@@ -71,18 +71,19 @@ def _only(run: RunFolder, stage: str) -> Path | None:
     return next((run.file(name) for name in run.outputs(stage)), None)
 
 
-def _output(path: Path, name: str, fact: dict[str, Any], kept: bool) -> Check:
+def _output(path: Path, name: str, fact: dict[str, Any], *, kept: bool) -> Check:
     """A file against its record in run.json."""
     if not path.is_file():
-        return Check(name, not kept, "is missing" if kept else "was deleted; it is made when needed", AGAIN * kept)
+        found = "is missing" if kept else "was deleted; it is made when needed"
+        return Check(name, ok=not kept, found=found, hint=AGAIN * kept)
     size = path.stat().st_size
     if size != fact["n_bytes"]:
-        return Check(name, False, f"has {size} bytes, was written with {fact['n_bytes']}", AGAIN)
+        return Check.failed(name, f"has {size} bytes, was written with {fact['n_bytes']}", AGAIN)
     if not fact["sha256"]:
-        return Check(name, True, f"{format_size(size)}; it only passes through, so it was not hashed")
+        return Check.passed(name, f"{format_size(size)}; it only passes through, so it was not hashed")
     if sha256_of(path) != fact["sha256"]:
-        return Check(name, False, "its sha256 is not the recorded one: it was changed or damaged", AGAIN)
-    return Check(name, True, f"{format_size(size)}, sha256 {fact['sha256'][:12]}... as recorded")
+        return Check.failed(name, "its sha256 is not the recorded one: it was changed or damaged", AGAIN)
+    return Check.passed(name, f"{format_size(size)}, sha256 {fact['sha256'][:12]}... as recorded")
 
 
 def _files(path: Path, mmproj: Path | None, threads: int | None, run: RunFolder | None = None) -> Iterator[Check]:
@@ -116,11 +117,11 @@ def _structure(path: Path) -> Generator[Check, None, GGUFInfo | None]:
     try:
         info = reader.read(path)
     except GGUFFileError as error:
-        yield Check(f"{path.name}: structure", False, error.message, error.hint)
+        yield Check.failed(f"{path.name}: structure", error.message, error.hint)
         return None
     kind = reader.kind_of(info)
     found = f"{kind}, {info.arch or 'no architecture'}, {len(info.tensors)} tensors"
-    yield Check(f"{path.name}: structure", True, found)
+    yield Check.passed(f"{path.name}: structure", found)
     return info
 
 
@@ -129,16 +130,16 @@ def _imatrix(path: Path) -> Iterator[Check]:
     try:
         matrix = imatrix.read(path)
     except GGUFFileError as error:
-        yield Check(name, False, error.message, error.hint)
+        yield Check.failed(name, error.message, error.hint)
         return
-    yield Check(name, True, f"{len(matrix.in_sum2)} matrices, {matrix.n_samples} chunks, all finite")
+    yield Check.passed(name, f"{len(matrix.in_sum2)} matrices, {matrix.n_samples} chunks, all finite")
 
 
 def _weights(info: GGUFInfo) -> Check:
     name, bad = f"{info.path.name}: weights", reader.first_not_finite(info.path)
     if bad:
-        return Check(name, False, f"{bad} holds values that are no numbers", _SOUND)
-    return Check(name, True, f"{info.bpw:.2f} bits each; those in 16 and 32 bits are finite")
+        return Check.failed(name, f"{bad} holds values that are no numbers", _SOUND)
+    return Check.passed(name, f"{info.bpw:.2f} bits each; those in 16 and 32 bits are finite")
 
 
 def _types(info: GGUFInfo, run: RunFolder) -> Check:
@@ -146,36 +147,36 @@ def _types(info: GGUFInfo, run: RunFolder) -> Check:
     try:
         planned = serialization.read_plan(run.file("plan.json"))
     except LuqError as error:
-        return Check(name, False, error.message, error.hint)
+        return Check.failed(name, error.message, error.hint)
     wrong = tensor_types.differences(planned.tensor_types, info.types)
     if wrong:
         more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        return Check(name, False, f"{wrong[0]}{more}", "Run luq-gguf quantize: it writes what plan.json says.")
-    return Check(name, True, f"all {len(info.tensors)} as in plan.json")
+        return Check.failed(name, f"{wrong[0]}{more}", "Run luq-gguf quantize: it writes what plan.json says.")
+    return Check.passed(name, f"all {len(info.tensors)} as in plan.json")
 
 
 def _projector(info: GGUFInfo) -> Check:
     width, kind = info.metadata.get("clip.vision.projection_dim"), reader.projector_of(info)
     ok = isinstance(width, int) and bool(kind)
     found = f"{kind}, for text models of width {width}" if ok else "names no projector, or no width of its text model"
-    return Check(f"{info.path.name}: projector", ok, found, "" if ok else "Convert it again.")
+    return Check(f"{info.path.name}: projector", ok=ok, found=found, hint="" if ok else "Convert it again.")
 
 
 def _belongs(model: GGUFInfo, vision: GGUFInfo) -> Check:
     """Whether an mmproj was made for such a text model."""
     name, hint = f"{vision.path.name}: belongs", "Take the mmproj that was made of the same checkpoint."
     if reader.kind_of(vision) != "mmproj":
-        return Check(name, False, f"it is no mmproj but {vision.arch or 'something else'}", hint)
+        return Check.failed(name, f"it is no mmproj but {vision.arch or 'something else'}", hint)
     told = _projector(vision)
     width, projector = model.metadata.get(f"{model.arch}.embedding_length"), reader.projector_of(vision)
     if not told.ok:
-        return Check(name, False, told.found, hint)
+        return Check.failed(name, told.found, hint)
     made_for = vision.metadata["clip.vision.projection_dim"]
     if made_for != width:
-        return Check(name, False, f"it is made for a text model of width {made_for}, this one has {width}", hint)
+        return Check.failed(name, f"it is made for a text model of width {made_for}, this one has {width}", hint)
     if any(model.arch.startswith(arch) != projector.startswith(kind) for arch, kind in _PAIRS):
-        return Check(name, False, f"a projector {projector} is not {model.arch}'s", hint)
-    return Check(name, True, f"{projector}, width {width}, as {model.path.name}")
+        return Check.failed(name, f"a projector {projector} is not {model.arch}'s", hint)
+    return Check.passed(name, f"{projector}, width {width}, as {model.path.name}")
 
 
 def _runs(info: GGUFInfo, mmproj: Path | None, threads: int | None) -> Iterator[Check]:
@@ -188,7 +189,7 @@ def _runs(info: GGUFInfo, mmproj: Path | None, threads: int | None) -> Iterator[
         with Runner(
             info.path, mmproj, threads=threads, n_ctx=2048, timeout=seconds, max_memory=memory, check=True
         ) as runner:
-            yield Check(names[0], True, f"in the pinned llama.cpp; {runner.n_vocab} tokens in its vocabulary")
+            yield Check.passed(names[0], f"in the pinned llama.cpp; {runner.n_vocab} tokens in its vocabulary")
             done = 1
             tokens = runner.tokenize(_TEXT)[0] or [0]
             yield _finite(names[1], runner.score_tokens(tokens[:16], 0))
@@ -199,7 +200,7 @@ def _runs(info: GGUFInfo, mmproj: Path | None, threads: int | None) -> Iterator[
     except LuqError as error:
         # A crash speaks against the build, not against the file: its hint says so.
         hint = error.hint or "Convert it again; does luq-gguf doctor find everything?"
-        yield Check(names[done], False, error.message, hint)
+        yield Check.failed(names[done], error.message, hint)
 
 
 def _with_picture(runner: Runner) -> np.ndarray:
@@ -213,5 +214,5 @@ def _with_picture(runner: Runner) -> np.ndarray:
 
 def _finite(name: str, rows: np.ndarray) -> Check:
     if rows.size and np.isfinite(rows).all():
-        return Check(name, True, f"finite behind {len(rows)} tokens")
-    return Check(name, False, "not finite: its weights are damaged", _SOUND)
+        return Check.passed(name, f"finite behind {len(rows)} tokens")
+    return Check.failed(name, "not finite: its weights are damaged", _SOUND)

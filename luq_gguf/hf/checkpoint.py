@@ -66,7 +66,7 @@ def open_checkpoint(model: str, *, trust_remote_code: bool = False, revision: st
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
-        return _open_folder(folder.resolve(), trust_remote_code)
+        return _open_folder(folder.resolve(), trust_remote_code=trust_remote_code)
     if folder.exists():
         raise CheckpointError(
             f"{model} is a file, not a checkpoint folder.", "Give the folder with config.json and *.safetensors."
@@ -77,17 +77,19 @@ def open_checkpoint(model: str, *, trust_remote_code: bool = False, revision: st
         )
 
     def check(fetched: Path) -> None:
-        _check_config(_read_json(fetched / "config.json", fetched), fetched, trust_remote_code)
+        _check_config(_read_json(fetched / "config.json", fetched), fetched, trust_remote_code=trust_remote_code)
 
     found = download.fetch(model, revision, check, code=trust_remote_code)
-    return _open_folder(found.folder, trust_remote_code, name=model.split("/")[1], revision=found.revision)
+    return _open_folder(
+        found.folder, trust_remote_code=trust_remote_code, name=model.split("/")[1], revision=found.revision
+    )
 
 
 def _open_folder(
-    folder: Path, trust_remote_code: bool, name: str | None = None, revision: str | None = None
+    folder: Path, *, trust_remote_code: bool, name: str | None = None, revision: str | None = None
 ) -> Checkpoint:
     config = _read_json(folder / "config.json", folder)
-    _check_config(config, folder, trust_remote_code)
+    _check_config(config, folder, trust_remote_code=trust_remote_code)
     shards = _shards(folder)
     shapes: dict[str, tuple[int, ...]] = {}
     sizes: dict[str, int] = {}
@@ -132,7 +134,7 @@ def _read_json(path: Path, folder: Path) -> dict[str, Any]:
     return loaded
 
 
-def _check_config(config: dict[str, Any], folder: Path, trust_remote_code: bool) -> None:
+def _check_config(config: dict[str, Any], folder: Path, *, trust_remote_code: bool) -> None:
     architectures = config.get("architectures")
     named = isinstance(architectures, list) and all(isinstance(one, str) for one in architectures)
     if not named or not architectures or not isinstance(config.get("model_type"), str):

@@ -173,7 +173,7 @@ class Product:
         self._ggml = ggml
         self.backend = ggml.ggml_backend_cpu_init()
         ggml.ggml_backend_cpu_set_n_threads(self.backend, threads)
-        self._contexts = [ggml.ggml_init(_Params(_TENSOR_OVERHEAD, None, True)) for _ in range(2)]
+        self._contexts = [ggml.ggml_init(_Params(_TENSOR_OVERHEAD, None, no_alloc=True)) for _ in range(2)]
         weights, rest = self._contexts
         self.weights = [self.tensor(weights, kind.number, (len(b), kind.columns(b))) for b in blocks]
         self.activations = self.tensor(rest, F32, shape)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from luq_gguf.core.hashing import hash_of
-from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Budget, EvalData, Plan
 from luq_gguf.evaluation import evaluate as evaluation
 from luq_gguf.evaluation.logprobs import Target
@@ -26,41 +25,32 @@ from luq_gguf.quantization import stage as quantization_stage
 from luq_gguf.quantization.stage import make_f16, make_mmproj
 from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder
-from luq_gguf.run.preflight import Door
+from luq_gguf.run.session import Session
 
 
 class Meter:
     """Measures choices of low layers of one model on one set of data against its 16-bit file.
 
-    `home` is the run folder that keeps what was measured, where it is not the one whose importance matrix is used.
+    The session's run folder has the importance matrix. `home` keeps what was measured, where that is another one.
     """
 
     def __init__(
-        self,
-        run: RunFolder,
-        door: Door,
-        reference: Target,
-        data: EvalData,
-        metric: str,
-        threads: int | None,
-        listener: Listener,
-        home: RunFolder | None = None,
+        self, session: Session, reference: Target, data: EvalData, metric: str, home: RunFolder | None = None
     ) -> None:
-        self._run, self._door, self._reference, self._data, self._metric = run, door, reference, data, metric
-        self._threads, self._listener, self._home = threads, listener, home or run
+        self._session, self._reference, self._data, self._metric = session, reference, data, metric
+        self._run, self._door, self._home = session.run, session.door, home or session.run
         self._work = self._home.work / "eval"
         self._points = self._home.work / "points"
         for folder in (self._work, self._points):
             folder.mkdir(exist_ok=True)
 
-    def with_importance_of(self, run: RunFolder, door: Door) -> Meter:
+    def with_importance_of(self, session: Session) -> Meter:
         """The same measurements of files that are quantized with another run folder's importance matrix."""
-        asked = (self._reference, self._data, self._metric, self._threads, self._listener)
-        return Meter(run, door, *asked, home=self._home)
+        return Meter(session, self._reference, self._data, self._metric, self._home)
 
     @cached_property
     def _bank(self) -> tuple[Path, Path]:
-        return quantization_stage.make_bank(self._run, self._door, self._threads, self._listener)
+        return quantization_stage.make_bank(self._session)
 
     def plan(self, layers: Iterable[int]) -> Plan:
         chosen = sorted(layers)
@@ -93,7 +83,7 @@ class Meter:
         path = self._points / "uniform.gguf"
 
         def make() -> None:
-            quantization_stage.write_plan(self._run, self._door, plan, path, self._threads, self._listener)
+            quantization_stage.write_plan(self._session, plan, path)
 
         return self._measured(plan, path, make)
 
@@ -143,17 +133,15 @@ def _metrics(content: dict[str, Any]) -> dict[str, Any]:
     return {name: content.get(name) for name in names}
 
 
-def make_meter(
-    run: RunFolder, door: Door, questions: QuestionSet, threads: int | None, listener: Listener
-) -> Callable[[], Meter]:
+def make_meter(session: Session, questions: QuestionSet) -> Callable[[], Meter]:
     """Makes what measures choices of low layers: the 16-bit files, the layer bank, the questions."""
 
     def make() -> Meter:
-        f16 = make_f16(run, door, listener)
-        data = questions.read(f16, run.work / "eval" / "images")
-        mmproj = make_mmproj(run, door, listener) if any(sample.image for sample in data.samples) else None
+        f16 = make_f16(session)
+        data = questions.read(f16, session.run.work / "eval" / "images")
+        mmproj = make_mmproj(session) if any(sample.image for sample in data.samples) else None
         limits = {"n_ctx": questions.n_ctx, "max_tokens": questions.max_tokens}
-        reference = Target(f16, mmproj, threads, answers=questions.metric != "none", **limits)
-        return Meter(run, door, reference, data, questions.metric, threads, listener)
+        reference = Target(f16, mmproj, session.options.threads, answers=questions.metric != "none", **limits)
+        return Meter(session, reference, data, questions.metric)
 
     return make

@@ -22,8 +22,8 @@ from luq_gguf.method.speed_model import SpeedTable
 from luq_gguf.planning import variants
 from luq_gguf.planning.meter import Meter
 from luq_gguf.planning.variants import TYPES, Candidates
-from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import Door
+from luq_gguf.run.session import Session
 
 BESIDE = 3  # uniform files that the search begins with
 USEFUL = 0.5  # of Q4_K's decode speed: types below are not chosen unless they are named
@@ -61,19 +61,18 @@ class Choices:
         return variants.make_space(door, self.candidates, held, by_tensor=self.by_tensor, speeds=self.speeds)
 
 
-def choices(
-    door: Door, budget: Budget, request: BestRequest, measured_speed: bool, threads: int | None, listener: Listener
-) -> Choices:
+def choices(session: Session, budget: Budget, request: BestRequest, *, measured_speed: bool) -> Choices:
     """Types and sizes. Raises BudgetError, naming the smallest possible file, where the budget is below it.
 
     `measured_speed`: whether types that are slow here are left out, where none are named.
     """
+    door, listener = session.door, session.listener
     kinds = tuple(reader.check_type(kind, "--types") for kind in request.types or TYPES)
     speeds = None
     if budget.decode_tps is not None or (measured_speed and request.types is None):
         geometry = type_benchmark.Geometry(door.source, door.tensors)
         speeds = type_benchmark.measured(
-            geometry, threads or machine.physical_cores(), listener, sorted({*kinds, "Q4_K"})
+            geometry, session.options.threads or machine.physical_cores(), listener, sorted({*kinds, "Q4_K"})
         )
     if speeds and request.types is None:
         slow = [k for k in kinds if speeds.rates[k].decode_wps < USEFUL * speeds.rates["Q4_K"].decode_wps]
@@ -95,21 +94,18 @@ def choices(
 
 
 def best_plan(
-    run: RunFolder,
-    door: Door,
+    session: Session,
     profile: Profile,
-    budget: Budget,
     request: BestRequest,
     chosen: Choices,
     make_meter: Callable[[], Meter],
-    threads: int | None,
-    seed: int,
-    listener: Listener,
+    seed: int = 0,
 ) -> Plan:
     """The best plan found, with what was predicted of it and what was measured, of it and of what it had to beat."""
+    door, listener, budget = session.door, session.listener, chosen.budget
     began, most = time.monotonic(), chosen.most_bytes(door)
-    bank = variants.make(run, door, chosen.candidates, threads, listener)
-    space = chosen.space(door, variants.errors_of(run, door, chosen.candidates, bank, listener))
+    bank = variants.make(session, chosen.candidates)
+    space = chosen.space(door, variants.errors_of(session, chosen.candidates, bank))
     meter = make_meter()
     rivals = _rivals(door, profile, chosen.candidates, most)
     measure = _Measuring(meter, bank, mixed_precision.most_files(space, most, request.swaps, len(rivals)), listener)

@@ -13,15 +13,13 @@ from luq_gguf.core.types import Budget, Plan
 from luq_gguf.llamacpp import quantize
 from luq_gguf.method import orders, ranking, tensor_types, two_type_plan
 from luq_gguf.run import serialization
-from luq_gguf.run.folder import RunFolder
-from luq_gguf.run.preflight import Door
+from luq_gguf.run.session import Session
 
 PLAN_FILES = ("plan.json", "tensor-types.txt")
 
 
 def ordered_plan(
-    run: RunFolder,
-    door: Door,
+    session: Session,
     budget: Budget,
     *,
     rule: str = "entropy",
@@ -35,7 +33,7 @@ def ordered_plan(
     `predictor` is needed for a budget of speed. `order` is given where the rule is
     more than the profile's entropies; `measured` is added to the budget's account.
     """
-    profile = serialization.read_profile(run.file("profile.json"))
+    door, profile = session.door, serialization.read_profile(session.run.file("profile.json"))
     if len(profile.layers) != door.tensors.n_layers:
         raise RunFolderError(
             f"profile.json is of a model with {len(profile.layers)} layers, {door.checkpoint.name} has "
@@ -50,14 +48,15 @@ def ordered_plan(
     return replace(plan, unsettled=doubtful, budget={**plan.budget, **(measured or {})})
 
 
-def write_plan(run: RunFolder, door: Door, plan: Plan, predictor: Predictor | None = None) -> Plan:
+def write_plan(session: Session, plan: Plan, predictor: Predictor | None = None) -> Plan:
     """Plan stage: plan.json, tensor-types.txt. `predictor` adds what speed is predicted."""
+    run = session.run
     if predictor:
         plan = replace(plan, speed=predictor.of(plan))
 
     def make() -> None:
         serialization.write_json(run.file("plan.json"), serialization.plan_to_json(plan))
-        overrides = quantize.overrides(door.source, plan)
+        overrides = quantize.overrides(session.door.source, plan)
         atomic.write_text(run.file("tensor-types.txt"), tensor_types.to_text(overrides))
 
     run.run_stage("plan", hash_of(serialization.plan_to_json(plan)), PLAN_FILES, make)

@@ -21,8 +21,7 @@ from luq_gguf.planning.meter import Meter, make_meter
 from luq_gguf.planning.mixed_precision import BestRequest, Choices
 from luq_gguf.planning.ordered import ordered_plan, write_plan
 from luq_gguf.run import serialization
-from luq_gguf.run.folder import RunFolder
-from luq_gguf.run.preflight import Door
+from luq_gguf.run.session import Session
 
 SEARCHED, SEARCHED_LARGE, SMALL = 64, 8, 50_000_000  # questions of a larger set that the best plan is searched with; 64
 # for a model of fewer weights than SMALL: the search of a large one should take no longer than its bank
@@ -31,14 +30,19 @@ SEARCHED_TOKENS = 8  # of an answer: a longer one costs its decoding in every fi
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What is asked of a plan: how far to go, and by an order of layers (`rule`) or the best types (`best`)."""
+    """What is asked of a plan: how far to go, and by an order of layers (`rule`) or the best types (`best`), between
+    which two types.
+
+    `questions` are what files are measured on where the plan asks for that.
+    """
 
     budget: Budget
     rule: str = "entropy"
     seed: int = 0
     best: BestRequest | None = None
     questions: QuestionSet = field(default_factory=QuestionSet)
-    threads: int | None = None
+    low: str = "IQ1_M"
+    high: str = "Q4_K_M"
 
     @property
     def measures(self) -> bool:
@@ -48,56 +52,58 @@ class PlanRequest:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What was learnt at the door: speeds, where they matter, and the best plan's choices."""
+    """A request that can be met, with what was learnt at the door: speeds, where they matter, and the best plan's
+    choices."""
 
+    request: PlanRequest
     predictor: Predictor | None
     choices: Choices | None = None
 
 
-def prepare(run: RunFolder, door: Door, request: PlanRequest, listener: Listener) -> Prepared:
+def prepare(session: Session, request: PlanRequest) -> Prepared:
     """Raise, before the profile, which takes hours, where no plan is possible: BudgetError, EvaluationError."""
-    budget = request.budget
+    door, budget = session.door, request.budget
     if request.measures:
-        check_questions(budget, request.questions, run)
+        check_questions(budget, request.questions, session.run)
     if not request.best:
         two_type_plan.check_budget(door.tensors, budget)
-    speeds = predictor(door, budget.decode_tps is not None, request.threads, listener)
+    speeds = predictor(session, wanted=budget.decode_tps is not None)
     if request.best:
         known = speeds is not None
-        return Prepared(
-            speeds, mixed_precision_planning.choices(door, budget, request.best, known, request.threads, listener)
-        )
+        choices = mixed_precision_planning.choices(session, budget, request.best, measured_speed=known)
+        return Prepared(request, speeds, choices)
     if budget.decode_tps is not None:
         two_type_plan.low_layer_count(door.tensors, range(door.tensors.n_layers), budget, tps_of(speeds))
-    return Prepared(speeds)
+    return Prepared(request, speeds)
 
 
-def make(
-    run: RunFolder, door: Door, profile: Profile, request: PlanRequest, prepared: Prepared, listener: Listener
-) -> Plan:
+def make(session: Session, profile: Profile, prepared: Prepared) -> Plan:
     """The plan, written; where the order, the budget or the types ask for it, files are measured first."""
-    speeds, budget, rule = prepared.predictor, request.budget, request.rule
+    request, speeds = prepared.request, prepared.predictor
+    budget, rule, door = request.budget, request.rule, session.door
     if not request.measures:
-        plan = ordered_plan(run, door, budget, rule=rule, seed=request.seed, predictor=speeds)
-        return write_plan(run, door, plan, speeds)
+        plan = ordered_plan(session, budget, rule=rule, seed=request.seed, predictor=speeds)
+        return write_plan(session, plan, speeds)
     if request.best and prepared.choices:
         most = SEARCHED if door.tensors.n_weights < SMALL else SEARCHED_LARGE
         few = replace(request.questions, samples=request.questions.samples or most, max_tokens=SEARCHED_TOKENS)
         few = replace(few, metric="none")  # divergence alone
-        metering = make_meter(run, door, few, request.threads, listener)
-        asked = (budget, request.best, prepared.choices, metering, request.threads, request.seed)
-        return write_plan(run, door, mixed_precision_planning.best_plan(run, door, profile, *asked, listener), speeds)
-    meter = make_meter(run, door, request.questions, request.threads, listener)()
+        metering = make_meter(session, few)
+        plan = mixed_precision_planning.best_plan(
+            session, profile, request.best, prepared.choices, metering, request.seed
+        )
+        return write_plan(session, plan, speeds)
+    meter = make_meter(session, request.questions)()
     if rule in orders.MEASURED:
-        order = measured_order(door, profile, request, meter, speeds, listener)
+        order = measured_order(session, profile, request, meter, speeds)
     else:
         order = orders.rank(profile.layers, rule, request.seed)
     noted: dict[str, object] = {"measured_on": meter.conditions()}
     if budget.is_quality:
-        found, told = _within_quality(budget, order, meter, listener)
+        found, told = _within_quality(budget, order, meter, session.listener)
         budget, noted = found, noted | told
-    plan = ordered_plan(run, door, budget, rule=rule, order=order, measured=noted, predictor=speeds)
-    return write_plan(run, door, _with_figures(door, plan, meter), speeds)
+    plan = ordered_plan(session, budget, rule=rule, order=order, measured=noted, predictor=speeds)
+    return write_plan(session, _with_figures(session, plan, meter), speeds)
 
 
 def _within_quality(
@@ -117,15 +123,11 @@ def _within_quality(
 
 
 def measured_order(
-    door: Door,
-    profile: Profile,
-    request: PlanRequest,
-    meter: Meter,
-    predictor: Predictor | None,
-    listener: Listener,
+    session: Session, profile: Profile, request: PlanRequest, meter: Meter, predictor: Predictor | None
 ) -> tuple[int, ...]:
     """Layers in an order that files are measured for. One that grows is measured as far as the budget needs it; all of
     it, where only measuring can tell how far."""
+    door, listener = session.door, session.listener
     order, budget, n_layers = orders.ORDERS[request.rule], request.budget, door.tensors.n_layers
     assert order.n_files
     most = order.n_files(n_layers, n_layers)
@@ -156,37 +158,33 @@ def measured_order(
     return order.all_layers(profile.layers, request.seed, measure, enough)
 
 
-def add_best_points(
-    run: RunFolder, door: Door, profile: Profile, meter: Meter, swept: dict[str, Any], listener: Listener
-) -> dict[str, Any]:
+def add_best_points(session: Session, profile: Profile, meter: Meter, swept: dict[str, Any]) -> dict[str, Any]:
     """The best plans of the sizes of a sweep's uniform files, as points of it, written to sweep.json."""
     sizes = sorted({point["n_bytes"] for point in swept["points"] if is_uniform(point["order"])})
     for n_bytes in sizes:
         budget, best = Budget(n_bytes=n_bytes), BestRequest()
         try:
-            choices = mixed_precision_planning.choices(door, budget, best, False, None, listener)
+            choices = mixed_precision_planning.choices(session, budget, best, measured_speed=False)
         except BudgetError:  # below what these types can do
             continue
-        plan = mixed_precision_planning.best_plan(
-            run, door, profile, budget, best, choices, lambda: meter, None, 0, listener
-        )
+        plan = mixed_precision_planning.best_plan(session, profile, best, choices, lambda: meter)
         if choices.candidates.as_choice(plan.tensor_types):
-            figures = meter.spliced(plan, variants.make(run, door, choices.candidates, None, listener))
+            figures = meter.spliced(plan, variants.make(session, choices.candidates))
         else:
             figures = meter.quantized(plan)
         told = {"order": "best", "seed": 0, "n_low": None, "low_layers": [], "budget_bytes": n_bytes}
-        swept["points"].append(told | figures | {"average_bits": variants.layer_bits(door, plan)})
-        serialization.write_json(run.file("sweep.json"), swept)
+        swept["points"].append(told | figures | {"average_bits": variants.layer_bits(session.door, plan)})
+        serialization.write_json(session.run.file("sweep.json"), swept)
     return swept
 
 
-def _with_figures(door: Door, plan: Plan, meter: Meter) -> Plan:
+def _with_figures(session: Session, plan: Plan, meter: Meter) -> Plan:
     """The plan with what its file measures, and the largest uniform file of no more bytes."""
     measured = mixed_precision_planning.measured_kld(meter.low(plan.low_layers), meter)
     return replace(
         plan,
         measured_kld=measured,
-        compared=mixed_precision_planning.uniform_beside(door, meter, plan.predicted_file_bytes),
+        compared=mixed_precision_planning.uniform_beside(session.door, meter, plan.predicted_file_bytes),
     )
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from luq_gguf.core.errors import ConversionError
 from luq_gguf.core.hashing import hash_of
-from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Plan
 from luq_gguf.core.units import format_size
 from luq_gguf.llamacpp import quantize, sampled_errors
@@ -17,29 +16,30 @@ from luq_gguf.method import uniform
 from luq_gguf.planning import variants
 from luq_gguf.quantization import stage as quantization_stage
 from luq_gguf.run import serialization
-from luq_gguf.run.folder import RunFolder
-from luq_gguf.run.preflight import Door
+from luq_gguf.run.session import Session
 
 
-def foresee(run: RunFolder, door: Door, plan: Plan, listener: Listener) -> dict[str, Any] | None:
+def foresee(session: Session, plan: Plan) -> dict[str, Any] | None:
     """The largest uniform file that fits, and the sums of relative output errors of all matrices of both; None where
     none fits, or errors cannot be told.
 
     They come from a few rows of each matrix, weighed by importance: an estimate, kept in the run folder.
     """
-    name = ".work/foreseen.json"
+    run, name = session.run, ".work/foreseen.json"
     imatrix = run.read()["stages"]["profile"]["outputs"][header_only.IMATRIX_NAME]["sha256"]
-    key = hash_of(dict(plan.tensor_types), imatrix, door.checkpoint.fingerprint, sampled_errors.ROWS)
+    key = hash_of(dict(plan.tensor_types), imatrix, session.door.checkpoint.fingerprint, sampled_errors.ROWS)
 
     def make() -> None:
-        serialization.write_json(run.file(name), _beside(run, door, plan, listener))
+        serialization.write_json(run.file(name), _beside(session, plan))
 
     run.run_stage("foreseen", key, [name], make)
     found: dict[str, Any] | None = serialization.read_json(run.file(name), "convert")
     return found
 
 
-def _beside(run: RunFolder, door: Door, plan: Plan, listener: Listener) -> dict[str, Any] | None:
+def _beside(session: Session, plan: Plan) -> dict[str, Any] | None:
+    door, listener = session.door, session.listener
+
     def size(ftype: str) -> int:  # the list ascends
         return variants.uniform_plan(door, ftype).predicted_file_bytes
 
@@ -50,10 +50,10 @@ def _beside(run: RunFolder, door: Door, plan: Plan, listener: Listener) -> dict[
     beside = variants.uniform_plan(door, ftype)
     matrices = quantize.overrides(door.source, plan)
     wanted = {name: {plan.tensor_types[name], beside.tensor_types[name]} for name in matrices}
-    f16 = quantization_stage.make_f16(run, door, listener)
+    f16 = quantization_stage.make_f16(session)
     listener.say("comparing with uniform files of no more bytes, on a few rows of each matrix")
     try:
-        found = sampled_errors.sampled_errors(f16, run.file(header_only.IMATRIX_NAME), wanted)
+        found = sampled_errors.sampled_errors(f16, session.run.file(header_only.IMATRIX_NAME), wanted)
     except ConversionError as error:  # of a type that cannot be read back: a conversion does not fail for a hint
         listener.say(f"they could not be compared: {error.message}")
         return None

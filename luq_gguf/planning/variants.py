@@ -13,7 +13,6 @@ import numpy as np
 from luq_gguf.benchmarking.type_benchmark import Geometry
 from luq_gguf.core.errors import BudgetError, DiskSpaceError
 from luq_gguf.core.hashing import hash_of
-from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Plan
 from luq_gguf.core.units import format_size, padded
 from luq_gguf.llamacpp import quantize
@@ -25,8 +24,8 @@ from luq_gguf.method.speed_model import SpeedTable
 from luq_gguf.method.tensor_types import layer_of
 from luq_gguf.quantization import stage as quantization_stage
 from luq_gguf.run import serialization
-from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import Door
+from luq_gguf.run.session import Session
 
 TYPES = ("Q2_K", "IQ2_XXS", "IQ3_XXS", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "IQ1_M")
 # What is chosen together where parts of layers are chosen apart.
@@ -121,8 +120,9 @@ def _seconds(found: Candidates, n_weights: Mapping[str, int], speeds: SpeedTable
     return np.array([[of(name, kind) for kind in found.types[name]] for name in found.names])
 
 
-def make(run: RunFolder, door: Door, found: Candidates, threads: int | None, listener: Listener) -> list[Path]:
+def make(session: Session, found: Candidates) -> list[Path]:
     """The files of the bank, in the types' order; those that are there are kept. Raises DiskSpaceError."""
+    run, door = session.run, session.door
     (run.work / "bank").mkdir(exist_ok=True)
     plans = [plan_of(door, found.as_types((number,) * len(found.names)), "bank") for number in range(len(found.kinds))]
     names = [f".work/bank/all-{kind}.gguf" for kind in found.kinds]
@@ -135,7 +135,7 @@ def make(run: RunFolder, door: Door, found: Candidates, threads: int | None, lis
             "Free some room, or give fewer --types.",
         )
     for kind, plan, name in zip(found.kinds, plans, names, strict=True):
-        quantization_stage.write_quantized(run, door, plan, f"bank-{kind}", name, threads, listener)
+        quantization_stage.write_quantized(session, plan, f"bank-{kind}", name)
     return [run.file(name) for name in names]
 
 
@@ -177,10 +177,9 @@ def layer_bits(door: Door, plan: Plan) -> float:
     return 8 * n_bytes / sum(choice.n_weights for choice in inside)
 
 
-def errors_of(
-    run: RunFolder, door: Door, found: Candidates, bank: Sequence[Path], listener: Listener
-) -> dict[str, list[float]]:
+def errors_of(session: Session, found: Candidates, bank: Sequence[Path]) -> dict[str, list[float]]:
     """Relative output errors of every matrix in every type, measured once on the bank's files."""
+    run = session.run
     name = ".work/bank/errors.json"
     stages = run.read()["stages"]
     made = {kind: stages[f"bank-{kind}"]["outputs"] for kind in found.kinds}
@@ -188,11 +187,11 @@ def errors_of(
 
     def make() -> None:
         told = quant_error.relative_errors(
-            quantization_stage.make_f16(run, door, listener),
+            quantization_stage.make_f16(session),
             bank,
             found.names,
             imatrix.read(run.file(header_only.IMATRIX_NAME)),
-            lambda done, total: listener.progress("errors of matrices", done, total),
+            lambda done, total: session.listener.progress("errors of matrices", done, total),
         )
         serialization.write_json(run.file(name), told)
 

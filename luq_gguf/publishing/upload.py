@@ -85,7 +85,7 @@ def upload(
         head = standing.head
         missing = publish.differing(target, head, files) if head else list(files)
         if dry_run:
-            return Upload(target, files, tuple(missing), None, None, None, True, standing.exists)
+            return Upload(target, files, tuple(missing), None, None, None, dry_run=True, exists=standing.exists)
         if any(not file.path.exists() for file in missing):  # shards of an earlier upload, gone from the Hub since
             run.forget("shards")
             shards = _shards(found, largest, listener)
@@ -93,7 +93,9 @@ def upload(
         done = publish.publish(target, standing, files, title, listener.say)
         shutil.rmtree(run.file(SHARDS), ignore_errors=True)
         run.update(upload={"repo": target.repo, "commit": done.commit, "pull_request": done.pull_request})
-        return Upload(target, files, done.sent, done.url, done.commit, done.pull_request, False, standing.exists)
+        return Upload(
+            target, files, done.sent, done.url, done.commit, done.pull_request, dry_run=False, exists=standing.exists
+        )
 
 
 def _shards(found: Release, largest: int, listener: Listener) -> tuple[Written, ...]:

@@ -14,7 +14,6 @@ from pathlib import Path
 from luq_gguf.core import atomic
 from luq_gguf.core.errors import CheckpointError
 from luq_gguf.core.hashing import hash_of
-from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Plan
 from luq_gguf.hf import slices
 from luq_gguf.llamacpp import converter, quantize
@@ -22,29 +21,28 @@ from luq_gguf.llamacpp.gguf import reader, splice
 from luq_gguf.method import tensor_types
 from luq_gguf.quantization.checks import check_same_columns, check_same_tensors
 from luq_gguf.run.folder import RunFolder
-from luq_gguf.run.preflight import Door
+from luq_gguf.run.session import Session
 
 FOLDER = "slices"  # in .work: the quantized ones
 _CONVERTED = 0.2  # of a slice's time, for the bar alone
 
 
-def write_plan(
-    run: RunFolder, door: Door, plan: Plan, path: Path, key: str, threads: int | None, listener: Listener
-) -> None:
+def write_plan(session: Session, plan: Plan, path: Path, key: str) -> None:
     """Quantize as planned into `path`; `key` stands for all inputs. Finished slices are kept until `clear`.
 
     Raises what converter and llama-quantize raise, and CheckpointError where the slices lack a tensor.
     """
+    run, door = session.run, session.door
     (run.work / FOLDER).mkdir(exist_ok=True)
     parts, files = slices.slices(door.checkpoint), []
     for number, names in enumerate(parts):
         name = f".work/{FOLDER}/{number}.gguf"
 
         def on_share(share: float, number: int = number) -> None:
-            listener.progress("text model in slices", number + share, len(parts))
+            session.listener.progress("text model in slices", number + share, len(parts))
 
         def make(names: tuple[str, ...] = names, name: str = name) -> None:
-            _write_slice(run, door, plan, names, run.file(name), threads, on_share)
+            _write_slice(session, plan, names, run.file(name), on_share)
 
         run.run_stage(f"slice-{number}", hash_of(key, names), [name], make)
         files.append(run.file(name))
@@ -62,15 +60,10 @@ def write_plan(
 
 
 def _write_slice(
-    run: RunFolder,
-    door: Door,
-    plan: Plan,
-    names: tuple[str, ...],
-    out: Path,
-    threads: int | None,
-    on_share: Callable[[float], None],
+    session: Session, plan: Plan, names: tuple[str, ...], out: Path, on_share: Callable[[float], None]
 ) -> None:
     """One slice: its checkpoint, its 16-bit GGUF beside imatrix.gguf (llama-quantize runs there), its planned types."""
+    run, door = session.run, session.door
     holder = run.work / "slice.part"
     folder = holder / door.checkpoint.folder.name  # the converter takes metadata from this name
     f16, types = run.file("slice-F16.gguf.part"), run.file("slice-types.txt.part")
@@ -89,7 +82,7 @@ def _write_slice(
         out,
         replace(plan, tensor_types=here),
         types,
-        threads=threads,
+        threads=session.options.threads,
         on_progress=lambda done, total: on_share(_CONVERTED + (1 - _CONVERTED) * done / total),
     )
     for path in (f16, types):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Listener
-from luq_gguf.core.types import Budget, Plan, QuantizedModel
+from luq_gguf.core.types import Budget, Plan, QuantizedModel, RunOptions
 from luq_gguf.hf import llava
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.llamacpp import converter, quantize
@@ -18,7 +19,8 @@ from luq_gguf.quantization import slices
 from luq_gguf.quantization.checks import check_same_columns, check_same_tensors
 from luq_gguf.run.disk import check_disk
 from luq_gguf.run.folder import RunFolder
-from luq_gguf.run.preflight import Door, planned_door, safe_name
+from luq_gguf.run.preflight import Door, safe_name
+from luq_gguf.run.session import Session, open_planned
 
 
 def file_name(checkpoint: Checkpoint, plan: Plan) -> str:
@@ -41,14 +43,15 @@ def f16_name(checkpoint: Checkpoint) -> str:
     return f"{safe_name(checkpoint.name)}-F16.gguf"
 
 
-def make_mmproj(run: RunFolder, door: Door, listener: Listener = Listener()) -> Path | None:
+def make_mmproj(session: Session) -> Path | None:
     """Vision half to a 16-bit mmproj file; None for a model that reads text only."""
+    run, door = session.run, session.door
     name = mmproj_name(door.checkpoint)
     if name is None:
         return None
 
     def on_progress(share: float) -> None:
-        listener.progress("vision half to F16", share, 1.0)
+        session.listener.progress("vision half to F16", share, 1.0)
 
     def make() -> None:
         checkpoint, out = door.checkpoint, run.file(name)
@@ -67,8 +70,9 @@ def make_mmproj(run: RunFolder, door: Door, listener: Listener = Listener()) -> 
     return run.file(name)
 
 
-def make_f16(run: RunFolder, door: Door, listener: Listener = Listener()) -> Path:
+def make_f16(session: Session) -> Path:
     """Text half to a 16-bit GGUF."""
+    run, door = session.run, session.door
     path = run.file(f16_name(door.checkpoint))
 
     def make() -> None:
@@ -77,7 +81,7 @@ def make_f16(run: RunFolder, door: Door, listener: Listener = Listener()) -> Pat
             door.checkpoint.folder,
             path,
             door.checkpoint.name,
-            on_progress=lambda share: listener.progress("text model to F16", share, 1.0),
+            on_progress=lambda share: session.listener.progress("text model to F16", share, 1.0),
         )
         check_same_tensors(info, door.source)
         check_same_columns(run, info)
@@ -86,43 +90,34 @@ def make_f16(run: RunFolder, door: Door, listener: Listener = Listener()) -> Pat
     return path
 
 
-def link_f16(run: RunFolder, owner: RunFolder, door: Door) -> None:
+def link_f16(session: Session, owner: RunFolder) -> None:
     """Another run folder's 16-bit GGUF of the same checkpoint, for a run that differs in its calibration alone."""
-    name = f16_name(door.checkpoint)
+    run, name = session.run, f16_name(session.door.checkpoint)
 
     def make() -> None:
         run.file(name).unlink(missing_ok=True)
         run.file(name).symlink_to(os.path.relpath(owner.file(name), run.path))
 
-    run.run_stage("f16", _conversion_key(door), [name], make, hashed=False)
+    run.run_stage("f16", _conversion_key(session.door), [name], make, hashed=False)
 
 
 def _conversion_key(door: Door) -> str:
     return hash_of(door.checkpoint.fingerprint, str(door.llama.converter))
 
 
-def write_quantized(
-    run: RunFolder,
-    door: Door,
-    plan: Plan,
-    stage: str,
-    name: str,
-    threads: int | None,
-    listener: Listener,
-    *,
-    in_slices: bool = False,
-) -> QuantizedModel:
+def write_quantized(session: Session, plan: Plan, stage: str, name: str, *, in_slices: bool = False) -> QuantizedModel:
     """Quantize by the plan under a stage's and a file's name, from the 16-bit GGUF, which is made if it is missing; or
     in slices, without one."""
+    run, door = session.run, session.door
     stages = run.read()["stages"]
     imatrix = stages.get("profile", {}).get("outputs", {}).get(header_only.IMATRIX_NAME, {}).get("sha256")
     key = hash_of(door.checkpoint.fingerprint, dict(plan.tensor_types), plan.high, imatrix, str(door.llama.converter))
 
     def make() -> None:
         if in_slices:
-            slices.write_plan(run, door, plan, run.file(name), key, threads, listener)
+            slices.write_plan(session, plan, run.file(name), key)
         else:
-            write_plan(run, door, plan, run.file(name), threads, listener, stage)
+            write_plan(session, plan, run.file(name), stage)
 
     run.run_stage(stage, key, [name], make)
     written = reader.read(run.file(name))
@@ -130,11 +125,10 @@ def write_quantized(
     return QuantizedModel(run.file(name), written.n_bytes, digest, written.types)
 
 
-def write_plan(
-    run: RunFolder, door: Door, plan: Plan, path: Path, threads: int | None, listener: Listener, label: str = "quantize"
-) -> None:
+def write_plan(session: Session, plan: Plan, path: Path, label: str = "quantize") -> None:
     """Quantize the 16-bit GGUF, made if it is missing, as planned."""
-    f16 = make_f16(run, door, listener)
+    run, door = session.run, session.door
+    f16 = make_f16(session)
     types = run.file(f"{path.stem}-types.txt.part")
     types.write_text(tensor_types.to_text(quantize.overrides(door.source, plan)))
     quantize.quantize(
@@ -143,77 +137,62 @@ def write_plan(
         path,
         plan,
         types,
-        threads=threads,
-        on_progress=lambda done, total: listener.progress(f"{label}: tensors", done, total),
+        threads=session.options.threads,
+        on_progress=lambda done, total: session.listener.progress(f"{label}: tensors", done, total),
     )
     types.unlink()
 
 
-def make_file(
-    run: RunFolder,
-    door: Door,
-    plan: Plan,
-    *,
-    threads: int | None = None,
-    keep_f16: bool = False,
-    in_slices: bool = False,
-    listener: Listener = Listener(),
-) -> QuantizedModel:
+def make_file(session: Session, plan: Plan) -> QuantizedModel:
     """Quantize stage: the mmproj, the 16-bit GGUF (deleted afterwards unless kept; none in slices), the LUQ file,
     verified."""
-    make_mmproj(run, door, listener)
-    name = file_name(door.checkpoint, plan)
-    made = write_quantized(run, door, plan, "quantize", name, threads, listener, in_slices=in_slices)
+    run, checkpoint, options = session.run, session.door.checkpoint, session.options
+    make_mmproj(session)
+    made = write_quantized(session, plan, "quantize", file_name(checkpoint, plan), in_slices=options.low_disk)
     slices.clear(run)
-    if keep_f16:
-        make_f16(run, door, listener)
+    if options.keep_f16:
+        make_f16(session)
         run.hash_outputs("f16")
     else:
-        run.file(f16_name(door.checkpoint)).unlink(missing_ok=True)
+        run.file(f16_name(checkpoint)).unlink(missing_ok=True)
         run.forget("f16")
     return made
 
 
-def make_bank(run: RunFolder, door: Door, threads: int | None, listener: Listener) -> tuple[Path, Path]:
+def make_bank(session: Session) -> tuple[Path, Path]:
     """The layer bank: the model with all layers low, and with none."""
+    run, door = session.run, session.door
     (run.work / "bank").mkdir(exist_ok=True)
     names = f".work/bank/{door.tensors.low}.gguf", f".work/bank/{door.tensors.high}.gguf"
     for stage, name, count in (("bank-low", names[0], door.tensors.n_layers), ("bank-high", names[1], 0)):
         plan = two_type_plan.make_plan(door.tensors, range(door.tensors.n_layers), Budget(low_layers=count), "bank")
-        write_quantized(run, door, plan, stage, name, threads, listener)
+        write_quantized(session, plan, stage, name)
     return run.file(names[0]), run.file(names[1])
 
 
-def make_baseline(
-    run: RunFolder, door: Door, plan: Plan, *, threads: int | None = None, listener: Listener = Listener()
-) -> QuantizedModel:
+def make_baseline(session: Session, plan: Plan) -> QuantizedModel:
     """The file to compare with: every tensor's stock type under the plan's high ftype, with the same imatrix."""
+    door = session.door
     stock = two_type_plan.make_plan(door.tensors, plan.order, Budget(low_layers=0), plan.ranking)
     name = f"{safe_name(door.checkpoint.name)}-{plan.high}.gguf"
-    return write_quantized(run, door, stock, "baseline", name, threads, listener)
+    return write_quantized(session, stock, "baseline", name)
 
 
-def baseline(run_dir: Path, *, threads: int | None = None, listener: Listener = Listener()) -> QuantizedModel:
+def baseline(run_dir: Path, options: RunOptions = RunOptions(), listener: Listener = Listener()) -> QuantizedModel:
     """The file of the plan's high ftype alone, of a run folder's model and imatrix."""
     with RunFolder(run_dir) as run:
-        door, planned = planned_door(run, None, False, listener)
-        return make_baseline(run, door, planned, threads=threads, listener=listener)
+        return make_baseline(*open_planned(run, None, options, listener))
 
 
 def compared_files(
-    run_dir: Path,
-    *,
-    threads: int | None = None,
-    model: str | None = None,
-    trust_remote_code: bool = False,
-    listener: Listener = Listener(),
+    run_dir: Path, options: RunOptions = RunOptions(), listener: Listener = Listener(), *, model: str | None = None
 ) -> tuple[list[Path], Path | None]:
     """The 16-bit file, that of the plan's high ftype, and the LUQ file of a run folder, made where they are missing;
     and the mmproj."""
     with RunFolder(run_dir) as run:
-        door, planned = planned_door(run, model, trust_remote_code, listener)
-        check_disk(run, door, planned.predicted_file_bytes)
-        made = make_file(run, door, planned, threads=threads, keep_f16=True, listener=listener)
-        stock = make_baseline(run, door, planned, threads=threads, listener=listener)
-        name = mmproj_name(door.checkpoint)
-        return [make_f16(run, door, listener), stock.path, made.path], run.file(name) if name else None
+        session, planned = open_planned(run, model, replace(options, keep_f16=True), listener)
+        check_disk(session, planned.predicted_file_bytes)
+        made = make_file(session, planned)
+        stock = make_baseline(session, planned)
+        name = mmproj_name(session.door.checkpoint)
+        return [make_f16(session), stock.path, made.path], run.file(name) if name else None

@@ -7,23 +7,22 @@ import shutil
 from luq_gguf.core.errors import DiskSpaceError
 from luq_gguf.core.units import format_size
 from luq_gguf.hf import slices
-from luq_gguf.run.folder import RunFolder
-from luq_gguf.run.preflight import Door
+from luq_gguf.run.session import Session
 
 
-def check_disk(
-    run: RunFolder, door: Door, predicted_file_bytes: int, *, in_slices: bool = False, could_be: bool = False
-) -> None:
+def check_disk(session: Session, predicted_file_bytes: int, *, needs_f16: bool = False) -> None:
     """Raise DiskSpaceError where the 16-bit files (or slices), the sampled vectors and the result will not fit.
 
-    `could_be`: whether slices would do where they were not asked for, so that the hint names them.
+    The hint names slices where they were not asked for and would do: nobody keeps or `needs_f16`, the whole 16-bit
+    file.
     """
+    run, door, options = session.run, session.door, session.options
     f16 = 2 * door.tensors.n_weights
     vision = max(0, door.checkpoint.n_bytes - f16) if door.checkpoint.has_vision else 0
     width = next(t.shape[0] for t in door.source.tensors if t.name.startswith("token_embd"))
     vectors = 2 * 8192 * door.tensors.n_layers * width * 4
     told = f"16-bit GGUF {format_size(f16)}"
-    if in_slices:  # a slice of the checkpoint and its 16-bit GGUF beside what is quantized; then that once more
+    if options.low_disk:  # a slice of the checkpoint and its 16-bit GGUF beside what is quantized; then that once more
         largest = max(slices.slice_bytes(door.checkpoint, names) for names in slices.slices(door.checkpoint))
         f16 = max(2 * largest, predicted_file_bytes)
         told = f"slices of {format_size(largest)}"
@@ -31,6 +30,7 @@ def check_disk(
     present = sum(p.stat().st_size for p in run.path.glob("*.gguf") if p.is_file())
     free = shutil.disk_usage(run.path).free + present
     if free < needed:
+        could_be = not (options.low_disk or options.keep_f16 or needs_f16)
         raise DiskSpaceError(
             f"{run.path} has {format_size(free)} free; this needs about {format_size(needed)} "
             f"({told}, of which all but the result is deleted afterwards).",

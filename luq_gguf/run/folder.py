@@ -31,7 +31,7 @@ _OURS = ("run.json", ".lock", ".work")
 class RunFolder:
     """A run folder held by this process, as a context manager. Raises RunFolderError where it cannot be."""
 
-    def __init__(self, path: Path, *, create: bool = False, force: bool = False) -> None:
+    def __init__(self, path: Path, *, create: bool = False, overwrite: bool = False) -> None:
         self.path = path
         self.work = path / ".work"
         # The system ends it with our process, however that ends; a soft lock, a file that is there, would stay.
@@ -42,16 +42,16 @@ class RunFolder:
                 f"{path} is no run folder: it has no run.json.", "Run luq-gguf profile or convert first."
             )
         if create:
-            self._create(force)
+            self._create(overwrite=overwrite)
 
-    def _create(self, force: bool) -> None:
+    def _create(self, *, overwrite: bool) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"{self.path} is a file.", "Give --out a new or empty folder.")
         foreign = [p.name for p in self.path.iterdir() if p.name not in _OURS] if self.path.is_dir() else []
-        if foreign and not (self.path / "run.json").is_file() and not force:
+        if foreign and not (self.path / "run.json").is_file() and not overwrite:
             raise RunFolderError(
                 f"{self.path} is not empty and is no run folder (it holds {foreign[0]}).",
-                "Give --out a new or empty folder, or add --force to write into this one.",
+                "Give --out a new or empty folder, or add --overwrite to write into this one.",
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -158,7 +158,7 @@ class RunFolder:
         peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
         record = {
             "key": key,
-            "outputs": {name: self._fact(name, hashed) for name in outputs},
+            "outputs": {name: self._fact(name, hashed=hashed) for name in outputs},
             "seconds": round(time.monotonic() - started, 3),
             "peak_rss_bytes_so_far": peak * (1 if platform.system() == "Darwin" else 1024),
         }
@@ -181,7 +181,7 @@ class RunFolder:
         if facts != record["outputs"]:
             self.update(stages=stages | {stage: record | {"outputs": facts}})
 
-    def _fact(self, name: str, hashed: bool = True) -> dict[str, Any]:
+    def _fact(self, name: str, *, hashed: bool = True) -> dict[str, Any]:
         path = self.path / name
         status = path.stat()
         digest = sha256_of(path) if hashed else ""

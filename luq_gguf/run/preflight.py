@@ -12,7 +12,7 @@ from luq_gguf.core import atomic, machine
 from luq_gguf.core.errors import CheckpointError, MemoryLimitError, RunFolderError
 from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Listener
-from luq_gguf.core.types import ClipVision, ModelTensors, Plan, Profile
+from luq_gguf.core.types import ClipVision, ModelTensors, Profile
 from luq_gguf.core.units import format_size
 from luq_gguf.hf import checkpoint as checkpoints
 from luq_gguf.hf import footprint, llava
@@ -50,25 +50,16 @@ def safe_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
 
 
-def claim(run: RunFolder, model: str, force: bool) -> None:
+def claim(run: RunFolder, model: str, *, overwrite: bool) -> None:
     """A run folder belongs to one model. Raises RunFolderError where it is another's."""
     before = run.read().get("model")
-    if before is not None and before != model and not force:
+    if before is not None and before != model and not overwrite:
         raise RunFolderError(
-            f"{run.path} holds a run of {before}.", "Give --out another folder, or add --force to use this one."
+            f"{run.path} holds a run of {before}.", "Give --out another folder, or add --overwrite to use this one."
         )
     if before != model:
         run.update(revision=None)
     run.update(model=model, llama_cpp=tools.pin()["version"])
-
-
-def open_for_profile(
-    run: RunFolder, model: str, *, trust_remote_code: bool, force: bool, listener: Listener = Listener()
-) -> Door:
-    """Claim a run folder for a model and open its door. Types do not matter to a profile, so a model whose rows fit no
-    block can be profiled too. Raises as `claim` and `open_door` do."""
-    claim(run, model, force)
-    return open_door(run, model, trust_remote_code=trust_remote_code, force=True, listener=listener)
 
 
 def open_door(
@@ -78,7 +69,7 @@ def open_door(
     low: str = "IQ1_M",
     high: str = "Q4_K_M",
     trust_remote_code: bool = False,
-    force: bool = False,
+    allow_fallback: bool = False,
     dataset: str | None = None,
     listener: Listener = Listener(),
 ) -> Door:
@@ -125,7 +116,7 @@ def open_door(
         measured=measured,
         datasets=(dataset,) if dataset else (),
     )
-    _check_fallbacks(tensors, force, listener)
+    _check_fallbacks(tensors, listener, allow=allow_fallback)
     return Door(checkpoint, llama, source, _names(source), tensors, measured, clip)
 
 
@@ -166,16 +157,17 @@ def _listenable(model: nn.Module, names: TensorNames) -> tuple[int, list[str]]:
     return len(decoder_layers(model)), sorted(matrices.shapes())
 
 
-def _check_fallbacks(tensors: ModelTensors, force: bool, listener: Listener) -> None:
+def _check_fallbacks(tensors: ModelTensors, listener: Listener, *, allow: bool) -> None:
     fallen = quantize.fallbacks(tensors)
     if not fallen:
         return
     total = sum(len(names) for names in fallen.values())
     told = "; ".join(f"{_kinds(names)} would become {kind}" for kind, names in fallen.items())
     sentence = f"{total} matrices have rows that {tensors.low}'s blocks of 256 do not divide: {told}."
-    if not force:
+    if not allow:
         raise CheckpointError(
-            sentence, "Choose a --low type of 32-weight blocks such as Q4_0 or IQ4_NL, or accept this with --force."
+            sentence,
+            "Choose a --low type of 32-weight blocks such as Q4_0 or IQ4_NL, or accept this with --allow-fallback.",
         )
     listener.say(sentence)
 
@@ -232,10 +224,3 @@ def model_of(run: RunFolder) -> str:
     if not isinstance(model, str):
         raise RunFolderError(f"{run.path / 'run.json'} names no model.", "Add --model with the checkpoint.")
     return model
-
-
-def planned_door(run: RunFolder, model: str | None, trust_remote_code: bool, listener: Listener) -> tuple[Door, Plan]:
-    """The door of a run folder's model with the types of its plan.json, and that plan. Raises RunFolderError."""
-    planned = serialization.read_plan(run.file("plan.json"))
-    where, types = model or model_of(run), {"low": planned.low, "high": planned.high}
-    return open_door(run, where, **types, trust_remote_code=trust_remote_code, force=True, listener=listener), planned

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from luq_gguf.benchmarking.type_benchmark import Geometry
 from luq_gguf.core.errors import EvaluationError, KernelsError
 from luq_gguf.core.hashing import sha256_of
 from luq_gguf.core.reporter import Listener
-from luq_gguf.core.types import Budget
+from luq_gguf.core.types import Budget, RunOptions
 from luq_gguf.kernels import build, state
 from luq_gguf.llamacpp import shape_file, tools
 from luq_gguf.llamacpp.gguf import mmproj as mmproj_file
@@ -26,6 +26,18 @@ from luq_gguf.method.speed_model import SpeedTable
 from luq_gguf.quantization import stage as quantization_stage
 from luq_gguf.reporting import figures
 from luq_gguf.run import serialization
+
+
+@dataclass(frozen=True)
+class ShapeRequest:
+    """Which files of a geometry alone: `model` in its high ftype; with `low_layers` layers in each of the low types,
+    where that is not None or 0; and in 16 bits (`f16`)."""
+
+    model: str
+    low_layers: int | None = None
+    lows: tuple[str, ...] = ("IQ1_M",)
+    high: str = "Q4_K_M"
+    f16: bool = False
 
 
 def bench_files(
@@ -57,39 +69,28 @@ def bench_run(
     request: BenchRequest,
     out: Path,
     listener: Listener,
+    options: RunOptions = RunOptions(),
     *,
     model: str | None = None,
-    trust_remote_code: bool = False,
 ) -> dict[str, Any]:
     """Measure a run folder's 16-bit file, the one of its high ftype and its LUQ file, made where they are missing."""
-    made, mmproj = quantization_stage.compared_files(
-        run_dir, model=model, trust_remote_code=trust_remote_code, listener=listener
-    )
+    made, mmproj = quantization_stage.compared_files(run_dir, options, listener, model=model)
     arms = _hashed([file_benchmark.make_arm(path, mmproj) for path in made], listener)
     return _bench(arms, arms[1], request, out, listener)
 
 
-def bench_shape(
-    model: str,
-    low_layers: int | None,
-    lows: Sequence[str],
-    high: str,
-    f16: bool,
-    request: BenchRequest,
-    out: Path,
-    listener: Listener,
-) -> dict[str, Any]:
+def bench_shape(shape: ShapeRequest, request: BenchRequest, out: Path, listener: Listener) -> dict[str, Any]:
     """Measure files of a geometry with random weights: the high ftype, and with so many layers in each low type.
 
     They lie beside `out` while they are measured.
     """
-    llama = tools.find()
+    llama, model, low_layers, high = tools.find(), shape.model, shape.low_layers, shape.high
     with tempfile.TemporaryDirectory(prefix="luq-shape-", dir=out.parent) as work:
         folder, arms = Path(work), list[Arm]()
         source = synthetic_model.outline(model, folder / "shape", llama)
-        found = {low: synthetic_model.geometry(source, llama, low, high) for low in lows}
+        found = {low: synthetic_model.geometry(source, llama, low, high) for low in shape.lows}
         name = model.rstrip("/").rsplit("/", 1)[-1]
-        for label, geometry, types in _wanted(name, found, low_layers, high, f16):
+        for label, geometry, types in _wanted(name, found, shape):
             progress = partial(_share, listener, f"writing {label}")
             made = shape_file.write(folder / f"{label}.gguf", geometry.source, types, on_progress=progress)
             arms.append(file_benchmark.make_arm(made.path))
@@ -106,13 +107,13 @@ def _share(listener: Listener, stage: str, share: float) -> None:
 
 
 def _wanted(
-    name: str, found: Mapping[str, Geometry], low_layers: int | None, high: str, f16: bool
+    name: str, found: Mapping[str, Geometry], shape: ShapeRequest
 ) -> list[tuple[str, Geometry, Mapping[str, str]]]:
     """Name, geometry and types of every file. Raises BudgetError for more low layers than there are."""
-    first = next(iter(found.values()))
+    first, low_layers, high = next(iter(found.values())), shape.low_layers, shape.high
     two_type_plan.check_budget(first.tensors, Budget(low_layers=low_layers or 0))
     wanted: list[tuple[str, Geometry, Mapping[str, str]]] = []
-    if f16:
+    if shape.f16:
         wanted.append((f"{name}-F16", first, first.source.types))
     wanted.append((f"{name}-{high.upper()}", first, two_type_plan.tensor_types(first.tensors, ())))
     if low_layers:
@@ -162,7 +163,7 @@ def _with_kernels(arms: Sequence[Arm], listener: Listener) -> tuple[list[Arm], s
 
 
 def bench_types(
-    run_dir: Path | None, model: str, threads: int, again: bool, listener: Listener
+    run_dir: Path | None, model: str, threads: int, listener: Listener, *, again: bool
 ) -> tuple[SpeedTable, list[dict[str, Any]]]:
     """Rates of every candidate type in layers of a run folder's model, or of a geometry; and a row for each."""
     if run_dir:

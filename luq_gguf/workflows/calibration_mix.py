@@ -12,17 +12,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from luq_gguf.calibration.stage import CalibrationRequest, make_profile
+from luq_gguf.calibration.stage import CalibrationRequest, make_profile, read_request
 from luq_gguf.core.errors import BudgetError, CalibrationError, CheckpointError
-from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Profile
-from luq_gguf.hf import datasets
 from luq_gguf.method import orders, ranking
 from luq_gguf.planning.meter import Meter
 from luq_gguf.quantization import stage as quantization_stage
 from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder
-from luq_gguf.run.preflight import Door, with_dataset
+from luq_gguf.run.session import Session
 
 
 @dataclass(frozen=True)
@@ -43,11 +41,12 @@ class _Calibrated:
     meter: Meter
 
 
-def check(run: RunFolder, door: Door, profile: Profile, request: AlphaRequest) -> float:
+def check(session: Session, profile: Profile, request: AlphaRequest) -> float:
     """The alpha of the run's own profile. Raises InputError's children where the ablation would compare other things.
 
     The same samples at another share are compared, so the calibration must be the one that the run was profiled with.
     """
+    door = session.door
     if not door.checkpoint.has_vision:
         raise CheckpointError(f"{door.checkpoint.name} reads text only: its alpha is always 0.", "Leave --alpha away.")
     n = door.tensors.n_layers
@@ -56,9 +55,7 @@ def check(run: RunFolder, door: Door, profile: Profile, request: AlphaRequest) -
             raise BudgetError(f"{count} low layers are impossible: the model has {n} decoder layers.", f"0 to {n}.")
     base = float(str(profile.calibration["alpha"]))
     asked = replace(request.calibration, alpha=base)
-    read = datasets.read_calibration(
-        asked.images, asked.text, n_samples=asked.n_samples, alpha=base, seed=asked.seed, cache=run.work / "images"
-    )
+    read = read_request(session.run, asked)
     if read.sha256 != profile.calibration["sha256"]:
         raise CalibrationError(
             f"The run was profiled with other calibration data than {', '.join(read.sources)}.",
@@ -67,24 +64,17 @@ def check(run: RunFolder, door: Door, profile: Profile, request: AlphaRequest) -
     return base
 
 
-def ablate(
-    run: RunFolder,
-    door: Door,
-    profile: Profile,
-    meter: Meter,
-    request: AlphaRequest,
-    device: str,
-    listener: Listener,
-) -> dict[str, Any]:
+def ablate(session: Session, profile: Profile, meter: Meter, request: AlphaRequest) -> dict[str, Any]:
     """All points, written to alpha.json after each alpha."""
-    base, listener = _Calibrated(check(run, door, profile, request), profile, meter), listener.once()
-    n = door.tensors.n_layers
+    base = _Calibrated(check(session, profile, request), profile, meter)
+    session = replace(session, listener=session.listener.once())
+    n = session.door.tensors.n_layers
     counts = sorted(set(request.counts if request.counts is not None else (n // 2,)))
     points: list[dict[str, Any]] = []
     agreements: list[dict[str, Any]] = []
     total, done = 3 * len(request.alphas) * len(counts), 0
     for alpha in sorted(set(request.alphas)):
-        with _calibrated(run, door, base, alpha, request, device, listener) as own:
+        with _calibrated(session, base, alpha, request) as own:
             agreements.append({"alpha": alpha, "kendall_tau": _tau(base.profile, own.profile)})
             arms = {"both": (own, own), "ranking": (own, base), "imatrix": (base, own)}
             for count in counts:
@@ -93,38 +83,30 @@ def ablate(
                     told = {"alpha": alpha, "changes": arm, "n_low": count, "low_layers": sorted(low)}
                     points.append(told | weighed.meter.low(low))
                     done += 1
-                    listener.progress("alpha: files", done, total)
+                    session.listener.progress("alpha: files", done, total)
         content = {
             "run_alpha": base.alpha,
             "points": points,
             "rankings": agreements,
             "conditions": meter.conditions() | {"calibration": dict(profile.calibration)},
         }
-        serialization.write_json(run.file("alpha.json"), content)
+        serialization.write_json(session.run.file("alpha.json"), content)
     return content
 
 
 @contextmanager
-def _calibrated(
-    run: RunFolder,
-    door: Door,
-    base: _Calibrated,
-    alpha: float,
-    request: AlphaRequest,
-    device: str,
-    listener: Listener,
-) -> Iterator[_Calibrated]:
+def _calibrated(session: Session, base: _Calibrated, alpha: float, request: AlphaRequest) -> Iterator[_Calibrated]:
     """One alpha's profile, and files while inside; of the files' bank nothing is left behind."""
     if alpha == base.alpha:
         yield base
         return
-    folder = run.work / f"alpha-{alpha:g}"
+    folder = session.run.work / f"alpha-{alpha:g}"
     with RunFolder(folder, create=True) as own:
         own.update(alpha=alpha)
-        profile = make_profile(own, door, replace(request.calibration, alpha=alpha), device=device, listener=listener)
-        quantization_stage.link_f16(own, run, door)
-        its_door = with_dataset(door, profile)
-        yield _Calibrated(alpha, profile, base.meter.with_importance_of(own, its_door))
+        its = replace(session, run=own)
+        profile = make_profile(its, replace(request.calibration, alpha=alpha))
+        quantization_stage.link_f16(its, session.run)
+        yield _Calibrated(alpha, profile, base.meter.with_importance_of(its.with_dataset(profile)))
         shutil.rmtree(own.work / "bank", ignore_errors=True)
 
 

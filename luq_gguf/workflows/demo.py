@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from luq_gguf.calibration.stage import CalibrationRequest
 from luq_gguf.core.errors import CheckpointError
 from luq_gguf.core.reporter import Listener
-from luq_gguf.core.types import Budget
+from luq_gguf.core.types import Budget, RunOptions
 from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.llamacpp.runtime.client import Runner
 from luq_gguf.method.metrics.intervals import share
@@ -51,32 +51,23 @@ def shipped_model(name: str) -> Path:
     return folder
 
 
-def run(
-    out: Path, *, model: str, low_layers: int, n_questions: int, device: str, threads: int | None, listener: Listener
-) -> Demo:
+def run(out: Path, options: RunOptions, listener: Listener, *, model: str, low_layers: int, n_questions: int) -> Demo:
     """Convert with that many layers low, then ask all three files the same test questions."""
     checkpoint, run_dir = shipped_model(model), out / model
     data = out / "easy-vqa"
     calibration = easy_vqa.write_set(data / "train", "train", 256)
     request = CalibrationRequest(images=str(calibration), n_samples=256)
-    converted = pipeline.convert(
-        str(checkpoint),
-        run_dir,
-        PlanRequest(Budget(low_layers=low_layers), threads=threads),
-        request,
-        device=device,
-        keep_f16=True,
-        force=True,  # a demo's folder holds nothing but demos
-        listener=listener,
-    )
-    baseline = quantization_stage.baseline(run_dir, threads=threads, listener=listener)
+    options = replace(options, keep_f16=True, overwrite=True)  # a demo's folder holds nothing but demos
+    wanted = PlanRequest(Budget(low_layers=low_layers))
+    converted = pipeline.convert(str(checkpoint), run_dir, wanted, request, options, listener)
+    baseline = quantization_stage.baseline(run_dir, options, listener)
     f16 = run_dir / f"{safe_name(checkpoint.name)}-F16.gguf"
     pool = easy_vqa.questions("test")
     order = np.random.default_rng(0).permutation(len(pool))[:n_questions]
     asked = tuple(pool[i] for i in order)
     pictures = write_pictures(data / "test", asked)
     files = tuple(
-        measure(label, path, converted.mmproj, asked, pictures, threads, listener.progress)
+        measure(label, path, converted.mmproj, asked, pictures, options.threads, listener.progress)
         for label, path in (("16-bit", f16), ("Q4_K_M", baseline.path), (f"LUQ-{low_layers}", converted.model.path))
     )
     return Demo(converted, asked, files)

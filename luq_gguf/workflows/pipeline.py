@@ -12,7 +12,7 @@ from luq_gguf.calibration.stage import CalibrationRequest, make_profile
 from luq_gguf.core import atomic
 from luq_gguf.core.errors import RunFolderError
 from luq_gguf.core.reporter import Listener
-from luq_gguf.core.types import Plan, Profile, QuantizedModel
+from luq_gguf.core.types import Plan, Profile, QuantizedModel, RunOptions
 from luq_gguf.evaluation import evaluate as evaluation
 from luq_gguf.evaluation.benchmarks import run as benchmarks
 from luq_gguf.evaluation.logprobs import Target
@@ -30,7 +30,8 @@ from luq_gguf.reporting.plan_text import better_line
 from luq_gguf.run import serialization
 from luq_gguf.run.disk import check_disk
 from luq_gguf.run.folder import RunFolder
-from luq_gguf.run.preflight import claim, model_of, open_door, open_for_profile, planned_door, with_dataset
+from luq_gguf.run.preflight import claim, model_of
+from luq_gguf.run.session import Session, open_for_profile, open_planned, open_session
 from luq_gguf.workflows import sweep as sweep_workflow
 from luq_gguf.workflows.calibration_mix import AlphaRequest, ablate
 from luq_gguf.workflows.calibration_mix import check as check_alpha
@@ -72,115 +73,88 @@ def convert(
     model: str,
     out: Path,
     wanted: PlanRequest,
-    request: CalibrationRequest,
-    *,
-    low: str = "IQ1_M",
-    high: str = "Q4_K_M",
-    device: str = "auto",
-    keep_f16: bool = False,
-    low_disk: bool = False,
-    trust_remote_code: bool = False,
-    force: bool = False,
+    calibration: CalibrationRequest,
+    options: RunOptions = RunOptions(),
     listener: Listener = Listener(),
 ) -> Converted:
     """The whole road, resuming at the first stage whose inputs changed.
 
     What has to be measured for the plan is measured on the calibration's questions where the request names none.
     """
-    threads = wanted.threads
     if wanted.questions.source is None:
-        wanted = replace(wanted, questions=replace(wanted.questions, source=request.images))
-    with RunFolder(out, create=True, force=force) as run:
-        claim(run, model, force)
-        dataset = datasets.source_name(request.images or datasets.DEFAULT_IMAGES)
-        door = open_door(
-            run,
-            model,
-            low=low,
-            high=high,
-            trust_remote_code=trust_remote_code,
-            force=force,
-            dataset=dataset,
-            listener=listener,
-        )
-        prepared = planning_stage.prepare(run, door, wanted, listener)
-        could_be = not (low_disk or keep_f16 or wanted.measures)  # these need the 16-bit file
-        check_disk(run, door, two_type_plan.file_bytes(door.tensors, ()), in_slices=low_disk, could_be=could_be)
-        profile = make_profile(run, door, request, device=device, listener=listener)
-        door = with_dataset(door, profile)
-        plan = planning_stage.make(run, door, profile, wanted, prepared, listener)
-        beside = None if wanted.measures or low_disk else uniform_baseline.foresee(run, door, plan, listener)
-        made = make_file(run, door, plan, threads=threads, keep_f16=keep_f16, in_slices=low_disk, listener=listener)
-        name = mmproj_name(door.checkpoint)
-        return Converted(run.path, made, run.file(name) if name else None, plan, profile, beside)
+        wanted = replace(wanted, questions=replace(wanted.questions, source=calibration.images))
+    with RunFolder(out, create=True, overwrite=options.overwrite) as run:
+        claim(run, model, overwrite=options.overwrite)
+        dataset = datasets.source_name(calibration.images or datasets.DEFAULT_IMAGES)
+        session = open_session(run, model, options, listener, low=wanted.low, high=wanted.high, dataset=dataset)
+        prepared = planning_stage.prepare(session, wanted)
+        largest = two_type_plan.file_bytes(session.door.tensors, ())
+        check_disk(session, largest, needs_f16=wanted.measures)
+        profile = make_profile(session, calibration)
+        session = session.with_dataset(profile)
+        plan = planning_stage.make(session, profile, prepared)
+        beside = None if wanted.measures or options.low_disk else uniform_baseline.foresee(session, plan)
+        return _converted(session, profile, plan, beside)
+
+
+def _converted(session: Session, profile: Profile, plan: Plan, foreseen: Mapping[str, Any] | None = None) -> Converted:
+    """Quantize as planned."""
+    run, made = session.run, make_file(session, plan)
+    name = mmproj_name(session.door.checkpoint)
+    return Converted(run.path, made, run.file(name) if name else None, plan, profile, foreseen)
 
 
 def profile(
     model: str,
     out: Path,
-    request: CalibrationRequest,
-    *,
-    device: str = "auto",
-    trust_remote_code: bool = False,
-    force: bool = False,
+    calibration: CalibrationRequest,
+    options: RunOptions = RunOptions(),
     listener: Listener = Listener(),
 ) -> Profile:
     """The profile stage alone."""
-    with RunFolder(out, create=True, force=force) as run:
-        door = open_for_profile(run, model, trust_remote_code=trust_remote_code, force=force, listener=listener)
-        return make_profile(run, door, request, device=device, listener=listener)
+    with RunFolder(out, create=True, overwrite=options.overwrite) as run:
+        return make_profile(open_for_profile(run, model, options, listener), calibration)
 
 
 def plan(
     run_dir: Path,
     wanted: PlanRequest,
-    *,
-    low: str,
-    high: str,
-    model: str | None = None,
-    trust_remote_code: bool = False,
-    force: bool = False,
+    options: RunOptions = RunOptions(),
     listener: Listener = Listener(),
+    *,
+    model: str | None = None,
 ) -> Plan:
     """The plan stage alone, on a profiled run folder."""
     with RunFolder(run_dir) as run:
         profiled = serialization.read_profile(run.file("profile.json"))
         where = model or model_of(run)
-        door = open_door(
-            run, where, low=low, high=high, trust_remote_code=trust_remote_code, force=force, listener=listener
-        )
-        prepared, door = planning_stage.prepare(run, door, wanted, listener), with_dataset(door, profiled)
-        return planning_stage.make(run, door, profiled, wanted, prepared, listener)
+        session = open_session(run, where, options, listener, low=wanted.low, high=wanted.high)
+        prepared = planning_stage.prepare(session, wanted)
+        return planning_stage.make(session.with_dataset(profiled), profiled, prepared)
 
 
 def quantize_plan(
     run_dir: Path,
-    *,
-    threads: int | None = None,
-    keep_f16: bool = False,
-    low_disk: bool = False,
-    model: str | None = None,
-    trust_remote_code: bool = False,
-    force: bool = False,
+    options: RunOptions = RunOptions(),
     listener: Listener = Listener(),
+    *,
+    model: str | None = None,
 ) -> Converted:
     """The quantize stage alone: plan.json as it stands, also where a person has edited it."""
     with RunFolder(run_dir) as run:
         profiled = serialization.read_profile(run.file("profile.json"))
-        door, planned = planned_door(run, model, trust_remote_code, listener)
+        session, planned = open_planned(run, model, options, listener)
+        door = session.door
         wrong = set(planned.tensor_types) ^ {t.name for t in door.source.tensors}
         if wrong:
             raise RunFolderError(
                 f"plan.json and {door.checkpoint.name} disagree on the tensor {min(wrong)}.", "Run luq-gguf plan again."
             )
         _check_importance(run, planned)
-        overrides = quantize.overrides(door.source, planned)
+        overrides = quantize.overrides(session.door.source, planned)
         atomic.write_text(run.file("tensor-types.txt"), tensor_types.to_text(overrides))
-        could_be = not (low_disk or keep_f16)
-        check_disk(run, door, planned.predicted_file_bytes, in_slices=low_disk, could_be=could_be)
-        made = make_file(run, door, planned, threads=threads, keep_f16=keep_f16, in_slices=low_disk, listener=listener)
-        name = mmproj_name(door.checkpoint)
-        return Converted(run.path, made, run.file(name) if name else None, planned, profiled)
+        check_disk(session, planned.predicted_file_bytes)
+        return _converted(session, profiled, planned)
 
 
 def _check_importance(run: RunFolder, planned: Plan) -> None:
@@ -231,36 +205,23 @@ def sweep(
     run_dir: Path,
     request: sweep_workflow.SweepRequest,
     questions: QuestionSet,
-    *,
-    low: str,
-    high: str,
-    alphas: tuple[float, ...] = (),
-    alpha_layers: tuple[int, ...] | None = None,
-    calibration: CalibrationRequest = CalibrationRequest(),
-    device: str = "auto",
-    threads: int | None = None,
-    model: str | None = None,
-    trust_remote_code: bool = False,
-    force: bool = False,
+    options: RunOptions = RunOptions(),
     listener: Listener = Listener(),
+    *,
+    ablation: AlphaRequest | None = None,
+    model: str | None = None,
 ) -> dict[str, Any]:
-    """Measure many choices of low layers of a profiled run folder's model; with `alphas`, also what alpha does.
-
-    `calibration` is only read for those, and has to be what the run was profiled with.
-    """
+    """Measure many choices of low layers of a profiled run folder's model; with an ablation, also what alpha does."""
     with RunFolder(run_dir) as run:
         profiled = serialization.read_profile(run.file("profile.json"))
         where = model or model_of(run)
-        door = open_door(
-            run, where, low=low, high=high, trust_remote_code=trust_remote_code, force=force, listener=listener
-        )
-        ablation = AlphaRequest(alphas, alpha_layers, calibration) if alphas else None
+        session = open_session(run, where, options, listener, low=request.low, high=request.high)
         if ablation:
-            check_alpha(run, door, profiled, ablation)
-        meter = make_meter(run, door, questions, threads, listener)()
-        found = sweep_workflow.sweep(run, door, profiled, meter, request, listener)
+            check_alpha(session, profiled, ablation)
+        meter = make_meter(session, questions)()
+        found = sweep_workflow.sweep(session, profiled, meter, request)
         if "best" in request.orders:
-            found = planning_stage.add_best_points(run, door, profiled, meter, found, listener)
+            found = planning_stage.add_best_points(session, profiled, meter, found)
         if ablation:
-            found |= {"alpha": ablate(run, door, profiled, meter, ablation, device, listener)}
+            found |= {"alpha": ablate(session, profiled, meter, ablation)}
         return found

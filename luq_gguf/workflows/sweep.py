@@ -17,33 +17,28 @@ from luq_gguf.method import uniform
 from luq_gguf.method.orders import MEASURED, ORDERS, SWEPT, UNMEASURED, Measure, is_seeded, rank
 from luq_gguf.planning.meter import Meter
 from luq_gguf.run import serialization
-from luq_gguf.run.folder import RunFolder
-from luq_gguf.run.preflight import Door
+from luq_gguf.run.session import Session
 
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """Which numbers of low layers (None: all), in which orders, how many random ones, against which uniform files.
+    """Which numbers of low layers (None: all), in which orders, how many random ones, against which uniform files;
+    layers are `low` or have the types of the file type `high`.
 
-    Points of "best", which is no order of layers, are added by `planning.stage`.
+    Points of "best", which is not an order of layers, are added by `planning.stage`.
     """
 
     counts: tuple[int, ...] | None = None
     orders: tuple[str, ...] = SWEPT
     seeds: int = 1
     uniform: tuple[str, ...] = uniform.SWEPT
+    low: str = "IQ1_M"
+    high: str = "Q4_K_M"
 
 
-def sweep(
-    run: RunFolder,
-    door: Door,
-    profile: Profile,
-    meter: Meter,
-    request: SweepRequest,
-    listener: Listener,
-) -> dict[str, Any]:
+def sweep(session: Session, profile: Profile, meter: Meter, request: SweepRequest) -> dict[str, Any]:
     """All points, written to sweep.json after each one."""
-    n = door.tensors.n_layers
+    run, listener, n = session.run, session.listener, session.door.tensors.n_layers
     counts = sorted(set(request.counts if request.counts is not None else range(n + 1)))
     if counts and counts[-1] > n:
         raise BudgetError(f"--low-layers {counts[-1]} is impossible: the model has {n} decoder layers.", f"0 to {n}.")

@@ -53,7 +53,7 @@ def main() -> None:
         loaded = peak_mib()
         layers = decoder_layers(model)
         with RunFolder(work / "run", create=True) as run:
-            names = open_door(run, str(args.model), force=True).names
+            names = open_door(run, str(args.model), allow_fallback=True).names
         width = model.config.get_text_config().hidden_size
         dtype = next(model.parameters()).dtype
 
@@ -71,7 +71,7 @@ def main() -> None:
             started = time.perf_counter()
             with taps.listening():
                 for batch in prepared:
-                    taps.expect(batch.valid, batch.multimodal, batch.ids)
+                    taps.expect(batch.valid, batch.ids, multimodal=batch.multimodal)
                     profiler.forward(model, batch)
             spent = time.perf_counter() - started
             reservoir.close()

@@ -26,12 +26,12 @@ def make_shard(folder, share, dtype=torch.float32):
     with RunFolder(folder, create=True) as run:
         reservoir = Reservoir(run.work, CAPACITY, LAYERS, WIDTH, dtype, seed=0)
         for multimodal, ids, lengths in BATCHES[share.index :: share.count]:
-            tokens, slots = reservoir.choose(multimodal, ids, list(lengths))
+            tokens, slots = reservoir.choose(ids, list(lengths), multimodal=multimodal)
             rows = [(i, p) for i, n in zip(ids, lengths, strict=True) for p in range(n)]
             for layer in range(LAYERS):
                 vectors = torch.tensor([[*rows[t], layer] for t in tokens], dtype=torch.float32).reshape(-1, WIDTH)
                 if len(slots):
-                    reservoir.write(multimodal, layer, slots, vectors)
+                    reservoir.write(layer, slots, vectors, multimodal=multimodal)
         n = sum(sum(lengths) for _, _, lengths in reservoir.seen)
         matrix = ImportanceMatrix({"x": np.full((1, 2), float(n))}, {"x": np.array([n])}, len(reservoir.seen))
         walked = Walked(matrix, reservoir, {"x": np.array([1.0, 2.0])}, dtype)

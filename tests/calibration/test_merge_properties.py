@@ -24,7 +24,7 @@ def fed(batches, capacity: int, seed: int) -> tuple[Kept, dict[str, np.ndarray]]
     kept = Kept(capacity, seed)
     written = {name: np.full((capacity, 2), -1) for name in MODALITIES}
     for multimodal, ids, lengths in batches:
-        tokens, slots = kept.choose(multimodal, ids, list(lengths))
+        tokens, slots = kept.choose(ids, list(lengths), multimodal=multimodal)
         all_tokens = np.array([(i, p) for i, n in zip(ids, lengths, strict=True) for p in range(n)]).reshape(-1, 2)
         written[MODALITIES[0 if multimodal else 1]][slots] = all_tokens[tokens]
     return kept, written

@@ -26,12 +26,12 @@ def feed(reservoir: Reservoir, multimodal: bool, lengths: list[int], batch: int,
     for at in range(0, len(lengths), batch):
         ids = tuple(range(first_id + at, first_id + at + len(lengths[at : at + batch])))
         some = lengths[at : at + batch]
-        tokens, slots = reservoir.choose(multimodal, ids, some)
+        tokens, slots = reservoir.choose(ids, some, multimodal=multimodal)
         rows = [(i, p) for i, n in zip(ids, some, strict=True) for p in range(n)]
         for layer in range(LAYERS):
             vectors = torch.tensor([[*rows[t], layer] for t in tokens], dtype=torch.float32).reshape(-1, WIDTH)
             if len(slots):
-                reservoir.write(multimodal, layer, slots, vectors)
+                reservoir.write(layer, slots, vectors, multimodal=multimodal)
 
 
 def held(reservoir: Reservoir, group: str, layer: int = 0) -> set[tuple[float, ...]]:
@@ -84,7 +84,7 @@ def test_all_is_a_sample_of_both_modalities_in_their_proportion(make):
 
 def test_bfloat16_vectors_come_back_as_they_were(make):
     reservoir = make(4, dtype=torch.bfloat16)
-    _, slots = reservoir.choose(True, (0,), [2])
+    _, slots = reservoir.choose((0,), [2], multimodal=True)
     vectors = torch.tensor([[1.5, -3.0, 70000.0], [0.125, 2.0, 1e-30]], dtype=torch.bfloat16)
-    reservoir.write(True, 1, slots, vectors)
+    reservoir.write(1, slots, vectors, multimodal=True)
     assert reservoir.vectors("multimodal", 1).tolist() == vectors.float().tolist()

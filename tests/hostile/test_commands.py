@@ -10,14 +10,13 @@ import hostile_folders
 import pytest
 
 from luq_gguf.core.errors import LuqError
-from luq_gguf.core.types import Budget
+from luq_gguf.core.types import Budget, RunOptions
 from luq_gguf.diagnostics import verify
 from luq_gguf.planning.stage import PlanRequest
 from luq_gguf.reporting import build
 from luq_gguf.workflows import pipeline
 
 one_model = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
-TYPES = {"low": "IQ1_M", "high": "Q4_K_M"}
 
 
 def assert_is_a_sentence(done, codes=(1, 2)) -> None:
@@ -45,10 +44,10 @@ def test_every_bad_run_folder_is_read_or_refused(converted, tmp_path, name):
         build.report(run)
     if name.startswith("plan"):
         with pytest.raises(LuqError):
-            pipeline.quantize_plan(run, threads=1)
+            pipeline.quantize_plan(run, RunOptions(threads=1))
     if name.startswith(("profile.json", "run.json")):
         with contextlib.suppress(LuqError):
-            pipeline.plan(run, PlanRequest(Budget(low_layers=3)), **TYPES)
+            pipeline.plan(run, PlanRequest(Budget(low_layers=3)))
     assert time.monotonic() - started < 120
     assert (tmp_path / "outside.gguf").read_bytes() == b"not to be touched"
     assert not (tmp_path.parent / "outside.gguf").exists()

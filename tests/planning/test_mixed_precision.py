@@ -5,14 +5,13 @@ import shutil
 
 import pytest
 
-from luq_gguf.core.reporter import Listener
 from luq_gguf.llamacpp import sampled_errors
 from luq_gguf.llamacpp.gguf import reader, splice
 from luq_gguf.planning import variants
 from luq_gguf.quantization import stage as quantization_stage
 from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder
-from luq_gguf.run.preflight import open_door, with_dataset
+from luq_gguf.run.session import open_session
 from luq_gguf.workflows import easy_vqa
 
 pytestmark = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
@@ -102,11 +101,12 @@ def test_tensors_apart_do_no_worse_by_the_estimate_and_a_time_ends_the_search(cl
 
 def test_predicted_bytes_of_any_choice_are_exact(run, tiny_model, tmp_path):
     with RunFolder(run) as held:
-        door = with_dataset(open_door(held, str(tiny_model)), serialization.read_profile(run / "profile.json"))
+        session = open_session(held, str(tiny_model)).with_dataset(serialization.read_profile(run / "profile.json"))
+        door = session.door
         found = variants.candidates(door, TYPES.split(","), by_tensor=True)
         chosen = tuple(number % 4 for number in range(len(found.names)))
         plan = variants.plan_of(door, found.as_types(chosen), "best")
-        quantization_stage.write_plan(held, door, plan, tmp_path / "any.gguf", None, Listener())
+        quantization_stage.write_plan(session, plan, tmp_path / "any.gguf")
     assert (tmp_path / "any.gguf").stat().st_size == plan.predicted_file_bytes
     assert reader.read(tmp_path / "any.gguf").types == dict(plan.tensor_types)
 

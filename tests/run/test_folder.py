@@ -97,11 +97,11 @@ def test_the_lock_of_a_killed_process_goes_with_it(tmp_path):
             assert stage(run, "a")
 
 
-def test_a_folder_with_other_things_is_refused_unless_forced(tmp_path):
+def test_a_folder_with_other_things_is_refused_unless_it_may_be_overwritten(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(RunFolderError, match="holds thesis.tex"):
         RunFolder(tmp_path, create=True)
-    with RunFolder(tmp_path, create=True, force=True):
+    with RunFolder(tmp_path, create=True, overwrite=True):
         pass
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 

@@ -79,9 +79,11 @@ def test_rows_that_no_block_fits_are_named_with_what_they_would_become(cli, text
     assert "12 matrices have rows that IQ1_M's blocks of 256 do not divide" in done.stderr
     assert "attn_k, attn_output, attn_q, attn_v, ffn_gate, ffn_up would become IQ4_NL" in done.stderr
     assert not (tmp_path / "run" / "profile.json").exists()
-    forced = cli(*arguments, "--force", "--json")
-    assert forced.returncode == 0, forced.stderr
-    assert "would become IQ4_NL" in forced.stderr
+    assert "accept this with --allow-fallback" in done.stderr
+    assert cli(*arguments, "--overwrite").returncode == 2
+    allowed = cli(*arguments, "--allow-fallback", "--json")
+    assert allowed.returncode == 0, allowed.stderr
+    assert "would become IQ4_NL" in allowed.stderr
 
 
 def test_an_architecture_unknown_to_llama_cpp(cli, text_model, tmp_path):

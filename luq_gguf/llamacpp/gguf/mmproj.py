@@ -72,7 +72,7 @@ def _describe(writer: gguf.GGUFWriter, name: str, vision: ClipVision) -> None:
     writer.add_type(gguf.GGUFType.MMPROJ)
     writer.add_name(name)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
-    writer.add_clip_has_vision_encoder(True)
+    writer.add_clip_has_vision_encoder(value=True)
     writer.add_clip_projector_type("mlp")
     writer.add_vision_projection_dim(vision.text_width)
     writer.add_vision_image_size(vision.image_size)
@@ -85,7 +85,7 @@ def _describe(writer: gguf.GGUFWriter, name: str, vision: ClipVision) -> None:
     writer.add_vision_image_mean(list(vision.image_mean))
     writer.add_vision_image_std(list(vision.image_std))
     if vision.activation != "quick_gelu":  # libmtmd's default for these files
-        writer.add_vision_use_gelu(True)
+        writer.add_vision_use_gelu(value=True)
     if vision.feature_layers != (vision.n_layers - 1,):  # the last but one is what every llama.cpp reads unasked
         writer.add_array("clip.vision.feature_layer", list(vision.feature_layers))
 

@@ -69,6 +69,7 @@ class Model:
         n_ctx: int,
         n_batch: int,
         embeddings: Path | None = None,
+        *,
         check: bool = False,
     ) -> None:
         llama_cpp.llama_log_set(_quiet, ctypes.c_void_p(0))
@@ -99,7 +100,7 @@ class Model:
         self.encode_seconds = 0.0  # what the vision half has taken so far
         self.template = llama_cpp.llama_model_chat_template(self.model, None)
 
-    def prompt_text(self, text: str, has_image: bool) -> str:
+    def prompt_text(self, text: str, *, has_image: bool) -> str:
         """The prompt in the file's own chat template, with libmtmd's marker where the image goes."""
         template = self.template.decode("utf-8", "replace") if self.template else None
         marker = mtmd.mtmd_default_marker().decode() if has_image else None

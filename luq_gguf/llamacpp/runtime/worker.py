@@ -48,7 +48,7 @@ def generate(
 
 
 def answer(model: Model, text: str, image: str | None, max_tokens: int) -> dict[str, Any]:
-    position, _, n_prompt = model.read(model.prompt_text(text, image is not None), image)
+    position, _, n_prompt = model.read(model.prompt_text(text, has_image=image is not None), image)
     tokens = generate(model, position, max_tokens)
     return {"text": model.text(tokens), "tokens": tokens, "n_prompt": n_prompt}
 
@@ -61,7 +61,7 @@ def measure(
     That answer is `forced`, or the greedy one. The prompt is read once: where the greedy answer leaves the forced one,
     the context is rolled back to there.
     """
-    prompt, rows = model.prompt_text(text, image is not None), list[np.ndarray]()
+    prompt, rows = model.prompt_text(text, has_image=image is not None), list[np.ndarray]()
     position, read, n_prompt = model.read(prompt, image, rows)
     if forced is None:
         tokens = forced = generate(model, position, max_tokens, rows)
@@ -85,7 +85,11 @@ def measure(
 
 def time_answer(model: Model, text: str, image: str | None, max_tokens: int) -> dict[str, Any]:
     """How long an answer of so many tokens takes from an empty context: the vision half, until the first token, all."""
-    prompt, encoded, started = model.prompt_text(text, image is not None), model.encode_seconds, time.perf_counter()
+    prompt, encoded, started = (
+        model.prompt_text(text, has_image=image is not None),
+        model.encode_seconds,
+        time.perf_counter(),
+    )
     position, _, n_prompt = model.read(prompt, image)
     model.logits(-1)
     first = time.perf_counter() - started
@@ -137,7 +141,7 @@ def reply(model: Model, wanted: dict[str, Any]) -> dict[str, Any]:
         return time_answer(model, wanted["time"], wanted["image"], int(wanted["max_tokens"]))
     if "tokenize" in wanted:
         return {"tokens": model.tokenize(wanted["tokenize"]), "bos": model.bos()}
-    return {"text": model.prompt_text(wanted["render"], bool(wanted["image"]))}
+    return {"text": model.prompt_text(wanted["render"], has_image=bool(wanted["image"]))}
 
 
 def main() -> None:
@@ -160,7 +164,7 @@ def main() -> None:
     try:
         if args.kernels:
             load_plugin(args.kernels)
-        model = Model(args.model, args.mmproj, args.threads, args.ctx, args.batch, args.embeddings, args.check)
+        model = Model(args.model, args.mmproj, args.threads, args.ctx, args.batch, args.embeddings, check=args.check)
     except WorkerError as failure:
         out.write(json.dumps({"error": str(failure)}) + "\n")
         raise SystemExit(1) from None

@@ -6,14 +6,13 @@ from dataclasses import replace
 import pytest
 
 from luq_gguf.core.errors import VerificationError
-from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Budget
 from luq_gguf.llamacpp.gguf import splice
 from luq_gguf.method import two_type_plan
 from luq_gguf.quantization import stage as quantization_stage
 from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder
-from luq_gguf.run.preflight import open_door, with_dataset
+from luq_gguf.run.session import open_session
 
 pytestmark = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
 
@@ -24,13 +23,14 @@ def made(converted, tiny_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bank") / "run"
     shutil.copytree(converted.folder, folder)
     with RunFolder(folder) as run:
-        door = open_door(run, str(tiny_model))
-        low, high = quantization_stage.make_bank(run, door, None, Listener())
-        yield run, door, low, high
+        session = open_session(run, str(tiny_model))
+        low, high = quantization_stage.make_bank(session)
+        yield session, low, high
 
 
 def test_the_converted_file_can_be_spliced(made, converted, tmp_path):
-    _, door, low, high = made
+    session, low, high = made
+    door = session.door
     layers = converted.result["low_layers"]
     plan = two_type_plan.make_plan(door.tensors, layers, Budget(low_layers=len(layers)), "entropy")
     splice.splice((high, low), plan.tensor_types, tmp_path / "spliced.gguf")
@@ -39,17 +39,19 @@ def test_the_converted_file_can_be_spliced(made, converted, tmp_path):
 
 @pytest.mark.parametrize("layers", [(0,), (11, 3, 7)], ids=str)
 def test_any_choice_of_layers_has_the_bytes_of_llama_quantize(made, layers, tmp_path):
-    run, door, low, high = made
+    session, low, high = made
+    run, door = session.run, session.door
     plan = two_type_plan.make_plan(door.tensors, layers, Budget(low_layers=len(layers)), "entropy")
     splice.splice((high, low), plan.tensor_types, tmp_path / "spliced.gguf")
     direct = run.file("direct.gguf")
-    quantization_stage.write_plan(run, door, plan, direct, None, Listener())
+    quantization_stage.write_plan(session, plan, direct)
     assert (tmp_path / "spliced.gguf").read_bytes() == direct.read_bytes()
     assert not list(tmp_path.glob("*.part"))
 
 
 def test_a_type_that_neither_file_holds_is_named(made, tmp_path):
-    _, door, low, high = made
+    session, low, high = made
+    door = session.door
     plan = two_type_plan.make_plan(door.tensors, range(12), Budget(low_layers=1), "entropy")
     wrong = replace(plan, tensor_types=dict(plan.tensor_types) | {"blk.3.ffn_up.weight": "Q8_0"})
     with pytest.raises(VerificationError, match=r"no blk\.3\.ffn_up\.weight in Q8_0"):
@@ -58,7 +60,7 @@ def test_a_type_that_neither_file_holds_is_named(made, tmp_path):
 
 
 def test_bank_files_are_as_large_as_predicted(made):
-    run, door, low, high = made
-    tensors = with_dataset(door, serialization.read_profile(run.file("profile.json"))).tensors
+    session, low, high = made
+    tensors = session.with_dataset(serialization.read_profile(session.run.file("profile.json"))).door.tensors
     assert high.stat().st_size == two_type_plan.file_bytes(tensors, ())
     assert low.stat().st_size == two_type_plan.file_bytes(tensors, range(12))

@@ -1,0 +1,69 @@
+"""What the stages of one run share: the run folder, what is known of its model, how the work is done, who is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from luq_gguf.core.reporter import Listener
+from luq_gguf.core.types import Plan, Profile, RunOptions
+from luq_gguf.run import serialization
+from luq_gguf.run.folder import RunFolder
+from luq_gguf.run.preflight import Door, claim, model_of, open_door, with_dataset
+
+
+@dataclass(frozen=True)
+class Session:
+    """A run folder that this process holds, and its model behind the door."""
+
+    run: RunFolder
+    door: Door
+    options: RunOptions
+    listener: Listener
+
+    def with_dataset(self, profile: Profile) -> Session:
+        """Return the session whose sizes are those of the calibration sources that were really read."""
+        return replace(self, door=with_dataset(self.door, profile))
+
+
+def open_session(
+    run: RunFolder,
+    model: str,
+    options: RunOptions = RunOptions(),
+    listener: Listener = Listener(),
+    *,
+    low: str = "IQ1_M",
+    high: str = "Q4_K_M",
+    dataset: str | None = None,
+) -> Session:
+    """Open the door of a model whose layers may be `low` and whose file is otherwise `high`. Raises as `open_door`."""
+    door = open_door(
+        run,
+        model,
+        low=low,
+        high=high,
+        trust_remote_code=options.trust_remote_code,
+        allow_fallback=options.allow_fallback,
+        dataset=dataset,
+        listener=listener,
+    )
+    return Session(run, door, options, listener)
+
+
+def open_for_profile(
+    run: RunFolder, model: str, options: RunOptions = RunOptions(), listener: Listener = Listener()
+) -> Session:
+    """Claim a run folder for a model and open its door. Types do not matter to a profile, so a model whose rows fit no
+    block can be profiled too. Raises as `claim` and `open_door` do."""
+    claim(run, model, overwrite=options.overwrite)
+    return open_session(run, model, replace(options, allow_fallback=True), listener)
+
+
+def open_planned(
+    run: RunFolder, model: str | None, options: RunOptions = RunOptions(), listener: Listener = Listener()
+) -> tuple[Session, Plan]:
+    """Open the door of a run folder's model with the types of its plan.json, and read that plan. Raises
+    RunFolderError."""
+    planned = serialization.read_plan(run.file("plan.json"))
+    accepted = replace(options, allow_fallback=True)  # by whoever made the plan
+    where = model or model_of(run)
+    return open_session(run, where, accepted, listener, low=planned.low, high=planned.high), planned
