@@ -1,6 +1,6 @@
 """Files spliced from the layer bank are byte for byte what llama-quantize writes for the same map."""
 
-import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -18,22 +18,25 @@ from luq_gguf.run.preflight import open_door, with_dataset
 pytestmark = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
 
 
+@contextmanager
+def bank(copied, tiny_model, low):
+    """A copy of a converted run with its bank."""
+    with RunFolder(copied.folder) as run:
+        door = open_door(run, str(tiny_model), low=low)
+        yield run, door, *quantization_stage.make_bank(run, door, None, Listener())
+
+
 @pytest.fixture(scope="module")
-def made(converted, tiny_model, tmp_path_factory):
-    """A copy of the converted run with its bank."""
-    folder = tmp_path_factory.mktemp("bank") / "run"
-    shutil.copytree(converted.folder, folder)
-    with RunFolder(folder) as run:
-        door = open_door(run, str(tiny_model))
-        low, high = quantization_stage.make_bank(run, door, None, Listener())
-        yield run, door, low, high
+def made(small, tiny_model, tmp_path_factory):
+    with bank(small.copy(tmp_path_factory.mktemp("bank") / "run"), tiny_model, "Q2_K") as held:
+        yield held
 
 
-def test_the_converted_file_can_be_spliced(made, converted, tmp_path):
-    _, door, low, high = made
-    layers = converted.result["low_layers"]
-    plan = two_type_plan.make_plan(door.tensors, layers, Budget(low_layers=len(layers)), "entropy")
-    splice.splice((high, low), plan.tensor_types, tmp_path / "spliced.gguf")
+def test_the_converted_file_can_be_spliced(converted, tiny_model, tmp_path):
+    with bank(converted.copy(tmp_path / "run"), tiny_model, "IQ1_M") as (_, door, low, high):
+        layers = converted.result["low_layers"]
+        plan = two_type_plan.make_plan(door.tensors, layers, Budget(low_layers=len(layers)), "entropy")
+        splice.splice((high, low), plan.tensor_types, tmp_path / "spliced.gguf")
     assert (tmp_path / "spliced.gguf").read_bytes() == converted.model.read_bytes()
 
 
