@@ -14,13 +14,14 @@ from launch import wait_until
 def planned(cli, small, tmp_path_factory):
     """A run folder with a plan that takes little time, and what the ordinary way makes of it."""
     run = small.copy(tmp_path_factory.mktemp("low-disk") / "run")
+    for path in (run.f16, run.model):
+        path.unlink()
     assert cli("plan", run.folder, "--low", "Q2_K", "--low-layers", 5).returncode == 0
     done = cli("quantize", run.folder, "--json")
     assert done.returncode == 0, done.stderr
     model = run.folder / json.loads(done.stdout)["model"]
     content = model.read_bytes()
-    for path in (run.f16, run.model, model):
-        path.unlink()
+    model.unlink()
     return run.folder, model.name, content
 
 

@@ -76,10 +76,10 @@ def test_a_text_model_goes_the_whole_road_with_alpha_0(cli, llama, text_model, b
 def test_rows_that_no_block_fits_are_named_with_what_they_would_become(cli, text_model, book, tmp_path):
     model = text_model(hidden=192)
     arguments = ("convert", model, "--out", tmp_path / "run", "--calib-text", book, "--samples", 3, "--low-layers", 1)
-    arguments += ("--low", "Q2_K")
+    arguments += ("--low", "IQ2_XXS")
     done = cli(*arguments)
     assert done.returncode == 2
-    assert "12 matrices have rows that Q2_K's blocks of 256 do not divide" in done.stderr
+    assert "12 matrices have rows that IQ2_XXS's blocks of 256 do not divide" in done.stderr
     assert "attn_k, attn_output, attn_q, attn_v, ffn_gate, ffn_up would become IQ4_NL" in done.stderr
     assert not (tmp_path / "run" / "profile.json").exists()
     forced = cli(*arguments, "--force", "--json")
