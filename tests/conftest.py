@@ -1,26 +1,51 @@
-"""Shared fixtures: caches in a temporary folder, no network, the real little model and the real llama.cpp."""
+"""Shared fixtures: caches in a temporary folder, no network, the real little models and the real llama.cpp.
+
+The suite is made for two workers on two cores, so whatever computes takes one thread.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
+import shutil
 import sys
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["TOKENIZERS_PARALLELISM"] = "false"
+_HOME = tempfile.TemporaryDirectory(prefix="luq-hf-home-")  # before anything imports huggingface_hub, which reads it
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": _HOME.name, "TOKENIZERS_PARALLELISM": "false"}
+# torch follows the first; libgomp, whose threads spin while they wait, holds llama.cpp to the second whatever it asks.
+os.environ |= {"OMP_NUM_THREADS": "1", "OMP_THREAD_LIMIT": "1"}
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
-MODELS = Path(__file__).parent / "models"
+TESTS = Path(__file__).parent
+MODELS = TESTS / "models"
+# `scripts/test --quick`: what takes milliseconds, and one conversion, which is marked where it is.
+QUICK = (
+    "calibration/test_merge", "calibration/test_reservoir", "cli/", "core/", "evaluation/benchmarks/test_lmms_eval",
+    "hf/test_checkpoint", "hf/test_datasets", "hf/test_devices", "hf/test_slices", "hostile/test_reader",
+    "llamacpp/runtime/test_chat_template", "llamacpp/test_children", "method/", "reporting/", "run/test_folder",
+    "run/test_memory", "run/test_serialization", "vendor/test_build", "vendor/test_cpu",
+    "e2e/test_convert.py::test_a_second_run_repeats_no_stage[tiny-qwen2.5-vl]",
+)  # fmt: skip
+# Files whose tests share nothing but the conversions: any worker takes any of them.
+APART = ("e2e/test_families.py", "hostile/test_commands.py", "publishing/test_upload_refused.py")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _caches_in_a_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
-    os.environ["HF_HOME"] = str(tmp_path_factory.mktemp("hf-home"))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the quick ones; and let the tests of a file about one model go to one worker, with what they share."""
+    for item in items:
+        name = item.path.relative_to(TESTS).as_posix()
+        if item.nodeid.removeprefix("tests/").startswith(QUICK):
+            item.add_marker("quick")
+        if name not in APART and not item.get_closest_marker("xdist_group"):
+            model = getattr(item, "callspec", None) and item.callspec.params.get("tiny_model")
+            item.add_marker(pytest.mark.xdist_group(f"{name} {model or ''}".strip()))
 
 
 @pytest.fixture(scope="session")
@@ -43,67 +68,109 @@ def llama():
 
 
 @pytest.fixture(scope="session")
-def calibration_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from luq_gguf.workflows import easy_vqa
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Makes a folder in the first worker that asks for its name; it is there for all of them then."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
-    return easy_vqa.write_set(tmp_path_factory.mktemp("calibration"), "train", 64)
+    def find(name: str, make: Callable[[Path], object]) -> Path:
+        folder = shared / name
+        with FileLock(shared / f"{name}.lock"):
+            if not (shared / f"{name}.made").exists():
+                shutil.rmtree(folder, ignore_errors=True)  # what failed in another worker
+                folder.mkdir()
+                make(folder)
+                (shared / f"{name}.made").touch()
+        return folder
+
+    return find
 
 
 @pytest.fixture(scope="session")
-def test_set(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, str, str]]:
+def calibration_file(once) -> Path:
+    from luq_gguf.workflows import easy_vqa
+
+    return next(once("calibration", lambda folder: easy_vqa.write_set(folder, "train", 64)).glob("*.jsonl"))
+
+
+@pytest.fixture(scope="session")
+def test_set(once) -> list[tuple[Path, str, str]]:
     """200 test questions of easy-VQA: picture, question, answer."""
     from luq_gguf.workflows import easy_vqa
 
-    path = easy_vqa.write_set(tmp_path_factory.mktemp("questions"), "test", 200)
+    path = next(once("questions", lambda folder: easy_vqa.write_set(folder, "test", 200)).glob("*.jsonl"))
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     return [(path.parent / row["image"], row["prompt"], row["answers"][0]) for row in rows]
 
 
-def luq(*arguments: object, **options) -> subprocess.CompletedProcess[str]:
-    """Run the command line as a user does."""
-    command = [sys.executable, "-m", "luq_gguf", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=800, **options)
+@pytest.fixture(scope="session")
+def cli():
+    """Runs a command in this process."""
+    from commands import in_process
+
+    return in_process
 
 
 @pytest.fixture(scope="session")
-def cli():
-    return luq
+def child():
+    """Runs a command in a process of its own: for other values of what libraries read when they are imported."""
+    from commands import in_child
+
+    return in_child
 
 
 @dataclass(frozen=True)
 class Run:
+    """A run folder, what `convert` printed of it, and the command's arguments."""
+
     folder: Path
     result: dict
     arguments: tuple[str | Path, ...]
 
     @property
     def model(self) -> Path:
-        return Path(self.result["model"])
+        return self.folder / Path(self.result["model"]).name
 
     @property
     def mmproj(self) -> Path:
-        return Path(self.result["mmproj"])
+        return self.folder / Path(self.result["mmproj"]).name
 
     @property
     def f16(self) -> Path:
         return self.folder / f"{Path(self.arguments[1]).name}-F16.gguf"
 
+    def copy(self, folder: Path) -> Run:
+        """To be changed: the shared one is for all tests to read."""
+        shutil.copytree(self.folder, folder)
+        moved = {key: value and str(folder / Path(value).name) for key, value in self.result.items()
+                 if key in ("model", "mmproj")}  # fmt: skip
+        arguments = tuple(folder if part == self.folder else part for part in self.arguments)
+        return replace(self, folder=folder, result=self.result | moved | {"run_dir": str(folder)}, arguments=arguments)
+
+
+def _convert(once, model: Path, name: str, *how: str | Path) -> Run:
+    """A trained model converted once for all workers, six layers low, by the command line; the 16-bit file kept."""
+    from commands import in_child
+
+    def arguments(folder: Path) -> tuple[str | Path, ...]:
+        return ("convert", model, "--out", folder / "out", *how, "--low-layers", "6", "--keep-f16", "--json")
+
+    def make(folder: Path) -> None:
+        done = in_child(*arguments(folder))
+        assert done.returncode == 0, done.stderr
+        (folder / "result.json").write_text(done.stdout)
+
+    folder = once(f"{name}-{model.name}", make)
+    return Run(folder / "out", json.loads((folder / "result.json").read_text()), arguments(folder))
+
 
 @pytest.fixture(scope="session")
-def converted(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, calibration_file: Path) -> Run:
-    """The shipped model converted once, six layers low, by the command line; the 16-bit file kept."""
-    folder = tmp_path_factory.mktemp("run") / "out"
-    arguments: tuple[str | Path, ...] = (
-        "convert",
-        tiny_model,
-        "--out",
-        folder,
-        "--calib",
-        calibration_file,
-        "--samples",
-        "64",
-    )
-    arguments += ("--low-layers", "6", "--keep-f16", "--json")
-    done = luq(*arguments)
-    assert done.returncode == 0, done.stderr
-    return Run(folder, json.loads(done.stdout), arguments)
+def converted(once, tiny_model: Path, calibration_file: Path) -> Run:
+    """Each trained model as people convert it, in IQ1_M. For reading; `Run.copy` is for tests that change it."""
+    return _convert(once, tiny_model, "converted", "--calib", calibration_file, "--samples", "64")
+
+
+@pytest.fixture(scope="session")
+def small(once, tiny_model: Path, calibration_file: Path) -> Run:
+    """The same in Q2_K from 12 samples, a third of the work: for tests to which neither makes a difference."""
+    return _convert(once, tiny_model, "small", "--calib", calibration_file, "--samples", "12", "--low", "Q2_K")

@@ -35,8 +35,8 @@ def asked(tiny_model, calibration_file, tmp_path_factory):
     return (tiny_model, "--calib", path, "--samples", SAMPLES)
 
 
-def run(cli, *arguments, **more):
-    done = cli(*arguments, env=os.environ | ONE_THREAD, **more)
+def run(cli, *arguments):
+    done = cli(*arguments)
     assert done.returncode == 0, done.stderr
     return done
 

@@ -34,9 +34,9 @@ def llama_imatrix(llama, *arguments):
     return subprocess.run([llama.tool("llama-imatrix"), *arguments], capture_output=True, text=True)
 
 
-def test_show_statistics_reads_it(llama, ours, converted, tmp_path):
+def test_show_statistics_reads_it(llama, ours, small, tmp_path):
     """By its exit code: it ends without waiting for its log's thread, so any part of what it says may be missing."""
-    statistics = ("-m", converted.f16, "--show-statistics", "--in-file")
+    statistics = ("-m", small.f16, "--show-statistics", "--in-file")
     told = llama_imatrix(llama, *statistics, ours)
     assert told.returncode == 0, told.stderr
     cut = tmp_path / "cut.gguf"
@@ -44,9 +44,9 @@ def test_show_statistics_reads_it(llama, ours, converted, tmp_path):
     assert llama_imatrix(llama, *statistics, cut).returncode == 1
 
 
-def test_llama_imatrix_reads_and_writes_the_same(llama, ours, converted, tmp_path):
+def test_llama_imatrix_reads_and_writes_the_same(llama, ours, small, tmp_path):
     copied = tmp_path / "copied.gguf"
-    told = llama_imatrix(llama, "-m", converted.f16, "--in-file", ours, "-o", copied, "--output-format", "gguf")
+    told = llama_imatrix(llama, "-m", small.f16, "--in-file", ours, "-o", copied, "--output-format", "gguf")
     assert told.returncode == 0, told.stderr
     a, b = imatrix.read(ours), imatrix.read(copied)
     assert set(a.in_sum2) == set(b.in_sum2)
@@ -68,8 +68,8 @@ def cosine(x, y):
     return float(x @ y / np.linalg.norm(x) / np.linalg.norm(y))
 
 
-def test_values_agree_with_llama_imatrix(llama, ours, converted, text, tmp_path):
-    a, b = imatrix.read(ours), of_llama_imatrix(llama, converted.f16, text, tmp_path / "theirs.gguf")
+def test_values_agree_with_llama_imatrix(llama, ours, small, text, tmp_path):
+    a, b = imatrix.read(ours), of_llama_imatrix(llama, small.f16, text, tmp_path / "theirs.gguf")
     names = [name for name in b.in_sum2 if name.startswith("blk.")]
     assert set(names) == set(a.in_sum2)
     assert len(names) == 12 * 7

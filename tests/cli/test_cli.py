@@ -1,6 +1,7 @@
 """The command line without heavy work: help, wrong use, exit codes."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -49,6 +50,15 @@ def test_wrong_use_is_one_sentence_and_exit_code_2(cli, tmp_path, arguments, wor
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+def test_a_child_says_and_ends_as_a_command_in_this_process(cli, child, tmp_path):
+    def told(done):
+        program = r"(python -m )?[\w.]*luq[-_]gguf"  # click names it as it was started
+        return [re.sub(program, "luq-gguf", text) for text in (done.stdout, done.stderr)], done.returncode
+
+    for arguments in (["inspect", tmp_path], ["merge"], ["inspect", "--help"]):
+        assert told(cli(*arguments)) == told(child(*arguments))
 
 
 def test_debug_adds_the_traceback(cli, tmp_path, monkeypatch):

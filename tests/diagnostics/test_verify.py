@@ -1,7 +1,6 @@
 """verify, on what convert really writes: whole, and with each kind of damage."""
 
 import json
-import shutil
 import struct
 from pathlib import Path
 
@@ -13,11 +12,12 @@ from luq_gguf.core.errors import InputError
 from luq_gguf.core.hashing import sha256_of
 from luq_gguf.diagnostics import verify
 
+one_model = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
+
 
 @pytest.fixture
-def run(converted, tmp_path) -> Path:
-    shutil.copytree(converted.folder, tmp_path / "run")
-    return tmp_path / "run"
+def run(small, tmp_path) -> Path:
+    return small.copy(tmp_path / "run").folder
 
 
 def wrong(target: Path, mmproj: Path | None = None) -> dict[str, str]:
@@ -62,6 +62,7 @@ def test_a_whole_run_is_well_and_stays_as_it_was(cli, run):
     assert before == {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in run.rglob("*")}
 
 
+@one_model
 def test_the_table_says_what_is_wrong_and_what_to_do(cli, run):
     (run / "profile.json").unlink()
     done = cli("verify", run, "--threads", 1)
@@ -70,14 +71,15 @@ def test_the_table_says_what_is_wrong_and_what_to_do(cli, run):
     assert "Traceback" not in done.stderr
 
 
-def test_each_file_alone(converted):
-    assert wrong(converted.model) == {}
-    assert wrong(converted.f16) == {}
-    assert wrong(converted.mmproj) == {}
-    assert wrong(converted.model, converted.mmproj) == {}
-    assert wrong(converted.folder / "imatrix.gguf") == {}
+def test_each_file_alone(small):
+    assert wrong(small.model) == {}
+    assert wrong(small.f16) == {}
+    assert wrong(small.mmproj) == {}
+    assert wrong(small.model, small.mmproj) == {}
+    assert wrong(small.folder / "imatrix.gguf") == {}
 
 
+@one_model
 def test_a_flipped_byte(run):
     path = luq_file(run)
     spoil(path, -1000, bytes([path.read_bytes()[-1000] ^ 1]))
@@ -85,6 +87,7 @@ def test_a_flipped_byte(run):
     assert "sha256" in found[path.name]
 
 
+@one_model
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
 def test_a_cut_file(run, share):
     path = luq_file(run)
@@ -94,13 +97,15 @@ def test_a_cut_file(run, share):
     assert f"{path.name}: structure" in found
 
 
-def test_missing_files_that_must_be_there_and_that_need_not(run, converted):
-    (run / converted.f16.name).unlink()
+@one_model
+def test_missing_files_that_must_be_there_and_that_need_not(run, small):
+    (run / small.f16.name).unlink()
     assert wrong(run) == {}
-    (run / converted.mmproj.name).unlink()
-    assert wrong(run) == {converted.mmproj.name: "is missing"}
+    (run / small.mmproj.name).unlink()
+    assert wrong(run) == {small.mmproj.name: "is missing"}
 
 
+@one_model
 def test_types_that_are_not_the_plans(run):
     content = json.loads((run / "plan.json").read_text())
     content["tensor_types"]["blk.0.ffn_down.weight"] = "Q8_0"
@@ -109,6 +114,7 @@ def test_types_that_are_not_the_plans(run):
     assert "planned Q8_0" in wrong(run)[f"{luq_file(run).name}: types"]
 
 
+@one_model
 def test_a_run_folder_that_names_a_file_outside(run, cli):
     content = json.loads((run / "run.json").read_text())
     outputs = content["stages"]["quantize"]["outputs"]
@@ -123,8 +129,8 @@ def test_a_run_folder_that_names_a_file_outside(run, cli):
     assert (run.parent / "secret.gguf").read_bytes() == b"GGUF"
 
 
-def test_an_mmproj_of_another_width(run, converted):
-    path = run / converted.mmproj.name
+def test_an_mmproj_of_another_width(run, small):
+    path = run / small.mmproj.name
     reader = gguf.GGUFReader(path)
     at = int(reader.fields["clip.vision.projection_dim"].offset)
     raw = path.read_bytes()
@@ -134,9 +140,10 @@ def test_an_mmproj_of_another_width(run, converted):
     assert "made for a text model of width 512" in wrong(run)[f"{path.name}: belongs"]
 
 
-def test_something_else_as_mmproj(converted):
-    found = wrong(converted.model, converted.f16)
-    assert "no mmproj" in found[f"{converted.f16.name}: belongs"]
+@one_model
+def test_something_else_as_mmproj(small):
+    found = wrong(small.model, small.f16)
+    assert "no mmproj" in found[f"{small.f16.name}: belongs"]
 
 
 def _overwrite(path: Path, tensor: str, value: float) -> None:
@@ -146,15 +153,17 @@ def _overwrite(path: Path, tensor: str, value: float) -> None:
     spoil(path, int(found.data_offset), np.full(4, value, kind).tobytes())
 
 
+@one_model
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers(run, converted, value):
-    path = run / converted.f16.name
+def test_weights_that_are_no_numbers(run, small, value):
+    path = run / small.f16.name
     _overwrite(path, "blk.3.ffn_up.weight", value)
     found = wrong(path)
     assert "blk.3.ffn_up.weight" in found[f"{path.name}: weights"]
     assert "cannot load" in found[f"{path.name}: loads"]
 
 
+@one_model
 def test_a_scale_that_is_no_number_in_a_quantized_matrix(run):
     """libllama has to look for it: where activations are quantized, what is no number becomes 0."""
     path = luq_file(run)
@@ -165,8 +174,9 @@ def test_a_scale_that_is_no_number_in_a_quantized_matrix(run):
     assert found.name in told, "libllama's own reason"
 
 
-def test_weights_that_become_no_numbers_on_the_way(run, converted):
-    path = run / converted.f16.name
+@one_model
+def test_weights_that_become_no_numbers_on_the_way(run, small):
+    path = run / small.f16.name
     _overwrite(path, "output_norm.weight", 3e38)
     _overwrite(path, "token_embd.weight", 6e4)
     found = wrong(path)
@@ -174,8 +184,9 @@ def test_weights_that_become_no_numbers_on_the_way(run, converted):
     assert "not finite" in found[f"{path.name}: logits"]
 
 
-def test_metadata_that_llama_cpp_cannot_load(run, converted):
-    path = run / converted.f16.name
+@one_model
+def test_metadata_that_llama_cpp_cannot_load(run, small):
+    path = run / small.f16.name
     raw = path.read_bytes()
     path.write_bytes(raw.replace(b"attention.head_count_kv", b"attention.head_count_xx", 1).replace(
         b"blk.5.attn_q.weight", b"blk.5.attn_z.weight", 1))  # fmt: skip
@@ -183,6 +194,7 @@ def test_metadata_that_llama_cpp_cannot_load(run, converted):
     assert "blk.0.attn_k.weight' has wrong shape" in told, "libllama's own reason"
 
 
+@one_model
 def test_an_imatrix_of_no_numbers(run):
     path = run / "imatrix.gguf"
     name = next(t.name for t in gguf.GGUFReader(path).tensors if t.name.endswith(".in_sum2"))

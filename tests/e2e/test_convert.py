@@ -60,51 +60,52 @@ def test_nothing_half_written_is_left(converted):
     assert not [p.name for p in converted.folder.rglob("*") if p.name.endswith(".part")]
 
 
-def test_a_second_run_repeats_no_stage(converted, cli):
-    before = json.loads((converted.folder / "run.json").read_text())["stages"]
-    done = cli(*converted.arguments)
+def test_a_second_run_repeats_no_stage(small, cli, tmp_path):
+    run = small.copy(tmp_path / "run")
+    before = json.loads((run.folder / "run.json").read_text())["stages"]
+    done = cli(*run.arguments)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == converted.result
-    assert json.loads((converted.folder / "run.json").read_text())["stages"] == before
+    assert json.loads(done.stdout) == run.result
+    assert json.loads((run.folder / "run.json").read_text())["stages"] == before
 
 
-def test_the_same_inputs_give_the_same_bytes(converted, cli, tmp_path):
-    arguments = [tmp_path / "again" if a == converted.folder else a for a in converted.arguments]
+def test_the_same_inputs_give_the_same_bytes(small, cli, tmp_path):
+    arguments = [tmp_path / "again" if a == small.folder else a for a in small.arguments]
     done = cli(*[a for a in arguments if a != "--keep-f16"])
     assert done.returncode == 0, done.stderr
     again = json.loads(done.stdout)
-    assert digest(Path(again["model"])) == digest(converted.model)
-    assert digest(Path(again["mmproj"])) == digest(converted.mmproj)
+    assert digest(Path(again["model"])) == digest(small.model)
+    assert digest(Path(again["mmproj"])) == digest(small.mmproj)
     for name in ("imatrix.gguf", "profile.json", "plan.json", "tensor-types.txt"):
-        assert digest(tmp_path / "again" / name) == digest(converted.folder / name), name
+        assert digest(tmp_path / "again" / name) == digest(small.folder / name), name
     assert list((tmp_path / "again").glob("*-F16.gguf")) != [], "the mmproj is 16-bit"
     assert [p.name for p in (tmp_path / "again").glob("tiny*-F16.gguf")] == []
 
 
-def test_stages_one_by_one_make_the_same_file(converted, cli, tmp_path, tiny_model, calibration_file):
+def test_stages_one_by_one_make_the_same_file(small, cli, tmp_path, tiny_model, calibration_file):
     out = tmp_path / "steps"
-    done = cli("profile", tiny_model, "--out", out, "--calib", calibration_file, "--samples", 64, "--json")
+    done = cli("profile", tiny_model, "--out", out, "--calib", calibration_file, "--samples", 12, "--json")
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["layers"]) == 12
-    done = cli("plan", out, "--low-layers", 6, "--json")
+    done = cli("plan", out, "--low", "Q2_K", "--low-layers", 6, "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["low_layers"] == converted.result["low_layers"]
+    assert json.loads(done.stdout)["low_layers"] == small.result["low_layers"]
     done = cli("quantize", out, "--json")
     assert done.returncode == 0, done.stderr
-    assert digest(Path(json.loads(done.stdout)["model"])) == digest(converted.model)
+    assert digest(Path(json.loads(done.stdout)["model"])) == digest(small.model)
 
 
-def test_another_budget_reuses_the_profile(converted, cli):
-    size = converted.result["n_bytes"] + 1
-    before = json.loads((converted.folder / "run.json").read_text())["stages"]["profile"]
-    done = cli("plan", converted.folder, "--target-size", size, "--json")
+def test_another_budget_reuses_the_profile(converted, cli, tmp_path):
+    run, size = converted.copy(tmp_path / "run"), converted.result["n_bytes"] + 1
+    before = json.loads((run.folder / "run.json").read_text())["stages"]["profile"]
+    done = cli("plan", run.folder, "--target-size", size, "--json")
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
     assert plan["predicted_file_bytes"] <= size
     assert len(plan["low_layers"]) <= 6
-    assert json.loads((converted.folder / "run.json").read_text())["stages"]["profile"] == before
-    done = cli(*converted.arguments)  # leaves the folder as it was found
-    assert json.loads(done.stdout) == converted.result
+    assert json.loads((run.folder / "run.json").read_text())["stages"]["profile"] == before
+    done = cli(*run.arguments)  # back to the first one
+    assert json.loads(done.stdout) == run.result
 
 
 def test_an_impossible_size_is_refused_before_anything_heavy(cli, tiny_model, calibration_file, tmp_path):
@@ -131,11 +132,13 @@ def test_inspect_shows_layers_as_table_json_and_picture(converted, cli, tmp_path
 
 
 @pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True)  # the other takes the same road
-@pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
-@pytest.mark.parametrize("moment", ["profile.json", "plan.json"])
-def test_an_interrupted_run_goes_on_and_ends_with_the_same_file(converted, cli, tmp_path, kill, moment):
+@pytest.mark.parametrize(
+    ("kill", "moment"), [(signal.SIGINT, "profile.json"), (signal.SIGKILL, "plan.json")], ids=["Ctrl-C", "kill -9"]
+)
+def test_an_interrupted_run_goes_on_and_ends_with_the_same_file(small, cli, tmp_path, kill, moment):
+    """At two moments that are known; at any, with both signals: test_disturbed.py."""
     out = tmp_path / "run"
-    arguments = [str(out) if a == converted.folder else str(a) for a in converted.arguments if a != "--keep-f16"]
+    arguments = [str(out) if a == small.folder else str(a) for a in small.arguments if a != "--keep-f16"]
     child = subprocess.Popen(
         [sys.executable, "-m", "luq_gguf", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -151,7 +154,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_file(converted, cli, 
     profiled = (out / "profile.json").stat().st_mtime_ns
     done = cli(*arguments)
     assert done.returncode == 0, done.stderr
-    assert digest(Path(json.loads(done.stdout)["model"])) == digest(converted.model)
+    assert digest(Path(json.loads(done.stdout)["model"])) == digest(small.model)
     assert not list(out.rglob("*.part"))
     if moment == "plan.json":
         assert (out / "profile.json").stat().st_mtime_ns == profiled

@@ -19,7 +19,7 @@ def reference(tiny_model, calibration_file, tmp_path_factory):
     return disturbed.undisturbed(disturbed.convert(tiny_model, folder, calibration_file), folder)
 
 
-@pytest.mark.parametrize(("number", "most"), [(signal.SIGKILL, 5), (signal.SIGINT, 3)], ids=["kill", "ctrl-c"])
+@pytest.mark.parametrize(("number", "most"), [(signal.SIGKILL, 3), (signal.SIGINT, 2)], ids=["kill", "ctrl-c"])
 def test_the_files_are_the_same_and_no_stage_is_done_twice(
     reference, tiny_model, calibration_file, tmp_path, number, most
 ):
@@ -51,9 +51,10 @@ def fill(folder):
             file.write(bytes(65536))
 
 
-@pytest.mark.parametrize("stage", ["profile", "plan", "f16"], ids=lambda stage: f"after-{stage}")
+@pytest.mark.parametrize("stage", ["profile", "plan"], ids=lambda stage: f"after-{stage}")
 def test_a_disk_that_fills_up_loses_nothing(reference, tiny_model, calibration_file, small_disk, stage):
-    """Filled as soon as a stage is done, so that the next one finds no room."""
+    """Filled as soon as a stage is done, so that the next one finds no room: one that writes a file itself, and one
+    whose file a tool of llama.cpp's writes."""
     files, _ = reference
     run = small_disk / "run"
     command = disturbed.convert(tiny_model, run, calibration_file)

@@ -40,7 +40,8 @@ def test_the_16_bit_file_expects_what_the_reference_model_expects(family, cli, l
     calibration.write_text("\n".join(map(json.dumps, lines)))
     book = tmp_path / "book.txt"
     book.write_text("is there a blue triangle? yes, there is one of them.\n" * 100)
-    arguments = ("--calib", calibration, "--calib-text", book, "--samples", 12, "--low-layers", 1, "--keep-f16")
+    arguments = ("--calib", calibration, "--calib-text", book, "--samples", 12, "--low-layers", 1)
+    arguments += ("--low", "IQ2_XXS", "--keep-f16")  # which needs an importance of every matrix, as IQ1_M does
     done = cli("convert", model, "--out", tmp_path / "run", *arguments, "--json", env=os.environ | more)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

@@ -11,19 +11,18 @@ from launch import wait_until
 
 
 @pytest.fixture(scope="session")
-def planned(cli, converted, tmp_path_factory):
+def planned(cli, small, tmp_path_factory):
     """A run folder with a plan that takes little time, and what the ordinary way makes of it."""
-    folder = tmp_path_factory.mktemp("low-disk") / "run"
-    shutil.copytree(converted.folder, folder)
-    for path in (converted.f16, converted.model):
-        (folder / path.name).unlink()
-    assert cli("plan", folder, "--low", "Q2_K", "--low-layers", 5).returncode == 0
-    done = cli("quantize", folder, "--json")
+    run = small.copy(tmp_path_factory.mktemp("low-disk") / "run")
+    for path in (run.f16, run.model):
+        path.unlink()
+    assert cli("plan", run.folder, "--low", "Q2_K", "--low-layers", 5).returncode == 0
+    done = cli("quantize", run.folder, "--json")
     assert done.returncode == 0, done.stderr
-    model = folder / json.loads(done.stdout)["model"]
+    model = run.folder / json.loads(done.stdout)["model"]
     content = model.read_bytes()
     model.unlink()
-    return folder, model.name, content
+    return run.folder, model.name, content
 
 
 def test_the_bytes_are_those_of_the_ordinary_way_after_a_kill_too(cli, planned, tmp_path):

@@ -2,13 +2,14 @@
 
 import json
 import re
-import shutil
 import subprocess
 
 import numpy as np
 import pytest
 
 from luq_gguf.workflows import easy_vqa
+
+one_model = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +27,7 @@ def book(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(converted, tmp_path_factory):
     """A copy of the converted run, so that what eval writes there disturbs no other test."""
-    folder = tmp_path_factory.mktemp("eval") / "run"
-    shutil.copytree(converted.folder, folder)
-    return folder
+    return converted.copy(tmp_path_factory.mktemp("eval") / "run").folder
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +85,7 @@ def test_perplexity_and_text_divergence_are_llama_perplexitys(llama, run, conver
     assert evaluated["kld_text"]["mean"] == pytest.approx(float(divergence[1]), rel=0.05, abs=1e-4)
 
 
+@one_model
 def test_the_same_again_measures_nothing(cli, run, converted, questions, book, evaluated):
     arguments = ("--reference", run / converted.f16.name, "--data", questions, "--text", book, "--max-tokens", 4)
     done = cli("eval", run / converted.model.name, *arguments)
@@ -94,6 +94,7 @@ def test_the_same_again_measures_nothing(cli, run, converted, questions, book, e
     assert "48/48" not in done.stderr  # no bar: nothing was asked
 
 
+@one_model
 def test_a_measurement_goes_on_at_the_part_that_is_missing(cli, run, converted, questions, book, evaluated):
     folder = next((run / ".work" / "eval").glob("file-reference-*/t0.safetensors")).parent
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
@@ -112,6 +113,7 @@ def line():
     return {"prompt": "is there a circle?", "answers": ["yes"]}
 
 
+@one_model
 def test_a_missing_image_is_refused(cli, run, converted, tmp_path, line):
     data = tmp_path / "data.jsonl"
     data.write_text(json.dumps(line | {"image": "nowhere.png"}))
@@ -120,6 +122,7 @@ def test_a_missing_image_is_refused(cli, run, converted, tmp_path, line):
     assert "nowhere.png cannot be read" in done.stderr
 
 
+@one_model
 def test_a_metric_without_answers_is_refused(cli, run, converted, tmp_path):
     data = tmp_path / "data.jsonl"
     data.write_text(json.dumps({"prompt": "is there a circle?"}))
@@ -128,18 +131,21 @@ def test_a_metric_without_answers_is_refused(cli, run, converted, tmp_path):
     assert "1 of 1 questions have no answers" in done.stderr
 
 
+@one_model
 def test_the_reference_of_another_model_is_refused(cli, run, converted, questions):
     done = cli("eval", run / converted.model.name, "--reference", run / converted.mmproj.name, "--data", questions)
     assert done.returncode == 2
     assert "are not the same model (other architecture" in done.stderr
 
 
+@one_model
 def test_nothing_to_measure_on_is_refused(cli, run, converted):
     done = cli("eval", run / converted.model.name)
     assert done.returncode == 2
     assert "--data SET" in done.stderr
 
 
+@one_model
 def test_the_top_part_of_the_vocabulary_states_what_it_misses(run, converted, questions, tmp_path, evaluated):
     from dataclasses import replace
 

@@ -43,7 +43,7 @@ def hub():
 
 
 @pytest.fixture
-def profile(cli, hub, tmp_path):
+def profile(child, hub, tmp_path):
     (tmp_path / "book.txt").write_text("is there a blue triangle? yes, there is one of them.\n" * 100)
 
     def run(name: str = NAME, url: str | None = None):
@@ -55,7 +55,7 @@ def profile(cli, hub, tmp_path):
             "HF_HUB_OFFLINE": "0",
         }
         arguments = ("profile", name, "--out", tmp_path / "run", "--calib-text", tmp_path / "book.txt", "--samples", 4)
-        return cli(*arguments, "--json", env=environment)
+        return child(*arguments, "--json", env=environment)
 
     return run
 

@@ -109,6 +109,7 @@ def test_the_paths_of_this_cpu_are_run(program):
     assert set(program.paths) == expected
 
 
+@pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
 def test_real_blocks(stock, program, converted):
     rng = np.random.default_rng(1)
     info = reader.read(converted.model)

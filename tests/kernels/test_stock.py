@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import urllib.request
@@ -20,6 +19,7 @@ from luq_gguf.llamacpp.runtime.client import Runner
 SUPPORT = Path(__file__).parent.parent / "support"
 PATHS = ("auto", "avx512", "avx512vl", "avx2", "portable", "portable-t5")
 KLD = 1e-4
+one_model = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
@@ -135,14 +135,18 @@ def divergence(one, other):
 
 def quantized_to(low, cli, converted, folder):
     """The shipped model with six layers in another low type."""
-    shutil.copytree(converted.folder, folder)
+    converted.copy(folder)
     assert cli("plan", folder, "--low", low, "--low-layers", 6).returncode == 0
     done = cli("quantize", folder, "--json")
     assert done.returncode == 0, done.stderr
     return folder / json.loads(done.stdout)["model"]
 
 
-@pytest.mark.parametrize("low", ["IQ1_M", "IQ1_S"])
+@pytest.mark.parametrize(
+    ("tiny_model", "low"),
+    [("tiny-qwen2.5-vl", "IQ1_M"), ("tiny-llava-1.5", "IQ1_M"), ("tiny-qwen2.5-vl", "IQ1_S")],
+    indirect=["tiny_model"],
+)
 def test_expectations_about_images_are_the_same(low, cli, converted, library, test_set, tmp_path):
     """Of every text token of 40 questions and their answers. One position in some hundred can be apart by a hundredth,
     where rounding tips an activation into the next 8-bit step: the mean holds for all, the median for the rest."""
@@ -161,6 +165,7 @@ def test_expectations_about_images_are_the_same(low, cli, converted, library, te
     assert said == said_with
 
 
+@one_model
 def test_a_models_logits_are_the_same(converted, library, tmp_path):
     """Text without an image, which these models were not trained on. Where rounding tips an activation into the next
     8-bit step a little model's answer moves far more, also to ggml's own change of batch size: that is what the mean,
@@ -204,6 +209,7 @@ def _healthy(address):
         return False
 
 
+@one_model
 def test_llama_server_takes_them_with_an_option_that_matches_nothing(llama, converted, library, tmp_path, monkeypatch):
     """It reads the variable only where an option names backends."""
     monkeypatch.delenv("GGML_BACKEND_PATH", raising=False)
@@ -228,6 +234,7 @@ def run_tool(llama, name, *arguments, kernels=None):
     return done
 
 
+@one_model
 def test_llama_bench_loads_them_by_the_variable_alone(llama, converted, library):
     arguments = ("-m", converted.model, "-t", "1", "-p", "16", "-n", "4", "-r", "1", "-o", "json", "-v")
     with_kernels = run_tool(llama, "llama-bench", *arguments, kernels=library)
@@ -239,6 +246,7 @@ def test_llama_bench_loads_them_by_the_variable_alone(llama, converted, library)
     assert "CPU_LUQ model buffer" not in no_repack.stderr
 
 
+@one_model
 def test_a_refused_library_leaves_llama_bench_as_it_was(llama, converted, others):
     arguments = ("-m", converted.model, "-t", "1", "-p", "0", "-n", "4", "-r", "1", "-o", "json")
     done = run_tool(llama, "llama-bench", *arguments, kernels=others / "libother-version.so")
@@ -258,6 +266,7 @@ def test_the_command_says_what_is_there(cli, library):
     assert found["bits_per_weight"] == (2.0 if found["path"] == "avx512" else 2.375)
 
 
+@one_model
 def test_without_a_compiler_one_sentence_and_everything_else_works(cli, tmp_path, converted):
     empty = tmp_path / "bin"
     empty.mkdir()

@@ -1,7 +1,6 @@
 """`plan --plan best` and `--rank greedy` on a real run: what they promise, what they keep, what they refuse."""
 
 import json
-import shutil
 
 import pytest
 
@@ -25,10 +24,8 @@ def questions(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(converted, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("best") / "run"
-    shutil.copytree(converted.folder, folder)
-    return folder
+def run(small, tmp_path_factory):
+    return small.copy(tmp_path_factory.mktemp("best") / "run").folder
 
 
 @pytest.fixture(scope="module")
@@ -125,11 +122,11 @@ def test_errors_of_a_few_rows_are_those_of_the_bank(planned, run):
         assert errors[name] == sorted(errors[name], reverse=True), "more bits lose less"
 
 
-def test_convert_ends_with_what_is_predicted_to_be_better(cli, converted):
+def test_convert_ends_with_what_is_predicted_to_be_better(cli, converted, tmp_path):
     foreseen = converted.result["foreseen"]
     assert foreseen["file_bytes"] <= converted.result["n_bytes"]
     assert foreseen["error_sum"] < foreseen["error_sum_of_plan"], "uniform three bits lose less than six layers of 1.75"
-    told = cli(*converted.arguments[:-1]).stdout.strip().splitlines()[-1]
+    told = cli(*converted.copy(tmp_path / "run").arguments[:-1]).stdout.strip().splitlines()[-1]
     assert told == converted.result["better"]
     assert told.startswith("predicted, not measured: llama-quantize's ")
 

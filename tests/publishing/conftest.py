@@ -20,17 +20,19 @@ def upload(hub, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def finished(cli, converted, calibration_file, tmp_path_factory):
+def finished(cli, once, converted, tiny_model, calibration_file):
     """A run folder with what eval and bench left in it."""
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    shutil.copytree(converted.folder, folder)
-    model, f16 = folder / converted.model.name, folder / converted.f16.name
-    how = ("--data", calibration_file, "--samples", 8, "--max-tokens", 4, "--threads", 1)
-    done = cli("eval", model, "--reference", f16, *how)
-    assert done.returncode == 0, done.stderr
-    done = cli("bench", "--run", folder, "--repetitions", 2, "--prompt", 16, "--generate", 4, "--threads", 1)
-    assert done.returncode == 0, done.stderr
-    return folder
+
+    def make(folder):
+        run = converted.copy(folder / "run")
+        how = ("--data", calibration_file, "--samples", 8, "--max-tokens", 4, "--threads", 1)
+        done = cli("eval", run.model, "--reference", run.f16, *how)
+        assert done.returncode == 0, done.stderr
+        few = ("--repetitions", 2, "--prompt", 16, "--generate", 4, "--threads", 1)
+        done = cli("bench", "--run", run.folder, *few)
+        assert done.returncode == 0, done.stderr
+
+    return once(f"finished-{tiny_model.name}", make) / "run"
 
 
 @pytest.fixture

@@ -127,8 +127,9 @@ def test_one_error_at_any_step_is_overcome_by_the_same_command_or_the_next(folde
 
 
 def test_what_arrived_before_a_kill_is_not_sent_again(hub, start, folder):
-    lines = undisturbed(hub, start())
-    for position in range(len(lines)):
+    later = start()
+    lines = undisturbed(hub, later)
+    for position in once_each(lines):
         forget(hub)
         child, seen = start(), iter(range(1000))
         hub.on_request = lambda line, at=position, seen=seen, child=child: (
@@ -140,7 +141,7 @@ def test_what_arrived_before_a_kill_is_not_sent_again(hub, start, folder):
         hub.on_request = lambda line: None
         with hub.lock:
             before, hub.received = set(hub.objects), 0
-        assert "error" not in ask(start())
+        assert "error" not in ask(later)
         assert_whole(hub, folder)
         sizes = [path.stat().st_size for path in folder.glob("*.gguf")]
         assert hub.received <= sum(sizes) - sum(len(hub.objects[oid]) for oid in before)

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -12,9 +11,12 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from launch import free_port
 from uploader import REPO
 
 from luq_gguf.llamacpp.gguf import reader
+
+one_model = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def card_lines(hub, beginning):
 
 def serve_once(command, environment, log: Path) -> dict:
     """What a llama-server says about itself when it is ready."""
-    port = 18_000 + os.getpid() % 20_000
+    port = free_port()
     with log.open("w") as out:
         whole = [*command, "--port", str(port), "-c", "512", "--no-webui"]
         child = subprocess.Popen(whole, env=environment, stdout=out, stderr=subprocess.STDOUT)
@@ -54,7 +56,11 @@ def serve_once(command, environment, log: Path) -> dict:
             child.wait()
 
 
-@pytest.mark.parametrize("by", ["card", "no tag", "LUQ6", "IQ1_M"])
+@pytest.mark.parametrize(
+    ("tiny_model", "by"),
+    [("tiny-llava-1.5", "card"), *(("tiny-qwen2.5-vl", by) for by in ("card", "no tag", "LUQ6", "IQ1_M"))],
+    indirect=["tiny_model"],
+)
 def test_llama_server_finds_the_file_and_its_eyes_and_not_the_imatrix(published, llama, tmp_path, by):
     said = card_lines(published, "llama-server").split()
     assert said[0] == "llama-server"
@@ -69,6 +75,7 @@ def test_llama_server_finds_the_file_and_its_eyes_and_not_the_imatrix(published,
     assert "LUQ6-IQ1_M-Q4_K_M.gguf" in fetched[1]
 
 
+@one_model
 def test_a_plain_file_beside_it_is_found_by_its_whole_name(published, llama, tmp_path):
     name = next(
         path for path in published.repositories[REPO].files if path.endswith("-Q4_K_M.gguf") and "LUQ" not in path
@@ -97,6 +104,7 @@ print("SAID", said["choices"][0]["message"]["content"])
     assert answer in done.stdout.split("SAID")[1]
 
 
+@one_model
 def test_a_file_too_large_for_the_hub_goes_in_shards(upload, run, llama, tmp_path):
     """The limit is the Hub's 50 GB; here it is a million bytes."""
     code = f"""
@@ -128,11 +136,9 @@ for _ in range(2):
     assert props["modalities"]["vision"]
 
 
+@one_model
 def test_convert_publishes_what_it_makes_and_asks_the_hub_first(upload, converted, hub, tmp_path):
-    folder = tmp_path / "run"
-    shutil.copytree(converted.folder, folder)
-    where = ("--upload", REPO)
-    arguments = [folder if part == converted.folder else part for part in converted.arguments]
+    where, arguments = ("--upload", REPO), converted.copy(tmp_path / "run").arguments
 
     def convert(*more):
         command = [sys.executable, "-m", "luq_gguf", *map(str, arguments), *where, *more]

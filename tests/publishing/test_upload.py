@@ -11,6 +11,7 @@ from luq_gguf.publishing.card import BaseCard
 from luq_gguf.run.folder import RunFolder
 
 OTHER = {"notes.md": b"kept", "README.md": b"---\nlicense: mit\n---\nbefore\n"}
+one_model = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
 
 
 def add_other(hub, tmp_path):
@@ -88,6 +89,7 @@ def test_the_card_tells_what_was_measured_and_the_hub_reads_it(upload, hub, run)
     assert len(widths) == 1, "every line of the table has as many cells"
 
 
+@one_model
 def test_nothing_is_told_that_was_not_measured(upload, hub, run):
     (run / "eval.json").unlink()
     (run / "bench.json").unlink()
@@ -99,6 +101,7 @@ def test_nothing_is_told_that_was_not_measured(upload, hub, run):
     assert "model-index" not in card
 
 
+@one_model
 def test_perplexity_alone_is_a_measurement_too(cli, upload, hub, run):
     for name in ("eval.json", "bench.json"):
         (run / name).unlink()
@@ -116,6 +119,7 @@ def point(order, n_low, n_bytes, kld):
     return {"order": order, "n_low": n_low, "n_bytes": n_bytes, "metrics": {"kld": {"mean": kld}}}
 
 
+@one_model
 @pytest.mark.parametrize(("low", "told"), [("IQ1_M", True), ("Q2_K", False)])
 def test_a_uniform_file_that_is_better_is_told_where_the_sweep_was_of_the_same_types(run, low, told):
     points = [
@@ -131,6 +135,7 @@ def test_a_uniform_file_that_is_better_is_told_where_the_sweep_was_of_the_same_t
     assert bool(said) == told
 
 
+@one_model
 def test_a_16_bit_file_that_was_not_hashed_is_known_by_its_hash_all_the_same(run, converted):
     """`sweep` leaves one; where it was deleted since, what was measured of it is left out."""
     passes_through = json.loads((run / "run.json").read_text())

@@ -58,6 +58,8 @@ def test_a_text_model_goes_the_whole_road_with_alpha_0(cli, llama, text_model, b
         3,
         "--low-layers",
         1,
+        "--low",
+        "Q2_K",
         "--json",
     )
     assert done.returncode == 0, done.stderr
@@ -74,9 +76,10 @@ def test_a_text_model_goes_the_whole_road_with_alpha_0(cli, llama, text_model, b
 def test_rows_that_no_block_fits_are_named_with_what_they_would_become(cli, text_model, book, tmp_path):
     model = text_model(hidden=192)
     arguments = ("convert", model, "--out", tmp_path / "run", "--calib-text", book, "--samples", 3, "--low-layers", 1)
+    arguments += ("--low", "IQ2_XXS")
     done = cli(*arguments)
     assert done.returncode == 2
-    assert "12 matrices have rows that IQ1_M's blocks of 256 do not divide" in done.stderr
+    assert "12 matrices have rows that IQ2_XXS's blocks of 256 do not divide" in done.stderr
     assert "attn_k, attn_output, attn_q, attn_v, ffn_gate, ffn_up would become IQ4_NL" in done.stderr
     assert not (tmp_path / "run" / "profile.json").exists()
     assert "accept this with --allow-fallback" in done.stderr
@@ -138,7 +141,7 @@ def test_blocks_that_the_reference_model_does_not_compute_get_types_that_need_no
     model = family.build(tmp_path / "with-mtp")
     more = any_tokenizer_environment(tmp_path / "llama.cpp", llama)
     arguments = (model, "--out", tmp_path / "run", "--calib-text", book, "--alpha", 0, "--samples", 3)
-    done = cli("convert", *arguments, "--low-layers", 4, "--high", "IQ2_M", env=os.environ | more)
+    done = cli("convert", *arguments, "--low-layers", 4, "--low", "IQ2_XXS", "--high", "IQ2_M", env=os.environ | more)
     assert done.returncode == 0, done.stderr
     assert "matrices that the reference model does not compute have no importance" in done.stdout
     plan = json.loads((tmp_path / "run" / "plan.json").read_text())
@@ -159,7 +162,7 @@ def test_columns_in_another_order_than_measured_are_noticed(cli, text_model, boo
     from safetensors.numpy import load_file, save_file
 
     arguments = ("--out", tmp_path / "run", "--calib-text", book, "--samples", 3, "--low-layers", 1, "--json")
-    done = cli("convert", text_model(), *arguments)
+    done = cli("convert", text_model(), *arguments, "--low", "Q2_K")
     assert done.returncode == 0, done.stderr
     saved = load_file(tmp_path / "run" / "profile.safetensors")
     saved["columns.blk.0.ffn_down.weight"] = np.roll(saved["columns.blk.0.ffn_down.weight"], 64)
@@ -180,8 +183,9 @@ def test_calibration_of_too_few_tokens_says_how_many_it_takes(cli, text_model, t
     assert "needs 100 at least" in done.stderr
 
 
-def test_the_folder_of_another_model_is_not_overwritten(cli, converted, text_model):
-    done = cli("convert", text_model(), "--out", converted.folder, "--low-layers", 1)
+@pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
+def test_the_folder_of_another_model_is_not_overwritten(cli, small, text_model, tmp_path):
+    done = cli("convert", text_model(), "--out", small.copy(tmp_path / "run").folder, "--low-layers", 1)
     assert done.returncode == 2
     assert "holds a run of" in done.stderr
 

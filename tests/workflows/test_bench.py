@@ -24,9 +24,7 @@ FEW = ("--threads", 1, "--prompt", "16,32", "--generate", 8)
 
 @pytest.fixture(scope="module")
 def run(converted, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bench") / "run"
-    shutil.copytree(converted.folder, folder)
-    return folder
+    return converted.copy(tmp_path_factory.mktemp("bench") / "run").folder
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """`luq-gguf sweep --alpha` on a real run: each point is the file that `convert --alpha` would make."""
 
 import json
-import shutil
 
 import pytest
 
@@ -16,17 +15,15 @@ def questions(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(converted, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("alpha") / "run"
-    shutil.copytree(converted.folder, folder)
-    return folder
+def run(small, tmp_path_factory):
+    return small.copy(tmp_path_factory.mktemp("alpha") / "run").folder
 
 
 @pytest.fixture(scope="module")
 def arguments(run, questions, calibration_file):
     few = ("--order", "entropy", "--low-layers", "6", "--uniform", "none", "--alpha", "0.5,1", "--alpha-layers", "6")
-    asked = ("sweep", run, "--data", questions, "--max-tokens", 4)
-    return (*asked, *few, "--calib", calibration_file, "--calib-samples", 64)
+    asked = ("sweep", run, "--low", "Q2_K", "--data", questions, "--max-tokens", 4)
+    return (*asked, *few, "--calib", calibration_file, "--calib-samples", 12)
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +47,14 @@ def test_at_the_runs_own_alpha_nothing_changes(ablated, run):
 
 
 def test_a_point_is_the_file_that_convert_makes_with_that_alpha(
-    ablated, cli, run, converted, tiny_model, calibration_file, questions, tmp_path
+    ablated, cli, run, small, tiny_model, calibration_file, questions, tmp_path
 ):
     out = tmp_path / "one"
-    asked = ("convert", tiny_model, "--out", out, "--calib", calibration_file, "--samples", 64, "--low-layers", 6)
-    done = cli(*asked, "--alpha", 1, "--json")
+    asked = ("convert", tiny_model, "--out", out, "--calib", calibration_file, "--samples", 12, "--low", "Q2_K")
+    done = cli(*asked, "--low-layers", 6, "--alpha", 1, "--json")
     assert done.returncode == 0, done.stderr
     made = json.loads(done.stdout)
-    reference = run / converted.f16.name
+    reference = run / small.f16.name
     measured = cli("eval", made["model"], "--reference", reference, "--data", questions, "--max-tokens", 4, "--json")
     assert measured.returncode == 0, measured.stderr
     both, imatrix = point(ablated, 1, "both"), point(ablated, 1, "imatrix")

@@ -15,6 +15,7 @@ from luq_gguf.workflows import easy_vqa
 
 COUNT = 40
 TASKS = Path(__file__).parents[2] / "support" / "lmms_tasks"
+one_model = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +44,7 @@ def tasks(questions, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(converted, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("benchmarks") / "run"
-    shutil.copytree(converted.folder, folder)
-    return folder
+    return converted.copy(tmp_path_factory.mktemp("benchmarks") / "run").folder
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +83,7 @@ def test_lmms_eval_finds_the_accuracy_that_our_own_questions_find(evaluated, run
     assert {key: value for key, value in saved.items() if key != "others"} == evaluated
 
 
+@one_model
 def test_the_same_again_runs_nothing(evaluate, evaluated, run):
     before = {path: path.stat().st_mtime_ns for path in (run / ".work" / "eval").rglob("*") if path.is_file()}
     assert any(path.name == "llama-server.log" for path in before)
@@ -94,6 +94,7 @@ def test_the_same_again_runs_nothing(evaluate, evaluated, run):
     assert before == after
 
 
+@one_model
 def test_benchmarks_alone_with_a_limit(cli, converted, run, tasks, evaluated):
     arguments = ("--benchmarks", "easy_vqa", "--benchmark-tasks", tasks, "--limit", 3, "--threads", 1)
     done = cli("eval", run / converted.model.name, *arguments, "--json")
@@ -105,6 +106,7 @@ def test_benchmarks_alone_with_a_limit(cli, converted, run, tasks, evaluated):
     assert saved["others"] == [evaluated]
 
 
+@one_model
 def test_a_question_longer_than_the_context_ends_the_run(cli, converted, run, tasks, evaluated):
     # llama-server makes contexts multiples of 256; the longest question is made longer than that
     text = tasks / "easy_vqa" / "utils.py"
@@ -122,12 +124,14 @@ def test_a_question_longer_than_the_context_ends_the_run(cli, converted, run, ta
     assert "--ctx 1024" in done.stderr or "--ctx 2048" in done.stderr
 
 
+@one_model
 def test_an_unknown_task_is_refused(cli, converted, run, tasks):
     done = cli("eval", run / converted.model.name, "--benchmarks", "easy_vqa2", "--benchmark-tasks", tasks)
     assert done.returncode == 2
     assert "lmms-eval knows no task named easy_vqa2" in done.stderr
 
 
+@one_model
 def test_a_missing_lmms_eval_is_refused(converted, run):
     code = "import sys; sys.modules['lmms_eval'] = None; from importlib import metadata as m; real = m.version\n"
     code += "def version(name):\n  if name == 'lmms-eval': raise m.PackageNotFoundError\n  return real(name)\n"
@@ -138,6 +142,7 @@ def test_a_missing_lmms_eval_is_refused(converted, run):
     assert "pip install 'luq-gguf[lmms]'" in done.stderr
 
 
+@one_model
 def test_what_needs_a_judge_is_refused_without_its_key(cli, converted, run):
     environment = {k: v for k, v in os.environ.items() if k not in ("OPENAI_API_KEY", "API_TYPE")}
     done = cli("eval", run / converted.model.name, "--benchmarks", "paper", env=environment)
@@ -146,6 +151,7 @@ def test_what_needs_a_judge_is_refused_without_its_key(cli, converted, run):
     assert "leave mathvista away" in " ".join(done.stderr.split())
 
 
+@one_model
 def test_a_reference_without_data_is_refused(cli, converted, run, tasks):
     arguments = ("--reference", run / converted.f16.name, "--benchmarks", "easy_vqa", "--benchmark-tasks", tasks)
     done = cli("eval", run / converted.model.name, *arguments)
@@ -160,6 +166,7 @@ def test_a_server_that_cannot_load_its_file_says_so(tmp_path):
         server.serve(broken, None, tmp_path / "log").__enter__()
 
 
+@one_model
 def test_a_server_that_ends_meanwhile_is_what_is_told(converted, tmp_path, monkeypatch):
     started = []
     popen = subprocess.Popen

@@ -1,6 +1,6 @@
 """Files spliced from the layer bank are byte for byte what llama-quantize writes for the same map."""
 
-import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -17,23 +17,25 @@ from luq_gguf.run.session import open_session
 pytestmark = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
 
 
+@contextmanager
+def bank(copied, tiny_model, low):
+    """A copy of a converted run with its bank."""
+    with RunFolder(copied.folder) as run:
+        session = open_session(run, str(tiny_model), low=low)
+        yield session, *quantization_stage.make_bank(session)
+
+
 @pytest.fixture(scope="module")
-def made(converted, tiny_model, tmp_path_factory):
-    """A copy of the converted run with its bank."""
-    folder = tmp_path_factory.mktemp("bank") / "run"
-    shutil.copytree(converted.folder, folder)
-    with RunFolder(folder) as run:
-        session = open_session(run, str(tiny_model))
-        low, high = quantization_stage.make_bank(session)
-        yield session, low, high
+def made(small, tiny_model, tmp_path_factory):
+    with bank(small.copy(tmp_path_factory.mktemp("bank") / "run"), tiny_model, "Q2_K") as held:
+        yield held
 
 
-def test_the_converted_file_can_be_spliced(made, converted, tmp_path):
-    session, low, high = made
-    door = session.door
-    layers = converted.result["low_layers"]
-    plan = two_type_plan.make_plan(door.tensors, layers, Budget(low_layers=len(layers)), "entropy")
-    splice.splice((high, low), plan.tensor_types, tmp_path / "spliced.gguf")
+def test_the_converted_file_can_be_spliced(converted, tiny_model, tmp_path):
+    with bank(converted.copy(tmp_path / "run"), tiny_model, "IQ1_M") as (session, low, high):
+        layers = converted.result["low_layers"]
+        plan = two_type_plan.make_plan(session.door.tensors, layers, Budget(low_layers=len(layers)), "entropy")
+        splice.splice((high, low), plan.tensor_types, tmp_path / "spliced.gguf")
     assert (tmp_path / "spliced.gguf").read_bytes() == converted.model.read_bytes()
 
 

@@ -7,8 +7,8 @@ from luq_gguf.llamacpp.runtime.client import Runner
 
 
 @pytest.fixture(scope="module")
-def runner(converted, tmp_path_factory):
-    with Runner(converted.f16, converted.mmproj, n_ctx=512) as loaded:
+def runner(small, tmp_path_factory):
+    with Runner(small.f16, small.mmproj, n_ctx=512) as loaded:
         yield loaded
 
 
@@ -43,14 +43,14 @@ def test_a_forced_answer_is_followed_and_the_greedy_one_still_told(runner, test_
     assert len(forced.log_probabilities) == len(forced.prompt) + len(other)
 
 
-def test_kept_embeddings_change_nothing(converted, test_set, tmp_path):
+def test_kept_embeddings_change_nothing(small, test_set, tmp_path):
     image, question, _ = test_set[1]
     found = []
     for _ in range(2):
-        with Runner(converted.f16, converted.mmproj, n_ctx=512, embeddings=tmp_path) as loaded:
+        with Runner(small.f16, small.mmproj, n_ctx=512, embeddings=tmp_path) as loaded:
             found.append(loaded.measure(question, image, max_tokens=4))
         assert len(list(tmp_path.glob("*.npy"))) == 1
-    with Runner(converted.f16, converted.mmproj, n_ctx=512) as loaded:
+    with Runner(small.f16, small.mmproj, n_ctx=512) as loaded:
         found.append(loaded.measure(question, image, max_tokens=4))
     assert found[0].text == found[1].text == found[2].text
     assert np.array_equal(found[0].log_probabilities, found[1].log_probabilities)
