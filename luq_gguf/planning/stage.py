@@ -115,7 +115,7 @@ def _within_quality(
     tick = _counter(listener, "numbers of low layers", len(order) + 1)
 
     def measure(count: int) -> float:
-        figure = quality_bound.figure_of(budget, meter.low(order[:count])["metrics"])
+        figure = quality_bound.figure_of(budget, meter.low(order[:count]).metrics)
         tick()
         return figure
 
@@ -147,7 +147,7 @@ def greedy_order(
     tick = _counter(listener, "files measured", max(1, most))
 
     def measure(layers: tuple[int, ...]) -> float:
-        kld = float(meter.low(layers)["metrics"]["kld"]["mean"])
+        kld = meter.low(layers).metrics.divergence.mean
         tick()
         return kld
 
@@ -170,7 +170,8 @@ def add_best_points(session: Session, profile: Profile, meter: Meter, swept: dic
         else:
             figures = meter.quantized(plan)
         told = {"order": "best", "seed": 0, "n_low": None, "low_layers": [], "budget_bytes": n_bytes}
-        swept["points"].append(told | figures | {"average_bits": variants.layer_bits(session.door, plan)})
+        figures = replace(figures, average_bits=variants.layer_bits(session.door, plan))
+        swept["points"].append(told | serialization.to_json(figures))
         serialization.write_json(session.run.file("sweep.json"), swept)
     return swept
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from luq_gguf.core.errors import BudgetError
+from luq_gguf.core.measurements import Figures
 from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Profile
 from luq_gguf.method import greedy, ranking
@@ -63,9 +64,12 @@ def sweep(session: Session, profile: Profile, meter: Meter, request: SweepReques
     points: list[dict[str, Any]] = []
     seen: set[frozenset[int]] = set()
 
-    def add(order: str, seed: int, count: int | None, layers: Sequence[int], figures: dict[str, Any]) -> None:
+    def add(order: str, seed: int, count: int | None, layers: Sequence[int], figures: Figures) -> None:
         told = {"order": order, "seed": seed, "n_low": count, "low_layers": sorted(layers)}
-        points.append(told | figures)
+        measured = serialization.to_json(figures)
+        if order == "uniform F16":  # the order of keys that this point has always had
+            measured = {key: measured[key] for key in ("n_bytes", "bpw", "average_bits", "metrics")}
+        points.append(told | measured)
         content = {"points": points, "conditions": meter.conditions()}
         serialization.write_json(run.file("sweep.json"), content)
 
@@ -89,7 +93,7 @@ def _greedy(meter: Meter, order: Sequence[int], counts: Sequence[int], listener:
     most, done = max(1, greedy.most_files(len(order), max(counts, default=0))), itertools.count(1)
 
     def measure(layers: tuple[int, ...]) -> float:
-        kld = float(meter.low(layers)["metrics"]["kld"]["mean"])
+        kld = meter.low(layers).metrics.divergence.mean
         listener.progress("greedy steps", next(done), most)
         return kld
 

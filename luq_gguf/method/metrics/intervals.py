@@ -8,19 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from luq_gguf.core.measurements import Estimate
+
 RESAMPLES = 10_000
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean with its 95% interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def to_json(self) -> dict[str, float]:
-        return {"value": self.value, "low": self.low, "high": self.high}
 
 
 def bootstrap(values: np.ndarray, seed: int = 0) -> Estimate:
