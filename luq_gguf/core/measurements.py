@@ -25,6 +25,28 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Ratio:
+    """A ratio, and the interval in which the same measurement made again is expected to lie (None for one pair)."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+    def to_json(self) -> dict[str, float | None]:
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Repetitions of one measurement: mean, standard deviation (0 for one), median, and each of them."""
+
+    mean: float
+    std: float
+    median: float
+    samples: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Spread:
     """KL divergence over n_positions of tokens, in nats: mean with its 95% interval, and quantiles."""
 
@@ -74,6 +96,59 @@ class Figures:
     bpw: float
     metrics: Metrics
     average_bits: float | UnsetType = UNSET
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """A measured file of a sweep: which order and seed chose so many low layers (None and () for a file of another
+    kind); `budget_bytes` of the best plans alone."""
+
+    order: str
+    seed: int
+    n_low: int | None
+    low_layers: tuple[int, ...]
+    budget_bytes: int | UnsetType
+    n_bytes: int
+    bpw: float
+    metrics: Metrics
+    average_bits: float | UnsetType
+
+    @classmethod
+    def of(
+        cls,
+        order: str,
+        figures: Figures,
+        *,
+        seed: int = 0,
+        low_layers: tuple[int, ...] | None = None,
+        budget_bytes: int | UnsetType = UNSET,
+    ) -> SweepPoint:
+        """Return the point of a file; `low_layers` is None for one that is not of so many low layers."""
+        n_low = None if low_layers is None else len(low_layers)
+        chosen = tuple(sorted(low_layers or ()))
+        measured = (figures.n_bytes, figures.bpw, figures.metrics, figures.average_bits)
+        return cls(order, seed, n_low, chosen, budget_bytes, *measured)
+
+
+@dataclass(frozen=True)
+class BenchRow:
+    """What bench.json says of a file at a number of threads. `prefill` is by prompt length, `prefill_tps` of the
+    longest; `image` has samples by what was timed, and peak_rss_bytes. None is what was not measured."""
+
+    file: str
+    sha256: str | None
+    kernels: bool
+    n_bytes: int
+    bpw: float
+    threads: int
+    decode_tps: Samples
+    prefill_tps: Samples | None
+    prefill: Mapping[str, Samples]
+    decode_ratio: Ratio | None
+    prefill_ratio: Ratio | None
+    peak_rss_bytes: int
+    fits_memory: bool
+    image: Mapping[str, Samples | int] | None
 
 
 @dataclass(frozen=True)

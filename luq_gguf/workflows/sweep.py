@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from luq_gguf.core.errors import BudgetError
-from luq_gguf.core.measurements import Figures
+from luq_gguf.core.measurements import SweepPoint
 from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Profile
 from luq_gguf.method import greedy, ranking
@@ -64,25 +64,24 @@ def sweep(session: Session, profile: Profile, meter: Meter, request: SweepReques
     points: list[dict[str, Any]] = []
     seen: set[frozenset[int]] = set()
 
-    def add(order: str, seed: int, count: int | None, layers: Sequence[int], figures: Figures) -> None:
-        told = {"order": order, "seed": seed, "n_low": count, "low_layers": sorted(layers)}
-        measured = serialization.to_json(figures)
-        if order == "uniform F16":  # the order of keys that this point has always had
-            measured = {key: measured[key] for key in ("n_bytes", "bpw", "average_bits", "metrics")}
-        points.append(told | measured)
+    def add(point: SweepPoint) -> None:
+        told = serialization.to_json(point)
+        if point.order == "uniform F16":  # its keys have always had this order
+            told["metrics"] = told.pop("metrics")
+        points.append(told)
         content = {"points": points, "conditions": meter.conditions()}
         serialization.write_json(run.file("sweep.json"), content)
 
     for (name, seed), sets in orders.items():
         for layers in sets:
-            add(name, seed, len(layers), layers, meter.low(layers))
+            add(SweepPoint.of(name, meter.low(layers), seed=seed, low_layers=tuple(layers)))
             if frozenset(layers) not in seen:
                 seen.add(frozenset(layers))
                 tick(total)
     for ftype in request.uniform:
-        add(f"uniform {ftype}", 0, None, (), meter.uniform(ftype))
+        add(SweepPoint.of(f"uniform {ftype}", meter.uniform(ftype)))
         tick(total)
-    add("uniform F16", 0, None, (), meter.sixteen_bit())
+    add(SweepPoint.of("uniform F16", meter.sixteen_bit()))
     tick(total)
     found: dict[str, Any] = serialization.read_json(run.file("sweep.json"), "sweep")
     return found

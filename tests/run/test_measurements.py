@@ -1,10 +1,23 @@
 """Measured values as files on disk have them."""
 
 import json
+from dataclasses import replace
 
 from msgspec import UNSET
 
-from luq_gguf.core.measurements import Divergence, Estimate, EvalConditions, EvalResult, Figures, Metrics, Spread
+from luq_gguf.core.measurements import (
+    BenchRow,
+    Divergence,
+    Estimate,
+    EvalConditions,
+    EvalResult,
+    Figures,
+    Metrics,
+    Ratio,
+    Samples,
+    Spread,
+    SweepPoint,
+)
 from luq_gguf.run import serialization
 
 # A point of a sweep as luq-gguf 0.x keeps it in .work/points.
@@ -82,3 +95,40 @@ def test_what_a_metric_or_no_reference_leaves_out_is_no_key_and_what_was_not_ask
     assert content["kld"] is None
     assert list(content["kld_prompt"]) == ["mean", "low", "high", "median", "p90", "p99", "n_positions"]
     assert alone.metrics == Metrics(None, None, None, None, None, None, None, None)
+
+
+def test_points_of_a_sweep_have_the_contracts_keys_in_their_order():
+    figures = replace(FIGURES, average_bits=4.5)
+    measured = json.loads(POINT) | {"average_bits": 4.5}
+    point = serialization.to_json(SweepPoint.of("random", figures, seed=3, low_layers=(7, 2)))
+    expected = {"order": "random", "seed": 3, "n_low": 2, "low_layers": [2, 7]} | measured
+    assert json.dumps(point) == json.dumps(expected)
+    best = serialization.to_json(SweepPoint.of("best", figures, budget_bytes=5_000_000))
+    told = {"order": "best", "seed": 0, "n_low": None, "low_layers": [], "budget_bytes": 5_000_000}
+    assert json.dumps(best) == json.dumps(told | measured)
+
+
+def test_a_row_of_bench_has_the_contracts_keys_in_their_order():
+    one = Samples(2.0, 0.0, 2.0, (2.0,))
+    told = {"mean": 2.0, "std": 0.0, "median": 2.0, "samples": [2.0]}
+    row = BenchRow(
+        "f.gguf", None, False, 10, 4.5, 2, one, one, {"64": one}, Ratio(1.0, None, None), None, 99, True,
+        {"first_token": one, "peak_rss_bytes": 7},
+    )  # fmt: skip
+    expected = {
+        "file": "f.gguf",
+        "sha256": None,
+        "kernels": False,
+        "n_bytes": 10,
+        "bpw": 4.5,
+        "threads": 2,
+        "decode_tps": told,
+        "prefill_tps": told,
+        "prefill": {"64": told},
+        "decode_ratio": {"value": 1.0, "low": None, "high": None},
+        "prefill_ratio": None,
+        "peak_rss_bytes": 99,
+        "fits_memory": True,
+        "image": {"first_token": told, "peak_rss_bytes": 7},
+    }
+    assert json.dumps(serialization.to_json(row)) == json.dumps(expected)
