@@ -16,6 +16,7 @@ import numpy as np
 
 from luq_gguf.core import machine
 from luq_gguf.core.errors import EvaluationError
+from luq_gguf.core.measurements import BenchRow, Ratio, Samples
 from luq_gguf.core.reporter import Listener
 from luq_gguf.core.units import format_size
 from luq_gguf.llamacpp import llama_bench, tools
@@ -23,6 +24,7 @@ from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.llamacpp.runtime.client import Runner
 from luq_gguf.llamacpp.tools import LlamaCpp
 from luq_gguf.method.metrics import intervals
+from luq_gguf.run import serialization
 
 BUSY = 0.1  # a share of all cores' time that others take and that is worth telling
 HEADROOM = 400 * 2**20  # context, compute buffers and the program itself, beside the weights
@@ -120,7 +122,7 @@ def bench(
 
     def keep() -> None:
         content["machine"]["others_share_during"] = max(others, default=0.0)
-        content["rows"] = _rows(arms, measured, baseline, request)
+        content["rows"] = serialization.to_json(_rows(arms, measured, baseline, request))
         save(content)
 
     total = request.repetitions * len(arms)
@@ -213,7 +215,7 @@ def _conditions(request: BenchRequest, more: Mapping[str, Any] | None) -> dict[s
 
 def _rows(
     arms: Sequence[Arm], measured: Sequence[_Measured], baseline: Arm | None, request: BenchRequest
-) -> list[dict[str, Any]]:
+) -> list[BenchRow]:
     """A row for every file and number of threads; what has not been measured yet is left out or null."""
     at = next((i for i, arm in enumerate(arms) if baseline and arm.path == baseline.path), None)
     rows = []
@@ -226,34 +228,34 @@ def _rows(
             prefill = {n: held.tps[threads, n, 0] for n in request.prompts if (threads, n, 0) in held.tps}
             longest = max(prefill, default=None)
             rows.append(
-                {
-                    "file": arm.path.name,
-                    "sha256": arm.sha256,
-                    "kernels": arm.kernels is not None,
-                    "n_bytes": arm.n_bytes,
-                    "bpw": arm.bpw,
-                    "threads": threads,
-                    "decode_tps": intervals.spread_of(decode),
-                    "prefill_tps": intervals.spread_of(prefill[longest]) if longest else None,
-                    "prefill": {str(n): intervals.spread_of(samples) for n, samples in prefill.items()},
-                    "decode_ratio": _ratio(beside.get((threads, 0, request.n_generate)), decode),
-                    "prefill_ratio": _ratio(beside.get((threads, longest, 0)), prefill[longest]) if longest else None,
-                    "peak_rss_bytes": held.peak_rss_bytes,
-                    "fits_memory": arm.fits,
-                    "image": _image_row(held) if held.image and threads == max(request.threads) else None,
-                }
+                BenchRow(
+                    file=arm.path.name,
+                    sha256=arm.sha256,
+                    kernels=arm.kernels is not None,
+                    n_bytes=arm.n_bytes,
+                    bpw=arm.bpw,
+                    threads=threads,
+                    decode_tps=intervals.spread_of(decode),
+                    prefill_tps=intervals.spread_of(prefill[longest]) if longest else None,
+                    prefill={str(n): intervals.spread_of(samples) for n, samples in prefill.items()},
+                    decode_ratio=_ratio(beside.get((threads, 0, request.n_generate)), decode),
+                    prefill_ratio=_ratio(beside.get((threads, longest, 0)), prefill[longest]) if longest else None,
+                    peak_rss_bytes=held.peak_rss_bytes,
+                    fits_memory=arm.fits,
+                    image=_image_row(held) if held.image and threads == max(request.threads) else None,
+                )
             )
     return rows
 
 
-def _image_row(held: _Measured) -> dict[str, Any]:
+def _image_row(held: _Measured) -> dict[str, Samples | int]:
     spreads = {name: intervals.spread_of(values) for name, values in held.image.items()}
-    return spreads | {"peak_rss_bytes": held.image_peak_rss_bytes}
+    return {**spreads, "peak_rss_bytes": held.image_peak_rss_bytes}
 
 
-def _ratio(one: Sequence[float] | None, other: Sequence[float]) -> dict[str, float | None] | None:
+def _ratio(one: Sequence[float] | None, other: Sequence[float]) -> Ratio | None:
     """Of the repetitions that both have."""
     n = min(len(one), len(other)) if one else 0
     if not one or n == 0:
         return None
-    return intervals.paired_ratio(np.array(one[:n]), np.array(other[:n])).to_json()
+    return intervals.paired_ratio(np.array(one[:n]), np.array(other[:n]))

@@ -7,13 +7,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from msgspec import UNSET
 
 from luq_gguf.core import paths
 from luq_gguf.core.errors import EvaluationError
 from luq_gguf.core.hashing import sha256_of
+from luq_gguf.core.measurements import Divergence, EvalConditions, EvalResult, Spread
 from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import EvalData, Sample
 from luq_gguf.evaluation.logprobs import CHUNK, Case, Target, compare, measure_reference, noise_floor, reference_answers
@@ -25,9 +26,9 @@ from luq_gguf.method.metrics import intervals, vqa
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A file's measurements, as eval.json has them; what was not asked for is null."""
+    """A file's measurements: what eval.json says of it, and what that is made of."""
 
-    content: dict[str, Any]
+    result: EvalResult
     scores: np.ndarray | None
     cases: tuple[Case, ...]
 
@@ -168,34 +169,38 @@ def evaluate(
     cases = compare(target, data, folder, work, lambda done, total: listener.progress(name, done, total), scratch)
     said = [case.answer or "" for case in cases if case.name[0] == "q"]
     scores = _scores(said, data, chosen)
-    content: dict[str, Any] = {
-        "file": target.model.name,
-        "file_sha256": sha256_of(target.model),
-        "reference": reference.model.name if reference else None,
-        "n_samples": len(data.samples) or len(data.chunks),
-        "metric": chosen,
-        "accuracy": intervals.accuracy(scores).to_json() if scores is not None else None,
-    }
-    if chosen == "yes-no":
-        content["f1"] = vqa.f1_of_yes(said, [sample.answers[0] for sample in data.samples])
-    if scores is not None and theirs is not None:
-        before = _scores(theirs, data, chosen)
-        assert before is not None
-        content["reference_accuracy"] = intervals.accuracy(before).to_json()
-        content["accuracy_change"] = intervals.paired_difference(before, scores).to_json()
-    content |= _divergences(cases, floor)
+    before = None if scores is None or theirs is None else _scores(theirs, data, chosen)
+    asked, told = ([case for case in cases if case.name[0] == kind] for kind in "qt")
+    main = asked or told
+    same = [case.same_top for case in main if case.same_top is not None]
     nll = [case.nll for case in cases if case.nll is not None]
-    content["perplexity"] = float(np.exp(np.concatenate(nll).mean())) if nll else None
-    content["n_chunks"] = len(data.chunks)
-    content["conditions"] = {
-        "data": data.name or None,
-        "data_sha256": data.sha256,
-        "max_tokens": target.max_tokens,
-        "threads": target.threads,
-        "kept_tokens_per_position": reference.top if reference else None,
-        "interval": "95%, percentile bootstrap over samples",
-    }
-    return Evaluation(content, scores, tuple(cases))
+    result = EvalResult(
+        file=target.model.name,
+        file_sha256=sha256_of(target.model),
+        reference=reference.model.name if reference else None,
+        n_samples=len(data.samples) or len(data.chunks),
+        metric=chosen,
+        accuracy=intervals.accuracy(scores) if scores is not None else None,
+        f1=vqa.f1_of_yes(said, [sample.answers[0] for sample in data.samples]) if chosen == "yes-no" else UNSET,
+        reference_accuracy=intervals.accuracy(before) if before is not None else UNSET,
+        accuracy_change=UNSET if before is None or scores is None else intervals.paired_difference(before, scores),
+        kld=_divergence(main, cases, floor),
+        kld_prompt=_spread([case.kld[: case.n_prompt] for case in asked if case.kld is not None]),
+        kld_answer=_spread([case.kld[case.n_prompt :] for case in asked if case.kld is not None]),
+        kld_text=_spread([case.kld for case in told if case.kld is not None]),
+        same_top=float(np.concatenate(same).mean()) if same else None,
+        perplexity=float(np.exp(np.concatenate(nll).mean())) if nll else None,
+        n_chunks=len(data.chunks),
+        conditions=EvalConditions(
+            data=data.name or None,
+            data_sha256=data.sha256,
+            max_tokens=target.max_tokens,
+            threads=target.threads,
+            kept_tokens_per_position=reference.top if reference else None,
+            interval="95%, percentile bootstrap over samples",
+        ),
+    )
+    return Evaluation(result, scores, tuple(cases))
 
 
 def _scores(said: Sequence[str], data: EvalData, metric: str | None) -> np.ndarray | None:
@@ -205,38 +210,25 @@ def _scores(said: Sequence[str], data: EvalData, metric: str | None) -> np.ndarr
     return np.array([vqa.METRICS[metric](answer, sample.answers) for answer, sample in pairs])
 
 
-def _divergences(cases: Sequence[Case], floor: float | None) -> dict[str, Any]:
-    """KLD over all text tokens, and apart: of prompts, of answers, of texts."""
-    asked = [case for case in cases if case.name[0] == "q"]
-    told = [case for case in cases if case.name[0] == "t"]
+def _divergence(main: Sequence[Case], cases: Sequence[Case], floor: float | None) -> Divergence | None:
+    """Over all text tokens of the prompts with their answers; of the texts, where there are no prompts."""
+    spread = _spread([case.kld for case in main if case.kld is not None])
+    if spread is None:
+        return None
     missing = [case.missing for case in cases if case.missing is not None]
-    main = asked or told
-    parts = {
-        "kld": [case.kld for case in main],
-        "kld_prompt": [None if case.kld is None else case.kld[: case.n_prompt] for case in asked],
-        "kld_answer": [None if case.kld is None else case.kld[case.n_prompt :] for case in asked],
-        "kld_text": [case.kld for case in told],
-    }
-    found: dict[str, Any] = {}
-    for name, values in parts.items():
-        held = [value for value in values if value is not None and len(value)]
-        found[name] = _spread(held) if held else None
-    if found["kld"]:
-        found["kld"] |= {"floor": floor, "missing_beyond_kept": float(np.mean(missing)) if missing else 0.0}
-    same = [case.same_top for case in main if case.same_top is not None]
-    found["same_top"] = float(np.concatenate(same).mean()) if same else None
-    return found
+    unseen = float(np.mean(missing)) if missing else 0.0
+    return Divergence(**vars(spread), floor=floor, missing_beyond_kept=unseen)
 
 
-def _spread(values: list[np.ndarray]) -> dict[str, float]:
-    flat = np.concatenate(values).astype(np.float64)
-    interval = _mean_interval(values)
-    quantiles = {"median": 0.5, "p90": 0.9, "p99": 0.99}
-    return (
-        {"mean": float(flat.mean()), "low": interval[0], "high": interval[1]}
-        | {name: float(np.quantile(flat, q)) for name, q in quantiles.items()}
-        | {"n_positions": len(flat)}
-    )
+def _spread(values: Sequence[np.ndarray]) -> Spread | None:
+    """Of what each sample has; None where no sample has any."""
+    held = [value for value in values if len(value)]
+    if not held:
+        return None
+    flat = np.concatenate(held).astype(np.float64)
+    low, high = _mean_interval(held)
+    median, p90, p99 = (float(np.quantile(flat, q)) for q in (0.5, 0.9, 0.99))
+    return Spread(float(flat.mean()), low, high, median, p90, p99, len(flat))
 
 
 def _mean_interval(values: list[np.ndarray], seed: int = 0) -> tuple[float, float]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from luq_gguf.core.errors import BudgetError
+from luq_gguf.core.measurements import Metrics
 from luq_gguf.core.types import Budget
 
 
@@ -20,13 +20,13 @@ class Tried:
     meets: bool
 
 
-def figure_of(budget: Budget, metrics: dict[str, Any]) -> float:
+def figure_of(budget: Budget, metrics: Metrics) -> float:
     """The figure that a quality budget bounds."""
     if budget.max_kld is not None:
-        return float(metrics["kld"]["mean"])
-    if not metrics["accuracy"]:
+        return metrics.divergence.mean
+    if not metrics.accuracy:
         raise BudgetError("--min-accuracy needs questions with answers.", 'Give --eval a .jsonl with "answers".')
-    return float(metrics["accuracy"]["value"])
+    return metrics.accuracy.value
 
 
 def meets(budget: Budget, figure: float) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from luq_gguf.core.hashing import hash_of
+from luq_gguf.core.measurements import Figures
 from luq_gguf.core.types import Budget, EvalData, Plan
 from luq_gguf.evaluation import evaluate as evaluation
 from luq_gguf.evaluation.logprobs import Target
@@ -57,28 +58,27 @@ class Meter:
         order = [*chosen, *(n for n in range(self._door.tensors.n_layers) if n not in set(chosen))]
         return two_type_plan.make_plan(self._door.tensors, order, Budget(low_layers=len(chosen)), "sweep")
 
-    def low(self, layers: Iterable[int]) -> dict[str, Any]:
+    def low(self, layers: Iterable[int]) -> Figures:
         """Figures of the file with these layers low."""
         plan = self.plan(layers)
-        return self.spliced(plan, self._bank[::-1]) | {
-            "average_bits": two_type_plan.layer_bits(self._door.tensors, plan.low_layers)
-        }
+        bits = two_type_plan.layer_bits(self._door.tensors, plan.low_layers)
+        return replace(self.spliced(plan, self._bank[::-1]), average_bits=bits)
 
     def kld(self, layers: Iterable[int]) -> float:
         """Mean KLD of the file with these layers low, in nats."""
-        return float(self.low(layers)["metrics"]["kld"]["mean"])
+        return self.low(layers).metrics.divergence.mean
 
-    def spliced(self, plan: Plan, sources: Sequence[Path]) -> dict[str, Any]:
+    def spliced(self, plan: Plan, sources: Sequence[Path]) -> Figures:
         """Figures of a file whose tensors lie in others."""
         path = self._points / "point.gguf"
         return self._measured(plan, path, lambda: splice.splice(sources, plan.tensor_types, path))
 
-    def uniform(self, ftype: str) -> dict[str, Any]:
+    def uniform(self, ftype: str) -> Figures:
         """Figures of llama-quantize's own file of a type, with the same importance matrix."""
         plan = variants.uniform_plan(self._door, ftype)
-        return self.quantized(plan) | {"average_bits": variants.layer_bits(self._door, plan)}
+        return replace(self.quantized(plan), average_bits=variants.layer_bits(self._door, plan))
 
-    def quantized(self, plan: Plan) -> dict[str, Any]:
+    def quantized(self, plan: Plan) -> Figures:
         """Figures of a file that llama-quantize writes for it."""
         path = self._points / "uniform.gguf"
 
@@ -87,12 +87,10 @@ class Meter:
 
         return self._measured(plan, path, make)
 
-    def sixteen_bit(self) -> dict[str, Any]:
+    def sixteen_bit(self) -> Figures:
         """Figures of the reference itself."""
         found = evaluation.evaluate(self._reference, self._reference, self._data, self._work, metric=self._metric)
-        return {"n_bytes": self._reference.model.stat().st_size, "bpw": 16.0, "average_bits": 16.0} | {
-            "metrics": _metrics(found.content)
-        }
+        return Figures(self._reference.model.stat().st_size, 16.0, found.result.metrics, average_bits=16.0)
 
     def conditions(self) -> dict[str, Any]:
         """What all points share."""
@@ -108,29 +106,23 @@ class Meter:
             "high": self._door.tensors.high,
         }
 
-    def _measured(self, plan: Plan, path: Path, make: Callable[[], None]) -> dict[str, Any]:
+    def _measured(self, plan: Plan, path: Path, make: Callable[[], None]) -> Figures:
         record = self._run.read()["stages"]["profile"]["outputs"][header_only.IMATRIX_NAME]["sha256"]
         asked = [self._data.sha256, self._metric, self._reference.key(), record, dict(plan.tensor_types), plan.high]
         kept = self._points / f"{hash_of(*asked)}.json"
         if kept.exists():
-            content: dict[str, Any] = serialization.read_json(kept, "sweep")
-            return content
+            return serialization.read_value(kept, Figures, "sweep")
         make()
         target = replace(self._reference, model=path)
         scratch = self._points / "scratch"
         found = evaluation.evaluate(
             target, self._reference, self._data, self._work, metric=self._metric, scratch=scratch
         )
-        content = {"n_bytes": path.stat().st_size, "bpw": plan.bpw, "metrics": _metrics(found.content)}
-        serialization.write_json(kept, content)
+        figures = Figures(path.stat().st_size, plan.bpw, found.result.metrics)
+        serialization.write_json(kept, serialization.to_json(figures))
         path.unlink()
         shutil.rmtree(scratch)
-        return content
-
-
-def _metrics(content: dict[str, Any]) -> dict[str, Any]:
-    names = ("accuracy", "accuracy_change", "kld", "kld_answer", "kld_text", "same_top", "perplexity", "metric")
-    return {name: content.get(name) for name in names}
+        return figures
 
 
 def make_meter(session: Session, questions: QuestionSet) -> Callable[[], Meter]:

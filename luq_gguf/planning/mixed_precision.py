@@ -12,6 +12,7 @@ from luq_gguf.benchmarking import type_benchmark
 from luq_gguf.core import machine
 from luq_gguf.core.errors import BudgetError
 from luq_gguf.core.hashing import hash_of
+from luq_gguf.core.measurements import Figures
 from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Budget, Plan, Profile
 from luq_gguf.core.units import format_size
@@ -109,7 +110,8 @@ def best_plan(
     meter = make_meter()
     rivals = _rivals(door, profile, chosen.candidates, most)
     measure = _Measuring(meter, bank, mixed_precision.most_files(space, most, request.swaps, len(rivals)), listener)
-    starts, beside = [], {}
+    starts: list[Types] = []
+    beside: dict[str, Figures] = {}
     for name, plan in rivals.items():
         types = chosen.candidates.as_choice(plan.tensor_types)
         starts += [types] if types else []
@@ -151,7 +153,7 @@ class _Measuring:
         data = f"{told['n_samples']} questions" if told["n_samples"] else f"{told['n_chunks']} chunks of text"
         listener.say(f"best: up to {self._most} files to measure, each on {data}; what is measured is kept")
 
-    def __call__(self, plan: Plan, *, spliced: bool = True) -> dict[str, Any]:
+    def __call__(self, plan: Plan, *, spliced: bool = True) -> Figures:
         started = time.monotonic()
         figures = self._meter.spliced(plan, self._bank) if spliced else self._meter.quantized(plan)
         self._seen.add(hash_of(dict(plan.tensor_types)))
@@ -162,9 +164,10 @@ class _Measuring:
         return figures
 
 
-def measured_kld(figures: Mapping[str, Any], meter: Meter) -> dict[str, Any]:
+def measured_kld(figures: Figures, meter: Meter) -> dict[str, Any]:
     """What plan.json says of a measured file."""
-    return {key: figures["metrics"]["kld"][key] for key in ("mean", "low", "high")} | {"on": meter.conditions()}
+    kld = figures.metrics.divergence
+    return {"mean": kld.mean, "low": kld.low, "high": kld.high, "on": meter.conditions()}
 
 
 def _label(door: Door, plan: Plan, ranking: str | None = None) -> Plan:
@@ -200,9 +203,9 @@ def uniform_beside(door: Door, meter: Meter, most_bytes: int) -> tuple[dict[str,
     return tuple(_compared(name, meter.quantized(plan)) for name, plan in largest)
 
 
-def _compared(name: str, figures: Mapping[str, Any]) -> dict[str, Any]:
-    kld = figures["metrics"]["kld"]
-    return {"name": name, "file_bytes": figures["n_bytes"], "kld": kld["mean"], "low": kld["low"], "high": kld["high"]}
+def _compared(name: str, figures: Figures) -> dict[str, Any]:
+    kld = figures.metrics.divergence
+    return {"name": name, "file_bytes": figures.n_bytes, "kld": kld.mean, "low": kld.low, "high": kld.high}
 
 
 def _predicted(found: Found, space: Space, most_bytes: int) -> dict[str, Any]:
@@ -217,5 +220,5 @@ def _predicted(found: Found, space: Space, most_bytes: int) -> dict[str, Any]:
     }
 
 
-def _kld(figures: Mapping[str, Any]) -> float:
-    return float(figures["metrics"]["kld"]["mean"])
+def _kld(figures: Figures) -> float:
+    return figures.metrics.divergence.mean

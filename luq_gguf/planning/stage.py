@@ -10,6 +10,7 @@ from typing import Any
 
 from luq_gguf.benchmarking.predict import Predictor, predictor, tps_of
 from luq_gguf.core.errors import BudgetError
+from luq_gguf.core.measurements import SweepPoint
 from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Budget, Plan, Profile
 from luq_gguf.evaluation.questions import QuestionSet, check_questions
@@ -113,7 +114,7 @@ def _within_quality(
     tick = _counter(listener, "numbers of low layers", len(order) + 1)
 
     def measure(count: int) -> float:
-        figure = quality_bound.figure_of(budget, meter.low(order[:count])["metrics"])
+        figure = quality_bound.figure_of(budget, meter.low(order[:count]).metrics)
         tick()
         return figure
 
@@ -172,8 +173,9 @@ def add_best_points(session: Session, profile: Profile, meter: Meter, swept: dic
             figures = meter.spliced(plan, variants.make(session, choices.candidates))
         else:
             figures = meter.quantized(plan)
-        told = {"order": "best", "seed": 0, "n_low": None, "low_layers": [], "budget_bytes": n_bytes}
-        swept["points"].append(told | figures | {"average_bits": variants.layer_bits(session.door, plan)})
+        figures = replace(figures, average_bits=variants.layer_bits(session.door, plan))
+        point = SweepPoint.of("best", figures, budget_bytes=n_bytes)
+        swept["points"].append(serialization.to_json(point))
         serialization.write_json(session.run.file("sweep.json"), swept)
     return swept
 

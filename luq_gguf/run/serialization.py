@@ -7,12 +7,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from luq_gguf.core import atomic, json_input
 from luq_gguf.core.errors import RunFolderError
 from luq_gguf.core.types import LayerEntropy, Plan, PredictedSpeed, Profile
 from luq_gguf.method import ranking
+
+T = TypeVar("T")
+
+
+def to_json(value: Any) -> Any:
+    """Return a frozen value as what JSON can hold: its keys in the order of its fields."""
+    return msgspec.to_builtins(value)
+
+
+def read_value(path: Path, kind: type[T], made_by: str) -> T:
+    """Read a frozen value; keys that it does not have are ignored. Raises RunFolderError where the file is missing,
+    damaged, or of another shape."""
+    content = read_json(path, made_by)
+    with reading(path, made_by):
+        return msgspec.convert(content, kind)
 
 
 def write_json(path: Path, content: Any) -> None:

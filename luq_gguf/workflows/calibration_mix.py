@@ -81,7 +81,7 @@ def ablate(session: Session, profile: Profile, meter: Meter, request: AlphaReque
                 for arm, (ranked, weighed) in arms.items():
                     low = orders.rank(ranked.profile.layers, "entropy")[:count]
                     told = {"alpha": alpha, "changes": arm, "n_low": count, "low_layers": sorted(low)}
-                    points.append(told | weighed.meter.low(low))
+                    points.append(told | serialization.to_json(weighed.meter.low(low)))
                     done += 1
                     session.listener.progress("alpha: files", done, total)
         content = {

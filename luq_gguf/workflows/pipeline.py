@@ -191,11 +191,13 @@ def evaluate(
         target = Target(file, vision, threads, questions.n_ctx, max_tokens=questions.max_tokens)
         against = replace(target, model=reference) if reference else None
         found = evaluation.evaluate(target, against, data, work, metric=questions.metric, listener=listener)
-        content = found.content | {"benchmarks": None}
+        result = replace(found.result, benchmarks=None)
         if benchmark:
             asked = Target(file, half, threads, questions.n_ctx)  # another --max-tokens asks benchmarks nothing else
-            content["benchmarks"] = benchmarks.measure(benchmark, asked, work, listener)
-            content["conditions"]["benchmarks"] = benchmarks.conditions(benchmark, asked)
+            measured = benchmarks.measure(benchmark, asked, work, listener)
+            conditions = replace(result.conditions, benchmarks=benchmarks.conditions(benchmark, asked))
+            result = replace(result, benchmarks=measured, conditions=conditions)
+        content: dict[str, Any] = serialization.to_json(result)
         if run:
             serialization.add_eval(run.file("eval.json"), content)
     return content

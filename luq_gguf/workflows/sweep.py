@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from luq_gguf.core.errors import BudgetError
+from luq_gguf.core.measurements import SweepPoint
 from luq_gguf.core.reporter import Listener
 from luq_gguf.core.types import Profile
 from luq_gguf.method import uniform
@@ -68,22 +69,24 @@ def sweep(session: Session, profile: Profile, meter: Meter, request: SweepReques
     points: list[dict[str, Any]] = []
     seen: set[frozenset[int]] = set()
 
-    def add(order: str, seed: int, count: int | None, layers: Sequence[int], figures: dict[str, Any]) -> None:
-        told = {"order": order, "seed": seed, "n_low": count, "low_layers": sorted(layers)}
-        points.append(told | figures)
+    def add(point: SweepPoint) -> None:
+        told = serialization.to_json(point)
+        if point.order == "uniform F16":  # its keys have always had this order
+            told["metrics"] = told.pop("metrics")
+        points.append(told)
         content = {"points": points, "conditions": meter.conditions()}
         serialization.write_json(run.file("sweep.json"), content)
 
     for (name, seed), sets in orders.items():
         for layers in sets:
-            add(name, seed, len(layers), layers, meter.low(layers))
+            add(SweepPoint.of(name, meter.low(layers), seed=seed, low_layers=tuple(layers)))
             if frozenset(layers) not in seen:
                 seen.add(frozenset(layers))
                 tick(total)
     for ftype in request.uniform:
-        add(uniform.name_of(ftype), 0, None, (), meter.uniform(ftype))
+        add(SweepPoint.of(uniform.name_of(ftype), meter.uniform(ftype)))
         tick(total)
-    add(uniform.REFERENCE, 0, None, (), meter.sixteen_bit())
+    add(SweepPoint.of(uniform.REFERENCE, meter.sixteen_bit()))
     tick(total)
     found: dict[str, Any] = serialization.read_json(run.file("sweep.json"), "sweep")
     return found

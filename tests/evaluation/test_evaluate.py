@@ -157,8 +157,8 @@ def test_the_top_part_of_the_vocabulary_states_what_it_misses(run, converted, qu
     )
     target = Target(run / converted.model.name, run / converted.mmproj.name, max_tokens=4, top=8, n_ctx=512)
     reference = replace(target, model=run / converted.f16.name)
-    part = evaluation.evaluate(target, reference, data, tmp_path / "work").content["kld"]
+    part = evaluation.evaluate(target, reference, data, tmp_path / "work").result.kld
     whole = evaluated["kld"]["mean"]
-    assert part["mean"] <= whole * (1 + 1e-5)
-    assert part["missing_beyond_kept"] >= 0
-    assert np.isfinite(part["missing_beyond_kept"])
+    assert part.mean <= whole * (1 + 1e-5)
+    assert part.missing_beyond_kept >= 0
+    assert np.isfinite(part.missing_beyond_kept)

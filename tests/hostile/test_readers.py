@@ -22,6 +22,7 @@ from rich.console import Console
 import luq_gguf
 from luq_gguf.core import images, sandbox_limits
 from luq_gguf.core.errors import CalibrationError, CheckpointError, GGUFFileError, LuqError, RunFolderError
+from luq_gguf.core.measurements import Figures
 from luq_gguf.hf import checkpoint, datasets
 from luq_gguf.llamacpp.gguf import imatrix, reader, validate
 from luq_gguf.llamacpp.runtime import chat_template
@@ -255,3 +256,36 @@ def test_tensors_are_read_alike_with_and_without_the_metadata(tmp_path):
     whole, tensors = reader.read(path), reader.read_tensors(path)
     assert tensors.tensors == whole.tensors
     assert tensors.header_bytes == whole.header_bytes
+
+
+METRICS = dict.fromkeys(
+    ("accuracy", "accuracy_change", "kld", "kld_answer", "kld_text", "same_top", "perplexity", "metric")
+)
+POINT = {"n_bytes": 1, "bpw": 2.0, "metrics": METRICS}
+BAD_POINTS = {
+    "list": [],
+    "null": None,
+    "nothing-in-it": {},
+    "size-a-text": POINT | {"n_bytes": "1"},
+    "size-a-fraction": POINT | {"n_bytes": 1.5},
+    "size-huge": POINT | {"bpw": 10**400},
+    "metrics-missing": {"n_bytes": 1, "bpw": 2.0},
+    "metrics-a-list": POINT | {"metrics": [METRICS]},
+    "kld-a-number": POINT | {"metrics": METRICS | {"kld": 0.1}},
+    "kld-cut": POINT | {"metrics": METRICS | {"kld": {"mean": 0.1}}},
+    "accuracy-of-lists": POINT | {"metrics": METRICS | {"accuracy": {"value": [], "low": [], "high": []}}},
+}
+
+
+@pytest.mark.parametrize("name", sorted(BAD_POINTS))
+def test_measured_figures_of_another_shape_are_refused(tmp_path, name):
+    path = tmp_path / "point.json"
+    path.write_text(json.dumps(BAD_POINTS[name]))
+    told = refusal(RunFolderError, lambda: serialization.read_value(path, Figures, "sweep"))
+    assert told.message == f"{path} is no point of luq-gguf's."
+    assert told.hint == "Run luq-gguf sweep again."
+
+
+def test_measured_figures_of_the_right_shape_are_read(tmp_path):
+    (tmp_path / "point.json").write_text(json.dumps(POINT))
+    assert serialization.read_value(tmp_path / "point.json", Figures, "sweep").n_bytes == 1

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
+from luq_gguf.core.measurements import Estimate, Ratio, Samples
+
 RESAMPLES = 10_000
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean with its 95% interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def to_json(self) -> dict[str, float]:
-        return {"value": self.value, "low": self.low, "high": self.high}
 
 
 def bootstrap(values: np.ndarray, seed: int = 0) -> Estimate:
@@ -78,18 +67,6 @@ def ratio_of_means(one: Sequence[np.ndarray], other: Sequence[np.ndarray], seed:
     return Estimate(float(sums[1].sum() / sums[0].sum()), float(low), float(high))
 
 
-@dataclass(frozen=True)
-class Ratio:
-    """A ratio, and the interval in which the same measurement made again is expected to lie (None for one pair)."""
-
-    value: float
-    low: float | None
-    high: float | None
-
-    def to_json(self) -> dict[str, float | None]:
-        return {"value": self.value, "low": self.low, "high": self.high}
-
-
 def paired_ratio(one: np.ndarray, other: np.ndarray) -> Ratio:
     """Geometric mean of other / one over pairs that were measured one after the other.
 
@@ -116,13 +93,8 @@ def format_ratio(ratio: Mapping[str, float | None] | None) -> str:
     return f"{ratio['value']:.2f}{inside}"
 
 
-def spread_of(samples: Sequence[float]) -> dict[str, Any]:
+def spread_of(samples: Sequence[float]) -> Samples:
     """Mean, standard deviation (0 for one sample), median and the samples themselves."""
     values = np.array(samples, np.float64)
     deviation = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-    return {
-        "mean": float(values.mean()),
-        "std": deviation,
-        "median": float(np.median(values)),
-        "samples": [float(value) for value in values],
-    }
+    return Samples(float(values.mean()), deviation, float(np.median(values)), tuple(values.tolist()))

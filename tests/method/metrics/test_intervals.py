@@ -73,9 +73,9 @@ def test_a_second_series_has_its_ratio_in_the_interval_of_the_first_as_often_as_
 
 def test_the_spread_of_samples():
     told = spread_of([1.0, 2.0, 6.0])
-    assert (told["mean"], told["median"], told["samples"]) == (3.0, 2.0, [1.0, 2.0, 6.0])
-    assert told["std"] == pytest.approx(7**0.5)
-    assert spread_of([2.0])["std"] == 0
+    assert (told.mean, told.median, told.samples) == (3.0, 2.0, (1.0, 2.0, 6.0))
+    assert told.std == pytest.approx(7**0.5)
+    assert spread_of([2.0]).std == 0
 
 
 def test_a_ratio_of_means_weighs_every_value_and_resamples_whole_samples():

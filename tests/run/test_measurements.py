@@ -1,0 +1,134 @@
+"""Measured values as files on disk have them."""
+
+import json
+from dataclasses import replace
+
+from msgspec import UNSET
+
+from luq_gguf.core.measurements import (
+    BenchRow,
+    Divergence,
+    Estimate,
+    EvalConditions,
+    EvalResult,
+    Figures,
+    Metrics,
+    Ratio,
+    Samples,
+    Spread,
+    SweepPoint,
+)
+from luq_gguf.run import serialization
+
+# A point of a sweep as luq-gguf 0.x keeps it in .work/points.
+POINT = """{
+ "n_bytes": 4306656,
+ "bpw": 5.1,
+ "metrics": {
+  "accuracy": {
+   "value": 0.5,
+   "low": 0.25,
+   "high": 0.75
+  },
+  "accuracy_change": null,
+  "kld": {
+   "mean": 0.001,
+   "low": 0.0005,
+   "high": 0.002,
+   "median": 1e-05,
+   "p90": 0.003,
+   "p99": 0.01,
+   "n_positions": 120,
+   "floor": 1e-09,
+   "missing_beyond_kept": 0.0
+  },
+  "kld_answer": null,
+  "kld_text": null,
+  "same_top": 0.975,
+  "perplexity": null,
+  "metric": "exact"
+ }
+}
+"""
+FIGURES = Figures(
+    4306656,
+    5.1,
+    Metrics(
+        Estimate(0.5, 0.25, 0.75),
+        None,
+        Divergence(0.001, 0.0005, 0.002, 1e-5, 0.003, 0.01, 120, floor=1e-9, missing_beyond_kept=0.0),
+        None,
+        None,
+        0.975,
+        None,
+        "exact",
+    ),
+)
+
+
+def test_a_kept_point_reads_as_it_was_written_and_is_written_to_the_same_bytes(tmp_path):
+    (tmp_path / "point.json").write_text(POINT)
+    assert serialization.read_value(tmp_path / "point.json", Figures, "sweep") == FIGURES
+    serialization.write_json(tmp_path / "again.json", serialization.to_json(FIGURES))
+    assert (tmp_path / "again.json").read_text() == POINT
+
+
+def test_keys_that_another_version_added_are_ignored(tmp_path):
+    (tmp_path / "point.json").write_text(json.dumps(json.loads(POINT) | {"joules": 3}))
+    assert serialization.read_value(tmp_path / "point.json", Figures, "sweep") == FIGURES
+
+
+def test_what_a_metric_or_no_reference_leaves_out_is_no_key_and_what_was_not_asked_is_null():
+    conditions = EvalConditions("easy", "0f", 32, None, None, "95%")
+    spread = Spread(0.1, 0.0, 0.2, 0.1, 0.1, 0.1, 3)
+    alone = EvalResult(
+        "f", "0a", None, 3, None, None, UNSET, UNSET, UNSET, None, spread, None, None, None, None, 0, conditions
+    )
+    content = serialization.to_json(alone)
+    assert list(content) == [
+        *("file", "file_sha256", "reference", "n_samples", "metric", "accuracy", "kld", "kld_prompt", "kld_answer"),
+        *("kld_text", "same_top", "perplexity", "n_chunks", "conditions"),
+    ]
+    assert list(content["conditions"]) == [
+        *("data", "data_sha256", "max_tokens", "threads", "kept_tokens_per_position", "interval")
+    ]
+    assert content["kld"] is None
+    assert list(content["kld_prompt"]) == ["mean", "low", "high", "median", "p90", "p99", "n_positions"]
+    assert alone.metrics == Metrics(None, None, None, None, None, None, None, None)
+
+
+def test_points_of_a_sweep_have_the_contracts_keys_in_their_order():
+    figures = replace(FIGURES, average_bits=4.5)
+    measured = json.loads(POINT) | {"average_bits": 4.5}
+    point = serialization.to_json(SweepPoint.of("random", figures, seed=3, low_layers=(7, 2)))
+    expected = {"order": "random", "seed": 3, "n_low": 2, "low_layers": [2, 7]} | measured
+    assert json.dumps(point) == json.dumps(expected)
+    best = serialization.to_json(SweepPoint.of("best", figures, budget_bytes=5_000_000))
+    told = {"order": "best", "seed": 0, "n_low": None, "low_layers": [], "budget_bytes": 5_000_000}
+    assert json.dumps(best) == json.dumps(told | measured)
+
+
+def test_a_row_of_bench_has_the_contracts_keys_in_their_order():
+    one = Samples(2.0, 0.0, 2.0, (2.0,))
+    told = {"mean": 2.0, "std": 0.0, "median": 2.0, "samples": [2.0]}
+    row = BenchRow(
+        "f.gguf", None, False, 10, 4.5, 2, one, one, {"64": one}, Ratio(1.0, None, None), None, 99, True,
+        {"first_token": one, "peak_rss_bytes": 7},
+    )  # fmt: skip
+    expected = {
+        "file": "f.gguf",
+        "sha256": None,
+        "kernels": False,
+        "n_bytes": 10,
+        "bpw": 4.5,
+        "threads": 2,
+        "decode_tps": told,
+        "prefill_tps": told,
+        "prefill": {"64": told},
+        "decode_ratio": {"value": 1.0, "low": None, "high": None},
+        "prefill_ratio": None,
+        "peak_rss_bytes": 99,
+        "fits_memory": True,
+        "image": {"first_token": told, "peak_rss_bytes": 7},
+    }
+    assert json.dumps(serialization.to_json(row)) == json.dumps(expected)
