@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from luq_gguf.cli import options
 from luq_gguf.cli.convert import command as convert
 from luq_gguf.core.errors import CheckpointError, RunFolderError
+from luq_gguf.core.types import RunOptions
 
 
 @click.command()
@@ -53,3 +54,9 @@ def test_another_models_run_folder_is_used_with_overwrite_alone(tmp_path, given,
     assert "holds a run of another/model" in done.exception.message
     assert "add --overwrite to use this one" in done.exception.hint
     assert json.loads((run / "run.json").read_text())["model"] == "another/model"
+
+
+def test_run_options_take_what_is_theirs_of_a_commands_values():
+    values = {"threads": 2, "keep_f16": True, "overwrite": True, "model": "m"}
+    assert options.make_run_options(values) == RunOptions(threads=2, keep_f16=True, overwrite=True)
+    assert values == {"model": "m"}
