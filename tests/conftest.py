@@ -172,5 +172,5 @@ def converted(once, tiny_model: Path, calibration_file: Path) -> Run:
 
 @pytest.fixture(scope="session")
 def small(once, tiny_model: Path, calibration_file: Path) -> Run:
-    """The same in Q2_K from 12 samples, a third of the work: for tests to which neither makes a difference."""
-    return _convert(once, tiny_model, "small", "--calib", calibration_file, "--samples", "12", "--low", "Q2_K")
+    """The same in Q2_K from 32 samples, half the work: for tests to which neither makes a difference."""
+    return _convert(once, tiny_model, "small", "--calib", calibration_file, "--samples", "32", "--low", "Q2_K")

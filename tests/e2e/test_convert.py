@@ -84,7 +84,7 @@ def test_the_same_inputs_give_the_same_bytes(small, cli, tmp_path):
 
 def test_stages_one_by_one_make_the_same_file(small, cli, tmp_path, tiny_model, calibration_file):
     out = tmp_path / "steps"
-    done = cli("profile", tiny_model, "--out", out, "--calib", calibration_file, "--samples", 12, "--json")
+    done = cli("profile", tiny_model, "--out", out, "--calib", calibration_file, "--samples", 32, "--json")
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["layers"]) == 12
     done = cli("plan", out, "--low", "Q2_K", "--low-layers", 6, "--json")

@@ -39,10 +39,13 @@ def in_process(*arguments: object, env: Mapping[str, str] | None = None) -> subp
 
 
 def _as_outside_of_pytest() -> None:
-    """Python's own filters of warnings: pytest's make errors of all."""
+    """Python's own filters of warnings, for pytest's make errors of all; and stderr is where they are shown."""
     warnings.resetwarnings()
     for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
         warnings.simplefilter("ignore", kind)
+    warnings.showwarning = lambda message, kind, file, at, out=None, line=None: (
+        sys.stderr.write(warnings.formatwarning(message, kind, file, at, line)) and None
+    )
 
 
 @contextmanager

@@ -23,7 +23,7 @@ def run(small, tmp_path_factory):
 def arguments(run, questions, calibration_file):
     few = ("--order", "entropy", "--low-layers", "6", "--uniform", "none", "--alpha", "0.5,1", "--alpha-layers", "6")
     asked = ("sweep", run, "--low", "Q2_K", "--data", questions, "--max-tokens", 4)
-    return (*asked, *few, "--calib", calibration_file, "--calib-samples", 12)
+    return (*asked, *few, "--calib", calibration_file, "--calib-samples", 32)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_a_point_is_the_file_that_convert_makes_with_that_alpha(
     ablated, cli, run, small, tiny_model, calibration_file, questions, tmp_path
 ):
     out = tmp_path / "one"
-    asked = ("convert", tiny_model, "--out", out, "--calib", calibration_file, "--samples", 12, "--low", "Q2_K")
+    asked = ("convert", tiny_model, "--out", out, "--calib", calibration_file, "--samples", 32, "--low", "Q2_K")
     done = cli(*asked, "--low-layers", 6, "--alpha", 1, "--json")
     assert done.returncode == 0, done.stderr
     made = json.loads(done.stdout)
@@ -74,7 +74,7 @@ def test_a_second_time_measures_nothing_and_leaves_no_bank(cli, arguments, ablat
 
 
 def test_other_calibration_data_are_refused_before_anything_is_measured(cli, arguments):
-    done = cli(*arguments[:-1], 32)
+    done = cli(*arguments[:-1], 16)
     assert done.returncode == 2
     assert "profiled with other calibration data" in done.stderr
 
