@@ -24,7 +24,7 @@ from luq_gguf.core.errors import BudgetError
 from luq_gguf.core.types import Budget, Plan, RunOptions
 from luq_gguf.core.units import format_size
 from luq_gguf.evaluation import evaluate as evaluation
-from luq_gguf.evaluation.logprobs import Target
+from luq_gguf.evaluation.logprobs import EvalTarget
 from luq_gguf.evaluation.questions import QuestionSet
 from luq_gguf.method.metrics import intervals
 from luq_gguf.planning import stage as planning_stage
@@ -54,13 +54,13 @@ def main() -> None:
         session = open_session(run, run.read()["model"], RunOptions(allow_fallback=True)).with_dataset(profile)
         f16 = quantization_stage.make_f16(session)
         data = QuestionSet(args.data, samples=args.samples).read(f16, run.work / "eval" / "images")
-        reference = Target(f16, quantization_stage.make_mmproj(session), max_tokens=QuestionSet.max_tokens)
+        reference = EvalTarget(f16, quantization_stage.make_mmproj(session), max_tokens=QuestionSet.max_tokens)
         seen = QuestionSet(args.calib, samples=planning_stage.SEARCHED)
         meter = make_meter(session, seen)()
 
         def unseen(plan: Plan) -> list[np.ndarray]:
             path, scratch = run.work / "equal-bytes.gguf", run.work / "equal-bytes"
-            quantization_stage.write_plan(session, plan, path)
+            quantization_stage.quantize_plan(session, plan, path)
             found = evaluation.evaluate(replace(reference, model=path), reference, data, run.work, scratch=scratch)
             path.unlink()
             shutil.rmtree(scratch)
@@ -76,7 +76,7 @@ def main() -> None:
             return plan, time.monotonic() - started
 
         for ftype in args.sizes.split(","):
-            uniform = variants.uniform_plan(session.door, ftype)
+            uniform = variants.uniform_plan(session.spec, ftype)
             budget, stock = Budget(n_bytes=uniform.predicted_file_bytes), unseen(uniform)
             asked = {
                 "lowest entropy first": ("entropy", None),

@@ -3,7 +3,7 @@
     python scripts/list_sentences.py [PATH ...]      # files or folders; by default luq_gguf, vendor and scripts
 
 From Python: every string of two words or more that is not a docstring (messages, hints, help texts, notes, checks,
-table heads, the report page), every string given to an error, `say`, `echo` or `Check` whatever its length, and the
+table heads, the report page), every string given to an error, `info`, `echo` or `Check` whatever its length, and the
 docstrings of commands, which click prints as help. Holes of f-strings are shown as {expression}, and strings that are
 added to each other as one. From C++ and shell: string literals of two words or more. From the card template: its lines.
 """

@@ -17,7 +17,7 @@ import numpy as np
 
 from luq_gguf.core.types import Budget, RunOptions
 from luq_gguf.core.units import format_size
-from luq_gguf.llamacpp.runtime.client import Runner
+from luq_gguf.llamacpp.runtime.client import LlamaClient
 from luq_gguf.method.metrics.kld import kl_divergence, same_top
 from luq_gguf.method.orders import UNMEASURED
 from luq_gguf.planning.stage import PlanRequest
@@ -27,7 +27,7 @@ from luq_gguf.workflows import demo, easy_vqa, pipeline
 
 def scores(model: Path, mmproj: Path, asked, pictures) -> list[np.ndarray]:
     """Log-probabilities behind every text token of each question with its right answer."""
-    with Runner(model, mmproj, n_ctx=512) as runner:
+    with LlamaClient(model, mmproj, n_ctx=512) as runner:
         return [runner.score(q.text, pictures[q.image], answer=q.answer).log_probabilities for q in asked]
 
 

@@ -176,7 +176,7 @@ class Packing:
         inputs = torch.cat([head, embed(ids.reshape(batch, -1))], dim=1)
         shape = (*self.positions.shape[:-2], batch, self.positions.shape[-1])
         middle: list[Tensor] = []
-        listener = decoder.layers[MIDDLE].register_forward_hook(
+        handle = decoder.layers[MIDDLE].register_forward_hook(
             lambda module, args, out: middle.append(out[0] if isinstance(out, tuple) else out)
         )
         with only_layers(decoder, keep):
@@ -186,7 +186,7 @@ class Packing:
                 position_ids=self.positions.expand(shape),
                 use_cache=False,
             )
-        listener.remove()
+        handle.remove()
         start = len(self.prefix) - 1
         return out.last_hidden_state[:, start:], middle[0][:, start:]
 

@@ -17,11 +17,11 @@ import numpy as np
 from luq_gguf.core import machine
 from luq_gguf.core.errors import EvaluationError
 from luq_gguf.core.measurements import BenchRow, Ratio, Samples
-from luq_gguf.core.reporter import Listener
+from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.units import format_size
 from luq_gguf.llamacpp import llama_bench, tools
 from luq_gguf.llamacpp.gguf import reader
-from luq_gguf.llamacpp.runtime.client import Runner
+from luq_gguf.llamacpp.runtime.client import LlamaClient
 from luq_gguf.llamacpp.tools import LlamaCpp
 from luq_gguf.method.metrics import intervals
 from luq_gguf.run import serialization
@@ -61,7 +61,7 @@ class Arm:
 
 
 @dataclass
-class _Measured:
+class _Samples:
     """Samples so far, by (threads, prompt, generated); of an image, by what was timed."""
 
     tps: dict[tuple[int, int, int], list[float]] = field(default_factory=dict)
@@ -107,7 +107,7 @@ def bench(
     baseline: Arm | None,
     request: BenchRequest,
     save: Callable[[dict[str, Any]], None],
-    listener: Listener,
+    reporter: Reporter,
     conditions: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Measure all files; `save` is given what is known after every repetition of every file."""
@@ -115,8 +115,8 @@ def bench(
     arms = check_memory(arms, allow_swap=request.allow_swap)
     busy = machine.busy_share()
     if busy > BUSY:
-        listener.say(f"other programs use {busy:.0%} of this machine now: the figures will be lower and less certain")
-    measured = [_Measured() for _ in arms]
+        reporter.info(f"other programs use {busy:.0%} of this machine now: the figures will be lower and less certain")
+    measured = [_Samples() for _ in arms]
     others: list[float] = []
     content: dict[str, Any] = {"machine": _machine(busy), "conditions": _conditions(request, conditions), "rows": []}
 
@@ -126,21 +126,21 @@ def bench(
         save(content)
 
     total = request.repetitions * len(arms)
-    listener.progress("runs of llama-bench", 0, total)
+    reporter.progress("runs of llama-bench", 0, total)
     for done in range(total):
         number = (done + done // len(arms)) % len(arms)
         others.append(_run(llama, arms[number], measured[number], request, content))
         keep()
-        listener.progress("runs of llama-bench", done + 1, total)
+        reporter.progress("runs of llama-bench", done + 1, total)
     if request.image or any(arm.mmproj for arm in arms):
-        _bench_images(arms, measured, request, keep, listener)
+        _bench_images(arms, measured, request, keep, reporter)
     if max(others) > BUSY >= busy:
         told = f"other programs used up to {max(others):.0%} of this machine meanwhile"
-        listener.say(f"{told}: measure again when it rests")
+        reporter.info(f"{told}: measure again when it rests")
     return content
 
 
-def _run(llama: LlamaCpp, arm: Arm, held: _Measured, request: BenchRequest, content: dict[str, Any]) -> float:
+def _run(llama: LlamaCpp, arm: Arm, held: _Samples, request: BenchRequest, content: dict[str, Any]) -> float:
     found = llama_bench.run(
         llama,
         arm.path,
@@ -159,10 +159,10 @@ def _run(llama: LlamaCpp, arm: Arm, held: _Measured, request: BenchRequest, cont
 
 def _bench_images(
     arms: Sequence[Arm],
-    measured: Sequence[_Measured],
+    measured: Sequence[_Samples],
     request: BenchRequest,
     keep: Callable[[], None],
-    listener: Listener,
+    reporter: Reporter,
 ) -> None:
     """Time whole answers about one image, the same for all files."""
     rounds = min(IMAGE_ROUNDS, request.repetitions)
@@ -171,18 +171,18 @@ def _bench_images(
         image = request.image or _made_image(Path(folder))
         for done in range(rounds * len(chosen)):
             arm, held = chosen[(done + done // len(chosen)) % len(chosen)]
-            with Runner(arm.path, arm.mmproj, threads=max(request.threads), kernels=arm.kernels) as runner:
-                watch = machine.PeakMemory(runner.pid)
+            with LlamaClient(arm.path, arm.mmproj, threads=max(request.threads), kernels=arm.kernels) as client:
+                watch = machine.PeakMemory(client.pid)
                 try:
-                    runner.ask("Hello.", max_tokens=1)  # reads the weights once, as llama-bench's warm-up does
-                    timed = runner.time(IMAGE_PROMPT, image, max_tokens=request.n_generate)
+                    client.ask("Hello.", max_tokens=1)  # reads the weights once, as llama-bench's warm-up does
+                    timed = client.time(IMAGE_PROMPT, image, max_tokens=request.n_generate)
                 finally:
                     watch.stop()
             for name, value in timed.items():
                 held.image.setdefault(name, []).append(float(value))
             held.image_peak_rss_bytes = max(held.image_peak_rss_bytes, watch.n_bytes)
             keep()
-            listener.progress("answers about an image", done + 1, rounds * len(chosen))
+            reporter.progress("answers about an image", done + 1, rounds * len(chosen))
 
 
 def _made_image(folder: Path) -> Path:
@@ -214,7 +214,7 @@ def _conditions(request: BenchRequest, more: Mapping[str, Any] | None) -> dict[s
 
 
 def _rows(
-    arms: Sequence[Arm], measured: Sequence[_Measured], baseline: Arm | None, request: BenchRequest
+    arms: Sequence[Arm], measured: Sequence[_Samples], baseline: Arm | None, request: BenchRequest
 ) -> list[BenchRow]:
     """A row for every file and number of threads; what has not been measured yet is left out or null."""
     at = next((i for i, arm in enumerate(arms) if baseline and arm.path == baseline.path), None)
@@ -248,7 +248,7 @@ def _rows(
     return rows
 
 
-def _image_row(held: _Measured) -> dict[str, Samples | int]:
+def _image_row(held: _Samples) -> dict[str, Samples | int]:
     spreads = {name: intervals.spread_of(values) for name, values in held.image.items()}
     return {**spreads, "peak_rss_bytes": held.image_peak_rss_bytes}
 

@@ -9,12 +9,12 @@ from luq_gguf.benchmarking import type_benchmark
 from luq_gguf.benchmarking.type_benchmark import Geometry
 from luq_gguf.core import machine
 from luq_gguf.core.errors import BudgetError, LuqError
-from luq_gguf.core.reporter import Listener
+from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import ModelTensors, Plan, PredictedSpeed
 from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.method import speed_model, two_type_plan
 from luq_gguf.method.speed_model import SpeedTable
-from luq_gguf.run.preflight import Door
+from luq_gguf.run.preflight import ModelSpec
 from luq_gguf.run.session import Session
 
 TERNARY = ("TQ1_0", "TQ2_0")  # fast, and made for models that were trained in three values: not to be advised to others
@@ -24,13 +24,13 @@ WORTH_IT = 200_000_000  # weights: below, a model is fast anyway, and measuring 
 class Predictor:
     """Predicts the speed of choices of low layers of one model; measures what tensor types do as far as is unknown."""
 
-    def __init__(self, door: Door, threads: int | None, listener: Listener) -> None:
-        self._tensors, self._geometry = door.tensors, Geometry(door.source, door.tensors)
-        self._threads, self._listener = threads or machine.physical_cores(), listener
-        self._table = self._measured(speed_model.types_of(door.tensors))
+    def __init__(self, spec: ModelSpec, threads: int | None, reporter: Reporter) -> None:
+        self._tensors, self._geometry = spec.tensors, Geometry(spec.source, spec.tensors)
+        self._threads, self._reporter = threads or machine.physical_cores(), reporter
+        self._table = self._measured(speed_model.types_of(spec.tensors))
 
     def _measured(self, types: Sequence[str] | frozenset[str]) -> SpeedTable:
-        return type_benchmark.measured(self._geometry, self._threads, self._listener, sorted(types))
+        return type_benchmark.measured_rates(self._geometry, self._threads, self._reporter, sorted(types))
 
     def decode_tps(self, low_layers: Sequence[int]) -> float:
         return self._speed(low_layers).decode_tps
@@ -52,7 +52,7 @@ class Predictor:
         known = (
             plan.ranking != "best" and plan.low in rates and high_type in rates
         )  # rows may not fit the low type: then others stand for it
-        ratio = rates[plan.low].decode_wps / rates[high_type].decode_wps if known else 1.0
+        ratio = rates[plan.low].decode_weights_per_second / rates[high_type].decode_weights_per_second if known else 1.0
         faster = self._smallest_faster(plan.low, high_type) if ratio < 1 else None
         return PredictedSpeed(
             one.decode_tps,
@@ -73,7 +73,7 @@ class Predictor:
         try:
             table = self._measured([kind for kind in named if bits[low] < bits[kind] < bits[high]])
         except LuqError as error:  # hours of profiling are not lost for a hint
-            self._listener.say(f"other types could not be measured: {error.message}")
+            self._reporter.info(f"other types could not be measured: {error.message}")
             return None
         return speed_model.smallest_faster(table, low, high, bits)
 
@@ -83,19 +83,19 @@ def predictor(session: Session, *, wanted: bool) -> Predictor | None:
 
     Raises BudgetError where it is, and its speed cannot be predicted.
     """
-    door, listener = session.door, session.listener
-    if not wanted and door.tensors.n_weights < WORTH_IT:
+    spec, reporter = session.spec, session.reporter
+    if not wanted and spec.tensors.n_weights < WORTH_IT:
         return None
     try:
-        found = Predictor(door, session.options.threads, listener)
-        for low_layers in ((), range(door.tensors.n_layers)):
+        found = Predictor(spec, session.options.threads, reporter)
+        for low_layers in ((), range(spec.tensors.n_layers)):
             found.decode_tps(low_layers)
     except (LuqError, KeyError) as error:
         told = error.message if isinstance(error, LuqError) else f"the type {error} does not fit all its layers"
-        sentence = f"The speed of {door.checkpoint.name} cannot be predicted: {told.rstrip('.')}."
+        sentence = f"The speed of {spec.checkpoint.name} cannot be predicted: {told.rstrip('.')}."
         if wanted:
             raise BudgetError(sentence, "Choose another budget than --target-tps.") from None
-        listener.say(sentence)
+        reporter.info(sentence)
         return None
     return found
 

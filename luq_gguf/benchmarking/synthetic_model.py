@@ -54,10 +54,12 @@ BUILT_IN: Mapping[str, dict[str, Any]] = {
 }
 
 
-def outline(model: str, folder: Path, llama: LlamaCpp) -> reader.GGUFInfo:
-    """The skeleton of a built-in name, a folder with config.json, or a Hub id, of which only config.json is fetched.
+def synthetic_outline(model: str, folder: Path, llama: LlamaCpp) -> reader.GGUFInfo:
+    """The header-only GGUF of a built-in name, a folder with config.json, or a Hub id, of which only config.json is
+    fetched.
 
-    `folder` receives the skeleton. Raises CheckpointError for a config that transformers or llama.cpp do not know.
+    `folder` receives the header-only GGUF. Raises CheckpointError for a config that transformers or llama.cpp do not
+    know.
     """
     config = _config(model)
     made = folder / "checkpoint"
@@ -74,11 +76,11 @@ def outline(model: str, folder: Path, llama: LlamaCpp) -> reader.GGUFInfo:
 
 
 def geometry(source: reader.GGUFInfo, llama: LlamaCpp, low: str, high: str) -> Geometry:
-    """A skeleton with both possible types of its tensors, all of which count as measured."""
+    """A header-only GGUF with both possible types of its tensors, all of which count as measured."""
     n_layers = 1 + max(layer for t in source.tensors if (layer := layer_of(t.name)) is not None)
     everything = {tensor.name for tensor in source.tensors}
     known = reader.check_type(low, "--low"), quantize.check_ftype(llama, high)
-    return Geometry(source, quantize.model_tensors(llama, source, *known, n_layers=n_layers, measured=everything))
+    return Geometry(source, quantize.model_tensors(llama, source, *known, n_layers=n_layers, has_imatrix=everything))
 
 
 def spread_layers(n_layers: int, count: int) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from typing import Any
 from luq_gguf.core import machine, paths
 from luq_gguf.core.errors import RunFolderError
 from luq_gguf.core.hashing import hash_of
-from luq_gguf.core.reporter import Listener
+from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import ModelTensors
 from luq_gguf.llamacpp import llama_bench, shape_file, tools
 from luq_gguf.llamacpp.gguf import reader
@@ -23,7 +23,7 @@ from luq_gguf.method.speed_model import SpeedTable, TypeRate
 from luq_gguf.method.tensor_types import layer_of
 from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder
-from luq_gguf.run.preflight import model_of, open_door
+from luq_gguf.run.preflight import load_model_spec, model_of
 
 CANDIDATES = (
     "IQ1_S", "IQ1_M", "TQ1_0", "TQ2_0", "IQ2_XXS", "IQ2_XS", "IQ2_S", "Q2_K", "IQ3_XXS", "IQ3_S", "Q3_K", "IQ4_XS",
@@ -39,7 +39,7 @@ BUSY = 0.2  # above this share of the machine used by others, figures are not ke
 
 @dataclass(frozen=True)
 class Geometry:
-    """A model's layers: its skeleton, and both possible types of all tensors."""
+    """A model's layers: its header-only GGUF, and both possible types of all tensors."""
 
     source: reader.GGUFInfo
     tensors: ModelTensors
@@ -76,10 +76,10 @@ class Geometry:
         return all(reader.fits_blocks(kind, t.shape[0]) for t in inside)
 
 
-def measured(
+def measured_rates(
     geometry: Geometry,
     threads: int,
-    listener: Listener,
+    reporter: Reporter,
     types: Iterable[str] = CANDIDATES,
     *,
     again: bool = False,
@@ -88,16 +88,16 @@ def measured(
 
     Raises DiskSpaceError, and RunnerError where llama-bench cannot run such a model.
     """
-    path = _kept_path(geometry, threads)
+    path = _cache_path(geometry, threads)
     known: dict[str, Any] = _read(path)
     wanted = [kind for kind in types if geometry.fits(kind) and (again or kind not in known.get("rates", {}))]
     if wanted:
-        _measure(geometry, threads, wanted, known, listener)
+        _measure(geometry, threads, wanted, known, reporter)
         if known["others_share"] <= BUSY:
             path.parent.mkdir(parents=True, exist_ok=True)
             serialization.write_json(path, known)
         else:
-            listener.say(
+            reporter.info(
                 f"other programs used {known['others_share']:.0%} of this machine: these rates are not kept for later"
             )
     rates = {kind: TypeRate(row["decode_wps"], row["prefill_wps"]) for kind, row in known["rates"].items()}
@@ -105,7 +105,7 @@ def measured(
     return SpeedTable(rates, decode, prefill, threads, PROMPT)
 
 
-def _kept_path(geometry: Geometry, threads: int) -> Path:
+def _cache_path(geometry: Geometry, threads: int) -> Path:
     pin, names = tools.pin(), geometry.matrices | frozenset(HEAD_AND_EMBEDDING)
     types = {choice.name: choice.high_type for choice in geometry.tensors.choices if choice.layer is None}
     shapes = sorted(
@@ -136,7 +136,7 @@ class _Layers:
 
 
 def _measure(
-    geometry: Geometry, threads: int, types: Collection[str], known: dict[str, Any], listener: Listener
+    geometry: Geometry, threads: int, types: Collection[str], known: dict[str, Any], reporter: Reporter
 ) -> None:
     """Fill `known` with rates of these types, and the constants where they are missing."""
     count = geometry.layers_measured()
@@ -144,7 +144,7 @@ def _measure(
     files = [_Layers(kind, count) for kind in types]
     if constants := "decode_head" not in known:
         files += [one for one in (once, twice, headed) if one not in files]
-    seconds, others = _seconds(geometry, threads, files, listener)
+    seconds, others = _seconds(geometry, threads, files, reporter)
     for what, found in seconds.items():
         if constants:
             known[f"{what}_constant"] = min(max(0.0, 2 * found[once] - found[twice]), found[once] / 2)
@@ -166,7 +166,7 @@ def _measure(
 
 
 def _seconds(
-    geometry: Geometry, threads: int, files: Collection[_Layers], listener: Listener
+    geometry: Geometry, threads: int, files: Collection[_Layers], reporter: Reporter
 ) -> tuple[dict[str, dict[_Layers, float]], float]:
     """Median seconds of a token, in decode and in prefill, of each file; and what share others took of the machine."""
     samples: dict[str, dict[_Layers, list[float]]] = {"decode": {}, "prefill": {}}
@@ -183,7 +183,7 @@ def _seconds(
                 sustained = run.tps[key][REPETITIONS // 2 :]
                 samples[what].setdefault(one, []).extend(1 / tps for tps in sustained)
             others.append(run.others_share)
-            listener.progress("speed of tensor types", turn, total)
+            reporter.progress("speed of tensor types", turn, total)
     return {what: {one: median(held) for one, held in found.items()} for what, found in samples.items()}, median(others)
 
 
@@ -227,10 +227,10 @@ def _cut_to(metadata: Mapping[str, Any], arch: str, n_layers: int, count: int) -
 
 
 def geometry(
-    run_dir: Path, *, model: str | None = None, trust_remote_code: bool = False, listener: Listener = Listener()
+    run_dir: Path, *, model: str | None = None, trust_remote_code: bool = False, reporter: Reporter = Reporter()
 ) -> Geometry:
     """The shapes and types of a run folder's model."""
     with RunFolder(run_dir) as run:
         where = model or model_of(run)
-        door = open_door(run, where, trust_remote_code=trust_remote_code, allow_fallback=True, listener=listener)
-        return Geometry(door.source, door.tensors)
+        spec = load_model_spec(run, where, trust_remote_code=trust_remote_code, allow_fallback=True, reporter=reporter)
+        return Geometry(spec.source, spec.tensors)

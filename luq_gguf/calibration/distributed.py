@@ -106,7 +106,7 @@ class Ranks:
         if found is not error:
             raise found from None
 
-    def told_to_work(self) -> bool:
+    def wait_for_work(self) -> bool:
         """Wait for rank 0, which holds the run folder. False where there is nothing to do."""
         self._wait(lambda states: states[0].word != _START)
         work = self._all[0].word != _IDLE

@@ -23,11 +23,11 @@ from luq_gguf.calibration.stage import (
 )
 from luq_gguf.core.errors import RankError, RunFolderError, ShardError
 from luq_gguf.core.hashing import hash_of
-from luq_gguf.core.reporter import Listener
-from luq_gguf.core.types import Profile, RunOptions, Share
+from luq_gguf.core.reporter import Reporter
+from luq_gguf.core.types import Profile, RunOptions, ShardSpec
 from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import claim
-from luq_gguf.run.session import Session, open_for_profile
+from luq_gguf.run.session import Session, load_spec_for_profile
 
 if TYPE_CHECKING:
     from luq_gguf.calibration.shards import Shard
@@ -37,9 +37,9 @@ def profile_shard(
     model: str,
     out: Path,
     request: CalibrationRequest,
-    share: Share,
+    share: ShardSpec,
     options: RunOptions = RunOptions(),
-    listener: Listener = Listener(),
+    reporter: Reporter = Reporter(),
 ) -> None:
     """One share of a profile's pass, in a folder of its own. Raises RunFolderError where it holds another share."""
     with RunFolder(out, create=True, overwrite=options.overwrite) as run:
@@ -49,42 +49,42 @@ def profile_shard(
                 f"{out} holds shard {held}.",
                 "Give each shard a folder of its own, or add --overwrite to write over it.",
             )
-        session = open_for_profile(run, model, options, listener)
+        session = load_spec_for_profile(run, model, options, reporter)
         run.update(shard=str(share))
         _make_shard(session, request, share)
 
 
-def _make_shard(session: Session, request: CalibrationRequest, share: Share) -> None:
+def _make_shard(session: Session, request: CalibrationRequest, share: ShardSpec) -> None:
     """Shard stage: the files of calibration/shards.py."""
     from luq_gguf.calibration import forward_pass
     from luq_gguf.calibration import shards as shard_files
 
-    run, door, listener = session.run, session.door, session.listener
-    request = request_for(door, request, listener)
-    whole = profile_key(door, request, session.options.device)
+    run, spec, reporter = session.run, session.spec, session.reporter
+    request = request_for(spec, request, reporter)
+    whole = profile_key(spec, request, session.options.device)
 
     def make() -> None:
         placement = place(session)
         calibration = read_request(run, request)
-        tell_skipped(calibration, listener)
-        pass_ = forward_pass.walk(
-            door.checkpoint,
+        tell_skipped(calibration, reporter)
+        pass_ = forward_pass.run_pass(
+            spec.checkpoint,
             calibration,
-            door.names,
+            spec.names,
             run.work,
             placement=placement,
             share=share,
-            on_samples=lambda done, total: listener.progress(f"samples of share {share}", done, total),
+            on_samples=lambda done, total: reporter.progress(f"samples of share {share}", done, total),
         )
-        with pass_ as walked:
-            shard_files.write(run.path, share, door.checkpoint, calibration, walked, whole)
+        with pass_ as pass_result:
+            shard_files.write(run.path, share, spec.checkpoint, calibration, pass_result, whole)
 
-    run.run_stage("shard", hash_of(whole, str(share)), shard_files.names(door.tensors.n_layers), make)
+    run.run_stage("shard", hash_of(whole, str(share)), shard_files.names(spec.tensors.n_layers), make)
     for name in PROFILE_STATE:
         (run.work / name).unlink(missing_ok=True)
 
 
-def merge(folders: Sequence[Path], out: Path, *, overwrite: bool = False, listener: Listener = Listener()) -> Profile:
+def merge(folders: Sequence[Path], out: Path, *, overwrite: bool = False, reporter: Reporter = Reporter()) -> Profile:
     """Make a profiled run folder of all shards of a pass. Raises ShardError where they are not that."""
     if out.resolve() in {folder.resolve() for folder in folders}:
         raise ShardError(f"--out {out} is one of the shards.", "Give --out a new or empty folder.")
@@ -93,7 +93,7 @@ def merge(folders: Sequence[Path], out: Path, *, overwrite: bool = False, listen
         known = RunFolder(shards[0].folder).read()
         claim(run, known["model"], overwrite=overwrite)
         run.update(revision=known.get("revision"))
-        return make_merged(run, shards, listener)
+        return make_merged(run, shards, reporter)
 
 
 def _checked(folders: Sequence[Path]) -> list[Shard]:
@@ -123,38 +123,38 @@ def profile_together(
     request: CalibrationRequest,
     launch: Launch,
     options: RunOptions = RunOptions(),
-    listener: Listener = Listener(),
+    reporter: Reporter = Reporter(),
 ) -> Profile | None:
     """The profile stage by all processes of a launcher; each calls this. The profile in rank 0, None in the others.
 
     Every rank leaves a shard in the run folder's .work, which all must see; rank 0 merges them. Raises RankError where
     another rank failed or is gone.
     """
-    share = Share(launch.rank, launch.count)
+    share = ShardSpec(launch.rank, launch.count)
     parts = [out / ".work" / "shards" / f"{index}-of-{share.count}" for index in range(share.count)]
-    folder, listener = parts[share.index], listener.once()
+    folder, reporter = parts[share.index], reporter.once()
     with Ranks(launch) as ranks:
         if launch.rank:
-            if ranks.told_to_work():
+            if ranks.wait_for_work():
                 with RunFolder(folder, create=True) as own:
-                    session = open_for_profile(own, model, replace(options, overwrite=True))
+                    session = load_spec_for_profile(own, model, replace(options, overwrite=True))
                     _make_shard(session, request, share)
                 ranks.wait_for_all()
             return None
         with RunFolder(out, create=True, overwrite=options.overwrite) as run:
-            session = open_for_profile(run, model, options, listener)
+            session = load_spec_for_profile(run, model, options, reporter)
             if _is_profiled(session, request):
                 ranks.nothing_to_do()
                 return make_profile(session, request)
             place(session, copies=min(launch.local, sum(not _has_shard(part) for part in parts)))
             with ranks.working():
                 with RunFolder(folder, create=True) as own:
-                    own.update(model=model, revision=session.door.checkpoint.revision)
+                    own.update(model=model, revision=session.spec.checkpoint.revision)
                     _make_shard(replace(session, run=own), request, share)
-                listener.say(f"share {share} is done; waiting for the other processes")
+                reporter.info(f"share {share} is done; waiting for the other processes")
                 ranks.wait_for_all()
             _check_seen(parts)
-            profile = make_merged(run, _checked(parts), listener)
+            profile = make_merged(run, _checked(parts), reporter)
             shutil.rmtree(folder.parent, ignore_errors=True)
             return profile
 
@@ -173,7 +173,7 @@ def _check_seen(parts: Sequence[Path]) -> None:
 
 
 def _is_profiled(session: Session, request: CalibrationRequest) -> bool:
-    asked = request_for(session.door, request)
-    key = profile_key(session.door, asked, session.options.device)
-    adopt_merged(session.run, session.door, asked, key)
+    asked = request_for(session.spec, request)
+    key = profile_key(session.spec, asked, session.options.device)
+    adopt_merged(session.run, session.spec, asked, key)
     return session.run.is_done("profile", key)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from luq_gguf.calibration import resume
-from luq_gguf.calibration.reservoir import MODALITIES, KeptVectors
+from luq_gguf.calibration.reservoir import MODALITIES, SampledVectors
 from luq_gguf.core.errors import CalibrationError
 from luq_gguf.core.types import LayerEntropy
 from luq_gguf.method import entropy
@@ -21,7 +21,7 @@ Entropies = tuple[tuple[LayerEntropy, ...], dict[str, tuple[float, ...]], dict[s
 
 
 def entropies(
-    kept: KeptVectors, n_layers: int, seeds: list[int], work: Path, key: str, on_layers: Callable[[int, int], None]
+    kept: SampledVectors, n_layers: int, seeds: list[int], work: Path, key: str, on_layers: Callable[[int, int], None]
 ) -> Entropies:
     """Layers, rankings by way of estimating, and histograms int [n_seeds, K] by "<group>.<layer>".
 
@@ -55,7 +55,7 @@ def entropies(
 
 
 def _histograms(
-    kept: KeptVectors, group: str, layer: int, seeds: list[int], first_half: np.ndarray
+    kept: SampledVectors, group: str, layer: int, seeds: list[int], first_half: np.ndarray
 ) -> dict[str, np.ndarray]:
     vectors = kept.vectors(group, layer)
     if not np.isfinite(vectors).all():

@@ -20,9 +20,9 @@ import torch
 from luq_gguf.calibration import batches as calibration_batches
 from luq_gguf.calibration import resume
 from luq_gguf.calibration.batches import Batch
-from luq_gguf.calibration.hooks import Taps
+from luq_gguf.calibration.hooks import CalibrationHooks
 from luq_gguf.calibration.reservoir import MODALITIES, Reservoir
-from luq_gguf.core.types import CalibrationSet, ImportanceMatrix, Share
+from luq_gguf.core.types import CalibrationSet, ImportanceMatrix, ShardSpec
 from luq_gguf.hf import model as hf_model
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.decoder import decoder_layers, decoder_matrices
@@ -35,7 +35,7 @@ STATE = 3  # what the saved state of an interrupted pass holds: other numbers ar
 
 
 @dataclass(frozen=True)
-class Walked:
+class PassResult:
     """What a finished pass leaves: sums, kept vectors, column energies (decoder.Matrices) by tensor, the weights'
     type."""
 
@@ -45,23 +45,25 @@ class Walked:
     dtype: torch.dtype
 
 
-def pass_key(checkpoint: Checkpoint, calibration: CalibrationSet, dtype: torch.dtype, share: Share = Share()) -> str:
+def pass_key(
+    checkpoint: Checkpoint, calibration: CalibrationSet, dtype: torch.dtype, share: ShardSpec = ShardSpec()
+) -> str:
     """What saved state must be of; `dtype` is what weights are held in, and the kept vectors with them."""
     inputs = [checkpoint.fingerprint, calibration.sha256, calibration.n_text, calibration.seed, CAPACITY, STATE]
     return json.dumps([*inputs, str(dtype), str(share)])
 
 
 @contextmanager
-def walk(
+def run_pass(
     checkpoint: Checkpoint,
     calibration: CalibrationSet,
     names: TensorNames,
     work: Path,
     *,
     placement: Placement,
-    share: Share = Share(),
+    share: ShardSpec = ShardSpec(),
     on_samples: Callable[[int, int], None],
-) -> Iterator[Walked]:
+) -> Iterator[PassResult]:
     """Make the pass, or the rest of it; the reservoir can be read inside this context, when the model is gone."""
     work.mkdir(parents=True, exist_ok=True)
     key, path = pass_key(checkpoint, calibration, placement.dtype, share), work / "pass.npz"
@@ -75,13 +77,13 @@ def walk(
     dtype = next(model.parameters()).dtype
     reservoir = Reservoir(work, CAPACITY, len(decoder_layers(model)), width, dtype, calibration.seed)
     try:
-        taps = Taps(model, names, reservoir)
+        hooks = CalibrationHooks(model, names, reservoir)
         batches = _Batches(model, processor, calibration, share)
         with memory_errors(placement):
-            matrix = _pass(batches, taps, reservoir, state, lambda arrays: resume.save(path, key, arrays), on_samples)
+            matrix = _pass(batches, hooks, reservoir, state, lambda arrays: resume.save(path, key, arrays), on_samples)
         energies = decoder_matrices(model, names).column_energies()
-        del model, taps, batches
-        yield Walked(matrix, reservoir, energies, dtype)
+        del model, hooks, batches
+        yield PassResult(matrix, reservoir, energies, dtype)
     finally:
         reservoir.close()
 
@@ -91,7 +93,7 @@ class _Batches:
     model: torch.nn.Module
     processor: object
     calibration: CalibrationSet
-    share: Share
+    share: ShardSpec
 
     def after(self, start: int) -> Iterator[Batch]:
         return calibration_batches.batches(self.model, self.processor, self.calibration, start, self.share)
@@ -104,29 +106,29 @@ class _Batches:
 
 def _pass(
     batches: _Batches,
-    taps: Taps,
+    hooks: CalibrationHooks,
     reservoir: Reservoir,
     state: dict[str, np.ndarray] | None,
     save: Callable[[dict[str, np.ndarray]], None],
     on_samples: Callable[[int, int], None],
 ) -> ImportanceMatrix:
-    start, done = _restore(taps, reservoir, state) if state is not None else (0, 0)
+    start, done = _restore(hooks, reservoir, state) if state is not None else (0, 0)
     total = batches.n_samples
     last_saved, batch_number = time.monotonic(), start
     on_samples(done, total)
-    with torch.inference_mode(), taps.listening():
+    with torch.inference_mode(), hooks.attached():
         for batch in batches.after(start):
-            taps.expect(batch.valid, batch.ids, multimodal=batch.multimodal)
+            hooks.expect(batch.valid, batch.ids, multimodal=batch.multimodal)
             forward(batches.model, batch)
             done += len(batch.ids)
             batch_number += 1
             on_samples(done, max(done, total))
             if time.monotonic() - last_saved > SAVE_SECONDS:
-                save(_state(taps, reservoir, batch_number, done))
+                save(_state(hooks, reservoir, batch_number, done))
                 last_saved = time.monotonic()
-    save(_state(taps, reservoir, batch_number, done))
+    save(_state(hooks, reservoir, batch_number, done))
     on_samples(done, done)
-    return taps.importance(done)
+    return hooks.importance(done)
 
 
 def forward(model: torch.nn.Module, batch: Batch) -> None:
@@ -135,7 +137,8 @@ def forward(model: torch.nn.Module, batch: Batch) -> None:
 
 
 def seen_arrays(reservoir: Reservoir) -> dict[str, np.ndarray]:
-    """What `Kept.seen` holds, flat: int arrays of one number a sample, and which of the share's batches it was in."""
+    """What `TokenSample.seen` holds, flat: int arrays of one number a sample, and which of the share's batches it
+    was in."""
     rows = [
         (number, multimodal, sample, length)
         for number, (multimodal, ids, lengths) in enumerate(reservoir.seen)
@@ -146,7 +149,7 @@ def seen_arrays(reservoir: Reservoir) -> dict[str, np.ndarray]:
 
 
 def seen_batches(arrays: dict[str, np.ndarray]) -> list[tuple[bool, tuple[int, ...], tuple[int, ...]]]:
-    """The same as `Kept.seen` holds it."""
+    """The same as `TokenSample.seen` holds it."""
     names = ("seen.batch", "seen.multimodal", "seen.sample", "seen.tokens")
     number, multimodal, sample, tokens = (arrays[name] for name in names)
     found = []
@@ -156,8 +159,8 @@ def seen_batches(arrays: dict[str, np.ndarray]) -> list[tuple[bool, tuple[int, .
     return found
 
 
-def _state(taps: Taps, reservoir: Reservoir, batch: int, samples: int) -> dict[str, np.ndarray]:
-    matrix = taps.importance(samples)
+def _state(hooks: CalibrationHooks, reservoir: Reservoir, batch: int, samples: int) -> dict[str, np.ndarray]:
+    matrix = hooks.importance(samples)
     reservoir.flush()
     return (
         {f"sum.{name}": value for name, value in matrix.in_sum2.items()}
@@ -169,10 +172,10 @@ def _state(taps: Taps, reservoir: Reservoir, batch: int, samples: int) -> dict[s
     )
 
 
-def _restore(taps: Taps, reservoir: Reservoir, state: dict[str, np.ndarray]) -> tuple[int, int]:
+def _restore(hooks: CalibrationHooks, reservoir: Reservoir, state: dict[str, np.ndarray]) -> tuple[int, int]:
     """Batches and samples done."""
     sums = {name.removeprefix("sum."): value for name, value in state.items() if name.startswith("sum.")}
-    taps.restore(ImportanceMatrix(sums, {name: state[f"count.{name}"] for name in sums}))
+    hooks.restore(ImportanceMatrix(sums, {name: state[f"count.{name}"] for name in sums}))
     for name in MODALITIES:
         reservoir.keys[name][:] = state[f"keys.{name}"]
         reservoir.samples[name][:] = state[f"samples.{name}"]

@@ -1,4 +1,4 @@
-"""Listen to the decoder while it computes: outputs of layers, inputs of its matrices. Nothing is changed."""
+"""Hooks on the decoder while it computes: outputs of layers, inputs of its matrices. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from luq_gguf.hf.decoder import decoder_layers, decoder_matrices
 from luq_gguf.hf.tensor_names import TensorNames
 
 
-class Taps:
+class CalibrationHooks:
     """Sums of squared inputs per matrix, and sampled output vectors per layer, over all batches seen.
 
     Inputs that several linear layers share (query, key and value; gate and up) are summed once.
@@ -38,20 +38,20 @@ class Taps:
         self._multimodal = False
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
+    def attached(self) -> Iterator[None]:
         """Hooks are on the model inside this context only."""
         handles = [linear.register_forward_pre_hook(self._on_input) for linear in self._matrices.linears]
         for number, layer in enumerate(self._layers):
             handles.append(layer.register_forward_hook(self._on_output(number)))
         for module, products in self._matrices.experts.items():
-            experts.listen(module, self._on_expert(products))
+            experts.set_hook(module, self._on_expert(products))
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
             for module in self._matrices.experts:
-                experts.listen(module, None)
+                experts.set_hook(module, None)
             self._shared = None
 
     def expect(self, valid: Tensor, ids: tuple[int, ...], *, multimodal: bool) -> None:
@@ -82,7 +82,7 @@ class Taps:
         self._sums[name][0] += self._shared[1] if order is None else self._shared[1][order]
         self._counts[name] += self._shared[2]
 
-    def _on_expert(self, products: dict[str, tuple[str, ...]]) -> experts.Listener:
+    def _on_expert(self, products: dict[str, tuple[str, ...]]) -> experts.ExpertHook:
         def hook(which: str, expert: int, x: Tensor, tokens: Tensor) -> None:
             if self._valid is not None:
                 x = x[self._mask.to(x.device)[tokens]]

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from luq_gguf.calibration.profiler import Passed
-from luq_gguf.calibration.reservoir import MODALITIES, Kept, KeptVectors
+from luq_gguf.calibration.profiler import ProfileInputs
+from luq_gguf.calibration.reservoir import MODALITIES, SampledVectors, TokenSample
 from luq_gguf.calibration.shards import AGAIN, Shard
 from luq_gguf.core.errors import ShardError
 from luq_gguf.method import importance
@@ -22,7 +22,7 @@ from luq_gguf.method import importance
 SAME = "Merge shards that were made with the same model and the same calibration arguments."
 
 
-def replay(kept: Kept, seen: Sequence[Sequence[tuple[bool, tuple[int, ...], tuple[int, ...]]]]) -> None:
+def replay(kept: TokenSample, seen: Sequence[Sequence[tuple[bool, tuple[int, ...], tuple[int, ...]]]]) -> None:
     """Choose among all batches as a single process does; `seen[i]` has every len(seen)-th batch, from the i-th on."""
     longest = max(len(batches) for batches in seen)
     for turn in range(longest):
@@ -32,7 +32,7 @@ def replay(kept: Kept, seen: Sequence[Sequence[tuple[bool, tuple[int, ...], tupl
                 kept.choose(ids, list(lengths), multimodal=multimodal)
 
 
-def places(kept: Kept, name: str, keys: Sequence[np.ndarray], samples: Sequence[np.ndarray]) -> np.ndarray:
+def places(kept: TokenSample, name: str, keys: Sequence[np.ndarray], samples: Sequence[np.ndarray]) -> np.ndarray:
     """Where the vectors of a modality's slots are: int [capacity, 2], part and row in it; -1 for free slots.
 
     `keys[part]` and `samples[part]` [n_kept] are what each part kept. Raises KeyError where none kept a chosen token.
@@ -48,7 +48,7 @@ def places(kept: Kept, name: str, keys: Sequence[np.ndarray], samples: Sequence[
     return found
 
 
-class MergedVectors(KeptVectors):
+class MergedVectors(SampledVectors):
     """What a single process would have kept, read from all shards (in the order of their shares)."""
 
     def __init__(self, shards: Sequence[Shard]) -> None:
@@ -120,7 +120,7 @@ def _short(value: object) -> str:
 
 def _check_whole(ordered: Sequence[Shard]) -> None:
     """Samples are numbered through in the order of batches, so whoever has another order batched them differently."""
-    whole = Kept(1, 0)
+    whole = TokenSample(1, 0)
     replay(whole, [shard.seen for shard in ordered])
     samples = [sample for _, ids, _ in whole.seen for sample in ids]
     if samples != list(range(len(samples))):
@@ -130,10 +130,10 @@ def _check_whole(ordered: Sequence[Shard]) -> None:
         )
 
 
-def passed(ordered: Sequence[Shard]) -> Passed:
+def profile_inputs(ordered: Sequence[Shard]) -> ProfileInputs:
     """What a single process's pass would have left. Shards as `check` returns them."""
     first = ordered[0]
-    return Passed(
+    return ProfileInputs(
         first.facts["model"],
         first.facts["calibration"],
         importance.merge([shard.matrix for shard in ordered]),

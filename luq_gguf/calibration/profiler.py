@@ -10,19 +10,28 @@ from pathlib import Path
 import numpy as np
 
 from luq_gguf.calibration import entropy_estimate
-from luq_gguf.calibration.forward_pass import CAPACITY, forward, pass_key, walk
-from luq_gguf.calibration.reservoir import MODALITIES, KeptVectors
+from luq_gguf.calibration.forward_pass import CAPACITY, forward, pass_key, run_pass
+from luq_gguf.calibration.reservoir import MODALITIES, SampledVectors
 from luq_gguf.core.types import COLUMNS, CalibrationSet, ImportanceMatrix, Profile
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.devices import Placement
 from luq_gguf.hf.tensor_names import TensorNames
 from luq_gguf.method import entropy
 
-__all__ = ["CAPACITY", "SEEDS", "Passed", "Progress", "calibration_facts", "conclude", "forward", "profile"]
+__all__ = [
+    "CAPACITY",
+    "SEEDS",
+    "ProfileInputs",
+    "Progress",
+    "calibration_facts",
+    "finalize_profile",
+    "forward",
+    "profile",
+]
 
 SEEDS = 5  # K-means repetitions; two seeds rank a real model's layers with a Kendall tau of 0.73 only
 
-Made = tuple[Profile, ImportanceMatrix, dict[str, np.ndarray]]
+ProfileResult = tuple[Profile, ImportanceMatrix, dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -34,8 +43,8 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Passed:
-    """What the whole set's pass left, in one process or in several: what a profile is concluded from.
+class ProfileInputs:
+    """What the whole set's pass left, in one process or in several: what `finalize_profile` makes a profile of.
 
     `calibration` is what profile.json says of it; energies are float64 [n_in] by tensor; `dtype` as torch calls it.
     """
@@ -43,7 +52,7 @@ class Passed:
     model: str
     calibration: dict[str, object]
     matrix: ImportanceMatrix
-    kept: KeptVectors
+    vectors: SampledVectors
     energies: dict[str, np.ndarray]
     n_layers: int
     dtype: str
@@ -58,44 +67,44 @@ def profile(
     placement: Placement,
     seeds: Sequence[int] | None = None,
     progress: Progress = Progress(),
-) -> Made:
+) -> ProfileResult:
     """Profile a model; `work` keeps the state of an interrupted pass.
 
-    Returns what `conclude` does. Raises CalibrationError where the set has fewer tokens than clusters.
+    Returns what `finalize_profile` does. Raises CalibrationError where the set has fewer tokens than clusters.
     """
     key = pass_key(checkpoint, calibration, placement.dtype)
-    found = walk(checkpoint, calibration, names, work, placement=placement, on_samples=progress.on_samples)
-    with found as walked:
-        passed = Passed(
+    found = run_pass(checkpoint, calibration, names, work, placement=placement, on_samples=progress.on_samples)
+    with found as pass_result:
+        inputs = ProfileInputs(
             checkpoint.name,
             calibration_facts(calibration),
-            walked.matrix,
-            walked.reservoir,
-            walked.energies,
-            walked.reservoir.n_layers,
-            str(walked.dtype).removeprefix("torch."),
+            pass_result.matrix,
+            pass_result.reservoir,
+            pass_result.energies,
+            pass_result.reservoir.n_layers,
+            str(pass_result.dtype).removeprefix("torch."),
         )
-        return conclude(passed, calibration.seed, work, key, seeds=seeds, progress=progress)
+        return finalize_profile(inputs, calibration.seed, work, key, seeds=seeds, progress=progress)
 
 
-def conclude(
-    passed: Passed,
+def finalize_profile(
+    inputs: ProfileInputs,
     seed: int,
     work: Path,
     key: str,
     *,
     seeds: Sequence[int] | None = None,
     progress: Progress = Progress(),
-) -> Made:
+) -> ProfileResult:
     """Entropies of what a pass kept; `work` keeps those of finished layers, of `key`.
 
     Returns the profile, the importance matrix, and arrays: cluster histograms int [n_seeds, K] by "<group>.<layer>",
     and column energies (decoder.Matrices) by "columns.<tensor>".
     """
     seeds = list(seeds) if seeds is not None else [seed + i for i in range(SEEDS)]
-    matrix, kept = passed.matrix, passed.kept
+    matrix, kept = inputs.matrix, inputs.vectors
     layers, rankings, histograms = entropy_estimate.entropies(
-        kept, passed.n_layers, seeds, work, key, progress.on_layers
+        kept, inputs.n_layers, seeds, work, key, progress.on_layers
     )
     estimator: dict[str, object] = {
         "method": "K-means on whole token vectors (scikit-learn, n_init=1)",
@@ -104,12 +113,12 @@ def conclude(
         "spread": "standard deviation over seeds",
         "token_vectors": {name: kept.count(name) for name in MODALITIES},
         "capacity": kept.capacity,
-        "dtype": passed.dtype,
+        "dtype": inputs.dtype,
     }
-    n_text = matrix.n_samples - int(str(passed.calibration["n_multimodal"]))
-    described = passed.calibration | {"n_text": n_text, "n_tokens": matrix.n_tokens}
-    columns = {COLUMNS + name: energy for name, energy in passed.energies.items()}
-    return Profile(passed.model, layers, estimator, described, rankings), matrix, histograms | columns
+    n_text = matrix.n_samples - int(str(inputs.calibration["n_multimodal"]))
+    described = inputs.calibration | {"n_text": n_text, "n_tokens": matrix.n_tokens}
+    columns = {COLUMNS + name: energy for name, energy in inputs.energies.items()}
+    return Profile(inputs.model, layers, estimator, described, rankings), matrix, histograms | columns
 
 
 def calibration_facts(calibration: CalibrationSet) -> dict[str, object]:

@@ -17,7 +17,7 @@ from torch import Tensor
 MODALITIES = ("multimodal", "text")
 
 
-class Kept:
+class TokenSample:
     """Which tokens are kept, by slot: `keys[modality]` float64 [capacity] (inf: free), `samples[modality]` int.
 
     `seen` has every batch so far: whether it was multimodal, its samples' numbers and how many valid tokens each has.
@@ -65,7 +65,7 @@ class Kept:
         return np.sort(best[best < self.capacity]), np.sort(best[best >= self.capacity]) - self.capacity
 
 
-class KeptVectors(Kept, ABC):
+class SampledVectors(TokenSample, ABC):
     """Kept tokens whose vectors can be read, wherever they are; `dtype` is what they were computed in."""
 
     dtype: torch.dtype
@@ -82,7 +82,7 @@ class KeptVectors(Kept, ABC):
         """float32 [n, width] of some slots of a modality."""
 
 
-class Reservoir(KeptVectors):
+class Reservoir(SampledVectors):
     """Room for `capacity` tokens per modality, over `n_layers` layers of `width` numbers.
 
     Files reservoir-<modality>.bin in `folder` hold vectors in the model's own 16 or 32 bits.
@@ -106,7 +106,7 @@ class Reservoir(KeptVectors):
             file.seek((layer * self.capacity + int(slots[run[0]])) * self.width * self._itemsize)
             file.write(data[run].tobytes())
 
-    def held(self, name: str, layer: int) -> Tensor:
+    def stored_vectors(self, name: str, layer: int) -> Tensor:
         """Vectors [n, width] of all kept tokens of a modality, as they are stored, in the order of their slots."""
         return self._stored(name, layer, np.flatnonzero(np.isfinite(self.keys[name])))
 

@@ -19,12 +19,12 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file as save_tensors
 
-from luq_gguf.calibration.forward_pass import Walked, seen_arrays, seen_batches
+from luq_gguf.calibration.forward_pass import PassResult, seen_arrays, seen_batches
 from luq_gguf.calibration.profiler import calibration_facts
 from luq_gguf.calibration.reservoir import MODALITIES
 from luq_gguf.core import atomic
 from luq_gguf.core.errors import ShardError
-from luq_gguf.core.types import COLUMNS, CalibrationSet, ImportanceMatrix, Share
+from luq_gguf.core.types import COLUMNS, CalibrationSet, ImportanceMatrix, ShardSpec
 from luq_gguf.hf.checkpoint import Checkpoint
 
 VERSION = 1
@@ -34,10 +34,10 @@ AGAIN = "Make this shard again, or copy its folder again."
 @dataclass(frozen=True)
 class Shard:
     """One share's finished pass. `facts` is shard.json; `keys[modality]` and `samples[modality]` are [n_kept], in the
-    order of the stored vectors; `seen` is `Kept.seen` of the share's own batches."""
+    order of the stored vectors; `seen` is `TokenSample.seen` of the share's own batches."""
 
     folder: Path
-    share: Share
+    share: ShardSpec
     facts: dict[str, Any]
     matrix: ImportanceMatrix
     energies: dict[str, np.ndarray]
@@ -66,15 +66,20 @@ def _vectors_name(layer: int) -> str:
 
 
 def write(
-    folder: Path, share: Share, checkpoint: Checkpoint, calibration: CalibrationSet, walked: Walked, request_key: str
+    folder: Path,
+    share: ShardSpec,
+    checkpoint: Checkpoint,
+    calibration: CalibrationSet,
+    pass_result: PassResult,
+    request_key: str,
 ) -> None:
     """Write a finished pass; `request_key` is the key that a profile of the whole request would have."""
-    reservoir, matrix = walked.reservoir, walked.matrix
+    reservoir, matrix = pass_result.reservoir, pass_result.matrix
     held = {name: np.isfinite(reservoir.keys[name]) for name in MODALITIES}
     arrays = (
         {f"sum.{name}": value for name, value in matrix.in_sum2.items()}
         | {f"count.{name}": value for name, value in matrix.counts.items()}
-        | {COLUMNS + name: value for name, value in walked.energies.items()}
+        | {COLUMNS + name: value for name, value in pass_result.energies.items()}
         | {f"keys.{name}": reservoir.keys[name][held[name]] for name in MODALITIES}
         | {f"samples.{name}": reservoir.samples[name][held[name]] for name in MODALITIES}
         | seen_arrays(reservoir)
@@ -91,10 +96,10 @@ def write(
         "n_layers": reservoir.n_layers,
         "width": reservoir.width,
         "capacity": reservoir.capacity,
-        "dtype": str(walked.dtype).removeprefix("torch."),
+        "dtype": str(pass_result.dtype).removeprefix("torch."),
     }
     for layer in range(reservoir.n_layers):
-        tensors = {name: reservoir.held(name, layer) for name in MODALITIES}
+        tensors = {name: reservoir.stored_vectors(name, layer) for name in MODALITIES}
         _put(folder / _vectors_name(layer), lambda part, tensors=tensors: save_tensors(tensors, part))  # type: ignore[misc]
     _put(folder / "shard.safetensors", lambda part: save_arrays(arrays, part))
     _put(folder / "shard.json", lambda part: part.write_text(json.dumps(facts, indent=1) + "\n"))
@@ -118,7 +123,7 @@ def read(folder: Path) -> Shard:
         sums = {name.removeprefix("sum."): value for name, value in arrays.items() if name.startswith("sum.")}
         return Shard(
             folder,
-            Share(**facts["share"]),
+            ShardSpec(**facts["share"]),
             facts,
             ImportanceMatrix(sums, {name: arrays[f"count.{name}"] for name in sums}, facts["n_samples"]),
             {n.removeprefix(COLUMNS): value for n, value in arrays.items() if n.startswith(COLUMNS)},

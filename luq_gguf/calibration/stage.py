@@ -1,5 +1,5 @@
 """Runs the profile stage: it reads the calibration set, writes files of the run folder, and is skipped while its
-inputs are unchanged. Nothing here prints: `Listener` is told.
+inputs are unchanged. Nothing here prints: `Reporter` is told.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, cast
 
 from luq_gguf.core import atomic
 from luq_gguf.core.hashing import hash_of
-from luq_gguf.core.reporter import Listener
+from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import CalibrationSet, Profile
 from luq_gguf.hf import datasets
 from luq_gguf.llamacpp.gguf import header_only, imatrix
 from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder
-from luq_gguf.run.preflight import Door, check_memory
+from luq_gguf.run.preflight import ModelSpec, check_memory
 from luq_gguf.run.session import Session
 
 if TYPE_CHECKING:
-    from luq_gguf.calibration.profiler import Made, Progress
+    from luq_gguf.calibration.profiler import ProfileResult, Progress
     from luq_gguf.calibration.shards import Shard
     from luq_gguf.hf.devices import Placement
 
@@ -55,17 +55,17 @@ def _stamps(source: str | None) -> list[object]:
     return [(str(f.relative_to(path.parent)), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
 
 
-def request_for(door: Door, request: CalibrationRequest, listener: Listener = Listener()) -> CalibrationRequest:
+def request_for(spec: ModelSpec, request: CalibrationRequest, reporter: Reporter = Reporter()) -> CalibrationRequest:
     """The request as the model can follow it: a model without eyes reads text only."""
-    if door.checkpoint.has_vision:
+    if spec.checkpoint.has_vision:
         return request
-    listener.say(f"{door.checkpoint.name} reads text only: alpha is 0")
+    reporter.info(f"{spec.checkpoint.name} reads text only: alpha is 0")
     return request.for_text_only()
 
 
-def profile_key(door: Door, request: CalibrationRequest, device: str) -> str:
+def profile_key(spec: ModelSpec, request: CalibrationRequest, device: str) -> str:
     """Of the profile stage; the request as `request_for` gives it."""
-    return hash_of(door.checkpoint.fingerprint, request.key(), device)
+    return hash_of(spec.checkpoint.fingerprint, request.key(), device)
 
 
 def read_request(run: RunFolder, request: CalibrationRequest) -> CalibrationSet:
@@ -80,9 +80,9 @@ def read_request(run: RunFolder, request: CalibrationRequest) -> CalibrationSet:
     )
 
 
-def tell_skipped(calibration: CalibrationSet, listener: Listener) -> None:
+def tell_skipped(calibration: CalibrationSet, reporter: Reporter) -> None:
     if calibration.skipped:
-        listener.say(f"{len(calibration.skipped)} unreadable images skipped: {', '.join(calibration.skipped[:5])}")
+        reporter.info(f"{len(calibration.skipped)} unreadable images skipped: {', '.join(calibration.skipped[:5])}")
 
 
 def place(session: Session, copies: int = 1) -> Placement:
@@ -92,14 +92,14 @@ def place(session: Session, copies: int = 1) -> Placement:
     """
     from luq_gguf.hf import devices
 
-    checkpoint, listener = session.door.checkpoint, session.listener
-    placement = devices.choose_device(session.options.device, checkpoint, listener.say)
+    checkpoint, reporter = session.spec.checkpoint, session.reporter
+    placement = devices.choose_device(session.options.device, checkpoint, reporter.info)
     if placement.device.type == "cpu":
-        check_memory(checkpoint, str(placement.dtype).removeprefix("torch."), listener, copies=copies)
+        check_memory(checkpoint, str(placement.dtype).removeprefix("torch."), reporter, copies=copies)
     return placement
 
 
-def adopt_merged(run: RunFolder, door: Door, request: CalibrationRequest, key: str) -> None:
+def adopt_merged(run: RunFolder, spec: ModelSpec, request: CalibrationRequest, key: str) -> None:
     """Give a merged profile the key that this machine's stage has, where it is of the same model and data.
 
     Times of files and the device are part of a key, and shards may come from machines where these are others.
@@ -109,7 +109,7 @@ def adopt_merged(run: RunFolder, door: Door, request: CalibrationRequest, key: s
     if not merged or stages.get("profile", {}).get("key") == key or run.changed("profile"):
         return
     read = read_request(run, request)
-    here = merged_facts(door.checkpoint.identity, read.sha256, read.seed, read.alpha, read.n_text)
+    here = merged_facts(spec.checkpoint.identity, read.sha256, read.seed, read.alpha, read.n_text)
     if here == {name: merged.get(name) for name in here}:
         run.update(stages=stages | {"profile": stages["profile"] | {"key": key}})
 
@@ -121,19 +121,19 @@ def merged_facts(identity: str, sha256: str, seed: int, alpha: float, n_text: in
 
 def make_profile(session: Session, request: CalibrationRequest) -> Profile:
     """Profile stage: profile.json, profile.safetensors, imatrix.gguf."""
-    run, door, listener = session.run, session.door, session.listener
-    request = request_for(door, request, listener)
-    key = profile_key(door, request, session.options.device)
-    adopt_merged(run, door, request, key)
+    run, spec, reporter = session.run, session.spec, session.reporter
+    request = request_for(spec, request, reporter)
+    key = profile_key(spec, request, session.options.device)
+    adopt_merged(run, spec, request, key)
 
     def make() -> None:
         from luq_gguf.calibration import profiler
 
         placement = place(session)
         calibration = read_request(run, request)
-        tell_skipped(calibration, listener)
+        tell_skipped(calibration, reporter)
         made = profiler.profile(
-            door.checkpoint, calibration, door.names, run.work, placement=placement, progress=_progress(listener)
+            spec.checkpoint, calibration, spec.names, run.work, placement=placement, progress=_progress(reporter)
         )
         if run.read().get("merged"):
             run.update(merged=None)
@@ -143,7 +143,7 @@ def make_profile(session: Session, request: CalibrationRequest) -> Profile:
     return _finished_profile(run)
 
 
-def make_merged(run: RunFolder, shards: Sequence[Shard], listener: Listener = Listener()) -> Profile:
+def make_merged(run: RunFolder, shards: Sequence[Shard], reporter: Reporter = Reporter()) -> Profile:
     """Profile stage of shards that `merge.check` found to be one whole pass: the same files."""
 
     def make() -> None:
@@ -151,8 +151,8 @@ def make_merged(run: RunFolder, shards: Sequence[Shard], listener: Listener = Li
 
         facts = shards[0].facts
         told = facts["calibration"]
-        made = profiler.conclude(
-            merge.passed(shards), told["seed"], run.work, merge.key_of(shards), progress=_progress(listener)
+        made = profiler.finalize_profile(
+            merge.profile_inputs(shards), told["seed"], run.work, merge.key_of(shards), progress=_progress(reporter)
         )
         known = merged_facts(facts["model_sha256"], told["sha256"], told["seed"], told["alpha"], facts["n_text_asked"])
         run.update(merged={"shards": len(shards)} | known)
@@ -162,16 +162,16 @@ def make_merged(run: RunFolder, shards: Sequence[Shard], listener: Listener = Li
     return _finished_profile(run)
 
 
-def _progress(listener: Listener) -> Progress:
+def _progress(reporter: Reporter) -> Progress:
     from luq_gguf.calibration import profiler
 
     return profiler.Progress(
-        lambda done, total: listener.progress("calibration samples", done, total),
-        lambda done, total: listener.progress("layer entropies", done, total),
+        lambda done, total: reporter.progress("calibration samples", done, total),
+        lambda done, total: reporter.progress("layer entropies", done, total),
     )
 
 
-def _write_profile(run: RunFolder, made: Made) -> None:
+def _write_profile(run: RunFolder, made: ProfileResult) -> None:
     from safetensors.numpy import save_file
 
     profile, matrix, arrays = made

@@ -101,15 +101,15 @@ def _bench(
     out = (given["out"] or (run_dir or Path()) / "bench.json").absolute()
     if given["out"] and not out.parent.is_dir():
         raise click.UsageError(f"{out.parent} is no folder: give --out a file in one that exists.")
-    with output.listener() as listener:
+    with output.reporter() as reporter:
         if run_dir:
             how = RunOptions(trust_remote_code=given["trust_remote_code"])
-            return bench.bench_run(run_dir, request, out, listener, how, model=given["model"]), out
+            return bench.bench_run(run_dir, request, out, reporter, how, model=given["model"]), out
         if shape:
             lows = tuple(dict.fromkeys(kind.strip().upper() for kind in given["low"].split(",")))
             wanted = bench.ShapeRequest(shape, given["low_layers"], lows, given["high"], given["f16"])
-            return bench.bench_shape(wanted, request, out, listener), out
-        return bench.bench_files(files, given["mmproj"], request, out, listener), out
+            return bench.bench_synthetic(wanted, request, out, reporter), out
+        return bench.bench_files(files, given["mmproj"], request, out, reporter), out
 
 
 def _types(run_dir: Path | None, shape: str | None, given: dict[str, Any], *, as_json: bool) -> None:
@@ -119,9 +119,9 @@ def _types(run_dir: Path | None, shape: str | None, given: dict[str, Any], *, as
     threads = _threads(given["threads"])
     if len(threads) > 1:
         raise click.UsageError("--types takes one number of threads.")
-    with output.listener() as listener:
+    with output.reporter() as reporter:
         model = shape or "qwen2.5-vl-7b"
-        table, rows = bench.bench_types(run_dir, model, threads[0], listener, again=given["again"])
+        table, rows = bench.bench_types(run_dir, model, threads[0], reporter, again=given["again"])
     bandwidth = machine.read_bandwidth(table.threads) / 1e9
     if as_json:
         told = {"threads": table.threads, "prompt_tokens": table.n_prompt, "read_gigabytes_per_second": bandwidth}

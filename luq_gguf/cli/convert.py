@@ -53,13 +53,13 @@ def command(
 
     request = CalibrationRequest(calib, calib_text, alpha, samples, seed)
     target, base_model = options.make_target(repo, rest)
-    with output.listener() as listener:
+    with output.reporter() as reporter:
         if target:
             from luq_gguf.publishing import upload
 
             upload.check(target, base_model)  # hours before it is needed
-        made = pipeline.convert(model, out, wanted, request, how, listener)
-        published = upload.upload(out, target, base_model=base_model, listener=listener) if target else None
+        made = pipeline.convert(model, out, wanted, request, how, reporter)
+        published = upload.upload(out, target, base_model=base_model, reporter=reporter) if target else None
     if as_json:
         output.print_json(made.to_json() | ({"upload": published.to_json()} if published else {}))
         return

@@ -30,9 +30,9 @@ def command(
     from luq_gguf.core.units import format_size
     from luq_gguf.workflows import demo
 
-    with output.listener() as listener:
+    with output.reporter() as reporter:
         how = RunOptions(threads=threads, device=device)
-        done = demo.run(out, how, listener, model=model, low_layers=low_layers, n_questions=questions)
+        done = demo.run(out, how, reporter, model=model, low_layers=low_layers, n_questions=questions)
     if as_json:
         rows = [
             {"label": f.label, "file": str(f.path), "n_bytes": f.n_bytes, "bpw": f.bpw, "accuracy": f.accuracy}

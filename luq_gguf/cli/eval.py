@@ -31,7 +31,7 @@ def command(
     """
     from luq_gguf.workflows import pipeline
 
-    with output.listener() as listener:
+    with output.reporter() as reporter:
         content = pipeline.evaluate(
             file,
             reference,
@@ -39,7 +39,7 @@ def command(
             mmproj=mmproj,
             threads=threads,
             benchmark=options.make_benchmarks(rest),
-            listener=listener,
+            reporter=reporter,
         )
     if as_json:
         output.print_json(content)

@@ -24,7 +24,7 @@ def command(*, only_path: bool, as_json: bool) -> None:
     from luq_gguf.kernels import build, measure, state
     from luq_gguf.method.metrics.intervals import format_ratio
 
-    library = build.library(output.say)
+    library = build.library(output.info)
     if only_path:
         click.echo(library)
         return

@@ -18,6 +18,6 @@ def command(shards: tuple[Path, ...], out: Path, *, overwrite: bool, allow_fallb
     """Put SHARDS of luq-gguf profile --shard together; write profile.json and imatrix.gguf into the folder --out."""
     from luq_gguf.calibration import distributed_pass
 
-    with output.listener() as listener:
-        profile = distributed_pass.merge(shards, out, overwrite=overwrite, listener=listener)
+    with output.reporter() as reporter:
+        profile = distributed_pass.merge(shards, out, overwrite=overwrite, reporter=reporter)
     output.print_profile(profile, out, as_json=as_json)

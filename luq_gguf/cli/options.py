@@ -11,25 +11,25 @@ from typing import Any, TypeVar
 import click
 
 from luq_gguf.core.errors import BudgetError, CalibrationError
-from luq_gguf.core.types import Budget, RunOptions, Share
+from luq_gguf.core.types import Budget, RunOptions, ShardSpec
 from luq_gguf.method.orders import MEASURED, MEASURED_OPTIONS, ORDERS
 
 F = TypeVar("F", bound=Callable[..., Any])
 _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "KI": 1024, "MI": 1024**2, "GI": 1024**3}
 
 
-class ShareOf(click.ParamType):  # type: ignore[type-arg]
+class ShardParam(click.ParamType):  # type: ignore[type-arg]
     """A part such as 0/4: which, counted from 0, of how many."""
 
     name = "share"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Share:
-        if isinstance(value, Share):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> ShardSpec:
+        if isinstance(value, ShardSpec):
             return value
         match = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", str(value))
         if not match or int(match[1]) >= int(match[2]):
             self.fail(f"{value!r} is no part; write 0/4, 1/4, 2/4 and 3/4 for four parts.", param, ctx)
-        return Share(int(match[1]), int(match[2]))
+        return ShardSpec(int(match[1]), int(match[2]))
 
 
 class Size(click.ParamType):  # type: ignore[type-arg]

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from luq_gguf import kernels
-from luq_gguf.core.reporter import Listener
+from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import Check, LayerEntropy, Plan, PredictedSpeed, Profile
 from luq_gguf.core.units import format_size
 from luq_gguf.method import ranking
@@ -28,7 +28,7 @@ errors = Console(stderr=True)
 
 
 @contextmanager
-def listener() -> Iterator[Listener]:
+def reporter() -> Iterator[Reporter]:
     """Bars with rate and time left on stderr while inside."""
     columns = (
         TextColumn("{task.description:<22}"),
@@ -52,7 +52,7 @@ def listener() -> Iterator[Listener]:
         bars.update(tasks[stage], rate=f"{task.speed:.1f}/s" if task.speed and scale == 1 else "")
 
     try:
-        yield Listener(progress, lambda sentence: errors.print(sentence, highlight=False, soft_wrap=True))
+        yield Reporter(progress, lambda sentence: errors.print(sentence, highlight=False, soft_wrap=True))
     finally:
         bars.stop()
 
@@ -190,5 +190,5 @@ def _speed_lines(plan: Plan, speed: PredictedSpeed) -> list[str]:
     return lines
 
 
-def say(line: str) -> None:
+def info(line: str) -> None:
     click.echo(line, err=True)

@@ -27,8 +27,8 @@ def command(run_dir: Path, seed: int, *, as_json: bool, **rest: Any) -> None:
     from luq_gguf.run import serialization
     from luq_gguf.workflows import pipeline
 
-    with output.listener() as listener:
-        plan = pipeline.plan(run_dir, wanted, how, listener, **rest)
+    with output.reporter() as reporter:
+        plan = pipeline.plan(run_dir, wanted, how, reporter, **rest)
     if as_json:
         output.print_json(serialization.plan_to_json(plan))
         return

@@ -13,14 +13,16 @@ from luq_gguf.cli import options, output
 from luq_gguf.core.errors import CalibrationError
 
 if TYPE_CHECKING:
-    from luq_gguf.core.types import Share
+    from luq_gguf.core.types import ShardSpec
 
 
 @click.command("profile")
 @click.argument("model")
 @options.out
 @options.calibration
-@click.option("--shard", metavar="I/N", type=options.ShareOf(), help="Only part I of N, from 0; then luq-gguf merge.")
+@click.option(
+    "--shard", metavar="I/N", type=options.ShardParam(), help="Only part I of N, from 0; then luq-gguf merge."
+)
 @options.device
 @options.trust
 @options.permissions("--overwrite")
@@ -33,7 +35,7 @@ def command(
     alpha: float,
     samples: int,
     seed: int,
-    shard: Share | None,
+    shard: ShardSpec | None,
     *,
     as_json: bool,
     **rest: Any,
@@ -45,7 +47,7 @@ def command(
     from luq_gguf.calibration import distributed_pass
     from luq_gguf.calibration.distributed import Launch
     from luq_gguf.calibration.stage import CalibrationRequest
-    from luq_gguf.core.reporter import Listener
+    from luq_gguf.core.reporter import Reporter
     from luq_gguf.workflows import pipeline
 
     request = CalibrationRequest(calib, calib_text, alpha, samples, seed)
@@ -56,16 +58,16 @@ def command(
             "Leave --shard away, or start one process.",
         )
     how = options.make_run_options(rest)
-    quiet = nullcontext(Listener())
-    with quiet if launch and launch.rank else output.listener() as listener:
+    quiet = nullcontext(Reporter())
+    with quiet if launch and launch.rank else output.reporter() as reporter:
         if shard:
-            distributed_pass.profile_shard(model, out, request, shard, how, listener)
+            distributed_pass.profile_shard(model, out, request, shard, how, reporter)
             told = {"shard": str(shard), "run_dir": str(out)}
             click.echo(json.dumps(told, indent=1) if as_json else f"shard {shard}  {out}")
             return
         if launch:
-            profile = distributed_pass.profile_together(model, out, request, launch, how, listener)
+            profile = distributed_pass.profile_together(model, out, request, launch, how, reporter)
         else:
-            profile = pipeline.profile(model, out, request, how, listener)
+            profile = pipeline.profile(model, out, request, how, reporter)
     if profile:
         output.print_profile(profile, out, as_json=as_json)

@@ -31,8 +31,8 @@ def command(
     from luq_gguf.core.units import format_size
     from luq_gguf.workflows import pipeline
 
-    with output.listener() as listener:
-        made = pipeline.quantize_plan(run_dir, how, listener, model=model)
+    with output.reporter() as reporter:
+        made = pipeline.quantize_plan(run_dir, how, reporter, model=model)
     if as_json:
         output.print_json(made.to_json())
         return

@@ -15,7 +15,7 @@ def command(run_dir: Path) -> None:
     """Write report.html and figures/*.png into RUN_DIR: all that profile, plan, eval and sweep have left there."""
     from luq_gguf.reporting import build
 
-    with output.listener():
+    with output.reporter():
         written = build.report(run_dir)
     for path in written:
         click.echo(str(path))

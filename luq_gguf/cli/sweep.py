@@ -71,18 +71,18 @@ def command(
     shares = options.shares(alphas, "--alpha") if alphas is not None else ()
     from luq_gguf.calibration.stage import CalibrationRequest
     from luq_gguf.workflows import pipeline
-    from luq_gguf.workflows.calibration_mix import AlphaRequest
+    from luq_gguf.workflows.calibration_mix import CalibrationMixRequest
     from luq_gguf.workflows.sweep import SweepRequest
 
     listed = SWEPT_UNIFORM if uniform is None else uniform.split(",")
     kinds = tuple(kind.upper() for kind in listed if kind and kind.lower() != "none")
     questions = options.make_questions(rest)
     calibration = CalibrationRequest(calib, calib_text, n_samples=calib_samples, seed=calib_seed)
-    ablation = AlphaRequest(shares, alpha_counts, calibration) if shares else None
+    ablation = CalibrationMixRequest(shares, alpha_counts, calibration) if shares else None
     how = options.make_run_options(rest)
     request = SweepRequest(counts, orders or SWEPT, random_seeds, kinds, rest.pop("low"), rest.pop("high"))
-    with output.listener() as listener:
-        content = pipeline.sweep(run_dir, request, questions, how, listener, ablation=ablation, **rest)
+    with output.reporter() as reporter:
+        content = pipeline.sweep(run_dir, request, questions, how, reporter, mix_request=ablation, **rest)
     if as_json:
         output.print_json(content)
         return
@@ -90,5 +90,5 @@ def command(
         output.print_table(table)
     click.echo(f"points  {run_dir / 'sweep.json'}")
     if shares:
-        output.print_table(tables.alpha_table(content["alpha"]))
+        output.print_table(tables.mix_table(content["alpha"]))
         click.echo(f"alpha   {run_dir / 'alpha.json'}")

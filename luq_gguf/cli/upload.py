@@ -29,8 +29,8 @@ def command(run_dir: Path, repo: str, *, dry_run: bool, as_json: bool, **rest: A
     from luq_gguf.publishing import upload
 
     target, base_model = options.make_target(repo, rest)
-    with output.listener() as listener:
-        done = upload.upload(run_dir, target, dry_run=dry_run, base_model=base_model, listener=listener)
+    with output.reporter() as reporter:
+        done = upload.upload(run_dir, target, dry_run=dry_run, base_model=base_model, reporter=reporter)
     if as_json:
         output.print_json(done.to_json())
         return

@@ -12,7 +12,7 @@ LuqError                    exit code 1: the job failed
 ├── RankError               another process of the same launch failed, or is gone
 ├── DownloadError           the Hub could not be reached, or broke off
 ├── UploadError             the same while publishing, or what arrived is not what was sent
-└── InputError              exit code 2: refused at the door, before anything heavy
+└── InputError              exit code 2: refused in the preflight, before anything heavy
     ├── CheckpointError     not a checkpoint that can be converted
     ├── DeviceError         a --device that is not there, or does not compute
     ├── CalibrationError    calibration input that cannot be read, or is empty
@@ -89,7 +89,7 @@ class UploadError(LuqError):
 
 
 class InputError(LuqError):
-    """Refused at the door, before anything heavy."""
+    """Refused in the preflight, before anything heavy."""
 
     exit_code = 2
 

@@ -7,19 +7,19 @@ from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
-class Listener:
+class Reporter:
     """Who is told what happens: progress of a named stage (done, total), and sentences worth knowing."""
 
     progress: Callable[[str, float, float], None] = lambda stage, done, total: None
-    say: Callable[[str], None] = lambda sentence: None
+    info: Callable[[str], None] = lambda sentence: None
 
-    def once(self) -> Listener:
-        """The same, told no sentence twice."""
+    def once(self) -> Reporter:
+        """The same reporter, which passes on no sentence twice."""
         said: set[str] = set()
 
-        def say(sentence: str) -> None:
+        def info(sentence: str) -> None:
             if sentence not in said:
                 said.add(sentence)
-                self.say(sentence)
+                self.info(sentence)
 
-        return replace(self, say=say)
+        return replace(self, info=info)

@@ -87,7 +87,7 @@ class RunOptions:
 
 
 @dataclass(frozen=True)
-class Share:
+class ShardSpec:
     """A part of the calibration's batches: every `count`-th, from the one numbered `index` on."""
 
     index: int = 0

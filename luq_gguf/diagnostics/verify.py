@@ -18,12 +18,12 @@ from luq_gguf.core.types import Check
 from luq_gguf.core.units import format_size
 from luq_gguf.llamacpp.gguf import imatrix, reader
 from luq_gguf.llamacpp.gguf.reader import GGUFInfo
-from luq_gguf.llamacpp.runtime.client import Runner
+from luq_gguf.llamacpp.runtime.client import LlamaClient
 from luq_gguf.method import tensor_types
 from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder
 
-KEPT = ("profile", "plan", "mmproj", "quantize")  # stages whose files belong to a run; others' may have been deleted
+LASTING = ("profile", "plan", "mmproj", "quantize")  # stages whose files belong to a run; others' may have been deleted
 AGAIN = "Run the command that made it again: it makes what is not as it was."
 _SOUND = "Convert it again from a sound checkpoint."
 _TEXT = "The quick brown fox jumps over the lazy dog."
@@ -53,7 +53,7 @@ def _folder(run: RunFolder, threads: int | None) -> Iterator[Check]:
     yield Check.passed("run.json", f"stages done: {', '.join(stages) or 'none'}")
     for stage in stages:
         for name, fact in run.outputs(stage).items():
-            yield _output(run.file(name), name, fact, kept=stage in KEPT)
+            yield _output(run.file(name), name, fact, kept=stage in LASTING)
     model, vision = _only(run, "quantize"), _only(run, "mmproj")
     written = [run.file(name) for stage in stages for name in run.outputs(stage) if name.endswith(".gguf")]
     for path in written:
@@ -186,16 +186,16 @@ def _runs(info: GGUFInfo, mmproj: Path | None, threads: int | None) -> Iterator[
     names = [f"{info.path.name}: loads", f"{info.path.name}: logits", f"{info.path.name}: image"]
     done = 0
     try:
-        with Runner(
+        with LlamaClient(
             info.path, mmproj, threads=threads, n_ctx=2048, timeout=seconds, max_memory=memory, check=True
-        ) as runner:
-            yield Check.passed(names[0], f"in the pinned llama.cpp; {runner.n_vocab} tokens in its vocabulary")
+        ) as client:
+            yield Check.passed(names[0], f"in the pinned llama.cpp; {client.n_vocab} tokens in its vocabulary")
             done = 1
-            tokens = runner.tokenize(_TEXT)[0] or [0]
-            yield _finite(names[1], runner.score_tokens(tokens[:16], 0))
+            tokens = client.tokenize(_TEXT)[0] or [0]
+            yield _finite(names[1], client.score_tokens(tokens[:16], 0))
             done = 2
             if mmproj:
-                yield _finite(names[2], _with_picture(runner))
+                yield _finite(names[2], _with_picture(client))
                 done = 3
     except LuqError as error:
         # A crash speaks against the build, not against the file: its hint says so.
@@ -203,13 +203,13 @@ def _runs(info: GGUFInfo, mmproj: Path | None, threads: int | None) -> Iterator[
         yield Check.failed(names[done], error.message, hint)
 
 
-def _with_picture(runner: Runner) -> np.ndarray:
+def _with_picture(client: LlamaClient) -> np.ndarray:
     from PIL import Image
 
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "grey.png"
         Image.linear_gradient("L").resize((112, 112)).convert("RGB").save(picture)
-        return runner.score_text(f"<__media__>{_TEXT}", picture).log_probabilities
+        return client.score_text(f"<__media__>{_TEXT}", picture).log_probabilities
 
 
 def _finite(name: str, rows: np.ndarray) -> Check:

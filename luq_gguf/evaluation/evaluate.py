@@ -15,12 +15,20 @@ from luq_gguf.core import paths
 from luq_gguf.core.errors import EvaluationError
 from luq_gguf.core.hashing import sha256_of
 from luq_gguf.core.measurements import Divergence, EvalConditions, EvalResult, Spread
-from luq_gguf.core.reporter import Listener
+from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import EvalData, Sample
-from luq_gguf.evaluation.logprobs import CHUNK, Case, Target, compare, measure_reference, noise_floor, reference_answers
+from luq_gguf.evaluation.logprobs import (
+    CHUNK,
+    Case,
+    EvalTarget,
+    compare,
+    measure_reference,
+    noise_floor,
+    reference_answers,
+)
 from luq_gguf.hf import datasets
 from luq_gguf.llamacpp.gguf import mmproj, reader
-from luq_gguf.llamacpp.runtime.client import Runner
+from luq_gguf.llamacpp.runtime.client import LlamaClient
 from luq_gguf.method.metrics import intervals, vqa
 
 
@@ -75,8 +83,8 @@ def _chunks(model: Path, text: Path, n_chunks: int) -> tuple[tuple[int, ...], ..
         content = text.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise EvaluationError(f"{text} cannot be read: {error.strerror}.", "Give --text a text file.") from None
-    with Runner(model, n_ctx=CHUNK) as runner:
-        tokens, bos = runner.tokenize(content)
+    with LlamaClient(model, n_ctx=CHUNK) as client:
+        tokens, bos = client.tokenize(content)
     count = min(n_chunks, len(tokens) // CHUNK)
     if not count:
         raise EvaluationError(
@@ -144,14 +152,14 @@ def choose_metric(metric: str, samples: Sequence[Sample]) -> str | None:
 
 
 def evaluate(
-    target: Target,
-    reference: Target | None,
+    target: EvalTarget,
+    reference: EvalTarget | None,
     data: EvalData,
     work: Path,
     *,
     metric: str = "auto",
     scratch: Path | None = None,
-    listener: Listener = Listener(),
+    reporter: Reporter = Reporter(),
 ) -> Evaluation:
     """Measure a file, and the reference where it has not been measured on this data yet.
 
@@ -162,11 +170,11 @@ def evaluate(
     if reference:
         check_comparable(target.model, reference.model)
         name = f"reference {reference.model.name}"
-        folder = measure_reference(reference, data, work, lambda done, total: listener.progress(name, done, total))
+        folder = measure_reference(reference, data, work, lambda done, total: reporter.progress(name, done, total))
         theirs = reference_answers(folder, data)
         floor = noise_floor(reference, data, folder, work)
     name = target.model.name
-    cases = compare(target, data, folder, work, lambda done, total: listener.progress(name, done, total), scratch)
+    cases = compare(target, data, folder, work, lambda done, total: reporter.progress(name, done, total), scratch)
     said = [case.answer or "" for case in cases if case.name[0] == "q"]
     scores = _scores(said, data, chosen)
     before = None if scores is None or theirs is None else _scores(theirs, data, chosen)

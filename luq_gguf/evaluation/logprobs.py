@@ -1,7 +1,8 @@
-"""What a file expects on prompts and texts: measured part by part and kept, so that nothing is measured twice.
+"""A file's log-probabilities on prompts and texts: measured part by part and kept, so that nothing is measured
+twice.
 
-A reference's expectations are kept with the k most expected tokens of every position; another file is compared with
-them while its own are at hand. A part is a few prompts; a killed measurement repeats the part it was in.
+A reference's log-probabilities are kept with the k most expected tokens of every position; another file is compared
+with them while its own are at hand. A part is a few prompts; a killed measurement repeats the part it was in.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.types import EvalData
 from luq_gguf.evaluation import cache as measurement_cache
 from luq_gguf.evaluation.cache import PART, Arrays
-from luq_gguf.llamacpp.runtime.client import Runner
+from luq_gguf.llamacpp.runtime.client import LlamaClient
 from luq_gguf.method.metrics import kld as kld_metric
-from luq_gguf.method.metrics.kld import Expectations
+from luq_gguf.method.metrics.kld import TopLogprobs
 
 TOP = 1024  # tokens kept of a position; smaller vocabularies are kept whole
 CONTROLS = 64  # positions kept with all of the vocabulary, to say what the rest's single bucket costs
@@ -29,7 +30,7 @@ CHUNK = 512  # tokens of text read at once, the second half is scored: as llama-
 
 
 @dataclass(frozen=True)
-class Target:
+class EvalTarget:
     """A file and how it is run. `mmproj` is needed for images only; without `answers` a file that is compared with a
     reference does not answer itself, which takes a token at a time."""
 
@@ -76,29 +77,29 @@ class Case:
 
 
 def measure_reference(
-    target: Target, data: EvalData, work: Path, progress: Callable[[float, float], None] = lambda done, total: None
+    target: EvalTarget, data: EvalData, work: Path, progress: Callable[[float, float], None] = lambda done, total: None
 ) -> Path:
-    """The folder that holds a reference's expectations, measured as far as they are not there yet."""
+    """The folder that holds a reference's log-probabilities, measured as far as they are not there yet."""
     folder = _folder(work, "reference", target, data)
 
-    def measure(runner: Runner, name: str) -> tuple[Arrays, str | None]:
-        scored = _score(runner, target, data, name, None)
+    def measure(client: LlamaClient, name: str) -> tuple[Arrays, str | None]:
+        scored = _score(client, target, data, name, None)
         kept = kld_metric.keep_top(scored.rows, target.top)
         arrays = {"tokens": kept.tokens, "log_probabilities": kept.log_probabilities, "tail": kept.tail}
         arrays |= {"prompt": scored.prompt, "forced": scored.forced}
         if scored.nll is not None:
             arrays["nll"] = scored.nll
-        if target.top < runner.n_vocab and int(name[1:]) < CONTROLS:
+        if target.top < client.n_vocab and int(name[1:]) < CONTROLS:
             at = max(0, len(scored.prompt) - 1)
             arrays["control"] = scored.rows[at : at + 1]
         return arrays, scored.answer
 
-    _measure_parts(target, data, folder, work, measure, progress)
+    _measure_missing(target, data, folder, work, measure, progress)
     return folder
 
 
 def compare(
-    target: Target,
+    target: EvalTarget,
     data: EvalData,
     reference: Path | None,
     work: Path,
@@ -113,9 +114,9 @@ def compare(
     folder = _folder(scratch or work, f"file-{reference.name if reference else 'alone'}", target, data)
     known = measurement_cache.Reference(reference) if reference else None
 
-    def measure(runner: Runner, name: str) -> tuple[Arrays, str | None]:
+    def measure(client: LlamaClient, name: str) -> tuple[Arrays, str | None]:
         held = known.arrays(name) if known else None
-        scored = _score(runner, target, data, name, held["forced"] if held else None)
+        scored = _score(client, target, data, name, held["forced"] if held else None)
         arrays = {"n_prompt": np.array([max(0, len(scored.prompt) - 1)])}
         if scored.nll is not None:
             arrays["nll"] = scored.nll
@@ -125,7 +126,7 @@ def compare(
                     f"{target.model.name} reads {name} as other tokens than the reference does.",
                     "Compare files of the same model with the same vocabulary and chat template.",
                 )
-            kept = Expectations(held["tokens"], held["log_probabilities"], held["tail"])
+            kept = TopLogprobs(held["tokens"], held["log_probabilities"], held["tail"])
             arrays["kld"] = kld_metric.kl_from_top(kept, scored.rows).astype(np.float32)
             arrays["same_top"] = held["tokens"][:, 0] == scored.rows.argmax(axis=1)
             if "control" in held:
@@ -134,7 +135,7 @@ def compare(
                 arrays["missing"] = whole - arrays["kld"][at : at + 1]
         return arrays, scored.answer
 
-    _measure_parts(target, data, folder, work, measure, progress)
+    _measure_missing(target, data, folder, work, measure, progress)
     return [_case(name, arrays, answer) for name, arrays, answer in measurement_cache.read(folder, data)]
 
 
@@ -143,7 +144,7 @@ def reference_answers(folder: Path, data: EvalData) -> list[str]:
     return [answer for _, _, answer in measurement_cache.read(folder, data) if answer is not None]
 
 
-def noise_floor(target: Target, data: EvalData, reference: Path, work: Path) -> float:
+def noise_floor(target: EvalTarget, data: EvalData, reference: Path, work: Path) -> float:
     """Mean KLD of the reference against itself on the first part, run with other threads and batches.
 
     Threads alone change nothing on most CPUs; fewer tokens at once take other kernels.
@@ -156,7 +157,7 @@ def noise_floor(target: Target, data: EvalData, reference: Path, work: Path) -> 
 
 
 @dataclass(frozen=True)
-class _Scored:
+class _CaseLogprobs:
     rows: np.ndarray
     prompt: np.ndarray
     forced: np.ndarray
@@ -164,13 +165,15 @@ class _Scored:
     nll: np.ndarray | None
 
 
-def _score(runner: Runner, target: Target, data: EvalData, name: str, forced: np.ndarray | None) -> _Scored:
+def _score(
+    client: LlamaClient, target: EvalTarget, data: EvalData, name: str, forced: np.ndarray | None
+) -> _CaseLogprobs:
     number = int(name[1:])
     if name[0] == "q":
         sample = data.samples[number]
         most = target.max_tokens if target.answers or forced is None else 0
-        found = runner.measure(sample.prompt, sample.image, max_tokens=most, forced=_ints(forced))
-        return _Scored(
+        found = client.measure(sample.prompt, sample.image, max_tokens=most, forced=_ints(forced))
+        return _CaseLogprobs(
             found.log_probabilities,
             np.array(found.prompt, np.int32),
             np.array(found.forced, np.int32),
@@ -179,27 +182,27 @@ def _score(runner: Runner, target: Target, data: EvalData, name: str, forced: np
         )
     chunk = data.chunks[number]
     half = CHUNK // 2
-    rows = runner.score_tokens(chunk[:-1], half)
+    rows = client.score_tokens(chunk[:-1], half)
     nll = -np.take_along_axis(rows, np.array(chunk[half + 1 :])[:, None], axis=1)[:, 0]
-    return _Scored(rows, np.array(chunk, np.int32), np.empty(0, np.int32), None, nll)
+    return _CaseLogprobs(rows, np.array(chunk, np.int32), np.empty(0, np.int32), None, nll)
 
 
 def _ints(tokens: np.ndarray | None) -> list[int] | None:
     return None if tokens is None else [int(token) for token in tokens]
 
 
-def _folder(work: Path, what: str, target: Target, data: EvalData) -> Path:
+def _folder(work: Path, what: str, target: EvalTarget, data: EvalData) -> Path:
     folder = work / f"{what}-{target.key()}-{data.sha256[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def _measure_parts(
-    target: Target,
+def _measure_missing(
+    target: EvalTarget,
     data: EvalData,
     folder: Path,
     work: Path,
-    measure: Callable[[Runner, str], tuple[Arrays, str | None]],
+    measure: Callable[[LlamaClient, str], tuple[Arrays, str | None]],
     progress: Callable[[float, float], None],
 ) -> None:
     missing = [names for names in measurement_cache.names(data) if not measurement_cache.path(folder, names).exists()]
@@ -211,19 +214,19 @@ def _measure_parts(
     if target.mmproj:
         embeddings = work / f"images-{hash_of(*_stamp(target.mmproj))[:16]}"
         embeddings.mkdir(exist_ok=True)
-    with Runner(
+    with LlamaClient(
         target.model,
         target.mmproj,
         threads=target.threads,
         n_ctx=target.n_ctx,
         n_batch=target.n_batch,
         embeddings=embeddings,
-    ) as runner:
+    ) as client:
         for names in missing:
             arrays: Arrays = {}
             answers: dict[str, str] = {}
             for name in names:
-                found, answer = measure(runner, name)
+                found, answer = measure(client, name)
                 arrays |= {f"{name}.{key}": np.ascontiguousarray(value) for key, value in found.items()}
                 if answer is not None:
                     answers[name] = answer

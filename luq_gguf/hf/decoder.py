@@ -58,9 +58,9 @@ class Matrices:
 
 
 def decoder_matrices(model: nn.Module, names: TensorNames) -> Matrices:
-    """Every matrix of the decoder's layers that can be listened to.
+    """Every matrix of the decoder's layers that can be calibrated.
 
-    Raises CheckpointError naming a linear layer without a GGUF name, or experts that cannot be listened to.
+    Raises CheckpointError naming a linear layer without a GGUF name, or experts that cannot be calibrated.
     """
     layers = {id(layer) for layer in decoder_layers(model)}
     found = Matrices({}, {}, {})

@@ -61,8 +61,10 @@ class Shortcoming:
     remedy: str
 
 
-def choose_device(device: str, checkpoint: Checkpoint, say: Callable[[str], None] = lambda sentence: None) -> Placement:
-    """ "auto" is the accelerator where it works and has room, else the CPU, of which `say` is told; under a launcher
+def choose_device(
+    device: str, checkpoint: Checkpoint, info: Callable[[str], None] = lambda sentence: None
+) -> Placement:
+    """ "auto" is the accelerator where it works and has room, else the CPU, of which `info` is told; under a launcher
     each process has one of its own. Any other device is taken or refused. Raises DeviceError."""
     if device == "auto":
         facts = _look_for_auto()
@@ -71,7 +73,7 @@ def choose_device(device: str, checkpoint: Checkpoint, say: Callable[[str], None
         alone = bool(os.environ.get("LOCAL_RANK"))
         placement, sentence = pick(facts, 2 * n_parameters(checkpoint), 2 * largest_layer(checkpoint), alone=alone)
         if sentence:
-            say(sentence)
+            info(sentence)
         return placement
     try:
         wanted = torch.device(device)

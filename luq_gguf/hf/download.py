@@ -169,7 +169,7 @@ def status_of(error: Exception) -> int:
 
 
 @contextmanager
-def told(what: str) -> Any:
+def hub_errors(what: str) -> Any:
     """Errors of the network and of an overloaded Hub in one sentence; refusals are passed on. Raises UploadError."""
     from huggingface_hub.constants import ENDPOINT
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError

@@ -1,4 +1,4 @@
-"""Mixtures of experts: run them one expert after another, and show each expert's inputs to a listener.
+"""Mixtures of experts: run them one expert after another, and show each expert's inputs to a hook.
 
 transformers keeps the matrices of all experts of a layer in one parameter and calls a registered function to compute
 them. This is such a function; `load_reference` asks for it by name.
@@ -16,7 +16,7 @@ NAME = "luq_gguf"
 INTO, OUT_OF = "into", "out of"  # the two products of an expert: its gate and up, its down
 
 # which product, number of the expert, rows of its input [n, n_in], the tokens they come from [n]
-Listener = Callable[[str, int, Tensor, Tensor], None]
+ExpertHook = Callable[[str, int, Tensor, Tensor], None]
 
 
 def register() -> None:
@@ -38,9 +38,9 @@ def shape(module: Any, product: str) -> tuple[int, int]:
     return n_experts, n_out if module.is_transposed else n_in
 
 
-def listen(module: nn.Module, listener: Listener | None) -> None:
-    """From now on tell `listener` of the inputs of every expert of this module; None ends it."""
-    object.__setattr__(module, "_luq_listener", listener)
+def set_hook(module: nn.Module, hook: ExpertHook | None) -> None:
+    """From now on tell `reporter` of the inputs of every expert of this module; None ends it."""
+    object.__setattr__(module, "_luq_hook", hook)
 
 
 def forward(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ def forward(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Te
 
     hidden [n_tokens, n_in]; top_k_index and top_k_weights [n_tokens, k].
     """
-    listener: Listener | None = getattr(experts, "_luq_listener", None)
+    hook: ExpertHook | None = getattr(experts, "_luq_hook", None)
     result = torch.zeros_like(hidden)
     entry = "gate_up_proj" if experts.has_gate else "up_proj"
     for expert in sorted(set(top_k_index.flatten().tolist())):
@@ -56,9 +56,9 @@ def forward(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Te
         x = hidden[tokens]
         y = _linear(experts, entry, expert, x)
         y = experts._apply_gate(y) if experts.has_gate else experts.act_fn(y)
-        if listener:
-            listener(INTO, expert, x, tokens)
-            listener(OUT_OF, expert, y, tokens)
+        if hook:
+            hook(INTO, expert, x, tokens)
+            hook(OUT_OF, expert, y, tokens)
         y = _linear(experts, "down_proj", expert, y)
         if getattr(experts, "has_post_expert_norm", False):
             y = experts.post_expert_norm(y)

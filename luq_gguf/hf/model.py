@@ -16,7 +16,7 @@ from luq_gguf.hf.devices import Placement
 from luq_gguf.hf.processor import load_processor
 
 
-def outline(checkpoint: Checkpoint) -> nn.Module:
+def meta_model(checkpoint: Checkpoint) -> nn.Module:
     """The model's modules without weights (torch's meta device): seconds for any size.
 
     Raises CheckpointError where transformers cannot make a model of the config.

@@ -40,7 +40,7 @@ def built() -> Path | None:
     return path if path.exists() else None
 
 
-def library(say: Callable[[str], None] = lambda sentence: None) -> Path:
+def library(info: Callable[[str], None] = lambda sentence: None) -> Path:
     """The library, built where it is not yet: half a minute, once. Raises KernelsError where that cannot be."""
     found = built()
     if found:
@@ -55,7 +55,7 @@ def library(say: Callable[[str], None] = lambda sentence: None) -> Path:
             f"The kernels cannot be built: there is no C++ compiler ({', '.join(COMPILERS)}).",
             "Install g++ or clang++; everything else works without.",
         )
-    say("building the kernels: half a minute, once")
+    info("building the kernels: half a minute, once")
     target = folder()
     with atomic.whole_folder(target) as made:
         build = made.parent / "build"

@@ -34,7 +34,7 @@ def check_ftype(llama: LlamaCpp, ftype: str) -> str:
 
 
 def dry_run(llama: LlamaCpp, source: Path, ftype: str, types: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The type llama-quantize would give every tensor of a 16-bit file (or of its skeleton)."""
+    """The type llama-quantize would give every tensor of a 16-bit file (or of its header-only GGUF)."""
     command: list[str | Path] = [llama.tool("llama-quantize"), "--dry-run"]
     listed = source.with_name("dry-run-types.txt")
     try:
@@ -58,16 +58,16 @@ def model_tensors(
     high: str,
     *,
     n_layers: int,
-    measured: Collection[str],
+    has_imatrix: Collection[str],
     datasets: tuple[str, ...] = (),
 ) -> ModelTensors:
     """Both possible types and sizes of every tensor: stock types from a dry run, low ones from another.
 
     A decoder layer's low type holds for all its matrices; where a row does not fit the type's blocks,
-    llama-quantize's fallback is what the second dry run tells. Tensors that are not `measured` (they will have no
+    llama-quantize's fallback is what the second dry run tells. Tensors that are not `has_imatrix` (they will have no
     importance entry) get types that need none: their high type, or Q2_K (Q3_K in a Q2_K_S file) where that needs one.
     """
-    stock, unmeasured = stock_types(llama, source, high, measured)
+    stock, unmeasured = stock_types(llama, source, high, has_imatrix)
 
     def layer_of(name: str) -> int | None:
         layer = tensor_types.layer_of(name)
@@ -96,15 +96,15 @@ def model_tensors(
 
 
 def stock_types(
-    llama: LlamaCpp, source: reader.GGUFInfo, ftype: str, measured: Collection[str]
+    llama: LlamaCpp, source: reader.GGUFInfo, ftype: str, has_imatrix: Collection[str]
 ) -> tuple[dict[str, str], list[str]]:
-    """The type of every tensor in llama-quantize's own file of an ftype; and the matrices not `measured`, which
+    """The type of every tensor in llama-quantize's own file of an ftype; and the matrices not `has_imatrix`, which
     get types that need no importance."""
     found = dry_run(llama, source.path, ftype)
     missing = [t.name for t in source.tensors if t.name not in found]
     if missing:
         raise ConversionError(f"llama-quantize's dry run does not tell of {missing[0]}.", "Is this build too old?")
-    unmeasured = _without_importance(_quantized(source, found), measured)
+    unmeasured = _without_importance(_quantized(source, found), has_imatrix)
     for name in unmeasured:
         if reader.needs_importance(name, found[name], ftype):
             found[name] = "Q3_K" if ftype == "Q2_K_S" else "Q2_K"
@@ -116,12 +116,12 @@ def _quantized(source: reader.GGUFInfo, stock: Mapping[str, str]) -> list[str]:
     return [t.name for t in source.tensors if len(t.shape) > 1 and stock[t.name] != t.type]
 
 
-def _without_importance(matrices: Collection[str], measured: Collection[str]) -> list[str]:
-    return [name for name in matrices if name not in measured and name not in reader.NEVER_MEASURED]
+def _without_importance(matrices: Collection[str], has_imatrix: Collection[str]) -> list[str]:
+    return [name for name in matrices if name not in has_imatrix and name not in reader.NEVER_MEASURED]
 
 
 def types_if_all(
-    llama: LlamaCpp, source: reader.GGUFInfo, kind: str, tensors: ModelTensors, *, measured: Collection[str]
+    llama: LlamaCpp, source: reader.GGUFInfo, kind: str, tensors: ModelTensors, *, has_imatrix: Collection[str]
 ) -> dict[str, str]:
     """The type of every tensor when each matrix that is quantized at all is asked to have this one, embeddings and head
     too. It is llama-quantize's fallback where rows do not fit, the stock type where a matrix lacks importance."""
@@ -131,7 +131,7 @@ def types_if_all(
     def needs(name: str) -> bool:
         return reader.needs_importance(name, kind, tensors.high)
 
-    unmeasured = {*_without_importance(matrices, measured), *reader.NEVER_MEASURED}
+    unmeasured = {*_without_importance(matrices, has_imatrix), *reader.NEVER_MEASURED}
     kept = {name for name in unmeasured if kind in reader.IMATRIX_TYPES or needs(name)}  # the former abort it
     asked = stock_map(source, stock) | {name: kind for name in matrices if name not in kept}
     return dry_run(llama, source.path, tensors.high, asked)

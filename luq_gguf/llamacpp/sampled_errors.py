@@ -1,4 +1,4 @@
-"""What types would do to matrices, from a few rows of each that ggml quantizes on the spot: seconds, and no bank.
+"""What types would do to matrices, from a few rows of each that ggml quantizes on the spot: seconds, and no variants.
 
     python -m luq_gguf.llamacpp.sampled_errors JOB
 

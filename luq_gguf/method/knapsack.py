@@ -81,20 +81,20 @@ def _relaxed(
     top = float(cost.max()) or 1.0
     unit = int(np.gcd.reduce(sizes)) or 1
     one_each = sparse.csr_array((np.ones(len(group)), (group, np.arange(len(group)))))
-    limits = [
+    constraints = [
         optimize.LinearConstraint(one_each, 1, 1),
         optimize.LinearConstraint((sizes // unit)[None, :], -np.inf, (most_bytes - options.fixed_bytes) // unit),
     ]
     if most_seconds is not None:
         assert options.seconds is not None
         seconds, most = options.seconds[group, kind], most_seconds - options.fixed_seconds
-        limits.append(optimize.LinearConstraint(seconds[None, :] / max(most, 1e-12), -np.inf, 1.0))
+        constraints.append(optimize.LinearConstraint(seconds[None, :] / max(most, 1e-12), -np.inf, 1.0))
     with _silent():
         found = optimize.milp(
             cost / top * _SCALE,
             integrality=np.ones(len(group)),
             bounds=optimize.Bounds(0, 1),
-            constraints=limits,
+            constraints=constraints,
             options={"mip_rel_gap": gap, "time_limit": TIME_LIMIT},
         )
     if found.x is None:

@@ -1,4 +1,4 @@
-"""The search for the best types under a budget: a knapsack on estimated damage, measured, learnt from, and improved by
+"""The search for the best types under a budget: a knapsack on estimated KLD, measured, learnt from, and improved by
 swaps. Pure: what a choice of types does is measured by whoever calls."""
 
 from __future__ import annotations
@@ -9,31 +9,30 @@ from functools import cached_property
 
 import numpy as np
 
-from luq_gguf.method import knapsack
-from luq_gguf.method import sensitivity as damage
+from luq_gguf.method import knapsack, sensitivity
 from luq_gguf.method.knapsack import Options
-from luq_gguf.method.sensitivity import Cell, Sensitivity
+from luq_gguf.method.sensitivity import Sensitivity, TensorGroup
 
 BLOCKS = 10  # blocks of layers that are measured apart, at most
 CHOICES = 4  # knapsack choices that are measured before swaps
 PROBE_NOISE = 0.3  # standard deviation of log KLD of files far from the budget: they tell less of those within it
 GAP = 1e-3  # of an estimate that is off by a tenth
-SHORTLIST = 200  # swaps whose doubt is computed
+SHORTLIST = 200  # swaps whose standard error is computed
 Types = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Space:
+class SearchSpace:
     """The matrices of a model and what each may become. Arrays are [n_tensors, n_types].
 
-    `cell` and `group` [n_tensors] number each matrix's sensitivity and what is chosen together with it; `errors` are
-    relative output errors; `same` numbers the first type that is the same one for this matrix; `plain` [n_types] are
-    types that all matrices can have alike; `seconds` of a decoded token, where a speed is asked for.
+    `tensor_group` and `choice_group` [n_tensors] number each matrix's sensitivity and what is chosen together with it;
+    `errors` are relative output errors; `same` numbers the first type that is the same one for this matrix; `plain`
+    [n_types] are types that all matrices can have alike; `seconds` of a decoded token, where a speed is asked for.
     """
 
-    cells: tuple[Cell, ...]
-    cell: np.ndarray
-    group: np.ndarray
+    tensor_groups: tuple[TensorGroup, ...]
+    tensor_group: np.ndarray
+    choice_group: np.ndarray
     errors: np.ndarray
     n_bytes: np.ndarray
     same: np.ndarray
@@ -45,23 +44,23 @@ class Space:
     @cached_property
     def options(self) -> Options:
         """The groups' choices."""
-        seconds = None if self.seconds is None else self._by_group(self.seconds)
-        allowed = np.ones((self.n_groups, self.errors.shape[1]), bool)
-        n_bytes = self._by_group(self.n_bytes).astype(np.int64)
+        seconds = None if self.seconds is None else self._by_choice_group(self.seconds)
+        allowed = np.ones((self.n_choice_groups, self.errors.shape[1]), bool)
+        n_bytes = self._by_choice_group(self.n_bytes).astype(np.int64)
         return Options(n_bytes, allowed, self.fixed_bytes, seconds, self.fixed_seconds)
 
     @property
-    def n_groups(self) -> int:
-        return int(self.group.max()) + 1
+    def n_choice_groups(self) -> int:
+        return int(self.choice_group.max()) + 1
 
-    def _by_group(self, values: np.ndarray) -> np.ndarray:
-        found = np.zeros((self.n_groups, values.shape[1]), values.dtype)
-        np.add.at(found, self.group, values)
+    def _by_choice_group(self, values: np.ndarray) -> np.ndarray:
+        found = np.zeros((self.n_choice_groups, values.shape[1]), values.dtype)
+        np.add.at(found, self.choice_group, values)
         return found
 
-    def cell_errors(self, types: Types) -> np.ndarray:
-        """Errors of a file's cells, [n_cells]."""
-        return np.bincount(self.cell, self._of(self.errors, types), len(self.cells))
+    def tensor_group_errors(self, types: Types) -> np.ndarray:
+        """Errors of a file's tensor groups, [n_tensor_groups]."""
+        return np.bincount(self.tensor_group, self._of(self.errors, types), len(self.tensor_groups))
 
     def file_bytes(self, types: Types) -> int:
         return self.fixed_bytes + int(self._of(self.n_bytes, types).sum())
@@ -75,11 +74,11 @@ class Space:
 
     def costs(self, sensitivities: np.ndarray) -> np.ndarray:
         """Estimated KLD of every group's options, [n_groups, n_types]."""
-        return self._by_group(self.errors * sensitivities[self.cell][:, None])
+        return self._by_choice_group(self.errors * sensitivities[self.tensor_group][:, None])
 
     def spread(self, choice: Sequence[int]) -> Types:
         """Groups' types to matrices' types."""
-        return self.first(tuple(int(choice[group]) for group in self.group))
+        return self.first(tuple(int(choice[group]) for group in self.choice_group))
 
     def first(self, types: Types) -> Types:
         """The same file, every type by its first number."""
@@ -87,7 +86,7 @@ class Space:
 
 
 @dataclass(frozen=True)
-class Limits:
+class Constraints:
     """What the file may be, and how long is searched. `enough` ends the search early, as when its time is used."""
 
     n_bytes: int
@@ -95,14 +94,14 @@ class Limits:
     swaps: int = 16
     enough: Callable[[], bool] = lambda: False
 
-    def met(self, space: Space, types: Types) -> bool:
+    def met(self, space: SearchSpace, types: Types) -> bool:
         # the solver holds a row to a millionth
         fast = self.seconds is None or space.token_seconds(types) <= self.seconds * (1 + 1e-6)
         return fast and space.file_bytes(types) <= self.n_bytes
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """The types with the least measured KLD, all that was measured (in its order), and what had been expected of them.
 
     `predicted` and `predicted_error` are in nats, from all files but this one; `bound` is the least KLD that any choice
@@ -123,8 +122,8 @@ class Found:
 class Search:
     """What has been measured so far, and what to measure next."""
 
-    def __init__(self, space: Space, limits: Limits, measure: Callable[[Types], float]) -> None:
-        self._space, self._limits, self._measure = space, limits, measure
+    def __init__(self, space: SearchSpace, constraints: Constraints, measure: Callable[[Types], float]) -> None:
+        self._space, self._constraints, self._measure = space, constraints, measure
         self.measured: dict[Types, float] = {}
 
     def try_types(self, types: Types) -> float:
@@ -136,28 +135,32 @@ class Search:
     @property
     def best(self) -> Types:
         """The file within the limits that measured best."""
-        within = [types for types in self.measured if self._limits.met(self._space, types)]
+        within = [types for types in self.measured if self._constraints.met(self._space, types)]
         return min(within, key=lambda types: (self.measured[types], types))
 
     def learnt(self, but: Types | None = None) -> Sensitivity:
         """Sensitivities from all that is measured, `but` one."""
         used = [types for types in self.measured if types != but]
-        errors = np.array([self._space.cell_errors(types) for types in used])
-        noise = np.array([damage.NOISE if self._limits.met(self._space, types) else PROBE_NOISE for types in used])
-        return damage.fit(self._space.cells, errors, np.array([self.measured[types] for types in used]), noise)
+        errors = np.array([self._space.tensor_group_errors(types) for types in used])
+        noise = np.array(
+            [sensitivity.NOISE if self._constraints.met(self._space, types) else PROBE_NOISE for types in used]
+        )
+        return sensitivity.fit(
+            self._space.tensor_groups, errors, np.array([self.measured[types] for types in used]), noise
+        )
 
     def solve(self, sensitivities: np.ndarray, gap: float = GAP) -> knapsack.Allocation:
         """The knapsack's choice; nearly the best will do for a file to measure."""
-        limits = self._limits
+        constraints = self._constraints
         return knapsack.solve(
-            self._space.costs(sensitivities), self._space.options, limits.n_bytes, limits.seconds, gap
+            self._space.costs(sensitivities), self._space.options, constraints.n_bytes, constraints.seconds, gap
         )
 
     def probe(self, seed: int) -> None:
-        """Parts and blocks of layers damaged apart; then the knapsack's choices by what that has taught, and under
+        """Parts and blocks of layers quantized apart; then the knapsack's choices by what that has taught, and under
         sensitivities that may be as well."""
-        for types in probes(self._space, self._limits.n_bytes):
-            if self._limits.enough() and self.measured:
+        for types in probes(self._space, self._constraints.n_bytes):
+            if self._constraints.enough() and self.measured:
                 break
             self.try_types(types)
         rng = np.random.default_rng(seed)
@@ -167,14 +170,14 @@ class Search:
             if turn and types in self.measured:
                 types = self._space.spread(self.solve(sensitivity.drawn(rng)).choice)
             self.try_types(types)
-            if self._limits.enough():
+            if self._constraints.enough():
                 break
 
     def swap(self) -> tuple[int, int]:
         """Measure what is expected to be better than the best so far, until nothing is; how many were measured, and how
         many helped."""
         tried = helped = 0
-        while tried < self._limits.swaps and not self._limits.enough():
+        while tried < self._constraints.swaps and not self._constraints.enough():
             best = self.best
             types = self._next()
             if types is None:
@@ -186,7 +189,7 @@ class Search:
     def _next(self) -> Types | None:
         sensitivity = self.learnt()
         whole = self._space.spread(self.solve(sensitivity.values).choice)
-        expected = [sensitivity.predict(self._space.cell_errors(types))[0] for types in (whole, self.best)]
+        expected = [sensitivity.predict(self._space.tensor_group_errors(types))[0] for types in (whole, self.best)]
         if whole not in self.measured and expected[0] < expected[1]:
             return whole
         return self._best_swap(sensitivity)
@@ -198,7 +201,7 @@ class Search:
         moves = _moves(space, tuple(best), sensitivity.values)
         if not len(moves.groups):  # one type for all
             return None
-        room = self._limits.n_bytes - space.file_bytes(tuple(best))
+        room = self._constraints.n_bytes - space.file_bytes(tuple(best))
         pairs: list[tuple[int, ...]] = [(int(one),) for one in np.nonzero(moves.n_bytes <= room)[0]]
         costs = [moves.costs[one] for (one,) in pairs]
         fits = moves.n_bytes[:, None] + moves.n_bytes[None, :] <= room
@@ -210,22 +213,23 @@ class Search:
         scored = []
         for pair, cost in zip(pairs, costs, strict=True):
             change = moves.errors[list(pair)].sum(axis=0)
-            scored.append((cost - sensitivity.doubt(change), pair))
+            scored.append((cost - sensitivity.standard_error(change), pair))
         for score, pair in sorted(scored, key=lambda one: one[0]):
             if score >= 0:
                 return None
             types = best.copy()
             for one in pair:
-                types[space.group == moves.groups[one]] = moves.kinds[one]
+                types[space.choice_group == moves.groups[one]] = moves.kinds[one]
             found = space.first(tuple(int(kind) for kind in types))
-            if found not in self.measured and self._limits.met(space, found):
+            if found not in self.measured and self._constraints.met(space, found):
                 return found
         return None
 
 
 @dataclass(frozen=True)
 class _Moves:
-    """Changes of one group's type from where a file is: how much more bytes, estimated KLD, and errors [., n_cells]."""
+    """Changes of one group's type from where a file is: how much more bytes, estimated KLD, and errors
+    [., n_tensor_groups]."""
 
     groups: np.ndarray
     kinds: np.ndarray
@@ -234,22 +238,26 @@ class _Moves:
     errors: np.ndarray
 
 
-def _moves(space: Space, types: Types, sensitivities: np.ndarray) -> _Moves:
+def _moves(space: SearchSpace, types: Types, sensitivities: np.ndarray) -> _Moves:
     at = np.arange(len(types))
     more = space.errors - space.errors[at, list(types)][:, None]
-    by_cell = np.zeros((space.n_groups, space.errors.shape[1], len(space.cells)))
-    np.add.at(by_cell, (space.group[:, None], np.arange(more.shape[1])[None, :], space.cell[:, None]), more)
-    before = np.bincount(space.group, space.n_bytes[at, list(types)], space.n_groups).astype(np.int64)
+    by_tensor_group = np.zeros((space.n_choice_groups, space.errors.shape[1], len(space.tensor_groups)))
+    np.add.at(
+        by_tensor_group,
+        (space.choice_group[:, None], np.arange(more.shape[1])[None, :], space.tensor_group[:, None]),
+        more,
+    )
+    before = np.bincount(space.choice_group, space.n_bytes[at, list(types)], space.n_choice_groups).astype(np.int64)
     groups, kinds = _other_options(space, types)
-    errors = by_cell[groups, kinds]
+    errors = by_tensor_group[groups, kinds]
     return _Moves(groups, kinds, space.options.n_bytes[groups, kinds] - before[groups], errors @ sensitivities, errors)
 
 
-def _other_options(space: Space, types: Types) -> tuple[np.ndarray, np.ndarray]:
+def _other_options(space: SearchSpace, types: Types) -> tuple[np.ndarray, np.ndarray]:
     """Group and number of every option that changes a matrix of its group, each outcome once."""
     found = []
-    for group in range(space.n_groups):
-        inside = np.nonzero(space.group == group)[0]
+    for group in range(space.n_choice_groups):
+        inside = np.nonzero(space.choice_group == group)[0]
         seen = {tuple(types[tensor] for tensor in inside)}
         for kind in np.nonzero(space.options.allowed[group])[0]:
             outcome = tuple(int(n) for n in space.same[inside, kind])
@@ -260,47 +268,54 @@ def _other_options(space: Space, types: Types) -> tuple[np.ndarray, np.ndarray]:
     return groups, kinds
 
 
-def probes(space: Space, most_bytes: int) -> list[Types]:
+def probes(space: SearchSpace, most_bytes: int) -> list[Types]:
     """Files that tell sensitivities apart: every matrix in the largest type; and each part of all layers, and each
     block of layers, in the type whose uniform file is nearest to the budget."""
-    n = len(space.cell)
+    n = len(space.tensor_group)
     sizes = {kind: space.file_bytes((kind,) * n) for kind in space.plain}
     largest = max(sizes, key=sizes.__getitem__)
     others = {kind: abs(size - most_bytes) for kind, size in sizes.items() if size < sizes[largest]}
     if not others:
         return [space.first((largest,) * n)]
-    damaging = min(others, key=others.__getitem__)
-    cells = [space.cells[number] for number in space.cell]
-    layers = sorted({cell.layer for cell in cells if cell.layer is not None})
+    probe_kind = min(others, key=others.__getitem__)
+    tensor_groups = [space.tensor_groups[number] for number in space.tensor_group]
+    layers = sorted({tensor_group.layer for tensor_group in tensor_groups if tensor_group.layer is not None})
     size = -(-len(layers) // BLOCKS)
     blocks = [set(layers[at : at + size]) for at in range(0, len(layers), max(1, size))]
-    chosen = [[cell.part == part for cell in cells] for part in dict.fromkeys(cell.part for cell in cells)]
-    chosen += [[cell.layer in block for cell in cells] for block in blocks]
-    files = [(largest,) * n, *(tuple(damaging if hit else largest for hit in hits) for hits in chosen)]
+    chosen = [
+        [tensor_group.part == part for tensor_group in tensor_groups]
+        for part in dict.fromkeys(tensor_group.part for tensor_group in tensor_groups)
+    ]
+    chosen += [[tensor_group.layer in block for tensor_group in tensor_groups] for block in blocks]
+    files = [(largest,) * n, *(tuple(probe_kind if hit else largest for hit in hits) for hits in chosen)]
     return list(dict.fromkeys(space.first(types) for types in files))
 
 
-def most_files(space: Space, most_bytes: int, swaps: int, n_starts: int) -> int:
+def most_files(space: SearchSpace, most_bytes: int, swaps: int, n_starts: int) -> int:
     """How many files a search measures at most."""
     return n_starts + len(probes(space, most_bytes)) + CHOICES + swaps
 
 
 def search(
-    space: Space, limits: Limits, measure: Callable[[Types], float], starts: Sequence[Types] = (), seed: int = 0
-) -> Found:
+    space: SearchSpace,
+    constraints: Constraints,
+    measure: Callable[[Types], float],
+    starts: Sequence[Types] = (),
+    seed: int = 0,
+) -> SearchResult:
     """The best types found. `starts` are files to begin with, those within the limits.
 
     Raises BudgetError where no choice is within them.
     """
-    state = Search(space, limits, measure)
-    state.solve(np.ones(len(space.cells)))  # raises before anything is measured
+    state = Search(space, constraints, measure)
+    state.solve(np.ones(len(space.tensor_groups)))  # raises before anything is measured
     for types in map(space.first, starts):
-        if limits.met(space, types):
+        if constraints.met(space, types):
             state.try_types(types)
     state.probe(seed)
     n_swaps, n_helped = state.swap()
     best, final = state.best, state.learnt()
-    predicted = state.learnt(but=best).predict(space.cell_errors(best))
+    predicted = state.learnt(but=best).predict(space.tensor_group_errors(best))
     whole = state.solve(final.values, gap=0.0)
     found = state.measured[best]
-    return Found(best, found, *predicted, whole.cost, whole.bound, n_swaps, n_helped, state.measured)
+    return SearchResult(best, found, *predicted, whole.cost, whole.bound, n_swaps, n_helped, state.measured)

@@ -12,7 +12,7 @@ from luq_gguf.core.types import Budget
 
 
 @dataclass(frozen=True)
-class Tried:
+class Attempt:
     """A number of low layers, the figure measured, and whether it meets the bound."""
 
     n_low: int
@@ -36,18 +36,18 @@ def meets(budget: Budget, figure: float) -> bool:
     return budget.min_accuracy is not None and figure >= budget.min_accuracy
 
 
-def most_low_layers(budget: Budget, n_layers: int, measure: Callable[[int], float]) -> tuple[int, tuple[Tried, ...]]:
+def most_low_layers(budget: Budget, n_layers: int, measure: Callable[[int], float]) -> tuple[int, tuple[Attempt, ...]]:
     """The largest number of low layers that meets the bound, and all that was tried.
 
     By bisection; where the figures tried contradict each other (more low layers, yet better), by trying all from the
     top down. Raises BudgetError with the figure of no low layers where not even that meets the bound.
     """
-    tried: dict[int, Tried] = {}
+    tried: dict[int, Attempt] = {}
 
     def attempt(n: int) -> bool:
         if n not in tried:
             figure = measure(n)
-            tried[n] = Tried(n, figure, meets(budget, figure))
+            tried[n] = Attempt(n, figure, meets(budget, figure))
         return tried[n].meets
 
     if attempt(n_layers):
@@ -70,11 +70,11 @@ def most_low_layers(budget: Budget, n_layers: int, measure: Callable[[int], floa
     return low, _in_order(tried)
 
 
-def _in_order(tried: dict[int, Tried]) -> tuple[Tried, ...]:
+def _in_order(tried: dict[int, Attempt]) -> tuple[Attempt, ...]:
     return tuple(tried[n] for n in sorted(tried))
 
 
-def _is_monotone(budget: Budget, tried: Sequence[Tried]) -> bool:
+def _is_monotone(budget: Budget, tried: Sequence[Attempt]) -> bool:
     sign = 1 if budget.max_kld is not None else -1
     figures = [sign * t.figure for t in tried]
     return all(a <= b for a, b in itertools.pairwise(figures))

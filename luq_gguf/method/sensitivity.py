@@ -20,7 +20,7 @@ STEPS = 50
 
 
 @dataclass(frozen=True)
-class Cell:
+class TensorGroup:
     """A matrix kind of one layer (`layer` None: embeddings or head): what has a sensitivity of its own."""
 
     layer: int | None
@@ -29,7 +29,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """KLD in nats for a relative output error of 1: mean [n_cells] and covariance [n_cells, n_cells] of logarithms."""
+    """KLD in nats for a relative output error of 1: mean [n_tensor_groups] and covariance
+    [n_tensor_groups, n_tensor_groups] of logarithms."""
 
     log_mean: np.ndarray
     covariance: np.ndarray
@@ -39,57 +40,60 @@ class Sensitivity:
         return np.asarray(np.exp(self.log_mean))
 
     def predict(self, errors: np.ndarray) -> tuple[float, float]:
-        """KLD, and its standard error, of a file whose cells have these errors [n_cells]."""
+        """KLD, and its standard error, of a file whose tensor groups have these errors [n_tensor_groups]."""
         value = float(errors @ self.values)
-        return value, float(np.hypot(self.doubt(errors), NOISE * value))
+        return value, float(np.hypot(self.standard_error(errors), NOISE * value))
 
-    def doubt(self, errors: np.ndarray) -> float:
-        """Standard error of the KLD of errors, or of a difference of errors, [n_cells]."""
+    def standard_error(self, errors: np.ndarray) -> float:
+        """Standard error of the KLD of errors, or of a difference of errors, [n_tensor_groups]."""
         slope = errors * self.values
         return float(np.sqrt(max(0.0, slope @ self.covariance @ slope)))
 
     def drawn(self, rng: np.random.Generator) -> np.ndarray:
-        """Sensitivities [n_cells] that may be, by chance."""
+        """Sensitivities [n_tensor_groups] that may be, by chance."""
         values, vectors = np.linalg.eigh(self.covariance)
         normal = rng.standard_normal(len(values)) * np.sqrt(np.maximum(values, 0.0))
         return np.asarray(np.exp(self.log_mean + vectors @ normal))
 
 
-def fit(cells: Sequence[Cell], errors: np.ndarray, measured: np.ndarray, noise: np.ndarray) -> Sensitivity:
-    """Sensitivities after files of `errors` [n_files, n_cells] had the divergences `measured` [n_files], in nats.
+def fit(
+    tensor_groups: Sequence[TensorGroup], errors: np.ndarray, measured: np.ndarray, noise: np.ndarray
+) -> Sensitivity:
+    """Sensitivities after files of `errors` [n_files, n_tensor_groups] had the divergences `measured` [n_files], in
+    nats.
 
     `noise` [n_files]: standard deviation of each one's logarithm, of what a sum does not explain. Without files the
     sensitivities are 1: estimates are then in no unit, and only compare.
     """
-    prior_covariance = _relation(cells)
+    prior_covariance = _relation(tensor_groups)
     if not len(measured):
-        return Sensitivity(np.zeros(len(cells)), prior_covariance)
+        return Sensitivity(np.zeros(len(tensor_groups)), prior_covariance)
     wanted = np.log(np.maximum(measured, 1e-12))
-    prior = np.full(len(cells), float(np.median(wanted - np.log(errors.sum(axis=1)))))
-    mean, doubt = prior, np.diag(noise**2)
+    prior = np.full(len(tensor_groups), float(np.median(wanted - np.log(errors.sum(axis=1)))))
+    mean, noise_covariance = prior, np.diag(noise**2)
     slope = _slope(errors, mean)
     for _ in range(STEPS):
         gained = prior_covariance @ slope.T
         off = wanted - np.log(errors @ np.exp(mean)) + slope @ (mean - prior)
-        step = prior + gained @ np.linalg.solve(slope @ gained + doubt, off) - mean
+        step = prior + gained @ np.linalg.solve(slope @ gained + noise_covariance, off) - mean
         mean = mean + step / max(1.0, float(np.abs(step).max()))  # at most a factor e at once
         slope = _slope(errors, mean)
         if np.abs(step).max() < 1e-6:
             break
     gained = prior_covariance @ slope.T
-    return Sensitivity(mean, prior_covariance - gained @ np.linalg.solve(slope @ gained + doubt, gained.T))
+    return Sensitivity(mean, prior_covariance - gained @ np.linalg.solve(slope @ gained + noise_covariance, gained.T))
 
 
 def _slope(errors: np.ndarray, log_sensitivities: np.ndarray) -> np.ndarray:
-    """Derivative of each file's log KLD by each log sensitivity: the cells' shares of it."""
+    """Derivative of each file's log KLD by each log sensitivity: the tensor groups' shares of it."""
     parts = errors * np.exp(log_sensitivities)
     return np.asarray(parts / parts.sum(axis=1, keepdims=True))
 
 
-def _relation(cells: Sequence[Cell]) -> np.ndarray:
-    """The prior's covariance, [n_cells, n_cells]."""
-    parts = np.array([cell.part for cell in cells])
-    layers = np.array([-1 if cell.layer is None else cell.layer for cell in cells])
+def _relation(tensor_groups: Sequence[TensorGroup]) -> np.ndarray:
+    """The prior's covariance, [n_tensor_groups, n_tensor_groups]."""
+    parts = np.array([tensor_group.part for tensor_group in tensor_groups])
+    layers = np.array([-1 if tensor_group.layer is None else tensor_group.layer for tensor_group in tensor_groups])
     same_layer = (layers[:, None] == layers[None, :]) & (layers >= 0)[:, None]
     found = COMMON**2 + SAME_PART**2 * (parts[:, None] == parts[None, :]) + SAME_LAYER**2 * same_layer
-    return np.asarray(found + OWN**2 * np.eye(len(cells)), np.float64)
+    return np.asarray(found + OWN**2 * np.eye(len(tensor_groups)), np.float64)

@@ -17,8 +17,8 @@ class TypeRate:
     """What layers in one type do: weights per second in decode (one token at a time), and in prefill (weights times
     tokens per second)."""
 
-    decode_wps: float
-    prefill_wps: float
+    decode_weights_per_second: float
+    prefill_weights_per_second: float
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def predict(table: SpeedTable, tensors: ModelTensors, types: Mapping[str, str], 
     for choice in _multiplied(tensors):
         rate = table.rates[types[choice.name]]
         n_weights = choice.n_weights * (active_experts if "_exps" in choice.name else 1.0)
-        decode += n_weights / rate.decode_wps
-        prefill += n_weights / rate.prefill_wps
+        decode += n_weights / rate.decode_weights_per_second
+        prefill += n_weights / rate.prefill_weights_per_second
     return Speed(1 / decode, 1 / prefill)
 
 
@@ -79,6 +79,8 @@ def smallest_faster(table: SpeedTable, low: str, high: str, bits: Mapping[str, f
     faster = [
         kind
         for kind, rate in table.rates.items()
-        if kind in bits and bits[low] < bits[kind] < bits[high] and rate.decode_wps > table.rates[high].decode_wps
+        if kind in bits
+        and bits[low] < bits[kind] < bits[high]
+        and rate.decode_weights_per_second > table.rates[high].decode_weights_per_second
     ]
     return min(faster, key=lambda kind: bits[kind], default=None)

@@ -1,7 +1,7 @@
 """Measures choices of layers and of types as files, against the 16-bit one.
 
-Every choice of layers is spliced from the layer bank, measured and deleted; its figures are kept under a key of all
-that they depend on, so what was measured once is not measured again.
+Every choice of layers is spliced from the variants of all layers low and none, measured and deleted; its figures are
+kept under a key of all that they depend on, so what was measured once is not measured again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.measurements import Figures
 from luq_gguf.core.types import Budget, EvalData, Plan
 from luq_gguf.evaluation import evaluate as evaluation
-from luq_gguf.evaluation.logprobs import Target
+from luq_gguf.evaluation.logprobs import EvalTarget
 from luq_gguf.evaluation.questions import QuestionSet
 from luq_gguf.llamacpp.gguf import header_only, splice
 from luq_gguf.method import two_type_plan
@@ -36,10 +36,10 @@ class Meter:
     """
 
     def __init__(
-        self, session: Session, reference: Target, data: EvalData, metric: str, home: RunFolder | None = None
+        self, session: Session, reference: EvalTarget, data: EvalData, metric: str, home: RunFolder | None = None
     ) -> None:
         self._session, self._reference, self._data, self._metric = session, reference, data, metric
-        self._run, self._door, self._home = session.run, session.door, home or session.run
+        self._run, self._spec, self._home = session.run, session.spec, home or session.run
         self._work = self._home.work / "eval"
         self._points = self._home.work / "points"
         for folder in (self._work, self._points):
@@ -50,19 +50,19 @@ class Meter:
         return Meter(session, self._reference, self._data, self._metric, self._home)
 
     @cached_property
-    def _bank(self) -> tuple[Path, Path]:
-        return quantization_stage.make_bank(self._session)
+    def _variants(self) -> tuple[Path, Path]:
+        return quantization_stage.make_layer_variants(self._session)
 
     def plan(self, layers: Iterable[int]) -> Plan:
         chosen = sorted(layers)
-        order = [*chosen, *(n for n in range(self._door.tensors.n_layers) if n not in set(chosen))]
-        return two_type_plan.make_plan(self._door.tensors, order, Budget(low_layers=len(chosen)), "sweep")
+        order = [*chosen, *(n for n in range(self._spec.tensors.n_layers) if n not in set(chosen))]
+        return two_type_plan.make_plan(self._spec.tensors, order, Budget(low_layers=len(chosen)), "sweep")
 
     def low(self, layers: Iterable[int]) -> Figures:
         """Figures of the file with these layers low."""
         plan = self.plan(layers)
-        bits = two_type_plan.layer_bits(self._door.tensors, plan.low_layers)
-        return replace(self.spliced(plan, self._bank[::-1]), average_bits=bits)
+        bits = two_type_plan.layer_bits(self._spec.tensors, plan.low_layers)
+        return replace(self.spliced(plan, self._variants[::-1]), average_bits=bits)
 
     def kld(self, layers: Iterable[int]) -> float:
         """Mean KLD of the file with these layers low, in nats."""
@@ -75,15 +75,15 @@ class Meter:
 
     def uniform(self, ftype: str) -> Figures:
         """Figures of llama-quantize's own file of a type, with the same importance matrix."""
-        plan = variants.uniform_plan(self._door, ftype)
-        return replace(self.quantized(plan), average_bits=variants.layer_bits(self._door, plan))
+        plan = variants.uniform_plan(self._spec, ftype)
+        return replace(self.quantized(plan), average_bits=variants.layer_bits(self._spec, plan))
 
     def quantized(self, plan: Plan) -> Figures:
         """Figures of a file that llama-quantize writes for it."""
         path = self._points / "uniform.gguf"
 
         def make() -> None:
-            quantization_stage.write_plan(self._session, plan, path)
+            quantization_stage.quantize_plan(self._session, plan, path)
 
         return self._measured(plan, path, make)
 
@@ -102,8 +102,8 @@ class Meter:
             "n_chunks": len(self._data.chunks),
             "metric": self._metric,
             "max_tokens": self._reference.max_tokens,
-            "low": self._door.tensors.low,
-            "high": self._door.tensors.high,
+            "low": self._spec.tensors.low,
+            "high": self._spec.tensors.high,
         }
 
     def _measured(self, plan: Plan, path: Path, make: Callable[[], None]) -> Figures:
@@ -126,14 +126,15 @@ class Meter:
 
 
 def make_meter(session: Session, questions: QuestionSet) -> Callable[[], Meter]:
-    """Makes what measures choices of low layers: the 16-bit files, the layer bank, the questions."""
+    """Makes what measures choices of low layers: the 16-bit files, the two variants that layers are spliced from,
+    the questions."""
 
     def make() -> Meter:
         f16 = make_f16(session)
         data = questions.read(f16, session.run.work / "eval" / "images")
         mmproj = make_mmproj(session) if any(sample.image for sample in data.samples) else None
         limits = {"n_ctx": questions.n_ctx, "max_tokens": questions.max_tokens}
-        reference = Target(f16, mmproj, session.options.threads, answers=questions.metric != "none", **limits)
+        reference = EvalTarget(f16, mmproj, session.options.threads, answers=questions.metric != "none", **limits)
         return Meter(session, reference, data, questions.metric)
 
     return make

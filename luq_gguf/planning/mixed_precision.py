@@ -1,4 +1,4 @@
-"""The plan that a user should prefer: a type for every layer, or part of it, by measured damage under a budget."""
+"""The plan that a user should prefer: a type for every layer, or part of it, by measured KLD under a budget."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from luq_gguf.core import machine
 from luq_gguf.core.errors import BudgetError
 from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.measurements import Figures
-from luq_gguf.core.reporter import Listener
+from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import Budget, Plan, Profile
 from luq_gguf.core.units import format_size
 from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.method import knapsack, mixed_precision, orders, two_type_plan, uniform
-from luq_gguf.method.mixed_precision import Found, Space, Types
+from luq_gguf.method.mixed_precision import SearchResult, SearchSpace, Types
 from luq_gguf.method.speed_model import SpeedTable
 from luq_gguf.planning import variants
 from luq_gguf.planning.meter import Meter
 from luq_gguf.planning.variants import TYPES, Candidates
-from luq_gguf.run.preflight import Door
+from luq_gguf.run.preflight import ModelSpec
 from luq_gguf.run.session import Session
 
-BESIDE = 3  # uniform files that the search begins with
+N_UNIFORM_STARTS = 3  # uniform files that the search begins with
 USEFUL = 0.5  # of Q4_K's decode speed: types below are not chosen unless they are named
 
 
@@ -49,17 +49,17 @@ class Choices:
     speeds: SpeedTable | None
     by_tensor: bool
 
-    def most_bytes(self, door: Door) -> int:
+    def most_bytes(self, spec: ModelSpec) -> int:
         """Of the text model's file."""
         if self.budget.bpw is not None:
-            return door.tensors.header_bytes + int(self.budget.bpw * door.tensors.n_weights / 8)
+            return spec.tensors.header_bytes + int(self.budget.bpw * spec.tensors.n_weights / 8)
         assert self.budget.n_bytes is not None
         return self.budget.n_bytes
 
-    def space(self, door: Door, errors: Mapping[str, Sequence[float]] | None = None) -> Space:
+    def space(self, spec: ModelSpec, errors: Mapping[str, Sequence[float]] | None = None) -> SearchSpace:
         """With errors; without them for sizes alone."""
         held = errors or {name: [0.0] * len(self.candidates.kinds) for name in self.candidates.names}
-        return variants.make_space(door, self.candidates, held, by_tensor=self.by_tensor, speeds=self.speeds)
+        return variants.make_space(spec, self.candidates, held, by_tensor=self.by_tensor, speeds=self.speeds)
 
 
 def choices(session: Session, budget: Budget, request: BestRequest, *, measured_speed: bool) -> Choices:
@@ -67,23 +67,27 @@ def choices(session: Session, budget: Budget, request: BestRequest, *, measured_
 
     `measured_speed`: whether types that are slow here are left out, where none are named.
     """
-    door, listener = session.door, session.listener
+    spec, reporter = session.spec, session.reporter
     kinds = tuple(reader.check_type(kind, "--types") for kind in request.types or TYPES)
     speeds = None
     if budget.decode_tps is not None or (measured_speed and request.types is None):
-        geometry = type_benchmark.Geometry(door.source, door.tensors)
-        speeds = type_benchmark.measured(
-            geometry, session.options.threads or machine.physical_cores(), listener, sorted({*kinds, "Q4_K"})
+        geometry = type_benchmark.Geometry(spec.source, spec.tensors)
+        speeds = type_benchmark.measured_rates(
+            geometry, session.options.threads or machine.physical_cores(), reporter, sorted({*kinds, "Q4_K"})
         )
     if speeds and request.types is None:
-        slow = [k for k in kinds if speeds.rates[k].decode_wps < USEFUL * speeds.rates["Q4_K"].decode_wps]
+        slow = [
+            k
+            for k in kinds
+            if speeds.rates[k].decode_weights_per_second < USEFUL * speeds.rates["Q4_K"].decode_weights_per_second
+        ]
         if slow:
-            listener.say(f"left out, below {USEFUL:g} of Q4_K's decode speed here: {', '.join(slow)}")
+            reporter.info(f"left out, below {USEFUL:g} of Q4_K's decode speed here: {', '.join(slow)}")
         kinds = tuple(kind for kind in kinds if kind not in slow)
-    found = variants.candidates(door, kinds, by_tensor=request.by_tensor)
+    found = variants.candidates(spec, kinds, by_tensor=request.by_tensor)
     made = Choices(found, budget, speeds if budget.decode_tps is not None else None, request.by_tensor)
-    most = made.most_bytes(door)
-    smallest = knapsack.smallest_bytes(made.space(door).options)
+    most = made.most_bytes(spec)
+    smallest = knapsack.smallest_bytes(made.space(spec).options)
     if most < smallest:
         raise BudgetError(
             f"No file of {format_size(most)} is possible with {', '.join(kinds)}: the smallest text model "
@@ -103,35 +107,37 @@ def best_plan(
     seed: int = 0,
 ) -> Plan:
     """The best plan found, with what was predicted of it and what was measured, of it and of what it had to beat."""
-    door, listener, budget = session.door, session.listener, chosen.budget
-    began, most = time.monotonic(), chosen.most_bytes(door)
-    bank = variants.make(session, chosen.candidates)
-    space = chosen.space(door, variants.errors_of(session, chosen.candidates, bank))
+    spec, reporter, budget = session.spec, session.reporter, chosen.budget
+    began, most = time.monotonic(), chosen.most_bytes(spec)
+    variant_files = variants.make(session, chosen.candidates)
+    space = chosen.space(spec, variants.errors_of(session, chosen.candidates, variant_files))
     meter = make_meter()
-    rivals = _rivals(door, profile, chosen.candidates, most)
-    measure = _Measuring(meter, bank, mixed_precision.most_files(space, most, request.swaps, len(rivals)), listener)
+    rivals = _rivals(spec, profile, chosen.candidates, most)
+    measure = _PlanMeter(
+        meter, variant_files, mixed_precision.most_files(space, most, request.swaps, len(rivals)), reporter
+    )
     starts: list[Types] = []
     beside: dict[str, Figures] = {}
     for name, plan in rivals.items():
         types = chosen.candidates.as_choice(plan.tensor_types)
         starts += [types] if types else []
-        beside[name] = measure(_label(door, plan), spliced=types is not None)
+        beside[name] = measure(_label(spec, plan), spliced=types is not None)
 
     def kld_of(types: Types) -> float:
-        return _kld(measure(variants.plan_of(door, chosen.candidates.as_types(types), "best")))
+        return _kld(measure(variants.plan_of(spec, chosen.candidates.as_types(types), "best")))
 
     def enough() -> bool:
         return request.minutes is not None and time.monotonic() - began > 60 * request.minutes
 
     slowest = None if budget.decode_tps is None else 1 / budget.decode_tps
-    limits = mixed_precision.Limits(most, slowest, swaps=request.swaps, enough=enough)
-    found = mixed_precision.search(space, limits, kld_of, starts, seed)
-    plan = variants.plan_of(door, chosen.candidates.as_types(found.types), "best")
+    constraints = mixed_precision.Constraints(most, slowest, swaps=request.swaps, enough=enough)
+    found = mixed_precision.search(space, constraints, kld_of, starts, seed)
+    plan = variants.plan_of(spec, chosen.candidates.as_types(found.types), "best")
     figures = measure(plan)
     predicted: dict[str, Any] | None = _predicted(found, space, most)
     rival = min(beside, key=lambda name: _kld(beside[name]), default=None)
-    if slowest is None and rival and _kld(beside[rival]) < found.kld:  # of types that the bank does not hold
-        plan, figures, predicted = _label(door, rivals[rival], "best"), beside[rival], None
+    if slowest is None and rival and _kld(beside[rival]) < found.kld:  # of types that the variants do not hold
+        plan, figures, predicted = _label(spec, rivals[rival], "best"), beside[rival], None
     told: dict[str, object] = {key: value for key, value in vars(budget).items() if value is not None}
     told |= {"types": list(chosen.candidates.kinds), "per": "tensor" if chosen.by_tensor else "layer"}
     return replace(
@@ -143,24 +149,26 @@ def best_plan(
     )
 
 
-class _Measuring:
+class _PlanMeter:
     """Figures of plans, each measured once; says how long all will take after the first."""
 
-    def __init__(self, meter: Meter, bank: Sequence[Path], most: int, listener: Listener) -> None:
-        self._meter, self._bank, self._most, self._listener = meter, bank, most, listener
+    def __init__(self, meter: Meter, variant_files: Sequence[Path], most: int, reporter: Reporter) -> None:
+        self._meter, self._variants, self._most, self._reporter = meter, variant_files, most, reporter
         self._seen: set[str] = set()
         told = meter.conditions()
         data = f"{told['n_samples']} questions" if told["n_samples"] else f"{told['n_chunks']} chunks of text"
-        listener.say(f"best: up to {self._most} files to measure, each on {data}; what is measured is kept")
+        reporter.info(f"best: up to {self._most} files to measure, each on {data}; what is measured is kept")
 
     def __call__(self, plan: Plan, *, spliced: bool = True) -> Figures:
         started = time.monotonic()
-        figures = self._meter.spliced(plan, self._bank) if spliced else self._meter.quantized(plan)
+        figures = self._meter.spliced(plan, self._variants) if spliced else self._meter.quantized(plan)
         self._seen.add(hash_of(dict(plan.tensor_types)))
         if len(self._seen) == 2:  # the first measured the 16-bit file too
             each = time.monotonic() - started
-            self._listener.say(f"a file takes {each:.0f} s: at most {max(1, round(each * self._most / 60))} min in all")
-        self._listener.progress("files measured", len(self._seen), self._most)
+            self._reporter.info(
+                f"a file takes {each:.0f} s: at most {max(1, round(each * self._most / 60))} min in all"
+            )
+        self._reporter.progress("files measured", len(self._seen), self._most)
         return figures
 
 
@@ -170,36 +178,36 @@ def measured_kld(figures: Figures, meter: Meter) -> dict[str, Any]:
     return {"mean": kld.mean, "low": kld.low, "high": kld.high, "on": meter.conditions()}
 
 
-def _label(door: Door, plan: Plan, ranking: str | None = None) -> Plan:
+def _label(spec: ModelSpec, plan: Plan, ranking: str | None = None) -> Plan:
     """The same types in a file that is called as this run's are."""
-    return variants.plan_of(door, plan.tensor_types, ranking or plan.ranking)
+    return variants.plan_of(spec, plan.tensor_types, ranking or plan.ranking)
 
 
-def _rivals(door: Door, profile: Profile, found: Candidates, most_bytes: int) -> dict[str, Plan]:
-    """What is to be beaten: the largest uniform file that fits, the largest of those that the bank can make, and LUQ's
-    of the same bytes."""
-    fit = list(_uniform(door, most_bytes).items())
+def _rivals(spec: ModelSpec, profile: Profile, found: Candidates, most_bytes: int) -> dict[str, Plan]:
+    """What is to be beaten: the largest uniform file that fits, the largest of those that the variants can make, and
+    LUQ's of the same bytes."""
+    fit = list(_uniform(spec, most_bytes).items())
     inside = [(name, plan) for name, plan in fit if found.as_choice(plan.tensor_types)]
-    rivals = dict([*fit[:1], *inside[:BESIDE]])
+    rivals = dict([*fit[:1], *inside[:N_UNIFORM_STARTS]])
     try:
         order = orders.rank(profile.layers, "entropy")
-        plan = two_type_plan.make_plan(door.tensors, order, Budget(n_bytes=most_bytes), "entropy")
+        plan = two_type_plan.make_plan(spec.tensors, order, Budget(n_bytes=most_bytes), "entropy")
         rivals[f"LUQ, {len(plan.low_layers)} low"] = plan
     except BudgetError:  # not even all layers low are as small
         pass
     return rivals
 
 
-def _uniform(door: Door, most_bytes: int) -> dict[str, Plan]:
+def _uniform(spec: ModelSpec, most_bytes: int) -> dict[str, Plan]:
     """The uniform files that fit, the largest first."""
-    plans = {uniform.name_of(ftype): variants.uniform_plan(door, ftype) for ftype in uniform.FTYPES}
+    plans = {uniform.name_of(ftype): variants.uniform_plan(spec, ftype) for ftype in uniform.FTYPES}
     fit = [name for name, plan in plans.items() if plan.predicted_file_bytes <= most_bytes]
     return {name: plans[name] for name in sorted(fit, key=lambda name: -plans[name].predicted_file_bytes)}
 
 
-def uniform_beside(door: Door, meter: Meter, most_bytes: int) -> tuple[dict[str, Any], ...]:
+def largest_uniform(spec: ModelSpec, meter: Meter, most_bytes: int) -> tuple[dict[str, Any], ...]:
     """What the largest uniform file of no more bytes measures."""
-    largest = list(_uniform(door, most_bytes).items())[:1]
+    largest = list(_uniform(spec, most_bytes).items())[:1]
     return tuple(_compared(name, meter.quantized(plan)) for name, plan in largest)
 
 
@@ -208,7 +216,7 @@ def _compared(name: str, figures: Figures) -> dict[str, Any]:
     return {"name": name, "file_bytes": figures.n_bytes, "kld": kld.mean, "low": kld.low, "high": kld.high}
 
 
-def _predicted(found: Found, space: Space, most_bytes: int) -> dict[str, Any]:
+def _predicted(found: SearchResult, space: SearchSpace, most_bytes: int) -> dict[str, Any]:
     return {
         "value": found.predicted,
         "error": found.predicted_error,

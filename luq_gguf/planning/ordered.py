@@ -33,22 +33,22 @@ def ordered_plan(
     `predictor` is needed for a budget of speed. `order` is given where the rule is
     more than the profile's entropies; `measured` is added to the budget's account.
     """
-    door, profile = session.door, serialization.read_profile(session.run.file("profile.json"))
-    if len(profile.layers) != door.tensors.n_layers:
+    spec, profile = session.spec, serialization.read_profile(session.run.file("profile.json"))
+    if len(profile.layers) != spec.tensors.n_layers:
         raise RunFolderError(
-            f"profile.json is of a model with {len(profile.layers)} layers, {door.checkpoint.name} has "
-            f"{door.tensors.n_layers}.",
+            f"profile.json is of a model with {len(profile.layers)} layers, {spec.checkpoint.name} has "
+            f"{spec.tensors.n_layers}.",
             "Run luq-gguf profile again.",
         )
     ranked = order if order is not None else orders.rank(profile.layers, rule, seed)
     sign = orders.ORDERS[rule].sign
     ties = ranking.near_ties(profile.layers, ranked) if sign else ()
-    plan = two_type_plan.make_plan(door.tensors, ranked, budget, rule, ties, tps_of(predictor))
+    plan = two_type_plan.make_plan(spec.tensors, ranked, budget, rule, ties, tps_of(predictor))
     doubtful = ranking.unsettled(profile.rankings, len(plan.low_layers), sign)
     return replace(plan, unsettled=doubtful, budget={**plan.budget, **(measured or {})})
 
 
-def write_plan(session: Session, plan: Plan, predictor: Predictor | None = None) -> Plan:
+def save_plan(session: Session, plan: Plan, predictor: Predictor | None = None) -> Plan:
     """Plan stage: plan.json, tensor-types.txt. `predictor` adds what speed is predicted."""
     run = session.run
     if predictor:
@@ -56,7 +56,7 @@ def write_plan(session: Session, plan: Plan, predictor: Predictor | None = None)
 
     def make() -> None:
         serialization.write_json(run.file("plan.json"), serialization.plan_to_json(plan))
-        overrides = quantize.overrides(session.door.source, plan)
+        overrides = quantize.overrides(session.spec.source, plan)
         atomic.write_text(run.file("tensor-types.txt"), tensor_types.to_text(overrides))
 
     run.run_stage("plan", hash_of(serialization.plan_to_json(plan)), PLAN_FILES, make)

@@ -11,7 +11,7 @@ from typing import Any
 from luq_gguf.benchmarking.predict import Predictor, predictor, tps_of
 from luq_gguf.core.errors import BudgetError
 from luq_gguf.core.measurements import SweepPoint
-from luq_gguf.core.reporter import Listener
+from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import Budget, Plan, Profile
 from luq_gguf.evaluation.questions import QuestionSet, check_questions
 from luq_gguf.method import orders, quality_bound, two_type_plan
@@ -20,12 +20,12 @@ from luq_gguf.planning import mixed_precision as mixed_precision_planning
 from luq_gguf.planning import variants
 from luq_gguf.planning.meter import Meter, make_meter
 from luq_gguf.planning.mixed_precision import BestRequest, Choices
-from luq_gguf.planning.ordered import ordered_plan, write_plan
+from luq_gguf.planning.ordered import ordered_plan, save_plan
 from luq_gguf.run import serialization
 from luq_gguf.run.session import Session
 
 SEARCHED, SEARCHED_LARGE, SMALL = 64, 8, 50_000_000  # questions of a larger set that the best plan is searched with; 64
-# for a model of fewer weights than SMALL: the search of a large one should take no longer than its bank
+# for a model of fewer weights than SMALL: the search of a large one should take no longer than its variants
 SEARCHED_TOKENS = 8  # of an answer: a longer one costs its decoding in every file
 
 
@@ -52,8 +52,8 @@ class PlanRequest:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A request that can be met, with what was learnt at the door: speeds, where they matter, and the best plan's
+class PlanInputs:
+    """A request that can be met, with what was learnt in the preflight: speeds, where they matter, and the best plan's
     choices."""
 
     request: PlanRequest
@@ -61,39 +61,39 @@ class Prepared:
     choices: Choices | None = None
 
 
-def prepare(session: Session, request: PlanRequest) -> Prepared:
+def prepare(session: Session, request: PlanRequest) -> PlanInputs:
     """Raise, before the profile, which takes hours, where no plan is possible: BudgetError, EvaluationError."""
-    door, budget = session.door, request.budget
+    spec, budget = session.spec, request.budget
     if request.measures:
         check_questions(budget, request.questions, session.run)
     if not request.best:
-        two_type_plan.check_budget(door.tensors, budget)
+        two_type_plan.check_budget(spec.tensors, budget)
     speeds = predictor(session, wanted=budget.decode_tps is not None)
     if request.best:
         known = speeds is not None
         choices = mixed_precision_planning.choices(session, budget, request.best, measured_speed=known)
-        return Prepared(request, speeds, choices)
+        return PlanInputs(request, speeds, choices)
     if budget.decode_tps is not None:
-        two_type_plan.low_layer_count(door.tensors, range(door.tensors.n_layers), budget, tps_of(speeds))
-    return Prepared(request, speeds)
+        two_type_plan.low_layer_count(spec.tensors, range(spec.tensors.n_layers), budget, tps_of(speeds))
+    return PlanInputs(request, speeds)
 
 
-def make(session: Session, profile: Profile, prepared: Prepared) -> Plan:
+def make(session: Session, profile: Profile, prepared: PlanInputs) -> Plan:
     """The plan, written; where the order, the budget or the types ask for it, files are measured first."""
     request, speeds = prepared.request, prepared.predictor
-    budget, rule, door = request.budget, request.rule, session.door
+    budget, rule, spec = request.budget, request.rule, session.spec
     if not request.measures:
         plan = ordered_plan(session, budget, rule=rule, seed=request.seed, predictor=speeds)
-        return write_plan(session, plan, speeds)
+        return save_plan(session, plan, speeds)
     if request.best and prepared.choices:
-        most = SEARCHED if door.tensors.n_weights < SMALL else SEARCHED_LARGE
+        most = SEARCHED if spec.tensors.n_weights < SMALL else SEARCHED_LARGE
         few = replace(request.questions, samples=request.questions.samples or most, max_tokens=SEARCHED_TOKENS)
         few = replace(few, metric="none")  # divergence alone
         metering = make_meter(session, few)
         plan = mixed_precision_planning.best_plan(
             session, profile, request.best, prepared.choices, metering, request.seed
         )
-        return write_plan(session, plan, speeds)
+        return save_plan(session, plan, speeds)
     meter = make_meter(session, request.questions)()
     if rule in orders.MEASURED:
         order = measured_order(session, profile, request, meter, speeds)
@@ -101,17 +101,17 @@ def make(session: Session, profile: Profile, prepared: Prepared) -> Plan:
         order = orders.rank(profile.layers, rule, request.seed)
     noted: dict[str, object] = {"measured_on": meter.conditions()}
     if budget.is_quality:
-        found, told = _within_quality(budget, order, meter, session.listener)
+        found, told = _within_quality(budget, order, meter, session.reporter)
         budget, noted = found, noted | told
     plan = ordered_plan(session, budget, rule=rule, order=order, measured=noted, predictor=speeds)
-    return write_plan(session, _with_figures(session, plan, meter), speeds)
+    return save_plan(session, _with_figures(session, plan, meter), speeds)
 
 
 def _within_quality(
-    budget: Budget, order: tuple[int, ...], meter: Meter, listener: Listener
+    budget: Budget, order: tuple[int, ...], meter: Meter, reporter: Reporter
 ) -> tuple[Budget, dict[str, object]]:
     """The number of low layers that a bound on quality allows, and what was tried."""
-    tick = _counter(listener, "numbers of low layers", len(order) + 1)
+    tick = _counter(reporter, "numbers of low layers", len(order) + 1)
 
     def measure(count: int) -> float:
         figure = quality_bound.figure_of(budget, meter.low(order[:count]).metrics)
@@ -128,14 +128,14 @@ def measured_order(
 ) -> tuple[int, ...]:
     """Layers in an order that files are measured for. One that grows is measured as far as the budget needs it; all of
     it, where only measuring can tell how far."""
-    door, listener = session.door, session.listener
-    order, budget, n_layers = orders.ORDERS[request.rule], request.budget, door.tensors.n_layers
+    spec, reporter = session.spec, session.reporter
+    order, budget, n_layers = orders.ORDERS[request.rule], request.budget, spec.tensors.n_layers
     assert order.n_files
     most = order.n_files(n_layers, n_layers)
 
     def enough(chosen: tuple[int, ...]) -> bool:
         met = order.grows and not budget.is_quality
-        return met and two_type_plan.is_met(door.tensors, chosen, budget, tps_of(predictor))
+        return met and two_type_plan.is_met(spec.tensors, chosen, budget, tps_of(predictor))
 
     if order.grows:
         front = orders.rank(profile.layers, "entropy")
@@ -145,11 +145,11 @@ def measured_order(
         started = time.monotonic()
         meter.low(front[:1])
         each = time.monotonic() - started
-        listener.say(
+        reporter.info(
             f"{request.rule}: about {most} files to measure for {about} low layers, {each:.1f} s each: "
             f"{max(1, round(most * each / 60))} min; what is measured is kept"
         )
-    tick = _counter(listener, order.counted, max(1, most))
+    tick = _counter(reporter, order.counted, max(1, most))
 
     def measure(layers: tuple[int, ...]) -> float:
         kld = meter.kld(layers)
@@ -173,7 +173,7 @@ def add_best_points(session: Session, profile: Profile, meter: Meter, swept: dic
             figures = meter.spliced(plan, variants.make(session, choices.candidates))
         else:
             figures = meter.quantized(plan)
-        figures = replace(figures, average_bits=variants.layer_bits(session.door, plan))
+        figures = replace(figures, average_bits=variants.layer_bits(session.spec, plan))
         point = SweepPoint.of("best", figures, budget_bytes=n_bytes)
         swept["points"].append(serialization.to_json(point))
         serialization.write_json(session.run.file("sweep.json"), swept)
@@ -186,10 +186,10 @@ def _with_figures(session: Session, plan: Plan, meter: Meter) -> Plan:
     return replace(
         plan,
         measured_kld=measured,
-        compared=mixed_precision_planning.uniform_beside(session.door, meter, plan.predicted_file_bytes),
+        compared=mixed_precision_planning.largest_uniform(session.spec, meter, plan.predicted_file_bytes),
     )
 
 
-def _counter(listener: Listener, what: str, total: int) -> Callable[[], None]:
+def _counter(reporter: Reporter, what: str, total: int) -> Callable[[], None]:
     done = itertools.count(1)
-    return lambda: listener.progress(what, next(done), total)
+    return lambda: reporter.progress(what, next(done), total)

@@ -19,7 +19,7 @@ from luq_gguf.run import serialization
 from luq_gguf.run.session import Session
 
 
-def foresee(session: Session, plan: Plan) -> dict[str, Any] | None:
+def estimate(session: Session, plan: Plan) -> dict[str, Any] | None:
     """The largest uniform file that fits, and the sums of relative output errors of all matrices of both; None where
     none fits, or errors cannot be told.
 
@@ -27,35 +27,35 @@ def foresee(session: Session, plan: Plan) -> dict[str, Any] | None:
     """
     run, name = session.run, ".work/foreseen.json"
     imatrix = run.read()["stages"]["profile"]["outputs"][header_only.IMATRIX_NAME]["sha256"]
-    key = hash_of(dict(plan.tensor_types), imatrix, session.door.checkpoint.fingerprint, sampled_errors.ROWS)
+    key = hash_of(dict(plan.tensor_types), imatrix, session.spec.checkpoint.fingerprint, sampled_errors.ROWS)
 
     def make() -> None:
-        serialization.write_json(run.file(name), _beside(session, plan))
+        serialization.write_json(run.file(name), _compare(session, plan))
 
     run.run_stage("foreseen", key, [name], make)
     found: dict[str, Any] | None = serialization.read_json(run.file(name), "convert")
     return found
 
 
-def _beside(session: Session, plan: Plan) -> dict[str, Any] | None:
-    door, listener = session.door, session.listener
+def _compare(session: Session, plan: Plan) -> dict[str, Any] | None:
+    spec, reporter = session.spec, session.reporter
 
     def size(ftype: str) -> int:  # the list ascends
-        return variants.uniform_plan(door, ftype).predicted_file_bytes
+        return variants.uniform_plan(spec, ftype).predicted_file_bytes
 
     fitting = bisect.bisect_right(uniform.FTYPES, plan.predicted_file_bytes, key=size)
     if not fitting:
         return None
     ftype = uniform.FTYPES[fitting - 1]
-    beside = variants.uniform_plan(door, ftype)
-    matrices = quantize.overrides(door.source, plan)
+    beside = variants.uniform_plan(spec, ftype)
+    matrices = quantize.overrides(spec.source, plan)
     wanted = {name: {plan.tensor_types[name], beside.tensor_types[name]} for name in matrices}
     f16 = quantization_stage.make_f16(session)
-    listener.say("comparing with uniform files of no more bytes, on a few rows of each matrix")
+    reporter.info("comparing with uniform files of no more bytes, on a few rows of each matrix")
     try:
         found = sampled_errors.sampled_errors(f16, session.run.file(header_only.IMATRIX_NAME), wanted)
     except ConversionError as error:  # of a type that cannot be read back: a conversion does not fail for a hint
-        listener.say(f"they could not be compared: {error.message}")
+        reporter.info(f"they could not be compared: {error.message}")
         return None
     ours, theirs = (sum(found[name][one.tensor_types[name]] for name in matrices) for one in (plan, beside))
     return {
@@ -66,13 +66,13 @@ def _beside(session: Session, plan: Plan) -> dict[str, Any] | None:
     }
 
 
-def line(foreseen: Mapping[str, Any] | None) -> str | None:
+def line(baseline: Mapping[str, Any] | None) -> str | None:
     """One sentence where the uniform file is expected to be better."""
-    if foreseen is None or foreseen["error_sum"] >= foreseen["error_sum_of_plan"]:
+    if baseline is None or baseline["error_sum"] >= baseline["error_sum_of_plan"]:
         return None
-    share = foreseen["error_sum"] / foreseen["error_sum_of_plan"]
+    share = baseline["error_sum"] / baseline["error_sum_of_plan"]
     return (
-        f"predicted, not measured: llama-quantize's {uniform.ftype_of(foreseen['name'])} file "
-        f"({format_size(foreseen['file_bytes'])}) loses {share:.2f} times as much of its matrices' outputs as this; "
+        f"predicted, not measured: llama-quantize's {uniform.ftype_of(baseline['name'])} file "
+        f"({format_size(baseline['file_bytes'])}) loses {share:.2f} times as much of its matrices' outputs as this; "
         "--plan best --eval SET looks for the best types of this size"
     )

@@ -1,4 +1,4 @@
-"""The bank of types: the model quantized once to every type, so that any choice of types is a splice; and what each
+"""Quantized variants: the model quantized once to every type, so that any choice of types is a splice; and what each
 type costs each matrix, in bytes and in error."""
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from luq_gguf.core.units import format_size, padded
 from luq_gguf.llamacpp import quantize
 from luq_gguf.llamacpp.gguf import header_only, imatrix, quant_error, reader
 from luq_gguf.method import two_type_plan
-from luq_gguf.method.mixed_precision import Space, Types
-from luq_gguf.method.sensitivity import Cell
+from luq_gguf.method.mixed_precision import SearchSpace, Types
+from luq_gguf.method.sensitivity import TensorGroup
 from luq_gguf.method.speed_model import SpeedTable
 from luq_gguf.method.tensor_types import layer_of
 from luq_gguf.quantization import stage as quantization_stage
 from luq_gguf.run import serialization
-from luq_gguf.run.preflight import Door
+from luq_gguf.run.preflight import ModelSpec
 from luq_gguf.run.session import Session
 
 TYPES = ("Q2_K", "IQ2_XXS", "IQ3_XXS", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "IQ1_M")
@@ -36,7 +36,7 @@ RAISED = (("attn_v", "attn_output"), ("attn_v", "attn_output", "ffn_down", "ffn_
 
 @dataclass(frozen=True)
 class Candidates:
-    """What every matrix may become. `names` [n_tensors] are the matrices, `kinds` the types of the bank's files,
+    """What every matrix may become. `names` [n_tensors] are the matrices, `kinds` the types of the variants' files,
     `types[name]` [n_options] the matrix's type in each option: first in each of the kinds, then in mixtures of two.
     `fixed` are the types of all other tensors."""
 
@@ -50,22 +50,22 @@ class Candidates:
         return dict(self.fixed) | {name: self.types[name][kind] for name, kind in zip(self.names, chosen, strict=True)}
 
     def as_choice(self, types: Mapping[str, str]) -> Types | None:
-        """The choice that has these types; None where the bank does not hold one of them."""
+        """The choice that has these types; None where the variants do not hold one of them."""
         try:
             return tuple(self.types[name].index(types[name]) for name in self.names)
         except ValueError:
             return None
 
 
-def candidates(door: Door, kinds: Sequence[str], *, by_tensor: bool) -> Candidates:
+def candidates(spec: ModelSpec, kinds: Sequence[str], *, by_tensor: bool) -> Candidates:
     """What llama-quantize would make of every matrix for each type: its dry runs. Whole layers may also be mixtures."""
     if not kinds:
         raise BudgetError("--types names no type.", f"Give some of {','.join(TYPES)}.")
     kinds = sorted(dict.fromkeys(kinds), key=reader.bits_per_weight)
-    of = (door.llama, door.source)
-    asked = [quantize.types_if_all(*of, kind, door.tensors, measured=door.measured) for kind in kinds]
-    stock = {choice.name: choice.high_type for choice in door.tensors.choices}
-    names = tuple(t.name for t in door.source.tensors if len(t.shape) > 1 and any(a[t.name] != t.type for a in asked))
+    of = (spec.llama, spec.source)
+    asked = [quantize.types_if_all(*of, kind, spec.tensors, has_imatrix=spec.has_imatrix) for kind in kinds]
+    stock = {choice.name: choice.high_type for choice in spec.tensors.choices}
+    names = tuple(t.name for t in spec.source.tensors if len(t.shape) > 1 and any(a[t.name] != t.type for a in asked))
     mixtures = [] if by_tensor else [(low, parts) for low in range(len(kinds) - 1) for parts in RAISED]
     types = {}
     for name in names:
@@ -80,32 +80,37 @@ def part_of(name: str) -> str:
 
 
 def make_space(
-    door: Door, found: Candidates, errors: Mapping[str, Sequence[float]], *, by_tensor: bool, speeds: SpeedTable | None
-) -> Space:
+    spec: ModelSpec,
+    found: Candidates,
+    errors: Mapping[str, Sequence[float]],
+    *,
+    by_tensor: bool,
+    speeds: SpeedTable | None,
+) -> SearchSpace:
     """All that the search needs: `errors[name]` [n_kinds]; groups are layers, or their parts."""
-    tensors, names = door.tensors, found.names
+    tensors, names = spec.tensors, found.names
     n_weights = {choice.name: choice.n_weights for choice in tensors.choices}
-    cells, groups = [], []
+    tensor_groups, groups = [], []
     for name in names:
         layer, part = layer_of(name), part_of(name)
-        cells.append(Cell(layer, part))
+        tensor_groups.append(TensorGroup(layer, part))
         groups.append((layer, TOGETHER.get(part, part) if by_tensor or layer is None else ""))
     numbered = list(dict.fromkeys(groups))
-    cell_number = {cell: number for number, cell in enumerate(dict.fromkeys(cells))}
+    number_of = {tensor_group: number for number, tensor_group in enumerate(dict.fromkeys(tensor_groups))}
     n_bytes = np.array(
         [[padded(reader.type_bytes(k, n_weights[n]), tensors.alignment) for k in found.types[n]] for n in names]
     )
     fixed = [reader.type_bytes(kind, n_weights[name]) for name, kind in found.fixed.items()]
-    return Space(
-        tuple(cell_number),
-        np.array([cell_number[cell] for cell in cells]),
+    return SearchSpace(
+        tuple(number_of),
+        np.array([number_of[tensor_group] for tensor_group in tensor_groups]),
         np.array([numbered.index(group) for group in groups]),
         np.array([[errors[name][found.types[name].index(kind)] for kind in found.types[name]] for name in names]),
         n_bytes,
         np.array([[found.types[name].index(kind) for kind in found.types[name]] for name in names]),
         tuple(range(len(found.kinds))),
         tensors.header_bytes + sum(padded(size, tensors.alignment) for size in fixed),
-        _seconds(found, n_weights, speeds, Geometry(door.source, tensors).active_experts) if speeds else None,
+        _seconds(found, n_weights, speeds, Geometry(spec.source, tensors).active_experts) if speeds else None,
         speeds.decode_constant if speeds else 0.0,
     )
 
@@ -115,16 +120,20 @@ def _seconds(found: Candidates, n_weights: Mapping[str, int], speeds: SpeedTable
 
     def of(name: str, kind: str) -> float:
         share = active_experts if "_exps" in name else 1.0
-        return share * n_weights[name] / speeds.rates[kind].decode_wps if layer_of(name) is not None else 0.0
+        return (
+            share * n_weights[name] / speeds.rates[kind].decode_weights_per_second
+            if layer_of(name) is not None
+            else 0.0
+        )
 
     return np.array([[of(name, kind) for kind in found.types[name]] for name in found.names])
 
 
 def make(session: Session, found: Candidates) -> list[Path]:
-    """The files of the bank, in the types' order; those that are there are kept. Raises DiskSpaceError."""
-    run, door = session.run, session.door
+    """The files of all variants, in the types' order; those that are there are kept. Raises DiskSpaceError."""
+    run, spec = session.run, session.spec
     (run.work / "bank").mkdir(exist_ok=True)
-    plans = [plan_of(door, found.as_types((number,) * len(found.names)), "bank") for number in range(len(found.kinds))]
+    plans = [plan_of(spec, found.as_types((number,) * len(found.names)), "bank") for number in range(len(found.kinds))]
     names = [f".work/bank/all-{kind}.gguf" for kind in found.kinds]
     missing = sum(p.predicted_file_bytes for p, n in zip(plans, names, strict=True) if not run.file(n).exists())
     free = shutil.disk_usage(run.path).free
@@ -139,10 +148,10 @@ def make(session: Session, found: Candidates) -> list[Path]:
     return [run.file(name) for name in names]
 
 
-def plan_of(door: Door, types: Mapping[str, str], ranking: str) -> Plan:
+def plan_of(spec: ModelSpec, types: Mapping[str, str], ranking: str) -> Plan:
     """A plan from a type for every tensor. `low` is the type of fewest bits in decoder layers, `low_layers` those whose
     weights have it for the most part."""
-    tensors = door.tensors
+    tensors = spec.tensors
     sizes = {c.name: reader.type_bytes(types[c.name], c.n_weights) for c in tensors.choices}
     inside = [c for c in tensors.choices if c.layer is not None and types[c.name] not in two_type_plan.UNQUANTIZED]
     low = min((types[c.name] for c in inside), key=reader.bits_per_weight, default=tensors.low)
@@ -164,21 +173,21 @@ def plan_of(door: Door, types: Mapping[str, str], ranking: str) -> Plan:
     )
 
 
-def uniform_plan(door: Door, ftype: str) -> Plan:
+def uniform_plan(spec: ModelSpec, ftype: str) -> Plan:
     """llama-quantize's own types of a file type."""
-    types, _ = quantize.stock_types(door.llama, door.source, ftype, door.measured)
-    return plan_of(door, types, "uniform")
+    types, _ = quantize.stock_types(spec.llama, spec.source, ftype, spec.has_imatrix)
+    return plan_of(spec, types, "uniform")
 
 
-def layer_bits(door: Door, plan: Plan) -> float:
+def layer_bits(spec: ModelSpec, plan: Plan) -> float:
     """Average bits of the decoder layers' weights alone: what the paper calls bits."""
-    inside = [choice for choice in door.tensors.choices if choice.layer is not None]
+    inside = [choice for choice in spec.tensors.choices if choice.layer is not None]
     n_bytes = sum(reader.type_bytes(plan.tensor_types[choice.name], choice.n_weights) for choice in inside)
     return 8 * n_bytes / sum(choice.n_weights for choice in inside)
 
 
-def errors_of(session: Session, found: Candidates, bank: Sequence[Path]) -> dict[str, list[float]]:
-    """Relative output errors of every matrix in every type, measured once on the bank's files."""
+def errors_of(session: Session, found: Candidates, variant_files: Sequence[Path]) -> dict[str, list[float]]:
+    """Relative output errors of every matrix in every type, measured once on the variants' files."""
     run = session.run
     name = ".work/bank/errors.json"
     stages = run.read()["stages"]
@@ -188,10 +197,10 @@ def errors_of(session: Session, found: Candidates, bank: Sequence[Path]) -> dict
     def make() -> None:
         told = quant_error.relative_errors(
             quantization_stage.make_f16(session),
-            bank,
+            variant_files,
             found.names,
             imatrix.read(run.file(header_only.IMATRIX_NAME)),
-            lambda done, total: session.listener.progress("errors of matrices", done, total),
+            lambda done, total: session.reporter.progress("errors of matrices", done, total),
         )
         serialization.write_json(run.file(name), told)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from luq_gguf.core.errors import HubAccessError
-from luq_gguf.hf.download import status_of, told
+from luq_gguf.hf.download import hub_errors, status_of
 
 T = TypeVar("T")
 _WRITING_ROLES = ("admin", "write", "contributor")
@@ -48,7 +48,7 @@ def check(target: Target) -> Standing:
         _check_permission(user, namespace, target.repo)
     elif _token(user).get("role") == "read":
         raise _cannot_write(user, target.repo)
-    with told(target.repo):
+    with hub_errors(target.repo):
         found = _repository(api, target)
     if found is None and not target.create:
         raise HubAccessError(
@@ -96,7 +96,7 @@ def _user(api: Any) -> dict[str, Any]:
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
     try:
-        with told("your account"):
+        with hub_errors("your account"):
             return dict(api.whoami())
     except LocalTokenNotFoundError:
         raise HubAccessError("You are not logged in to the Hub.", _TOKENS.format(ENDPOINT)) from None
@@ -157,7 +157,7 @@ def _check_write(api: Any, target: Target, user: str) -> None:
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        with told(target.repo):
+        with hub_errors(target.repo):
             api.auth_check(target.repo, write=True)
     except TypeError:  # an older client cannot ask; then the first request that writes is refused
         return
@@ -176,7 +176,7 @@ def _head(api: Any, target: Target) -> str | None:
     from huggingface_hub.errors import RevisionNotFoundError
 
     try:
-        with told(target.repo):
+        with hub_errors(target.repo):
             return str(api.repo_info(target.repo, revision=target.revision).sha)
     except RevisionNotFoundError:
         return None

@@ -22,7 +22,7 @@ MEASUREMENTS = ("eval.json", "bench.json", "sweep.json", "alpha.json")
 
 
 @dataclass(frozen=True)
-class Written:
+class OutputFile:
     """A file that a stage wrote."""
 
     name: str
@@ -31,7 +31,7 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Release:
+class RunArtifacts:
     """A finished run: `model` is the LUQ file, `compared` the files beside it that figures are told of too (baseline
     and 16-bit; they may have been deleted). `evals` and `speeds` have their entries of eval.json and bench.json."""
 
@@ -39,10 +39,10 @@ class Release:
     facts: Mapping[str, Any]
     profile: Profile
     plan: Plan
-    model: Written
-    mmproj: Written | None
-    imatrix: Written
-    compared: tuple[Written, ...]
+    model: OutputFile
+    mmproj: OutputFile | None
+    imatrix: OutputFile
+    compared: tuple[OutputFile, ...]
     evals: Mapping[str, tuple[dict[str, Any], ...]]
     speeds: Mapping[str, dict[str, Any]]
     bench: Mapping[str, Any] | None
@@ -53,7 +53,7 @@ class Release:
         return str(self.facts["model"]) if self.facts.get("revision") else None
 
 
-def collect(run: RunFolder) -> Release:
+def collect(run: RunFolder) -> RunArtifacts:
     """Raises RunFolderError with what is missing, was changed, or was measured of something else."""
     facts, stages = run.read(), run.read()["stages"]
     for stage, command in (("profile", "profile"), ("plan", "plan"), ("quantize", "quantize")):
@@ -72,17 +72,17 @@ def collect(run: RunFolder) -> Release:
     model = _only(run, "quantize")
     _check_plan_is_of(run, model, plan)
     vision = run.outputs("mmproj")
-    compared = tuple(one for stage in COMPARED[1:] if stage in stages and (one := _beside(run, stage)))
+    compared = tuple(one for stage in COMPARED[1:] if stage in stages and (one := _compared_file(run, stage)))
     known = {one.name: one for one in (model, *compared)}
     bench, speeds = _speeds(run, known)
-    return Release(
+    return RunArtifacts(
         run,
         facts,
         serialization.read_profile(run.file("profile.json")),
         plan,
         model,
         _only(run, "mmproj") if vision else None,
-        Written("imatrix.gguf", *_facts(run.outputs("profile")["imatrix.gguf"])),
+        OutputFile("imatrix.gguf", *_facts(run.outputs("profile")["imatrix.gguf"])),
         compared,
         _evals(run, known, model),
         speeds,
@@ -90,7 +90,7 @@ def collect(run: RunFolder) -> Release:
     )
 
 
-def _beside(run: RunFolder, stage: str) -> Written | None:
+def _compared_file(run: RunFolder, stage: str) -> OutputFile | None:
     """A file that figures are told of too; None where it was deleted before anybody needed its hash."""
     if not run.changed(stage):
         run.hash_outputs(stage)
@@ -98,21 +98,21 @@ def _beside(run: RunFolder, stage: str) -> Written | None:
     return found if found.sha256 else None
 
 
-def _only(run: RunFolder, stage: str) -> Written:
+def _only(run: RunFolder, stage: str) -> OutputFile:
     outputs = run.outputs(stage)
     if len(outputs) != 1:
         raise RunFolderError(
             f"{run.path / 'run.json'} tells of no one file of the {stage} stage.", "Make the run again."
         )
     name, fact = next(iter(outputs.items()))
-    return Written(name, *_facts(fact))
+    return OutputFile(name, *_facts(fact))
 
 
 def _facts(fact: Mapping[str, Any]) -> tuple[int, str]:
     return int(fact["n_bytes"]), str(fact["sha256"])
 
 
-def _check_plan_is_of(run: RunFolder, model: Written, plan: Plan) -> None:
+def _check_plan_is_of(run: RunFolder, model: OutputFile, plan: Plan) -> None:
     """A plan made after the file was written belongs to a file that does not exist yet."""
     if tensor_types.differences(plan.tensor_types, reader.read(run.file(model.name)).types):
         raise RunFolderError(
@@ -120,7 +120,7 @@ def _check_plan_is_of(run: RunFolder, model: Written, plan: Plan) -> None:
         )
 
 
-def _evals(run: RunFolder, known: Mapping[str, Written], model: Written) -> dict[str, tuple[dict[str, Any], ...]]:
+def _evals(run: RunFolder, known: Mapping[str, OutputFile], model: OutputFile) -> dict[str, tuple[dict[str, Any], ...]]:
     """Entries of eval.json of the files of this run, by file. Raises RunFolderError where they are of other files."""
     if not run.file("eval.json").exists():
         return {}
@@ -146,7 +146,9 @@ def _evals(run: RunFolder, known: Mapping[str, Written], model: Written) -> dict
     return found
 
 
-def _speeds(run: RunFolder, known: Mapping[str, Written]) -> tuple[Mapping[str, Any] | None, dict[str, dict[str, Any]]]:
+def _speeds(
+    run: RunFolder, known: Mapping[str, OutputFile]
+) -> tuple[Mapping[str, Any] | None, dict[str, dict[str, Any]]]:
     """bench.json, and its row of each file of this run in stock llama.cpp with the most threads. Raises as `_evals`
     does."""
     if not run.file("bench.json").exists():
@@ -165,9 +167,9 @@ def _speeds(run: RunFolder, known: Mapping[str, Written]) -> tuple[Mapping[str, 
     return content, rows
 
 
-def companions(release: Release) -> Iterator[Path]:
+def companions(artifacts: RunArtifacts) -> Iterator[Path]:
     """The small files that go along, so that others can see what was done and make it again."""
-    run = release.run
+    run = artifacts.run
     yield from (run.file(name) for name in ("profile.json", "plan.json", "tensor-types.txt"))
     yield from (run.file(name) for name in MEASUREMENTS if run.file(name).exists())
     yield run.file("report.html")

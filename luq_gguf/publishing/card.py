@@ -28,7 +28,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class CardFacts:
+class CardContent:
     """All that the card's text says; sentences and cells are ready to be printed."""
 
     title: str
@@ -109,7 +109,9 @@ def cell(text: str) -> str:
     return re.sub(r"([|\\<>\[\]`*])", r"\\\1", " ".join(text.split()))
 
 
-def render(facts: CardFacts, base: BaseCard, base_model: str | None, results: Sequence[Result], publisher: str) -> str:
+def render(
+    facts: CardContent, base: BaseCard, base_model: str | None, results: Sequence[Result], publisher: str
+) -> str:
     """The card's text, metadata included."""
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 

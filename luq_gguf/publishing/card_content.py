@@ -9,8 +9,8 @@ from luq_gguf.core.units import format_size
 from luq_gguf.llamacpp import tools
 from luq_gguf.method.metrics.intervals import format_ratio
 from luq_gguf.publishing import card_plan
-from luq_gguf.publishing.artifacts import Release, Written
-from luq_gguf.publishing.card import BaseCard, CardFacts, Figure, FileRow, Result, cell
+from luq_gguf.publishing.artifacts import OutputFile, RunArtifacts
+from luq_gguf.publishing.card import BaseCard, CardContent, Figure, FileRow, Result, cell
 from luq_gguf.reporting.plan_text import describe
 
 UNMEASURED = "Neither quality nor speed of this file was measured."
@@ -21,39 +21,39 @@ FIGURES = {
 QUALITY = ("kld", "accuracy", "perplexity")
 
 
-def card_facts(
-    release: Release,
+def make_card_content(
+    artifacts: RunArtifacts,
     repo: str,
     shards: Sequence[str],
     base: BaseCard,
     base_model: str | None,
     licences: Mapping[str, str | None],
-) -> CardFacts:
+) -> CardContent:
     """`shards` names the model's files in the repository; `licences` those of Hub datasets it was calibrated with."""
-    plan, profile = release.plan, release.profile
-    heads, cells, conditions = _measured(release)
+    plan, profile = artifacts.plan, artifacts.profile
+    heads, cells, conditions = _measured(artifacts)
     base_link = f"[{cell(base_model)}](https://huggingface.co/{base_model})" if base_model else cell(profile.model)
     n_low, n_layers, mixed = len(plan.low_layers), len(plan.order), plan.ranking == "best"
     how = f"{n_low} of {n_layers} decoder layers in {plan.low}, everything else as in {plan.high}"
     how = describe(plan) if mixed else how
-    return CardFacts(
+    return CardContent(
         title=f"{profile.model} LUQ-{'best' if mixed else n_low} GGUF",
         summary=f"{base_link}, quantized layer by layer: {how}. It runs in stock llama.cpp.",
         repo=repo,
-        tag=tag_of(release.model.name),
+        tag=tag_of(artifacts.model.name),
         first_file=shards[0],
         more_files=tuple(shards[1:]),
-        mmproj=release.mmproj.name if release.mmproj else None,
+        mmproj=artifacts.mmproj.name if artifacts.mmproj else None,
         measured_heads=heads,
-        files=_files(release, shards, cells, len(heads)),
+        files=_files(artifacts, shards, cells, len(heads)),
         conditions=conditions or [UNMEASURED],
-        why=card_plan.why(release),
+        why=card_plan.why(artifacts),
         images=[Figure(name, caption) for name, caption in FIGURES.items()],
         calibration=_calibration(profile.calibration, licences),
-        again=_again(release, base_model),
-        command=card_plan.command(release, base_model),
+        again=_again(artifacts, base_model),
+        command=card_plan.command(artifacts, base_model),
         llama_cpp=str(tools.pin()["version"]),
-        pins=_pins(release, base_model),
+        pins=_pins(artifacts, base_model),
         licence=_licence(base, base_model),
     )
 
@@ -63,11 +63,11 @@ def tag_of(file_name: str) -> str:
     return file_name.removesuffix(".gguf")[file_name.rindex("-LUQ") + 1 :]
 
 
-def results(release: Release) -> list[Result]:
+def results(artifacts: RunArtifacts) -> list[Result]:
     """The measured file's figures for the Hub's model-index; shares in percent."""
     found: list[Result] = []
-    task = "visual-question-answering" if release.mmproj else "text-generation"
-    for entry in release.evals.get(release.model.name, ()):
+    task = "visual-question-answering" if artifacts.mmproj else "text-generation"
+    for entry in artifacts.evals.get(artifacts.model.name, ()):
         data = str(entry["conditions"]["data"] or "")
         if entry.get("accuracy"):
             name = f"accuracy ({entry['metric']})"
@@ -86,20 +86,20 @@ def results(release: Release) -> list[Result]:
     return found
 
 
-def _measured(release: Release) -> tuple[list[str], dict[str, list[str]], list[str]]:
+def _measured(artifacts: RunArtifacts) -> tuple[list[str], dict[str, list[str]], list[str]]:
     """Heads of the measured columns, cells of each file that was measured, and the conditions of both."""
     heads: list[str] = []
-    cells: dict[str, list[str]] = {one.name: [] for one in (release.model, *release.compared)}
+    cells: dict[str, list[str]] = {one.name: [] for one in (artifacts.model, *artifacts.compared)}
     conditions: list[str] = []
-    entries = release.evals.get(release.model.name, ())
+    entries = artifacts.evals.get(artifacts.model.name, ())
     main = next((entry for entry in entries if any(entry.get(key) for key in QUALITY)), None)
     if main:
-        _add_quality(release, main, heads, cells)
+        _add_quality(artifacts, main, heads, cells)
         conditions.append(_quality_conditions(main))
-        conditions += card_plan.better_elsewhere(release)
-    if release.speeds and release.bench:
-        _add_speed(release, heads, cells)
-        machine, told = release.bench["machine"], release.bench["conditions"]
+        conditions += card_plan.better_elsewhere(artifacts)
+    if artifacts.speeds and artifacts.bench:
+        _add_speed(artifacts, heads, cells)
+        machine, told = artifacts.bench["machine"], artifacts.bench["conditions"]
         conditions.append(
             f"Speed: {cell(machine['cpu'])}, {max(told['threads'])} threads, medians of {told['repetitions']} turns; "
             "ratios with the interval in which the same command is expected to come out again (95%)."
@@ -120,8 +120,10 @@ def _quality_conditions(main: Mapping[str, Any]) -> str:
     return told + (". KLD is in nats, behind every text token." if main.get("kld") else ".")
 
 
-def _add_quality(release: Release, main: Mapping[str, Any], heads: list[str], cells: dict[str, list[str]]) -> None:
-    same = {name: _same_data(release.evals.get(name, ()), main) for name in cells}
+def _add_quality(
+    artifacts: RunArtifacts, main: Mapping[str, Any], heads: list[str], cells: dict[str, list[str]]
+) -> None:
+    same = {name: _same_data(artifacts.evals.get(name, ()), main) for name in cells}
     if main.get("kld"):
         heads += ["mean KLD", "same top token"]
         for name, entry in same.items():
@@ -150,14 +152,14 @@ def _same_data(entries: Sequence[Mapping[str, Any]], main: Mapping[str, Any]) ->
     return next((entry for entry in entries if entry["conditions"]["data_sha256"] == key), None)
 
 
-def _add_speed(release: Release, heads: list[str], cells: dict[str, list[str]]) -> None:
-    assert release.bench
-    beside = release.bench["conditions"].get("baseline")
+def _add_speed(artifacts: RunArtifacts, heads: list[str], cells: dict[str, list[str]]) -> None:
+    assert artifacts.bench
+    beside = artifacts.bench["conditions"].get("baseline")
     heads += ["decode, tokens/s", "prefill, tokens/s"]
-    stock = next((row for name, row in release.speeds.items() if name == beside), None)
-    heads += [f"decode, of {release.plan.high if stock else cell(str(beside))}"] if beside else []
+    stock = next((row for name, row in artifacts.speeds.items() if name == beside), None)
+    heads += [f"decode, of {artifacts.plan.high if stock else cell(str(beside))}"] if beside else []
     for name in cells:
-        row = release.speeds.get(name)
+        row = artifacts.speeds.get(name)
         prefill = row["prefill_tps"] if row else None
         cells[name].append(f"{row['decode_tps']['median']:.1f}" if row else "")
         cells[name].append(f"{prefill['median']:.1f}" if prefill else "")
@@ -165,23 +167,23 @@ def _add_speed(release: Release, heads: list[str], cells: dict[str, list[str]]) 
             cells[name].append(format_ratio(row["decode_ratio"]) if row else "")
 
 
-def _files(release: Release, shards: Sequence[str], cells: Mapping[str, Sequence[str]], n: int) -> list[FileRow]:
-    plan, blank = release.plan, [""] * n
+def _files(artifacts: RunArtifacts, shards: Sequence[str], cells: Mapping[str, Sequence[str]], n: int) -> list[FileRow]:
+    plan, blank = artifacts.plan, [""] * n
     kinds = "many types" if plan.ranking == "best" else f"{len(plan.low_layers)} layers low"
     what = f"text model, {kinds}, {plan.bpw:.2f} bits per weight"
     told = f" in {len(shards)} shards" if len(shards) > 1 else ""
-    rows = [FileRow(cell(shards[0]), what + told, format_size(release.model.n_bytes), cells[release.model.name])]
-    if release.mmproj:
-        rows.append(FileRow(cell(release.mmproj.name), "vision half", format_size(release.mmproj.n_bytes), blank))
-    about = "importance matrix, measured with images" if release.mmproj else "importance matrix"
-    rows.append(FileRow("imatrix.gguf", about, format_size(release.imatrix.n_bytes), blank))
-    for one in release.compared:
+    rows = [FileRow(cell(shards[0]), what + told, format_size(artifacts.model.n_bytes), cells[artifacts.model.name])]
+    if artifacts.mmproj:
+        rows.append(FileRow(cell(artifacts.mmproj.name), "vision half", format_size(artifacts.mmproj.n_bytes), blank))
+    about = "importance matrix, measured with images" if artifacts.mmproj else "importance matrix"
+    rows.append(FileRow("imatrix.gguf", about, format_size(artifacts.imatrix.n_bytes), blank))
+    for one in artifacts.compared:
         if any(cells[one.name]):
-            rows.append(_beside(one, cells[one.name]))
+            rows.append(_compared_row(one, cells[one.name]))
     return rows
 
 
-def _beside(one: Written, cells: Sequence[str]) -> FileRow:
+def _compared_row(one: OutputFile, cells: Sequence[str]) -> FileRow:
     return FileRow(cell(one.name), "for comparison, not here", format_size(one.n_bytes), cells)
 
 
@@ -208,30 +210,30 @@ def _calibration(facts: Mapping[str, Any], licences: Mapping[str, str | None]) -
     )
 
 
-def _again(release: Release, base_model: str | None) -> str:
-    sources: Any = release.profile.calibration.get("sources") or ()
-    local = [source for source in sources if source not in _commits(release)]
+def _again(artifacts: RunArtifacts, base_model: str | None) -> str:
+    sources: Any = artifacts.profile.calibration.get("sources") or ()
+    local = [source for source in sources if source not in _commits(artifacts)]
     told = "Same inputs and seed give the same plan, and on one machine the same bytes."
     if local or not base_model:
         told += " What is local here has to be brought along: " + ", ".join(
-            f"`{name}`" for name in (*([] if base_model else [release.profile.model]), *map(str, local))
+            f"`{name}`" for name in (*([] if base_model else [artifacts.profile.model]), *map(str, local))
         )
         told += "."
     return told
 
 
-def _commits(release: Release) -> Mapping[str, str]:
-    found: Mapping[str, str] = release.profile.calibration.get("revisions") or {}  # type: ignore[assignment]
+def _commits(artifacts: RunArtifacts) -> Mapping[str, str]:
+    found: Mapping[str, str] = artifacts.profile.calibration.get("revisions") or {}  # type: ignore[assignment]
     return found
 
 
-def _pins(release: Release, base_model: str | None) -> list[tuple[str, str]]:
+def _pins(artifacts: RunArtifacts, base_model: str | None) -> list[tuple[str, str]]:
     pin = tools.pin()
-    own = release.base_model
-    rows = [("base model", f"{own} at `{release.facts['revision']}`")] if own and own == base_model else []
-    rows.append(("luq-gguf", str(release.facts.get("luq_gguf"))))
-    rows.append(("llama.cpp", f"of {pin['package']} {release.facts.get('llama_cpp')}"))
-    files = [release.model, *([release.mmproj] if release.mmproj else []), release.imatrix]
+    own = artifacts.base_model
+    rows = [("base model", f"{own} at `{artifacts.facts['revision']}`")] if own and own == base_model else []
+    rows.append(("luq-gguf", str(artifacts.facts.get("luq_gguf"))))
+    rows.append(("llama.cpp", f"of {pin['package']} {artifacts.facts.get('llama_cpp')}"))
+    files = [artifacts.model, *([artifacts.mmproj] if artifacts.mmproj else []), artifacts.imatrix]
     return rows + [(f"sha256 of {cell(one.name)}", f"`{one.sha256}`") for one in files]
 
 

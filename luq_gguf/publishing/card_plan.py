@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from luq_gguf.method.orders import ORDERS
 from luq_gguf.method.uniform import ftype_of
-from luq_gguf.publishing.artifacts import Release
+from luq_gguf.publishing.artifacts import RunArtifacts
 from luq_gguf.publishing.card import cell
 from luq_gguf.reporting.plan_text import better_line, unsettled_line
 from luq_gguf.run import serialization
@@ -19,8 +19,8 @@ WHY = {name: order.why for name, order in ORDERS.items()} | {
 }
 
 
-def why(release: Release) -> str:
-    plan = release.plan
+def why(artifacts: RunArtifacts) -> str:
+    plan = artifacts.plan
     if plan.ranking == "best":
         return f"{WHY['best']}."
     chosen = WHY.get(plan.ranking, f"Layers became low in the order {cell(plan.ranking)}")
@@ -30,9 +30,9 @@ def why(release: Release) -> str:
     return told
 
 
-def command(release: Release, base_model: str | None) -> str:
-    plan, facts = release.plan, release.profile.calibration
-    parts = ["luq-gguf convert", base_model or release.profile.model, "--out out"]
+def command(artifacts: RunArtifacts, base_model: str | None) -> str:
+    plan, facts = artifacts.plan, artifacts.profile.calibration
+    parts = ["luq-gguf convert", base_model or artifacts.profile.model, "--out out"]
     images, text = sources(facts)
     parts += [f"--calib {images}"] if images else []
     parts += [f"--calib-text {text}"] if text else []
@@ -50,25 +50,25 @@ def command(release: Release, base_model: str | None) -> str:
     return " ".join(parts)
 
 
-def better_elsewhere(release: Release) -> list[str]:
+def better_elsewhere(artifacts: RunArtifacts) -> list[str]:
     """A file of no more bytes that the plan or the run's sweep measured to be better, if there is one. A sweep of other
     types tells nothing of this file."""
-    path, plan = release.run.file("sweep.json"), release.plan
+    path, plan = artifacts.run.file("sweep.json"), artifacts.plan
     if told := better_line(plan):
         return [f"{told[0].upper()}{told[1:]}."]
     if not path.exists():
         return []
     with serialization.reading(path, "sweep"):
-        return _better_in(serialization.read_json(path, "sweep"), release, (plan.low, plan.high))
+        return _better_in(serialization.read_json(path, "sweep"), artifacts, (plan.low, plan.high))
 
 
-def _better_in(sweep: Mapping[str, Any], release: Release, types: tuple[str, str]) -> list[str]:
-    points, n_low = sweep["points"], len(release.plan.low_layers)
+def _better_in(sweep: Mapping[str, Any], artifacts: RunArtifacts, types: tuple[str, str]) -> list[str]:
+    points, n_low = sweep["points"], len(artifacts.plan.low_layers)
     if (sweep["conditions"]["low"], sweep["conditions"]["high"]) != types:
         return []
-    ours = next((p for p in points if p["n_low"] == n_low and p["order"] == release.plan.ranking), None)
+    ours = next((p for p in points if p["n_low"] == n_low and p["order"] == artifacts.plan.ranking), None)
     uniform = [p for p in points if p["n_low"] is None and p["metrics"]["kld"]]
-    fitting = [p for p in uniform if p["n_bytes"] <= release.model.n_bytes]
+    fitting = [p for p in uniform if p["n_bytes"] <= artifacts.model.n_bytes]
     if not ours or not ours["metrics"]["kld"] or not fitting:
         return []
     best = min(fitting, key=lambda p: p["metrics"]["kld"]["mean"])

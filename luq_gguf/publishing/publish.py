@@ -34,7 +34,7 @@ class File:
 
 
 @dataclass(frozen=True)
-class Published:
+class Publication:
     """Where it is now. `sent` are the files of the commit; none where all were there already."""
 
     url: str
@@ -48,9 +48,9 @@ def publish(
     standing: Standing,
     files: Sequence[File],
     message: str,
-    say: Callable[[str], None],
+    info: Callable[[str], None],
     sleep: Callable[[float], None] = time.sleep,
-) -> Published:
+) -> Publication:
     """Send what is not there yet in one commit, and compare the repository with `files` afterwards.
 
     A Hub that is overloaded or breaks off is asked again up to five times, after as long as it says. Raises
@@ -59,12 +59,12 @@ def publish(
     expected: tuple[type[Exception], ...] = (*network_errors(), RuntimeError, ValueError)
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return _publish_once(target, standing, files, message, say)
+            return _publish_once(target, standing, files, message, info)
         except (HubAccessError, UploadError):
             raise
         except expected as error:
             wait = _seconds_to_wait(_cause(error), target, attempt)
-            say(f"{_what(_cause(error))}; going on in {wait:.0f} s ({attempt} of {ATTEMPTS - 1})")
+            info(f"{_what(_cause(error))}; going on in {wait:.0f} s ({attempt} of {ATTEMPTS - 1})")
             sleep(wait)
     raise AssertionError("the last attempt returns or raises")
 
@@ -92,8 +92,8 @@ def _blob_id(path: Path) -> str:
 
 
 def _publish_once(
-    target: Target, standing: Standing, files: Sequence[File], message: str, say: Callable[[str], None]
-) -> Published:
+    target: Target, standing: Standing, files: Sequence[File], message: str, info: Callable[[str], None]
+) -> Publication:
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi()
@@ -103,7 +103,7 @@ def _publish_once(
     head = str(api.repo_info(target.repo, revision=where).sha)
     missing = differing(target, head, files)
     if not missing:
-        return Published(_address(api, target, where), head, (), _request_address(api, target, where))
+        return Publication(_address(api, target, where), head, (), _request_address(api, target, where))
     adds = [CommitOperationAdd(file.name, str(file.path)) for file in missing]
     how: dict[str, Any] = {"revision": None if opening else where, "create_pr": opening or None}
     for add in sorted(adds, key=lambda add: -add.upload_info.size):
@@ -116,8 +116,8 @@ def _publish_once(
             f"{target.repo} holds something else than was sent: {', '.join(file.name for file in left)}.",
             "Run the same command again; should it stay so, look whether a file was changed meanwhile.",
         )
-    say(f"{len(missing)} files are in {target.repo}, every size and sha256 as here")
-    return Published(_address(api, target, where), made.oid, tuple(missing), made.pr_url or None)
+    info(f"{len(missing)} files are in {target.repo}, every size and sha256 as here")
+    return Publication(_address(api, target, where), made.oid, tuple(missing), made.pr_url or None)
 
 
 def _prepare(api: Any, target: Target, standing: Standing, message: str) -> str | None:

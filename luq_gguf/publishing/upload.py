@@ -11,11 +11,11 @@ from typing import Any
 from luq_gguf.core import atomic
 from luq_gguf.core.errors import HubAccessError
 from luq_gguf.core.hashing import hash_of, sha256_of
-from luq_gguf.core.reporter import Listener
+from luq_gguf.core.reporter import Reporter
 from luq_gguf.llamacpp import split, tools
 from luq_gguf.publishing import access, artifacts, card, card_content, publish
 from luq_gguf.publishing.access import Standing, Target
-from luq_gguf.publishing.artifacts import Release, Written
+from luq_gguf.publishing.artifacts import OutputFile, RunArtifacts
 from luq_gguf.publishing.publish import File
 from luq_gguf.reporting import build
 from luq_gguf.run.folder import RunFolder
@@ -67,7 +67,7 @@ def upload(
     dry_run: bool = False,
     base_model: str | None = None,
     largest: int = LARGEST,
-    listener: Listener = Listener(),
+    reporter: Reporter = Reporter(),
 ) -> Upload:
     """Publish in one commit what a run folder holds and the repository does not.
 
@@ -80,17 +80,17 @@ def upload(
     build.report(run_dir)
     with RunFolder(run_dir) as run:
         found = artifacts.collect(run)
-        shards = _shards(found, largest, listener)
-        files = _files(found, shards, target, base_model or found.base_model, listener)
+        shards = _shards(found, largest, reporter)
+        files = _files(found, shards, target, base_model or found.base_model, reporter)
         head = standing.head
         missing = publish.differing(target, head, files) if head else list(files)
         if dry_run:
             return Upload(target, files, tuple(missing), None, None, None, dry_run=True, exists=standing.exists)
         if any(not file.path.exists() for file in missing):  # shards of an earlier upload, gone from the Hub since
             run.forget("shards")
-            shards = _shards(found, largest, listener)
+            shards = _shards(found, largest, reporter)
         title = f"{found.profile.model}: {found.model.name}"
-        done = publish.publish(target, standing, files, title, listener.say)
+        done = publish.publish(target, standing, files, title, reporter.info)
         shutil.rmtree(run.file(SHARDS), ignore_errors=True)
         run.update(upload={"repo": target.repo, "commit": done.commit, "pull_request": done.pull_request})
         return Upload(
@@ -98,7 +98,7 @@ def upload(
         )
 
 
-def _shards(found: Release, largest: int, listener: Listener) -> tuple[Written, ...]:
+def _shards(found: RunArtifacts, largest: int, reporter: Reporter) -> tuple[OutputFile, ...]:
     """The model's files as the Hub takes them: itself, or its shards. They are named though they may be gone again."""
     run, model = found.run, found.model
     if model.n_bytes <= largest:
@@ -106,25 +106,27 @@ def _shards(found: Release, largest: int, listener: Listener) -> tuple[Written, 
     key = hash_of(model.sha256, largest)
     record = run.read()["stages"].get("shards")
     if not record or record.get("key") != key:
-        listener.say(f"{model.name} is cut into shards: the Hub takes files of {largest / 1e9:.0f} GB at most")
+        reporter.info(f"{model.name} is cut into shards: the Hub takes files of {largest / 1e9:.0f} GB at most")
         shutil.rmtree(run.file(SHARDS), ignore_errors=True)
         made = split.split(tools.find(), run.file(model.name), run.file(SHARDS), largest)
         names = [f"{SHARDS}/{path.name}" for path in made]
         run.run_stage("shards", key, names, lambda: None)
-    return tuple(Written(name, fact["n_bytes"], fact["sha256"]) for name, fact in sorted(run.outputs("shards").items()))
+    return tuple(
+        OutputFile(name, fact["n_bytes"], fact["sha256"]) for name, fact in sorted(run.outputs("shards").items())
+    )
 
 
 def _files(
-    found: Release,
-    shards: Sequence[Written],
+    found: RunArtifacts,
+    shards: Sequence[OutputFile],
     target: Target,
     base_model: str | None,
-    listener: Listener,
+    reporter: Reporter,
 ) -> tuple[File, ...]:
     """All that goes into the repository; the card is written on the way."""
     run = found.run
     names = [Path(one.name).name for one in shards]
-    _write_card(found, names, target, base_model, listener)
+    _write_card(found, names, target, base_model, reporter)
     large = [*shards, *([found.mmproj] if found.mmproj else []), found.imatrix]
     files = [File(run.file(one.name), Path(one.name).name, one.n_bytes, one.sha256) for one in large]
     small = [run.file(CARD), *artifacts.companions(found), *(run.file(name) for name in card_content.FIGURES)]
@@ -137,29 +139,29 @@ def _file(path: Path, name: str) -> File:
 
 
 def _write_card(
-    found: Release,
+    found: RunArtifacts,
     names: Sequence[str],
     target: Target,
     base_model: str | None,
-    listener: Listener,
+    reporter: Reporter,
 ) -> None:
     """README.md of the run folder; one that a person has changed since is left as it is."""
     run = found.run
     path, ours = run.file(CARD), found.facts.get("card_sha256")
     if path.exists() and sha256_of(path) != ours:
-        listener.say(f"{path} was changed by hand and goes along as it is; delete it to have it written anew")
+        reporter.info(f"{path} was changed by hand and goes along as it is; delete it to have it written anew")
         return
     revision = found.facts.get("revision") if base_model == found.base_model else None
     base = card.read_base_card(base_model or str(found.facts["model"]), revision)
     if not base.licence_name:
-        listener.say("the base model's licence is not known: the card names none (its README.md could not be read)")
-    facts = card_content.card_facts(found, target.repo, names, base, base_model, _licences(found))
+        reporter.info("the base model's licence is not known: the card names none (its README.md could not be read)")
+    facts = card_content.make_card_content(found, target.repo, names, base, base_model, _licences(found))
     publisher = target.repo.split("/")[0]
     atomic.write_text(path, card.render(facts, base, base_model, card_content.results(found), publisher))
     run.update(card_sha256=sha256_of(path))
 
 
-def _licences(found: Release) -> dict[str, str | None]:
+def _licences(found: RunArtifacts) -> dict[str, str | None]:
     """Of the Hub datasets that the run was calibrated with, as their cards name them."""
     commits = found.profile.calibration.get("revisions")
     listed = commits if isinstance(commits, Mapping) else {}

@@ -9,13 +9,14 @@ from luq_gguf.llamacpp.gguf.reader import GGUFInfo
 from luq_gguf.run.folder import RunFolder
 
 
-def check_same_tensors(written: GGUFInfo, expected: GGUFInfo, *, some: bool = False) -> None:
-    """The plan was made on the skeleton: the converter must have written exactly those tensors, or `some` of them.
+def check_same_tensors(written: GGUFInfo, expected: GGUFInfo, *, allow_subset: bool = False) -> None:
+    """The plan was made on the header-only GGUF: the converter must have written exactly those tensors, or
+    `allow_subset` of them.
 
     Raises CheckpointError naming one that differs.
     """
     theirs = {t.name: (t.type, t.shape) for t in written.tensors}
-    ours = {t.name: (t.type, t.shape) for t in expected.tensors if t.name in theirs or not some}
+    ours = {t.name: (t.type, t.shape) for t in expected.tensors if t.name in theirs or not allow_subset}
     if ours != theirs:
         name = next(n for n in sorted({*ours, *theirs}) if ours.get(n) != theirs.get(n))
         raise CheckpointError(

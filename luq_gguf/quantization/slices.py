@@ -27,19 +27,19 @@ FOLDER = "slices"  # in .work: the quantized ones
 _CONVERTED = 0.2  # of a slice's time, for the bar alone
 
 
-def write_plan(session: Session, plan: Plan, path: Path, key: str) -> None:
+def quantize_slices(session: Session, plan: Plan, path: Path, key: str) -> None:
     """Quantize as planned into `path`; `key` stands for all inputs. Finished slices are kept until `clear`.
 
     Raises what converter and llama-quantize raise, and CheckpointError where the slices lack a tensor.
     """
-    run, door = session.run, session.door
+    run, spec = session.run, session.spec
     (run.work / FOLDER).mkdir(exist_ok=True)
-    parts, files = slices.slices(door.checkpoint), []
+    parts, files = slices.slices(spec.checkpoint), []
     for number, names in enumerate(parts):
         name = f".work/{FOLDER}/{number}.gguf"
 
         def on_share(share: float, number: int = number) -> None:
-            session.listener.progress("text model in slices", number + share, len(parts))
+            session.reporter.progress("text model in slices", number + share, len(parts))
 
         def make(names: tuple[str, ...] = names, name: str = name) -> None:
             _write_slice(session, plan, names, run.file(name), on_share)
@@ -47,13 +47,13 @@ def write_plan(session: Session, plan: Plan, path: Path, key: str) -> None:
         run.run_stage(f"slice-{number}", hash_of(key, names), [name], make)
         files.append(run.file(name))
     written = {t.name: t for file in files for t in reader.read(file).tensors}
-    missing = [t.name for t in door.source.tensors if t.name not in written]
+    missing = [t.name for t in spec.source.tensors if t.name not in written]
     if missing:
         raise CheckpointError(
-            f"No slice of {door.checkpoint.name} gave the tensor {missing[0]}.", "Run it again without --low-disk."
+            f"No slice of {spec.checkpoint.name} gave the tensor {missing[0]}.", "Run it again without --low-disk."
         )
-    order = quantize.dry_run(door.llama, door.source.path, plan.high)
-    label = {"general.size_label": str(door.source.metadata["general.size_label"])}  # a slice has fewer weights
+    order = quantize.dry_run(spec.llama, spec.source.path, plan.high)
+    label = {"general.size_label": str(spec.source.metadata["general.size_label"])}  # a slice has fewer weights
     with atomic.whole(path) as part:
         splice.splice(files, plan.tensor_types, part, order=order, changes=label)
         quantize.verify(part, plan)
@@ -63,21 +63,21 @@ def _write_slice(
     session: Session, plan: Plan, names: tuple[str, ...], out: Path, on_share: Callable[[float], None]
 ) -> None:
     """One slice: its checkpoint, its 16-bit GGUF beside imatrix.gguf (llama-quantize runs there), its planned types."""
-    run, door = session.run, session.door
+    run, spec = session.run, session.spec
     holder = run.work / "slice.part"
-    folder = holder / door.checkpoint.folder.name  # the converter takes metadata from this name
+    folder = holder / spec.checkpoint.folder.name  # the converter takes metadata from this name
     f16, types = run.file("slice-F16.gguf.part"), run.file("slice-types.txt.part")
-    slices.write(door.checkpoint, names, folder)
+    slices.write(spec.checkpoint, names, folder)
     info = converter.to_16_bit(
-        door.llama, folder, f16, door.checkpoint.name, on_progress=lambda share: on_share(_CONVERTED * share)
+        spec.llama, folder, f16, spec.checkpoint.name, on_progress=lambda share: on_share(_CONVERTED * share)
     )
     shutil.rmtree(holder)
-    check_same_tensors(info, door.source, some=True)
+    check_same_tensors(info, spec.source, allow_subset=True)
     check_same_columns(run, info)
     here = {name: plan.tensor_types[name] for name in info.types}
     types.write_text(tensor_types.to_text(quantize.stock_map(info, here)))
     quantize.quantize(
-        door.llama,
+        spec.llama,
         f16,
         out,
         replace(plan, tensor_types=here),
@@ -90,7 +90,7 @@ def _write_slice(
 
 
 def clear(run: RunFolder) -> None:
-    """Remove what `write_plan` kept, when the file is whole."""
+    """Remove what `quantize_slices` kept, when the file is whole."""
     shutil.rmtree(run.work / FOLDER, ignore_errors=True)
     for stage in [stage for stage in run.read()["stages"] if stage.startswith("slice-")]:
         run.forget(stage)

@@ -1,4 +1,5 @@
-"""The stages that write GGUF files: 16-bit halves, the LUQ file, what it is compared with, and the layer bank."""
+"""The stages that write GGUF files: 16-bit halves, the LUQ file, what it is compared with, and the two variants that
+layers are spliced from."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from luq_gguf.core.hashing import hash_of
-from luq_gguf.core.reporter import Listener
+from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import Budget, Plan, QuantizedModel, RunOptions
 from luq_gguf.hf import llava
 from luq_gguf.hf.checkpoint import Checkpoint
@@ -19,7 +20,7 @@ from luq_gguf.quantization import slices
 from luq_gguf.quantization.checks import check_same_columns, check_same_tensors
 from luq_gguf.run.disk import check_disk
 from luq_gguf.run.folder import RunFolder
-from luq_gguf.run.preflight import Door, safe_name
+from luq_gguf.run.preflight import ModelSpec, safe_name
 from luq_gguf.run.session import Session, open_planned
 
 
@@ -45,79 +46,79 @@ def f16_name(checkpoint: Checkpoint) -> str:
 
 def make_mmproj(session: Session) -> Path | None:
     """Vision half to a 16-bit mmproj file; None for a model that reads text only."""
-    run, door = session.run, session.door
-    name = mmproj_name(door.checkpoint)
+    run, spec = session.run, session.spec
+    name = mmproj_name(spec.checkpoint)
     if name is None:
         return None
 
     def on_progress(share: float) -> None:
-        session.listener.progress("vision half to F16", share, 1.0)
+        session.reporter.progress("vision half to F16", share, 1.0)
 
     def make() -> None:
-        checkpoint, out = door.checkpoint, run.file(name)
-        if door.clip:
-            names = llava.vision_names(checkpoint, door.clip)
+        checkpoint, out = spec.checkpoint, run.file(name)
+        if spec.clip:
+            names = llava.vision_names(checkpoint, spec.clip)
             hf_names = {ours: theirs for theirs, ours in names.items()}
             shapes = {ours: checkpoint.shapes[theirs] for theirs, ours in names.items()}
             read = lambda tensor: llava.read_tensor(checkpoint, hf_names[tensor])  # noqa: E731
-            mmproj.write(out, checkpoint.name, door.clip, shapes, read, on_progress)
+            mmproj.write(out, checkpoint.name, spec.clip, shapes, read, on_progress)
         else:
             converter.to_16_bit(
-                door.llama, checkpoint.folder, out, checkpoint.name, mmproj=True, on_progress=on_progress
+                spec.llama, checkpoint.folder, out, checkpoint.name, mmproj=True, on_progress=on_progress
             )
 
-    run.run_stage("mmproj", _conversion_key(door), [name], make)
+    run.run_stage("mmproj", _conversion_key(spec), [name], make)
     return run.file(name)
 
 
 def make_f16(session: Session) -> Path:
     """Text half to a 16-bit GGUF."""
-    run, door = session.run, session.door
-    path = run.file(f16_name(door.checkpoint))
+    run, spec = session.run, session.spec
+    path = run.file(f16_name(spec.checkpoint))
 
     def make() -> None:
         info = converter.to_16_bit(
-            door.llama,
-            door.checkpoint.folder,
+            spec.llama,
+            spec.checkpoint.folder,
             path,
-            door.checkpoint.name,
-            on_progress=lambda share: session.listener.progress("text model to F16", share, 1.0),
+            spec.checkpoint.name,
+            on_progress=lambda share: session.reporter.progress("text model to F16", share, 1.0),
         )
-        check_same_tensors(info, door.source)
+        check_same_tensors(info, spec.source)
         check_same_columns(run, info)
 
-    run.run_stage("f16", _conversion_key(door), [path.name], make, hashed=False)
+    run.run_stage("f16", _conversion_key(spec), [path.name], make, hashed=False)
     return path
 
 
 def link_f16(session: Session, owner: RunFolder) -> None:
     """Another run folder's 16-bit GGUF of the same checkpoint, for a run that differs in its calibration alone."""
-    run, name = session.run, f16_name(session.door.checkpoint)
+    run, name = session.run, f16_name(session.spec.checkpoint)
 
     def make() -> None:
         run.file(name).unlink(missing_ok=True)
         run.file(name).symlink_to(os.path.relpath(owner.file(name), run.path))
 
-    run.run_stage("f16", _conversion_key(session.door), [name], make, hashed=False)
+    run.run_stage("f16", _conversion_key(session.spec), [name], make, hashed=False)
 
 
-def _conversion_key(door: Door) -> str:
-    return hash_of(door.checkpoint.fingerprint, str(door.llama.converter))
+def _conversion_key(spec: ModelSpec) -> str:
+    return hash_of(spec.checkpoint.fingerprint, str(spec.llama.converter))
 
 
 def write_quantized(session: Session, plan: Plan, stage: str, name: str, *, in_slices: bool = False) -> QuantizedModel:
     """Quantize by the plan under a stage's and a file's name, from the 16-bit GGUF, which is made if it is missing; or
     in slices, without one."""
-    run, door = session.run, session.door
+    run, spec = session.run, session.spec
     stages = run.read()["stages"]
     imatrix = stages.get("profile", {}).get("outputs", {}).get(header_only.IMATRIX_NAME, {}).get("sha256")
-    key = hash_of(door.checkpoint.fingerprint, dict(plan.tensor_types), plan.high, imatrix, str(door.llama.converter))
+    key = hash_of(spec.checkpoint.fingerprint, dict(plan.tensor_types), plan.high, imatrix, str(spec.llama.converter))
 
     def make() -> None:
         if in_slices:
-            slices.write_plan(session, plan, run.file(name), key)
+            slices.quantize_slices(session, plan, run.file(name), key)
         else:
-            write_plan(session, plan, run.file(name), stage)
+            quantize_plan(session, plan, run.file(name), stage)
 
     run.run_stage(stage, key, [name], make)
     written = reader.read(run.file(name))
@@ -125,20 +126,20 @@ def write_quantized(session: Session, plan: Plan, stage: str, name: str, *, in_s
     return QuantizedModel(run.file(name), written.n_bytes, digest, written.types)
 
 
-def write_plan(session: Session, plan: Plan, path: Path, label: str = "quantize") -> None:
+def quantize_plan(session: Session, plan: Plan, path: Path, label: str = "quantize") -> None:
     """Quantize the 16-bit GGUF, made if it is missing, as planned."""
-    run, door = session.run, session.door
+    run, spec = session.run, session.spec
     f16 = make_f16(session)
     types = run.file(f"{path.stem}-types.txt.part")
-    types.write_text(tensor_types.to_text(quantize.overrides(door.source, plan)))
+    types.write_text(tensor_types.to_text(quantize.overrides(spec.source, plan)))
     quantize.quantize(
-        door.llama,
+        spec.llama,
         f16,
         path,
         plan,
         types,
         threads=session.options.threads,
-        on_progress=lambda done, total: session.listener.progress(f"{label}: tensors", done, total),
+        on_progress=lambda done, total: session.reporter.progress(f"{label}: tensors", done, total),
     )
     types.unlink()
 
@@ -146,7 +147,7 @@ def write_plan(session: Session, plan: Plan, path: Path, label: str = "quantize"
 def make_file(session: Session, plan: Plan) -> QuantizedModel:
     """Quantize stage: the mmproj, the 16-bit GGUF (deleted afterwards unless kept; none in slices), the LUQ file,
     verified."""
-    run, checkpoint, options = session.run, session.door.checkpoint, session.options
+    run, checkpoint, options = session.run, session.spec.checkpoint, session.options
     make_mmproj(session)
     made = write_quantized(session, plan, "quantize", file_name(checkpoint, plan), in_slices=options.low_disk)
     slices.clear(run)
@@ -159,40 +160,40 @@ def make_file(session: Session, plan: Plan) -> QuantizedModel:
     return made
 
 
-def make_bank(session: Session) -> tuple[Path, Path]:
-    """The layer bank: the model with all layers low, and with none."""
-    run, door = session.run, session.door
+def make_layer_variants(session: Session) -> tuple[Path, Path]:
+    """The two variants that layers are spliced from: the model with all layers low, and with none."""
+    run, spec = session.run, session.spec
     (run.work / "bank").mkdir(exist_ok=True)
-    names = f".work/bank/{door.tensors.low}.gguf", f".work/bank/{door.tensors.high}.gguf"
-    for stage, name, count in (("bank-low", names[0], door.tensors.n_layers), ("bank-high", names[1], 0)):
-        plan = two_type_plan.make_plan(door.tensors, range(door.tensors.n_layers), Budget(low_layers=count), "bank")
+    names = f".work/bank/{spec.tensors.low}.gguf", f".work/bank/{spec.tensors.high}.gguf"
+    for stage, name, count in (("bank-low", names[0], spec.tensors.n_layers), ("bank-high", names[1], 0)):
+        plan = two_type_plan.make_plan(spec.tensors, range(spec.tensors.n_layers), Budget(low_layers=count), "bank")
         write_quantized(session, plan, stage, name)
     return run.file(names[0]), run.file(names[1])
 
 
 def make_baseline(session: Session, plan: Plan) -> QuantizedModel:
     """The file to compare with: every tensor's stock type under the plan's high ftype, with the same imatrix."""
-    door = session.door
-    stock = two_type_plan.make_plan(door.tensors, plan.order, Budget(low_layers=0), plan.ranking)
-    name = f"{safe_name(door.checkpoint.name)}-{plan.high}.gguf"
+    spec = session.spec
+    stock = two_type_plan.make_plan(spec.tensors, plan.order, Budget(low_layers=0), plan.ranking)
+    name = f"{safe_name(spec.checkpoint.name)}-{plan.high}.gguf"
     return write_quantized(session, stock, "baseline", name)
 
 
-def baseline(run_dir: Path, options: RunOptions = RunOptions(), listener: Listener = Listener()) -> QuantizedModel:
+def baseline(run_dir: Path, options: RunOptions = RunOptions(), reporter: Reporter = Reporter()) -> QuantizedModel:
     """The file of the plan's high ftype alone, of a run folder's model and imatrix."""
     with RunFolder(run_dir) as run:
-        return make_baseline(*open_planned(run, None, options, listener))
+        return make_baseline(*open_planned(run, None, options, reporter))
 
 
 def compared_files(
-    run_dir: Path, options: RunOptions = RunOptions(), listener: Listener = Listener(), *, model: str | None = None
+    run_dir: Path, options: RunOptions = RunOptions(), reporter: Reporter = Reporter(), *, model: str | None = None
 ) -> tuple[list[Path], Path | None]:
     """The 16-bit file, that of the plan's high ftype, and the LUQ file of a run folder, made where they are missing;
     and the mmproj."""
     with RunFolder(run_dir) as run:
-        session, planned = open_planned(run, model, replace(options, keep_f16=True), listener)
+        session, planned = open_planned(run, model, replace(options, keep_f16=True), reporter)
         check_disk(session, planned.predicted_file_bytes)
         made = make_file(session, planned)
         stock = make_baseline(session, planned)
-        name = mmproj_name(session.door.checkpoint)
+        name = mmproj_name(session.spec.checkpoint)
         return [make_f16(session), stock.path, made.path], run.file(name) if name else None

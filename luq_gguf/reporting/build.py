@@ -29,7 +29,7 @@ def report(run_dir: Path) -> list[Path]:
             sections.append(page.plan_section(planned, folder / "types.png" if drawn else None))
         measured: tuple[tuple[str, Callable[[Mapping[str, Any]], page.Section]], ...] = (
             ("sweep", lambda content: page.sweep_section(content, folder)),
-            ("alpha", lambda content: page.alpha_section(content, folder)),
+            ("alpha", lambda content: page.mix_section(content, folder)),
             ("eval", page.eval_section),
             ("bench", lambda content: page.throughput_section(content, folder)),
             ("eval", page.benchmarks_section),

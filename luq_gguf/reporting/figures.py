@@ -140,7 +140,7 @@ ARMS: Mapping[str, dict[str, Any]] = {
 }
 
 
-def alpha_effect(points: Sequence[Mapping[str, Any]], n_low: int, metric: str, path: Path) -> bool:
+def mix_effect(points: Sequence[Mapping[str, Any]], n_low: int, metric: str, path: Path) -> bool:
     """A metric against alpha at one number of low layers, a line for what follows alpha; False if not measured."""
     shown = [point for point in points if point["n_low"] == n_low]
     if any(value_of(point, metric) is None for point in shown):

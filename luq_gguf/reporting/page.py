@@ -92,7 +92,9 @@ def profile_section(profile: Profile, plan: Plan | None, folder: Path) -> Sectio
         texts.append(
             f"Agreement of the ranking between ways of estimating it (Kendall's tau, 1 is the same order): {told}."
         )
-    return Section("Entropy", texts, images=images, conditions=_told({**profile.calibration, **profile.estimator}))
+    return Section(
+        "Entropy", texts, images=images, conditions=_conditions_line({**profile.calibration, **profile.estimator})
+    )
 
 
 def plan_section(plan: Plan, types: Path | None) -> Section:
@@ -128,7 +130,7 @@ def sweep_section(sweep: Mapping[str, Any], folder: Path) -> Section:
     paper = [p for p in points if p["order"] == "entropy"]
     rows += [_row(f"LUQ, {p['n_low']} low", p) for p in sorted(paper, key=lambda p: p["n_low"])]
     head = ("file", "size", "bits of layers", "mean KLD", "95% interval", "same top", "accuracy")
-    return Section("Sweep", (), head, rows, images, _told(sweep["conditions"]))
+    return Section("Sweep", (), head, rows, images, _conditions_line(sweep["conditions"]))
 
 
 def _measured_on(conditions: Mapping[str, Any]) -> str:
@@ -139,14 +141,14 @@ def _measured_on(conditions: Mapping[str, Any]) -> str:
     )
 
 
-def alpha_section(content: Mapping[str, Any], folder: Path) -> Section:
+def mix_section(content: Mapping[str, Any], folder: Path) -> Section:
     """What follows alpha: files with its ranking, its importance, or both."""
     points, conditions = content["points"], content["conditions"]
     told = f"{_measured_on(conditions)}; what does not follow alpha is the run's own, {content['run_alpha']:g}"
     images = []
     for count in sorted({point["n_low"] for point in points}):
         drawn = folder / f"alpha-{count}.png"
-        if figures.alpha_effect(points, count, "kld", drawn):
+        if figures.mix_effect(points, count, "kld", drawn):
             what = f"Mean KLD against alpha with {count} low layers; bars: 95% intervals"
             images.append(_image(drawn, what, told))
     taus = ", ".join(f"{row['alpha']:g}: {row['kendall_tau']:.2f}" for row in content["rankings"])
@@ -157,7 +159,7 @@ def alpha_section(content: Mapping[str, Any], folder: Path) -> Section:
         _, _, _, kld, interval, _, accuracy = _row("", point)
         arm = figures.ARMS[point["changes"]]["label"]
         rows.append([f"{point['alpha']:g}", str(point["n_low"]), arm, kld, interval, accuracy])
-    return Section("Alpha", texts, head, rows, images, _told(conditions))
+    return Section("Alpha", texts, head, rows, images, _conditions_line(conditions))
 
 
 def sizes_section(files: Sequence[tuple[str, Mapping[str, int]]], folder: Path) -> Section:
@@ -185,7 +187,7 @@ def throughput_section(content: Mapping[str, Any], folder: Path) -> Section:
         ratios = [format_ratio(row["decode_ratio"]), format_ratio(row["prefill_ratio"])]
         speeds = [f"{row['decode_tps']['median']:.1f}", ratios[0], prefill, ratios[1]]
         cells.append([figures.bench_name(row), str(row["threads"]), *speeds, format_size(row["peak_rss_bytes"])])
-    told = _told({**conditions, **{k: v for k, v in machine.items() if k != "build"}})
+    told = _conditions_line({**conditions, **{k: v for k, v in machine.items() if k != "build"}})
     return Section("Throughput", (), head, cells, images, told)
 
 
@@ -218,7 +220,7 @@ def eval_section(content: Mapping[str, Any]) -> Section:
         for entry in entries
     ]
     head = ("file", "mean KLD", "noise floor", "same top", "accuracy", "perplexity", "samples")
-    return Section("Files measured", (), head, rows, conditions=_told(content["conditions"]))
+    return Section("Files measured", (), head, rows, conditions=_conditions_line(content["conditions"]))
 
 
 def benchmarks_section(content: Mapping[str, Any]) -> Section:
@@ -244,6 +246,6 @@ def _plain(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def _told(conditions: Mapping[str, Any]) -> str:
+def _conditions_line(conditions: Mapping[str, Any]) -> str:
     told = (f"{key.replace('_', ' ')}: {_plain(value)}" for key, value in conditions.items() if value not in (None, []))
     return "Conditions: " + "; ".join(told)

@@ -81,7 +81,7 @@ def sweep_tables(content: dict[str, Any]) -> list[Table]:
     return [by_count, uniform]
 
 
-def alpha_table(content: dict[str, Any]) -> Table:
+def mix_table(content: dict[str, Any]) -> Table:
     """KLD by alpha, where it changes ranking and importance, or one of them."""
     conditions, arms = content["conditions"], ("both", "ranking", "imatrix")
     table = Table(

@@ -16,23 +16,23 @@ def check_disk(session: Session, predicted_file_bytes: int, *, needs_f16: bool =
     The hint names slices where they were not asked for and would do: nobody keeps or `needs_f16`, the whole 16-bit
     file.
     """
-    run, door, options = session.run, session.door, session.options
-    f16 = 2 * door.tensors.n_weights
-    vision = max(0, door.checkpoint.n_bytes - f16) if door.checkpoint.has_vision else 0
-    width = next(t.shape[0] for t in door.source.tensors if t.name.startswith("token_embd"))
-    vectors = 2 * 8192 * door.tensors.n_layers * width * 4
+    run, spec, options = session.run, session.spec, session.options
+    f16 = 2 * spec.tensors.n_weights
+    vision = max(0, spec.checkpoint.n_bytes - f16) if spec.checkpoint.has_vision else 0
+    width = next(t.shape[0] for t in spec.source.tensors if t.name.startswith("token_embd"))
+    vectors = 2 * 8192 * spec.tensors.n_layers * width * 4
     told = f"16-bit GGUF {format_size(f16)}"
     if options.low_disk:  # a slice of the checkpoint and its 16-bit GGUF beside what is quantized; then that once more
-        largest = max(slices.slice_bytes(door.checkpoint, names) for names in slices.slices(door.checkpoint))
+        largest = max(slices.slice_bytes(spec.checkpoint, names) for names in slices.slices(spec.checkpoint))
         f16 = max(2 * largest, predicted_file_bytes)
         told = f"slices of {format_size(largest)}"
     needed = vision + max(predicted_file_bytes + f16, vectors)
     present = sum(p.stat().st_size for p in run.path.glob("*.gguf") if p.is_file())
     free = shutil.disk_usage(run.path).free + present
     if free < needed:
-        could_be = not (options.low_disk or options.keep_f16 or needs_f16)
+        slices_possible = not (options.low_disk or options.keep_f16 or needs_f16)
         raise DiskSpaceError(
             f"{run.path} has {format_size(free)} free; this needs about {format_size(needed)} "
             f"({told}, of which all but the result is deleted afterwards).",
-            f"Free some room,{' add --low-disk, which needs less,' * could_be} or use a folder on another disk.",
+            f"Free some room,{' add --low-disk, which needs less,' * slices_possible} or use a folder on another disk.",
         )

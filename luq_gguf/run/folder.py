@@ -83,7 +83,7 @@ class RunFolder:
     ) -> None:
         self._remove_parts()
         if isinstance(error, InputError) and self._created and not set(self.read()["stages"]) - {"door"}:
-            self._remove()  # refused at the door: nothing of the user's or of any stage is in it
+            self._remove()  # refused in the preflight: nothing of the user's or of any stage is in it
         self._lock.release()
 
     def _remove(self) -> None:

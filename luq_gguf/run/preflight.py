@@ -1,4 +1,4 @@
-"""The door: what must be known and right of a checkpoint before anything heavy is done with it."""
+"""The preflight: what must be known and right of a checkpoint before anything heavy is done with it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from luq_gguf.core import atomic, machine
 from luq_gguf.core.errors import CheckpointError, MemoryLimitError, RunFolderError
 from luq_gguf.core.hashing import hash_of
-from luq_gguf.core.reporter import Listener
+from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import ClipVision, ModelTensors, Profile
 from luq_gguf.core.units import format_size
 from luq_gguf.hf import checkpoint as checkpoints
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Door:
+class ModelSpec:
     """What is known of a checkpoint before anything heavy: names, both types of every tensor, all sizes.
 
-    `measured` names the matrices whose importance will be known; `clip` is set where the vision half is LLaVA's, which
-    luq-gguf writes itself.
+    `has_imatrix` names the matrices whose importance will be known; `clip` is set where the vision half is LLaVA's,
+    which luq-gguf writes itself.
     """
 
     checkpoint: Checkpoint
@@ -41,7 +41,7 @@ class Door:
     source: reader.GGUFInfo
     names: TensorNames
     tensors: ModelTensors
-    measured: frozenset[str]
+    has_imatrix: frozenset[str]
     clip: ClipVision | None = None
 
 
@@ -62,7 +62,7 @@ def claim(run: RunFolder, model: str, *, overwrite: bool) -> None:
     run.update(model=model, llama_cpp=tools.pin()["version"])
 
 
-def open_door(
+def load_model_spec(
     run: RunFolder,
     model: str,
     *,
@@ -71,85 +71,85 @@ def open_door(
     trust_remote_code: bool = False,
     allow_fallback: bool = False,
     dataset: str | None = None,
-    listener: Listener = Listener(),
-) -> Door:
+    reporter: Reporter = Reporter(),
+) -> ModelSpec:
     """Check model, tools and types, and learn all tensors. Raises InputError's children with what is wrong.
 
     The converter walks through the checkpoint without reading weights (it refuses unknown architectures and tokenizers
-    there), a skeleton of the file it would write goes through llama-quantize's dry run, and transformers' modules,
-    made without weights, tell which matrices can be listened to.
+    there), a header-only GGUF of the file it would write goes through llama-quantize's dry run, and transformers'
+    modules, made without weights, tell which matrices can be calibrated.
     """
     llama = tools.find()
     low, high = reader.check_type(low, "--low"), quantize.check_ftype(llama, high)
     known = run.read()
-    own = known.get("model") == model  # a run stays with the commit it began with
+    resuming = known.get("model") == model  # a run stays with the commit it began with
     checkpoint = checkpoints.open_checkpoint(
-        model, trust_remote_code=trust_remote_code, revision=known.get("revision") if own else None
+        model, trust_remote_code=trust_remote_code, revision=known.get("revision") if resuming else None
     )
-    if own:
+    if resuming:
         run.update(revision=checkpoint.revision)
     clip = llava.clip_vision(checkpoint) if llava.is_clip_llava(checkpoint) else None
     if clip:
         llava.vision_names(checkpoint, clip)
-    path, listenable = run.work / "skeleton.gguf", run.work / "listenable.json"
+    path, calibratable = run.work / "skeleton.gguf", run.work / "listenable.json"
 
     def make() -> None:
-        if preflight_cache.restore(checkpoint, llama, path, listenable):
+        if preflight_cache.restore(checkpoint, llama, path, calibratable):
             return
-        listener.say(f"reading {checkpoint.name}")
-        header_bytes = _learn(llama, checkpoint, path, listenable, own_vision=clip is not None)
-        preflight_cache.keep(checkpoint, llama, path, header_bytes, listenable)
+        reporter.info(f"reading {checkpoint.name}")
+        header_bytes = _learn(llama, checkpoint, path, calibratable, own_vision=clip is not None)
+        preflight_cache.save(checkpoint, llama, path, header_bytes, calibratable)
 
     key = hash_of(checkpoint.fingerprint, str(llama.converter))
     if not path.exists():  # no recorded output: its hole has the size of the model, and hashing reads it all
         run.forget("door")
     run.run_stage("door", key, [".work/listenable.json"], make)
     source = reader.read(path)
-    known = serialization.read_json(listenable, "profile")
-    measured = frozenset(known["tensors"])
+    known = serialization.read_json(calibratable, "profile")
+    has_imatrix = frozenset(known["tensors"])
     tensors = quantize.model_tensors(
         llama,
         source,
         low,
         high,
         n_layers=known["n_layers"],
-        measured=measured,
+        has_imatrix=has_imatrix,
         datasets=(dataset,) if dataset else (),
     )
-    _check_fallbacks(tensors, listener, allow=allow_fallback)
-    return Door(checkpoint, llama, source, _names(source), tensors, measured, clip)
+    _check_fallbacks(tensors, reporter, allow=allow_fallback)
+    return ModelSpec(checkpoint, llama, source, _names(source), tensors, has_imatrix, clip)
 
 
 def _names(source: reader.GGUFInfo) -> TensorNames:
     return TensorNames(source.arch, source.n_layers, source.types)
 
 
-def _learn(llama: LlamaCpp, checkpoint: Checkpoint, path: Path, listenable: Path, *, own_vision: bool) -> int:
-    """Write the skeleton of the text model's file, and what can be listened to: layers computed, names of matrices.
-    Returns the bytes of the skeleton's header."""
+def _learn(llama: LlamaCpp, checkpoint: Checkpoint, path: Path, calibratable: Path, *, own_vision: bool) -> int:
+    """Write the header-only GGUF of the text model, and what can be calibrated: layers computed, names of matrices.
+    Returns the bytes of the header-only GGUF's header."""
     asked, beside = (llama, checkpoint.folder), path.parent
     metadata = beside / "metadata.gguf"
     with ThreadPoolExecutor() as pool:  # each takes seconds on one core, most of them for imports
         tensors = pool.submit(converter.text_tensors, *asked, beside / "text.gguf", checkpoint.name)
         written = pool.submit(converter.metadata_only, *asked, metadata, checkpoint.name)
-        outline = pool.submit(_outline, checkpoint)
+        meta_model = pool.submit(_meta_model, checkpoint)
         if checkpoint.has_vision and not own_vision:
             pool.submit(converter.check_mmproj, *asked, beside / "vision.gguf", checkpoint.name).result()
     with atomic.whole(path) as part:
         info = header_only.write(part, written.result().path, tensors.result())
-        n_layers, measured = _listenable(outline.result(), _names(info))
-        serialization.write_json(listenable, {"n_layers": n_layers, "tensors": measured})
+        n_layers, calibratable_names = _calibratable(meta_model.result(), _names(info))
+        serialization.write_json(calibratable, {"n_layers": n_layers, "tensors": calibratable_names})
     metadata.unlink()
     return info.header_bytes
 
 
-def _outline(checkpoint: Checkpoint) -> nn.Module:
+def _meta_model(checkpoint: Checkpoint) -> nn.Module:
     from luq_gguf.hf import model as hf_model
 
-    return hf_model.outline(checkpoint)
+    return hf_model.meta_model(checkpoint)
 
 
-def _listenable(model: nn.Module, names: TensorNames) -> tuple[int, list[str]]:
+def _calibratable(model: nn.Module, names: TensorNames) -> tuple[int, list[str]]:
     """How many decoder layers transformers computes, and the matrices whose inputs it will show."""
     from luq_gguf.hf.decoder import decoder_layers, decoder_matrices
 
@@ -157,7 +157,7 @@ def _listenable(model: nn.Module, names: TensorNames) -> tuple[int, list[str]]:
     return len(decoder_layers(model)), sorted(matrices.shapes())
 
 
-def _check_fallbacks(tensors: ModelTensors, listener: Listener, *, allow: bool) -> None:
+def _check_fallbacks(tensors: ModelTensors, reporter: Reporter, *, allow: bool) -> None:
     fallen = quantize.fallbacks(tensors)
     if not fallen:
         return
@@ -169,7 +169,7 @@ def _check_fallbacks(tensors: ModelTensors, listener: Listener, *, allow: bool) 
             sentence,
             "Choose a --low type of 32-weight blocks such as Q4_0 or IQ4_NL, or accept this with --allow-fallback.",
         )
-    listener.say(sentence)
+    reporter.info(sentence)
 
 
 def _kinds(names: list[str]) -> str:
@@ -177,18 +177,18 @@ def _kinds(names: list[str]) -> str:
     return ", ".join(sorted({name.split(".", 2)[2].removesuffix(".weight") for name in names}))
 
 
-def with_dataset(door: Door, profile: Profile) -> Door:
-    """The door with the header's size for the calibration sources that were really read."""
+def with_dataset(spec: ModelSpec, profile: Profile) -> ModelSpec:
+    """The spec with the header's size for the calibration sources that were really read."""
     sources = profile.calibration.get("sources")
     names = tuple(str(s) for s in sources) if isinstance(sources, list) else ()
-    header = header_only.quantized_header_bytes(door.source, names)
-    return replace(door, tensors=replace(door.tensors, header_bytes=header))
+    header = header_only.quantized_header_bytes(spec.source, names)
+    return replace(spec, tensors=replace(spec.tensors, header_bytes=header))
 
 
 def check_memory(
     checkpoint: Checkpoint,
     dtype: str,
-    listener: Listener = Listener(),
+    reporter: Reporter = Reporter(),
     *,
     copies: int = 1,
     left: machine.Memory | None = None,
@@ -199,7 +199,7 @@ def check_memory(
     if copies * need.usual <= left.available:
         return
     if copies * need.least > left.available + left.swap:  # headers also have what the model leaves out
-        n_used = sum(parameter.numel() for parameter in _outline(checkpoint).parameters())
+        n_used = sum(parameter.numel() for parameter in _meta_model(checkpoint).parameters())
         need = footprint.of_pass(checkpoint, dtype, n_used)
     size = format_size
     who = f"{copies} copies of the reference model need" if copies > 1 else "The reference model needs"
@@ -208,7 +208,7 @@ def check_memory(
     where = f"the limit in {left.limit} leaves" if left.limit else "this machine has"
     sentence = f"{who} about {size(copies * need.usual)} of memory{held}; {where} {size(left.available)}"
     if copies * need.least <= left.available + left.swap:
-        listener.say(f"{sentence}, so that the pass may swap or be killed")
+        reporter.info(f"{sentence}, so that the pass may swap or be killed")
         return
     here = "Raise that limit" if left.limit else "Close other programs, add swap"
     raise MemoryLimitError(

@@ -1,7 +1,8 @@
-"""What the door learnt of a checkpoint, kept per user: the next run folder of the same checkpoint opens at once.
+"""What the preflight learnt of a checkpoint, kept per user: the next run folder of the same checkpoint opens at
+once.
 
-Kept are the skeleton's header and the matrices that can be listened to, some megabytes a checkpoint, under a key of
-everything they come from.
+Kept are the header-only GGUF's header and the matrices that can be calibrated, some megabytes a checkpoint, under a key
+of everything they come from.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.llamacpp.tools import LlamaCpp
 
 
-def _kept(checkpoint: Checkpoint, llama: LlamaCpp) -> Path:
+def _entry_folder(checkpoint: Checkpoint, llama: LlamaCpp) -> Path:
     present = [path for path in sorted(checkpoint.folder.iterdir()) if path.is_file()]  # a link may lead nowhere
     files = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in present]
     programs = [version(name) for name in ("luq-gguf", "transformers", "gguf")]
@@ -26,23 +27,27 @@ def _kept(checkpoint: Checkpoint, llama: LlamaCpp) -> Path:
     return paths.cache("checkpoints") / key
 
 
-def restore(checkpoint: Checkpoint, llama: LlamaCpp, skeleton: Path, listenable: Path) -> bool:
+def restore(checkpoint: Checkpoint, llama: LlamaCpp, header_file: Path, calibratable: Path) -> bool:
     """Write both files if they are known. False where they are not."""
-    kept = _kept(checkpoint, llama)
+    kept = _entry_folder(checkpoint, llama)
     try:
         n_bytes = int((kept / "n_bytes").read_text())
-        with atomic.whole(skeleton) as part:
+        with atomic.whole(header_file) as part:
             shutil.copyfile(kept / "header", part)
             os.truncate(part, n_bytes)  # its weights are a hole
-            shutil.copyfile(kept / "listenable.json", listenable)
+            shutil.copyfile(kept / "listenable.json", calibratable)
     except (OSError, ValueError):
         return False
     return True
 
 
-def keep(checkpoint: Checkpoint, llama: LlamaCpp, skeleton: Path, header_bytes: int, listenable: Path) -> None:
+def save(checkpoint: Checkpoint, llama: LlamaCpp, header_file: Path, header_bytes: int, calibratable: Path) -> None:
     """For the next run folder. A cache that cannot be written is none."""
-    with suppress(OSError), atomic.whole_folder(_kept(checkpoint, llama)) as made, skeleton.open("rb") as file:
+    with (
+        suppress(OSError),
+        atomic.whole_folder(_entry_folder(checkpoint, llama)) as made,
+        header_file.open("rb") as file,
+    ):
         (made / "header").write_bytes(file.read(header_bytes))
-        (made / "n_bytes").write_text(str(skeleton.stat().st_size))
-        shutil.copyfile(listenable, made / "listenable.json")
+        (made / "n_bytes").write_text(str(header_file.stat().st_size))
+        shutil.copyfile(calibratable, made / "listenable.json")

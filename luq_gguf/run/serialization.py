@@ -153,7 +153,7 @@ def read_plan(path: Path) -> Plan:
             speed=PredictedSpeed(**content["predicted_speed"]) if "predicted_speed" in content else None,
             predicted_kld=_figures(content.get("predicted_kld"), "value", "error"),
             measured_kld=_figures(content.get("measured_kld"), "mean", "low", "high"),
-            compared=tuple(_beside(one) for one in content.get("compared", ())),
+            compared=tuple(_compared_entry(one) for one in content.get("compared", ())),
         )
         if not 0 < plan.predicted_bytes <= plan.predicted_file_bytes < 2**63:
             raise ValueError("no size of a file")
@@ -165,7 +165,7 @@ def _figures(found: Any, *names: str) -> dict[str, Any] | None:
     return None if found is None else {**found, **{name: float(found[name]) for name in names}}
 
 
-def _beside(one: Any) -> dict[str, Any]:
+def _compared_entry(one: Any) -> dict[str, Any]:
     return {**one, "name": str(one["name"]), "file_bytes": int(one["file_bytes"]), "kld": float(one["kld"])}
 
 

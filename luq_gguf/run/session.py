@@ -4,39 +4,40 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from luq_gguf.core.reporter import Listener
+from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import Plan, Profile, RunOptions
 from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder
-from luq_gguf.run.preflight import Door, claim, model_of, open_door, with_dataset
+from luq_gguf.run.preflight import ModelSpec, claim, load_model_spec, model_of, with_dataset
 
 
 @dataclass(frozen=True)
 class Session:
-    """A run folder that this process holds, and its model behind the door."""
+    """A run folder that this process holds, and its model behind the preflight."""
 
     run: RunFolder
-    door: Door
+    spec: ModelSpec
     options: RunOptions
-    listener: Listener
+    reporter: Reporter
 
     def with_dataset(self, profile: Profile) -> Session:
         """Return the session whose sizes are those of the calibration sources that were really read."""
-        return replace(self, door=with_dataset(self.door, profile))
+        return replace(self, spec=with_dataset(self.spec, profile))
 
 
 def open_session(
     run: RunFolder,
     model: str,
     options: RunOptions = RunOptions(),
-    listener: Listener = Listener(),
+    reporter: Reporter = Reporter(),
     *,
     low: str = "IQ1_M",
     high: str = "Q4_K_M",
     dataset: str | None = None,
 ) -> Session:
-    """Open the door of a model whose layers may be `low` and whose file is otherwise `high`. Raises as `open_door`."""
-    door = open_door(
+    """Open the preflight of a model whose layers may be `low` and whose file is otherwise `high`. Raises as
+    `load_model_spec`."""
+    spec = load_model_spec(
         run,
         model,
         low=low,
@@ -44,26 +45,26 @@ def open_session(
         trust_remote_code=options.trust_remote_code,
         allow_fallback=options.allow_fallback,
         dataset=dataset,
-        listener=listener,
+        reporter=reporter,
     )
-    return Session(run, door, options, listener)
+    return Session(run, spec, options, reporter)
 
 
-def open_for_profile(
-    run: RunFolder, model: str, options: RunOptions = RunOptions(), listener: Listener = Listener()
+def load_spec_for_profile(
+    run: RunFolder, model: str, options: RunOptions = RunOptions(), reporter: Reporter = Reporter()
 ) -> Session:
-    """Claim a run folder for a model and open its door. Types do not matter to a profile, so a model whose rows fit no
-    block can be profiled too. Raises as `claim` and `open_door` do."""
+    """Claim a run folder for a model and load its spec. Types do not matter to a profile, so a model whose rows fit no
+    block can be profiled too. Raises as `claim` and `load_model_spec` do."""
     claim(run, model, overwrite=options.overwrite)
-    return open_session(run, model, replace(options, allow_fallback=True), listener)
+    return open_session(run, model, replace(options, allow_fallback=True), reporter)
 
 
 def open_planned(
-    run: RunFolder, model: str | None, options: RunOptions = RunOptions(), listener: Listener = Listener()
+    run: RunFolder, model: str | None, options: RunOptions = RunOptions(), reporter: Reporter = Reporter()
 ) -> tuple[Session, Plan]:
-    """Open the door of a run folder's model with the types of its plan.json, and read that plan. Raises
+    """Open the preflight of a run folder's model with the types of its plan.json, and read that plan. Raises
     RunFolderError."""
     planned = serialization.read_plan(run.file("plan.json"))
     accepted = replace(options, allow_fallback=True)  # by whoever made the plan
     where = model or model_of(run)
-    return open_session(run, where, accepted, listener, low=planned.low, high=planned.high), planned
+    return open_session(run, where, accepted, reporter, low=planned.low, high=planned.high), planned

@@ -15,7 +15,7 @@ from luq_gguf.benchmarking.file_benchmark import Arm, BenchRequest
 from luq_gguf.benchmarking.type_benchmark import Geometry
 from luq_gguf.core.errors import EvaluationError, KernelsError
 from luq_gguf.core.hashing import sha256_of
-from luq_gguf.core.reporter import Listener
+from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import Budget, RunOptions
 from luq_gguf.kernels import build, state
 from luq_gguf.llamacpp import shape_file, tools
@@ -41,25 +41,25 @@ class ShapeRequest:
 
 
 def bench_files(
-    files: Sequence[Path], mmproj: Path | None, request: BenchRequest, out: Path, listener: Listener
+    files: Sequence[Path], mmproj: Path | None, request: BenchRequest, out: Path, reporter: Reporter
 ) -> dict[str, Any]:
     """Measure files as they are; the vision half is the one given, or the only one beside each file."""
     if len({path.name for path in files}) < len(files):
         raise EvaluationError("Two files have the same name.", "Rename one: the table tells them apart by name.")
-    arms = _hashed([file_benchmark.make_arm(path, mmproj or _beside(path)) for path in files], listener)
-    return _bench(arms, file_benchmark.find_baseline(arms), request, out, listener)
+    arms = _hashed([file_benchmark.make_arm(path, mmproj or _only_mmproj(path)) for path in files], reporter)
+    return _bench(arms, file_benchmark.find_baseline(arms), request, out, reporter)
 
 
-def _hashed(arms: Sequence[Arm], listener: Listener) -> list[Arm]:
+def _hashed(arms: Sequence[Arm], reporter: Reporter) -> list[Arm]:
     """With the files' hashes, so that their figures are never told of others."""
     found = []
     for done, arm in enumerate(arms, 1):
         found.append(replace(arm, sha256=sha256_of(arm.path)))
-        listener.progress("sha256 of files", done, len(arms))
+        reporter.progress("sha256 of files", done, len(arms))
     return found
 
 
-def _beside(path: Path) -> Path | None:
+def _only_mmproj(path: Path) -> Path | None:
     found = mmproj_file.beside(path)
     return found[0] if len(found) == 1 else None
 
@@ -68,18 +68,18 @@ def bench_run(
     run_dir: Path,
     request: BenchRequest,
     out: Path,
-    listener: Listener,
+    reporter: Reporter,
     options: RunOptions = RunOptions(),
     *,
     model: str | None = None,
 ) -> dict[str, Any]:
     """Measure a run folder's 16-bit file, the one of its high ftype and its LUQ file, made where they are missing."""
-    made, mmproj = quantization_stage.compared_files(run_dir, options, listener, model=model)
-    arms = _hashed([file_benchmark.make_arm(path, mmproj) for path in made], listener)
-    return _bench(arms, arms[1], request, out, listener)
+    made, mmproj = quantization_stage.compared_files(run_dir, options, reporter, model=model)
+    arms = _hashed([file_benchmark.make_arm(path, mmproj) for path in made], reporter)
+    return _bench(arms, arms[1], request, out, reporter)
 
 
-def bench_shape(shape: ShapeRequest, request: BenchRequest, out: Path, listener: Listener) -> dict[str, Any]:
+def bench_synthetic(shape: ShapeRequest, request: BenchRequest, out: Path, reporter: Reporter) -> dict[str, Any]:
     """Measure files of a geometry with random weights: the high ftype, and with so many layers in each low type.
 
     They lie beside `out` while they are measured.
@@ -87,11 +87,11 @@ def bench_shape(shape: ShapeRequest, request: BenchRequest, out: Path, listener:
     llama, model, low_layers, high = tools.find(), shape.model, shape.low_layers, shape.high
     with tempfile.TemporaryDirectory(prefix="luq-shape-", dir=out.parent) as work:
         folder, arms = Path(work), list[Arm]()
-        source = synthetic_model.outline(model, folder / "shape", llama)
+        source = synthetic_model.synthetic_outline(model, folder / "shape", llama)
         found = {low: synthetic_model.geometry(source, llama, low, high) for low in shape.lows}
         name = model.rstrip("/").rsplit("/", 1)[-1]
         for label, geometry, types in _wanted(name, found, shape):
-            progress = partial(_share, listener, f"writing {label}")
+            progress = partial(_share, reporter, f"writing {label}")
             made = shape_file.write(folder / f"{label}.gguf", geometry.source, types, on_progress=progress)
             arms.append(file_benchmark.make_arm(made.path))
         told = {"weights": "random; geometry, types and sizes are the model's", "model": model}
@@ -99,11 +99,11 @@ def bench_shape(shape: ShapeRequest, request: BenchRequest, out: Path, listener:
             n_layers = next(iter(found.values())).tensors.n_layers
             told["low_layers"] = ", ".join(map(str, synthetic_model.spread_layers(n_layers, low_layers)))
         stock = next(arm for arm in arms if arm.path.stem == f"{name}-{high.upper()}")
-        return _bench(arms, stock, request, out, listener, told)
+        return _bench(arms, stock, request, out, reporter, told)
 
 
-def _share(listener: Listener, stage: str, share: float) -> None:
-    listener.progress(stage, share, 1.0)
+def _share(reporter: Reporter, stage: str, share: float) -> None:
+    reporter.progress(stage, share, 1.0)
 
 
 def _wanted(
@@ -129,27 +129,27 @@ def _bench(
     baseline: Arm | None,
     request: BenchRequest,
     out: Path,
-    listener: Listener,
+    reporter: Reporter,
     told: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     conditions = {"baseline": baseline.path.name if baseline else None} | dict(told or {})
     if request.kernels:
-        arms, path = _with_kernels(arms, listener)
+        arms, path = _with_kernels(arms, reporter)
         conditions |= {"kernels": f"with {path} instructions"}
     content = file_benchmark.bench(
-        arms, baseline, request, lambda found: serialization.write_json(out, found), listener, conditions
+        arms, baseline, request, lambda found: serialization.write_json(out, found), reporter, conditions
     )
     most = max(content["conditions"]["threads"])
     figures.throughput([row for row in content["rows"] if row["threads"] == most], out.with_suffix(".png"))
     return content
 
 
-def _with_kernels(arms: Sequence[Arm], listener: Listener) -> tuple[list[Arm], str]:
+def _with_kernels(arms: Sequence[Arm], reporter: Reporter) -> tuple[list[Arm], str]:
     """Each file with tensors that the kernels compute also with them, beside itself; and the path they take here.
 
     Raises KernelsError where they cannot be built or this CPU has no path, EvaluationError where no file has any.
     """
-    library = build.library(listener.say)
+    library = build.library(reporter.info)
     path = state.of(library).path
     if path is None:
         raise KernelsError("This CPU keeps ggml's own kernels, or LUQ_KERNELS=off.", "Leave --kernels out.")
@@ -163,17 +163,17 @@ def _with_kernels(arms: Sequence[Arm], listener: Listener) -> tuple[list[Arm], s
 
 
 def bench_types(
-    run_dir: Path | None, model: str, threads: int, listener: Listener, *, again: bool
+    run_dir: Path | None, model: str, threads: int, reporter: Reporter, *, again: bool
 ) -> tuple[SpeedTable, list[dict[str, Any]]]:
     """Rates of every candidate type in layers of a run folder's model, or of a geometry; and a row for each."""
     if run_dir:
-        geometry = type_benchmark.geometry(run_dir, listener=listener)
-        table = type_benchmark.measured(geometry, threads, listener, again=again)
+        geometry = type_benchmark.geometry(run_dir, reporter=reporter)
+        table = type_benchmark.measured_rates(geometry, threads, reporter, again=again)
     else:
         with tempfile.TemporaryDirectory(prefix="luq-shape-") as folder:
-            source = synthetic_model.outline(model, Path(folder) / "shape", tools.find())
+            source = synthetic_model.synthetic_outline(model, Path(folder) / "shape", tools.find())
             geometry = synthetic_model.geometry(source, tools.find(), "IQ1_M", "Q4_K_M")
-            table = type_benchmark.measured(geometry, threads, listener, again=again)
+            table = type_benchmark.measured_rates(geometry, threads, reporter, again=again)
     rows: list[dict[str, Any]] = []
     for kind, rate in table.rates.items():
         bits = reader.bits_per_weight(kind)
@@ -181,11 +181,15 @@ def bench_types(
             {
                 "type": kind,
                 "bpw": bits,
-                "gigabytes_per_second": rate.decode_wps * bits / 8e9,
-                "decode_weights_per_second": rate.decode_wps,
-                "prefill_weights_per_second": rate.prefill_wps,
-                "decode_ratio": rate.decode_wps / table.rates["Q4_K"].decode_wps if "Q4_K" in table.rates else None,
-                "prefill_ratio": rate.prefill_wps / table.rates["Q4_K"].prefill_wps if "Q4_K" in table.rates else None,
+                "gigabytes_per_second": rate.decode_weights_per_second * bits / 8e9,
+                "decode_weights_per_second": rate.decode_weights_per_second,
+                "prefill_weights_per_second": rate.prefill_weights_per_second,
+                "decode_ratio": rate.decode_weights_per_second / table.rates["Q4_K"].decode_weights_per_second
+                if "Q4_K" in table.rates
+                else None,
+                "prefill_ratio": rate.prefill_weights_per_second / table.rates["Q4_K"].prefill_weights_per_second
+                if "Q4_K" in table.rates
+                else None,
             }
         )
     return table, sorted(rows, key=lambda row: float(row["bpw"]))

@@ -24,7 +24,7 @@ from luq_gguf.run.session import Session
 
 
 @dataclass(frozen=True)
-class AlphaRequest:
+class CalibrationMixRequest:
     """Which shares, at which numbers of low layers (None: half of all), calibrated with what."""
 
     alphas: tuple[float, ...]
@@ -33,7 +33,7 @@ class AlphaRequest:
 
 
 @dataclass(frozen=True)
-class _Calibrated:
+class _MixProfile:
     """What one alpha's profile gives: entropies, and a meter whose files have its importance."""
 
     alpha: float
@@ -41,15 +41,15 @@ class _Calibrated:
     meter: Meter
 
 
-def check(session: Session, profile: Profile, request: AlphaRequest) -> float:
+def check(session: Session, profile: Profile, request: CalibrationMixRequest) -> float:
     """The alpha of the run's own profile. Raises InputError's children where the ablation would compare other things.
 
     The same samples at another share are compared, so the calibration must be the one that the run was profiled with.
     """
-    door = session.door
-    if not door.checkpoint.has_vision:
-        raise CheckpointError(f"{door.checkpoint.name} reads text only: its alpha is always 0.", "Leave --alpha away.")
-    n = door.tensors.n_layers
+    spec = session.spec
+    if not spec.checkpoint.has_vision:
+        raise CheckpointError(f"{spec.checkpoint.name} reads text only: its alpha is always 0.", "Leave --alpha away.")
+    n = spec.tensors.n_layers
     for count in request.counts or ():
         if count > n:
             raise BudgetError(f"{count} low layers are impossible: the model has {n} decoder layers.", f"0 to {n}.")
@@ -64,17 +64,17 @@ def check(session: Session, profile: Profile, request: AlphaRequest) -> float:
     return base
 
 
-def ablate(session: Session, profile: Profile, meter: Meter, request: AlphaRequest) -> dict[str, Any]:
+def measure_mixes(session: Session, profile: Profile, meter: Meter, request: CalibrationMixRequest) -> dict[str, Any]:
     """All points, written to alpha.json after each alpha."""
-    base = _Calibrated(check(session, profile, request), profile, meter)
-    session = replace(session, listener=session.listener.once())
-    n = session.door.tensors.n_layers
+    base = _MixProfile(check(session, profile, request), profile, meter)
+    session = replace(session, reporter=session.reporter.once())
+    n = session.spec.tensors.n_layers
     counts = sorted(set(request.counts if request.counts is not None else (n // 2,)))
     points: list[dict[str, Any]] = []
     agreements: list[dict[str, Any]] = []
     total, done = 3 * len(request.alphas) * len(counts), 0
     for alpha in sorted(set(request.alphas)):
-        with _calibrated(session, base, alpha, request) as own:
+        with _profiled_mix(session, base, alpha, request) as own:
             agreements.append({"alpha": alpha, "kendall_tau": _tau(base.profile, own.profile)})
             arms = {"both": (own, own), "ranking": (own, base), "imatrix": (base, own)}
             for count in counts:
@@ -83,7 +83,7 @@ def ablate(session: Session, profile: Profile, meter: Meter, request: AlphaReque
                     told = {"alpha": alpha, "changes": arm, "n_low": count, "low_layers": sorted(low)}
                     points.append(told | serialization.to_json(weighed.meter.low(low)))
                     done += 1
-                    session.listener.progress("alpha: files", done, total)
+                    session.reporter.progress("alpha: files", done, total)
         content = {
             "run_alpha": base.alpha,
             "points": points,
@@ -95,8 +95,10 @@ def ablate(session: Session, profile: Profile, meter: Meter, request: AlphaReque
 
 
 @contextmanager
-def _calibrated(session: Session, base: _Calibrated, alpha: float, request: AlphaRequest) -> Iterator[_Calibrated]:
-    """One alpha's profile, and files while inside; of the files' bank nothing is left behind."""
+def _profiled_mix(
+    session: Session, base: _MixProfile, alpha: float, request: CalibrationMixRequest
+) -> Iterator[_MixProfile]:
+    """One alpha's profile, and files while inside; of the files' variants nothing is left behind."""
     if alpha == base.alpha:
         yield base
         return
@@ -106,7 +108,7 @@ def _calibrated(session: Session, base: _Calibrated, alpha: float, request: Alph
         its = replace(session, run=own)
         profile = make_profile(its, replace(request.calibration, alpha=alpha))
         quantization_stage.link_f16(its, session.run)
-        yield _Calibrated(alpha, profile, base.meter.with_importance_of(its.with_dataset(profile)))
+        yield _MixProfile(alpha, profile, base.meter.with_importance_of(its.with_dataset(profile)))
         shutil.rmtree(own.work / "bank", ignore_errors=True)
 
 

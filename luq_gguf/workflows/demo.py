@@ -10,10 +10,10 @@ import numpy as np
 
 from luq_gguf.calibration.stage import CalibrationRequest
 from luq_gguf.core.errors import CheckpointError
-from luq_gguf.core.reporter import Listener
+from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import Budget, RunOptions
 from luq_gguf.llamacpp.gguf import reader
-from luq_gguf.llamacpp.runtime.client import Runner
+from luq_gguf.llamacpp.runtime.client import LlamaClient
 from luq_gguf.method.metrics.intervals import share
 from luq_gguf.planning.stage import PlanRequest
 from luq_gguf.quantization import stage as quantization_stage
@@ -22,7 +22,7 @@ from luq_gguf.workflows import easy_vqa, pipeline
 
 
 @dataclass(frozen=True)
-class Measured:
+class FileResult:
     """One file's answers to the same test questions."""
 
     label: str
@@ -38,9 +38,9 @@ class Measured:
 class Demo:
     """What the demo made and measured; `files` are 16-bit, Q4_K_M, LUQ."""
 
-    converted: pipeline.Converted
+    converted: pipeline.Conversion
     questions: tuple[easy_vqa.Question, ...]
-    files: tuple[Measured, ...]
+    files: tuple[FileResult, ...]
 
 
 def shipped_model(name: str) -> Path:
@@ -51,7 +51,7 @@ def shipped_model(name: str) -> Path:
     return folder
 
 
-def run(out: Path, options: RunOptions, listener: Listener, *, model: str, low_layers: int, n_questions: int) -> Demo:
+def run(out: Path, options: RunOptions, reporter: Reporter, *, model: str, low_layers: int, n_questions: int) -> Demo:
     """Convert with that many layers low, then ask all three files the same test questions."""
     checkpoint, run_dir = shipped_model(model), out / model
     data = out / "easy-vqa"
@@ -59,15 +59,15 @@ def run(out: Path, options: RunOptions, listener: Listener, *, model: str, low_l
     request = CalibrationRequest(images=str(calibration), n_samples=256)
     options = replace(options, keep_f16=True, overwrite=True)  # a demo's folder holds nothing but demos
     wanted = PlanRequest(Budget(low_layers=low_layers))
-    converted = pipeline.convert(str(checkpoint), run_dir, wanted, request, options, listener)
-    baseline = quantization_stage.baseline(run_dir, options, listener)
+    converted = pipeline.convert(str(checkpoint), run_dir, wanted, request, options, reporter)
+    baseline = quantization_stage.baseline(run_dir, options, reporter)
     f16 = run_dir / f"{safe_name(checkpoint.name)}-F16.gguf"
     pool = easy_vqa.questions("test")
     order = np.random.default_rng(0).permutation(len(pool))[:n_questions]
     asked = tuple(pool[i] for i in order)
     pictures = write_pictures(data / "test", asked)
     files = tuple(
-        measure(label, path, converted.mmproj, asked, pictures, options.threads, listener.progress)
+        measure(label, path, converted.mmproj, asked, pictures, options.threads, reporter.progress)
         for label, path in (("16-bit", f16), ("Q4_K_M", baseline.path), (f"LUQ-{low_layers}", converted.model.path))
     )
     return Demo(converted, asked, files)
@@ -91,14 +91,14 @@ def measure(
     pictures: dict[Path, Path],
     threads: int | None,
     progress: Callable[[str, float, float], None],
-) -> Measured:
+) -> FileResult:
     """Ask a file all questions through llama.cpp; greedy answers, compared by their words."""
     answers = []
-    with Runner(path, mmproj, threads=threads, n_ctx=512) as runner:
+    with LlamaClient(path, mmproj, threads=threads, n_ctx=512) as client:
         for done, question in enumerate(asked, 1):
-            answers.append(easy_vqa.normalize(runner.ask(question.text, pictures[question.image], max_tokens=4).text))
+            answers.append(easy_vqa.normalize(client.ask(question.text, pictures[question.image], max_tokens=4).text))
             progress(f"questions to {label}", done, len(asked))
     right = sum(a == q.answer for a, q in zip(answers, asked, strict=True))
     info = reader.read(path)
     found = share(right, len(asked), "wilson")
-    return Measured(label, path, info.n_bytes, info.bpw, tuple(answers), found.value, (found.low, found.high))
+    return FileResult(label, path, info.n_bytes, info.bpw, tuple(answers), found.value, (found.low, found.high))

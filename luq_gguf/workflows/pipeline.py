@@ -11,11 +11,11 @@ from typing import Any
 from luq_gguf.calibration.stage import CalibrationRequest, make_profile
 from luq_gguf.core import atomic
 from luq_gguf.core.errors import RunFolderError
-from luq_gguf.core.reporter import Listener
+from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import Plan, Profile, QuantizedModel, RunOptions
 from luq_gguf.evaluation import evaluate as evaluation
 from luq_gguf.evaluation.benchmarks import run as benchmarks
-from luq_gguf.evaluation.logprobs import Target
+from luq_gguf.evaluation.logprobs import EvalTarget
 from luq_gguf.evaluation.questions import QuestionSet
 from luq_gguf.hf import datasets
 from luq_gguf.llamacpp import quantize
@@ -31,14 +31,14 @@ from luq_gguf.run import serialization
 from luq_gguf.run.disk import check_disk
 from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import claim, model_of
-from luq_gguf.run.session import Session, open_for_profile, open_planned, open_session
+from luq_gguf.run.session import Session, load_spec_for_profile, open_planned, open_session
 from luq_gguf.workflows import sweep as sweep_workflow
-from luq_gguf.workflows.calibration_mix import AlphaRequest, ablate
-from luq_gguf.workflows.calibration_mix import check as check_alpha
+from luq_gguf.workflows.calibration_mix import CalibrationMixRequest, measure_mixes
+from luq_gguf.workflows.calibration_mix import check as check_mix
 
 
 @dataclass(frozen=True)
-class Converted:
+class Conversion:
     """What `convert` made."""
 
     run_dir: Path
@@ -46,12 +46,12 @@ class Converted:
     mmproj: Path | None
     plan: Plan
     profile: Profile
-    foreseen: Mapping[str, Any] | None = None
+    uniform_baseline: Mapping[str, Any] | None = None
 
     @property
     def better(self) -> str | None:
         """One sentence where another file of no more bytes is measured, or predicted, to be better."""
-        return better_line(self.plan) or uniform_baseline.line(self.foreseen)
+        return better_line(self.plan) or uniform_baseline.line(self.uniform_baseline)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -65,7 +65,7 @@ class Converted:
             "predicted_file_bytes": self.plan.predicted_file_bytes,
             "sha256": self.model.sha256,
             "better": self.better,
-            "foreseen": dict(self.foreseen) if self.foreseen else None,
+            "foreseen": dict(self.uniform_baseline) if self.uniform_baseline else None,
         }
 
 
@@ -75,8 +75,8 @@ def convert(
     wanted: PlanRequest,
     calibration: CalibrationRequest,
     options: RunOptions = RunOptions(),
-    listener: Listener = Listener(),
-) -> Converted:
+    reporter: Reporter = Reporter(),
+) -> Conversion:
     """The whole road, resuming at the first stage whose inputs changed.
 
     What has to be measured for the plan is measured on the calibration's questions where the request names none.
@@ -86,22 +86,22 @@ def convert(
     with RunFolder(out, create=True, overwrite=options.overwrite) as run:
         claim(run, model, overwrite=options.overwrite)
         dataset = datasets.source_name(calibration.images or datasets.DEFAULT_IMAGES)
-        session = open_session(run, model, options, listener, low=wanted.low, high=wanted.high, dataset=dataset)
+        session = open_session(run, model, options, reporter, low=wanted.low, high=wanted.high, dataset=dataset)
         prepared = planning_stage.prepare(session, wanted)
-        largest = two_type_plan.file_bytes(session.door.tensors, ())
+        largest = two_type_plan.file_bytes(session.spec.tensors, ())
         check_disk(session, largest, needs_f16=wanted.measures)
         profile = make_profile(session, calibration)
         session = session.with_dataset(profile)
         plan = planning_stage.make(session, profile, prepared)
-        beside = None if wanted.measures or options.low_disk else uniform_baseline.foresee(session, plan)
+        beside = None if wanted.measures or options.low_disk else uniform_baseline.estimate(session, plan)
         return _converted(session, profile, plan, beside)
 
 
-def _converted(session: Session, profile: Profile, plan: Plan, foreseen: Mapping[str, Any] | None = None) -> Converted:
+def _converted(session: Session, profile: Profile, plan: Plan, foreseen: Mapping[str, Any] | None = None) -> Conversion:
     """Quantize as planned."""
     run, made = session.run, make_file(session, plan)
-    name = mmproj_name(session.door.checkpoint)
-    return Converted(run.path, made, run.file(name) if name else None, plan, profile, foreseen)
+    name = mmproj_name(session.spec.checkpoint)
+    return Conversion(run.path, made, run.file(name) if name else None, plan, profile, foreseen)
 
 
 def profile(
@@ -109,18 +109,18 @@ def profile(
     out: Path,
     calibration: CalibrationRequest,
     options: RunOptions = RunOptions(),
-    listener: Listener = Listener(),
+    reporter: Reporter = Reporter(),
 ) -> Profile:
     """The profile stage alone."""
     with RunFolder(out, create=True, overwrite=options.overwrite) as run:
-        return make_profile(open_for_profile(run, model, options, listener), calibration)
+        return make_profile(load_spec_for_profile(run, model, options, reporter), calibration)
 
 
 def plan(
     run_dir: Path,
     wanted: PlanRequest,
     options: RunOptions = RunOptions(),
-    listener: Listener = Listener(),
+    reporter: Reporter = Reporter(),
     *,
     model: str | None = None,
 ) -> Plan:
@@ -128,7 +128,7 @@ def plan(
     with RunFolder(run_dir) as run:
         profiled = serialization.read_profile(run.file("profile.json"))
         where = model or model_of(run)
-        session = open_session(run, where, options, listener, low=wanted.low, high=wanted.high)
+        session = open_session(run, where, options, reporter, low=wanted.low, high=wanted.high)
         prepared = planning_stage.prepare(session, wanted)
         return planning_stage.make(session.with_dataset(profiled), profiled, prepared)
 
@@ -136,22 +136,22 @@ def plan(
 def quantize_plan(
     run_dir: Path,
     options: RunOptions = RunOptions(),
-    listener: Listener = Listener(),
+    reporter: Reporter = Reporter(),
     *,
     model: str | None = None,
-) -> Converted:
+) -> Conversion:
     """The quantize stage alone: plan.json as it stands, also where a person has edited it."""
     with RunFolder(run_dir) as run:
         profiled = serialization.read_profile(run.file("profile.json"))
-        session, planned = open_planned(run, model, options, listener)
-        door = session.door
-        wrong = set(planned.tensor_types) ^ {t.name for t in door.source.tensors}
+        session, planned = open_planned(run, model, options, reporter)
+        spec = session.spec
+        wrong = set(planned.tensor_types) ^ {t.name for t in spec.source.tensors}
         if wrong:
             raise RunFolderError(
-                f"plan.json and {door.checkpoint.name} disagree on the tensor {min(wrong)}.", "Run luq-gguf plan again."
+                f"plan.json and {spec.checkpoint.name} disagree on the tensor {min(wrong)}.", "Run luq-gguf plan again."
             )
         _check_importance(run, planned)
-        overrides = quantize.overrides(session.door.source, planned)
+        overrides = quantize.overrides(session.spec.source, planned)
         atomic.write_text(run.file("tensor-types.txt"), tensor_types.to_text(overrides))
         check_disk(session, planned.predicted_file_bytes)
         return _converted(session, profiled, planned)
@@ -176,7 +176,7 @@ def evaluate(
     mmproj: Path | None = None,
     threads: int | None = None,
     benchmark: benchmarks.BenchmarkRequest | None = None,
-    listener: Listener = Listener(),
+    reporter: Reporter = Reporter(),
 ) -> dict[str, Any]:
     """Measure a file; in a run folder the result is added to its eval.json."""
     if benchmark:
@@ -188,13 +188,15 @@ def evaluate(
         alone = benchmark and not (questions.source or questions.text)
         data = evaluation.no_data(reference) if alone else questions.read(file, work / "images")
         vision = evaluation.find_mmproj(file, mmproj, data.samples)
-        target = Target(file, vision, threads, questions.n_ctx, max_tokens=questions.max_tokens)
+        target = EvalTarget(file, vision, threads, questions.n_ctx, max_tokens=questions.max_tokens)
         against = replace(target, model=reference) if reference else None
-        found = evaluation.evaluate(target, against, data, work, metric=questions.metric, listener=listener)
+        found = evaluation.evaluate(target, against, data, work, metric=questions.metric, reporter=reporter)
         result = replace(found.result, benchmarks=None)
         if benchmark:
-            asked = Target(file, half, threads, questions.n_ctx)  # another --max-tokens asks benchmarks nothing else
-            measured = benchmarks.measure(benchmark, asked, work, listener)
+            asked = EvalTarget(
+                file, half, threads, questions.n_ctx
+            )  # another --max-tokens asks benchmarks nothing else
+            measured = benchmarks.measure(benchmark, asked, work, reporter)
             conditions = replace(result.conditions, benchmarks=benchmarks.conditions(benchmark, asked))
             result = replace(result, benchmarks=measured, conditions=conditions)
         content: dict[str, Any] = serialization.to_json(result)
@@ -208,22 +210,22 @@ def sweep(
     request: sweep_workflow.SweepRequest,
     questions: QuestionSet,
     options: RunOptions = RunOptions(),
-    listener: Listener = Listener(),
+    reporter: Reporter = Reporter(),
     *,
-    ablation: AlphaRequest | None = None,
+    mix_request: CalibrationMixRequest | None = None,
     model: str | None = None,
 ) -> dict[str, Any]:
     """Measure many choices of low layers of a profiled run folder's model; with an ablation, also what alpha does."""
     with RunFolder(run_dir) as run:
         profiled = serialization.read_profile(run.file("profile.json"))
         where = model or model_of(run)
-        session = open_session(run, where, options, listener, low=request.low, high=request.high)
-        if ablation:
-            check_alpha(session, profiled, ablation)
+        session = open_session(run, where, options, reporter, low=request.low, high=request.high)
+        if mix_request:
+            check_mix(session, profiled, mix_request)
         meter = make_meter(session, questions)()
         found = sweep_workflow.sweep(session, profiled, meter, request)
         if "best" in request.orders:
             found = planning_stage.add_best_points(session, profiled, meter, found)
-        if ablation:
-            found |= {"alpha": ablate(session, profiled, meter, ablation)}
+        if mix_request:
+            found |= {"alpha": measure_mixes(session, profiled, meter, mix_request)}
         return found

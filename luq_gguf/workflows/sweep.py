@@ -12,7 +12,7 @@ from typing import Any
 
 from luq_gguf.core.errors import BudgetError
 from luq_gguf.core.measurements import SweepPoint
-from luq_gguf.core.reporter import Listener
+from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import Profile
 from luq_gguf.method import uniform
 from luq_gguf.method.orders import MEASURED, ORDERS, SWEPT, UNMEASURED, Measure, is_seeded, rank
@@ -39,7 +39,7 @@ class SweepRequest:
 
 def sweep(session: Session, profile: Profile, meter: Meter, request: SweepRequest) -> dict[str, Any]:
     """All points, written to sweep.json after each one."""
-    run, listener, n = session.run, session.listener, session.door.tensors.n_layers
+    run, reporter, n = session.run, session.reporter, session.spec.tensors.n_layers
     counts = sorted(set(request.counts if request.counts is not None else range(n + 1)))
     if counts and counts[-1] > n:
         raise BudgetError(f"--low-layers {counts[-1]} is impossible: the model has {n} decoder layers.", f"0 to {n}.")
@@ -48,12 +48,12 @@ def sweep(session: Session, profile: Profile, meter: Meter, request: SweepReques
     def tick(total: int) -> None:
         nonlocal done
         done += 1
-        listener.progress("points", done, total)
+        reporter.progress("points", done, total)
 
     wanted = [name for name in ORDERS if name in request.orders and name in MEASURED]
     orders = {name: _sets(profile, *name, counts) for name in _unmeasured(request)}
     for name in (name for name in wanted if ORDERS[name].grows):
-        orders[name, 0] = _sets(profile, name, 0, counts, _steps_measured(meter, name, n, counts, listener))
+        orders[name, 0] = _sets(profile, name, 0, counts, _steps_measured(meter, name, n, counts, reporter))
     chosen = {frozenset(layers) for sets in orders.values() for layers in sets}
     total = len(chosen) + len(request.uniform) + 1
     whole = [name for name in wanted if not ORDERS[name].grows]
@@ -97,13 +97,13 @@ def _most_files(name: str, n_layers: int, n_low: int) -> int:
     return measured(n_layers, n_low) if measured else 0
 
 
-def _steps_measured(meter: Meter, name: str, n_layers: int, counts: Sequence[int], listener: Listener) -> Measure:
+def _steps_measured(meter: Meter, name: str, n_layers: int, counts: Sequence[int], reporter: Reporter) -> Measure:
     """Measures files for an order that grows, with progress of its own: how many they are is not known before."""
     most, done = max(1, _most_files(name, n_layers, max(counts, default=0))), itertools.count(1)
 
     def measure(layers: tuple[int, ...]) -> float:
         kld = meter.kld(layers)
-        listener.progress(f"{name} steps", next(done), most)
+        reporter.progress(f"{name} steps", next(done), most)
         return kld
 
     return measure

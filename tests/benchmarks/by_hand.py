@@ -47,7 +47,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="luq-by-hand-") as work:
         folder = Path(work)
         geometry = synthetic_model.geometry(
-            synthetic_model.outline(args.shape, folder / "shape", llama), llama, "IQ1_M", "Q4_K_M"
+            synthetic_model.synthetic_outline(args.shape, folder / "shape", llama), llama, "IQ1_M", "Q4_K_M"
         )
         n_layers = geometry.tensors.n_layers
         choices = {"Q4_K_M": (), "half-low": synthetic_model.spread_layers(n_layers, n_layers // 2)}

@@ -22,7 +22,7 @@ from luq_gguf.benchmarking import synthetic_model
 from luq_gguf.core import machine
 from luq_gguf.kernels import build
 from luq_gguf.llamacpp import llama_bench, shape_file, tools
-from luq_gguf.llamacpp.runtime.client import Runner
+from luq_gguf.llamacpp.runtime.client import LlamaClient
 from luq_gguf.method import two_type_plan
 
 GIB = 2**30
@@ -49,7 +49,7 @@ class Arm:
 def make_arms(args: argparse.Namespace, folder: Path) -> list[Arm]:
     """Q4_K_M with and without llama.cpp's repacking, then each LUQ file by stock llama.cpp and by every path."""
     llama, arms = tools.find(), list[Arm]()
-    source = synthetic_model.outline(args.shape, folder / "shape", llama)
+    source = synthetic_model.synthetic_outline(args.shape, folder / "shape", llama)
     for low in args.low.split(","):
         geometry = synthetic_model.geometry(source, llama, low, "Q4_K_M")
         n = geometry.tensors.n_layers
@@ -91,7 +91,7 @@ def run_rounds(args: argparse.Namespace, arms: list[Arm]) -> float:
 def load(arm: Arm) -> None:
     """Load the file in a process of libllama and look at its memory before anything is computed."""
     started = time.monotonic()
-    with Runner(arm.file, threads=2, n_ctx=512, kernels=arm.select()) as runner:
+    with LlamaClient(arm.file, threads=2, n_ctx=512, kernels=arm.select()) as runner:
         seconds = time.monotonic() - started
         told = Path(f"/proc/{runner.pid}/status").read_text().splitlines()
         sizes = {line.split(":")[0]: 1024 * int(line.split()[1]) for line in told if line.startswith("Rss")}

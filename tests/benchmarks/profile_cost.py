@@ -19,13 +19,13 @@ import torch
 
 from luq_gguf.calibration import profiler
 from luq_gguf.calibration.batches import batches
-from luq_gguf.calibration.hooks import Taps
+from luq_gguf.calibration.hooks import CalibrationHooks
 from luq_gguf.calibration.reservoir import Reservoir
 from luq_gguf.hf import checkpoint, datasets, devices
 from luq_gguf.hf import model as hf_model
 from luq_gguf.hf.decoder import decoder_layers
 from luq_gguf.run.folder import RunFolder
-from luq_gguf.run.preflight import open_door
+from luq_gguf.run.preflight import load_model_spec
 from luq_gguf.workflows import easy_vqa
 
 TINY = Path(__file__).parent.parent / "models" / "tiny-qwen2.5-vl"
@@ -53,7 +53,7 @@ def main() -> None:
         loaded = peak_mib()
         layers = decoder_layers(model)
         with RunFolder(work / "run", create=True) as run:
-            names = open_door(run, str(args.model), allow_fallback=True).names
+            names = load_model_spec(run, str(args.model), allow_fallback=True).names
         width = model.config.get_text_config().hidden_size
         dtype = next(model.parameters()).dtype
 
@@ -67,11 +67,11 @@ def main() -> None:
             for file in work.glob("reservoir-*"):
                 file.unlink()
             reservoir = Reservoir(work, profiler.CAPACITY, len(layers), width, dtype, 0)
-            taps = Taps(model, names, reservoir)
+            hooks = CalibrationHooks(model, names, reservoir)
             started = time.perf_counter()
-            with taps.listening():
+            with hooks.attached():
                 for batch in prepared:
-                    taps.expect(batch.valid, batch.ids, multimodal=batch.multimodal)
+                    hooks.expect(batch.valid, batch.ids, multimodal=batch.multimodal)
                     profiler.forward(model, batch)
             spent = time.perf_counter() - started
             reservoir.close()

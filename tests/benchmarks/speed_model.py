@@ -17,7 +17,7 @@ from statistics import median
 
 from luq_gguf.benchmarking import synthetic_model, type_benchmark
 from luq_gguf.core import machine
-from luq_gguf.core.reporter import Listener
+from luq_gguf.core.reporter import Reporter
 from luq_gguf.llamacpp import llama_bench, shape_file, tools
 from luq_gguf.method import speed_model, two_type_plan
 
@@ -32,12 +32,12 @@ def main() -> None:
     llama, threads, prompt = tools.find(), machine.physical_cores(), type_benchmark.PROMPT
     with tempfile.TemporaryDirectory(prefix="luq-speed-", dir=".") as work:
         made: dict[str, tuple[Path, speed_model.Speed]] = {}
-        source = synthetic_model.outline(args.shape, Path(work) / "shape", llama)
+        source = synthetic_model.synthetic_outline(args.shape, Path(work) / "shape", llama)
         for low in ("IQ1_M", "Q2_K", "TQ2_0", "IQ2_XXS"):
             geometry = synthetic_model.geometry(source, llama, low, "Q4_K_M")
             n = geometry.tensors.n_layers
             needed = sorted(speed_model.types_of(geometry.tensors))
-            table = type_benchmark.measured(geometry, threads, Listener(say=print), needed)
+            table = type_benchmark.measured_rates(geometry, threads, Reporter(info=print), needed)
             for count in (0, n // 4, n // 2, n) if low in ("IQ1_M", "Q2_K") else (n // 2,):
                 if count == 0 and low != "IQ1_M":
                     continue

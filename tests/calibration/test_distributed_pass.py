@@ -120,15 +120,15 @@ def test_a_merged_profile_is_known_by_its_data_where_files_have_other_times(cli,
     assert after == before | {"key": after["key"]}
     assert after["key"] != before["key"]
     facts = json.loads((merged / "run.json").read_text())["merged"]
-    door = SimpleNamespace(checkpoint=SimpleNamespace(identity=facts["model_sha256"]))
+    spec = SimpleNamespace(checkpoint=SimpleNamespace(identity=facts["model_sha256"]))
     request = calibration_stage.CalibrationRequest(str(asked[2]), None, 0.5, SAMPLES, 0)
     with RunFolder(merged) as held:
         for other in ({"seed": 1}, {"alpha": 0.25}, {"n_samples": 6}):
             calibration_stage.adopt_merged(
-                held, door, calibration_stage.CalibrationRequest(**vars(request) | other), "another key"
+                held, spec, calibration_stage.CalibrationRequest(**vars(request) | other), "another key"
             )
             assert held.read()["stages"]["profile"]["key"] == after["key"]
-        calibration_stage.adopt_merged(held, door, request, "another key")
+        calibration_stage.adopt_merged(held, spec, request, "another key")
         assert held.read()["stages"]["profile"]["key"] == "another key"
         held.update(stages=held.read()["stages"] | {"profile": before})
 
@@ -148,8 +148,8 @@ def test_a_wrong_share_is_wrong_use(cli, asked, text, tmp_path):
 
 def test_an_interrupted_shard_goes_on_with_the_batches_that_are_left(asked, tmp_path, monkeypatch):
     from luq_gguf.calibration import distributed_pass
-    from luq_gguf.core.reporter import Listener
-    from luq_gguf.core.types import Share
+    from luq_gguf.core.reporter import Reporter
+    from luq_gguf.core.types import ShardSpec
 
     calls, forward = [], forward_pass.forward
     monkeypatch.setattr(forward_pass, "SAVE_SECONDS", -1.0)  # after every batch
@@ -160,9 +160,9 @@ def test_an_interrupted_shard_goes_on_with_the_batches_that_are_left(asked, tmp_
         if len(calls) == 2 and done:
             raise KeyboardInterrupt
 
-    model, share = str(asked[0]), Share(0, 2)
+    model, share = str(asked[0]), ShardSpec(0, 2)
     with pytest.raises(KeyboardInterrupt):
-        distributed_pass.profile_shard(model, tmp_path / "broken", request, share, listener=Listener(progress=stop))
+        distributed_pass.profile_shard(model, tmp_path / "broken", request, share, reporter=Reporter(progress=stop))
     assert len(calls) == 2
     distributed_pass.profile_shard(model, tmp_path / "broken", request, share)
     assert len(calls) == 3, "the second batch again, which was not saved"

@@ -9,10 +9,10 @@ import torch
 
 from luq_gguf.calibration import distributed_pass, merge
 from luq_gguf.calibration import shards as shard_files
-from luq_gguf.calibration.forward_pass import Walked
+from luq_gguf.calibration.forward_pass import PassResult
 from luq_gguf.calibration.reservoir import Reservoir
 from luq_gguf.core.errors import RankError, ShardError
-from luq_gguf.core.types import CalibrationSet, ImportanceMatrix, Share
+from luq_gguf.core.types import CalibrationSet, ImportanceMatrix, ShardSpec
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.run.folder import RunFolder
 
@@ -34,12 +34,12 @@ def make_shard(folder, share, dtype=torch.float32):
                     reservoir.write(layer, slots, vectors, multimodal=multimodal)
         n = sum(sum(lengths) for _, _, lengths in reservoir.seen)
         matrix = ImportanceMatrix({"x": np.full((1, 2), float(n))}, {"x": np.array([n])}, len(reservoir.seen))
-        walked = Walked(matrix, reservoir, {"x": np.array([1.0, 2.0])}, dtype)
+        pass_result = PassResult(matrix, reservoir, {"x": np.array([1.0, 2.0])}, dtype)
         checkpoint = Checkpoint(folder, "little", {"architectures": ["Little"]}, {}, {}, {}, 0, "fingerprint")
         run.update(model="little")
 
         def make():
-            shard_files.write(run.path, share, checkpoint, CALIBRATION, walked, "key")
+            shard_files.write(run.path, share, checkpoint, CALIBRATION, pass_result, "key")
 
         run.run_stage("shard", str(share), shard_files.names(LAYERS), make)
         reservoir.close()
@@ -48,7 +48,7 @@ def make_shard(folder, share, dtype=torch.float32):
 
 @pytest.fixture
 def folders(tmp_path):
-    return [make_shard(tmp_path / f"shard-{i}", Share(i, 3)) for i in range(3)]
+    return [make_shard(tmp_path / f"shard-{i}", ShardSpec(i, 3)) for i in range(3)]
 
 
 @pytest.fixture
@@ -58,8 +58,8 @@ def shards(folders):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_merged_vectors_are_a_single_process_vectors(tmp_path, dtype):
-    parts = [shard_files.read(make_shard(tmp_path / f"{i}", Share(i, 3), dtype)) for i in range(3)]
-    alone = merge.MergedVectors([shard_files.read(make_shard(tmp_path / "alone", Share(), dtype))])
+    parts = [shard_files.read(make_shard(tmp_path / f"{i}", ShardSpec(i, 3), dtype)) for i in range(3)]
+    alone = merge.MergedVectors([shard_files.read(make_shard(tmp_path / "alone", ShardSpec(), dtype))])
     merged = merge.MergedVectors(merge.check(parts[::-1]))
     for group in ("all", "multimodal", "text"):
         for layer in range(LAYERS):
@@ -69,7 +69,7 @@ def test_merged_vectors_are_a_single_process_vectors(tmp_path, dtype):
 
 
 def test_sums_and_counts_add_up(shards):
-    passed = merge.passed(merge.check(shards))
+    passed = merge.profile_inputs(merge.check(shards))
     assert passed.matrix.counts["x"].tolist() == [33]
     assert passed.matrix.in_sum2["x"].tolist() == [[33.0, 33.0]]
 
@@ -110,7 +110,7 @@ def test_shards_of_other_weights_are_refused(shards):
 
 
 def test_shards_of_another_division_are_refused(shards, tmp_path):
-    half = shard_files.read(make_shard(tmp_path / "half", Share(1, 2)))
+    half = shard_files.read(make_shard(tmp_path / "half", ShardSpec(1, 2)))
     with pytest.raises(ShardError, match="number of shards: 0/3 and 1/2"):
         merge.check([shards[0], half])
 
@@ -124,7 +124,7 @@ def test_a_token_that_no_shard_kept_is_refused(shards):
     short = {name: keys[:0] for name, keys in shards[2].keys.items()}
     cut = {name: samples[:0] for name, samples in shards[2].samples.items()}
     with pytest.raises(ShardError, match="kept by no shard"):
-        merge.passed([*shards[:2], replace(shards[2], keys=short, samples=cut)])
+        merge.profile_inputs([*shards[:2], replace(shards[2], keys=short, samples=cut)])
 
 
 @pytest.mark.parametrize("name", ["shard.json", "shard.safetensors", "vectors-001.safetensors"])

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luq_gguf.calibration.merge import places, replay
-from luq_gguf.calibration.reservoir import MODALITIES, Kept
+from luq_gguf.calibration.reservoir import MODALITIES, TokenSample
 
 batch = st.lists(st.integers(0, 12), min_size=1, max_size=4)
 
@@ -19,9 +19,9 @@ def numbered(multimodal: list[list[int]], text: list[list[int]]):
     return found
 
 
-def fed(batches, capacity: int, seed: int) -> tuple[Kept, dict[str, np.ndarray]]:
+def fed(batches, capacity: int, seed: int) -> tuple[TokenSample, dict[str, np.ndarray]]:
     """What was kept of these batches, and which token (sample, position) was written into each slot."""
-    kept = Kept(capacity, seed)
+    kept = TokenSample(capacity, seed)
     written = {name: np.full((capacity, 2), -1) for name in MODALITIES}
     for multimodal, ids, lengths in batches:
         tokens, slots = kept.choose(ids, list(lengths), multimodal=multimodal)
@@ -42,7 +42,7 @@ def test_merged_shares_are_the_single_process(multimodal, text, count, capacity,
     batches = numbered(multimodal, text)
     whole, its_tokens = fed(batches, capacity, seed)
     shares = [fed(batches[index::count], capacity, seed) for index in range(count)]
-    merged = Kept(capacity, seed)
+    merged = TokenSample(capacity, seed)
     replay(merged, [kept.seen for kept, _ in shares])
     for name in MODALITIES:
         held = [np.isfinite(kept.keys[name]) for kept, _ in shares]

@@ -12,11 +12,11 @@ import pytest
 from reference_answers import answers as reference_answers
 
 from luq_gguf.core.errors import RunnerError
-from luq_gguf.llamacpp.runtime.client import Runner
+from luq_gguf.llamacpp.runtime.client import LlamaClient
 
 
 def ask_all(model, mmproj, questions):
-    with Runner(model, mmproj, n_ctx=512) as runner:
+    with LlamaClient(model, mmproj, n_ctx=512) as runner:
         return [runner.ask(text, image, max_tokens=4).text.strip() for image, text, _ in questions]
 
 
@@ -47,7 +47,7 @@ def test_prompts_have_as_many_tokens_as_in_transformers(converted, tiny_model, t
     turns = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]
     chat = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
     wanted = processor(images=[Image.open(image)], text=[chat])["input_ids"][0]
-    with Runner(converted.f16, converted.mmproj, n_ctx=512) as runner:
+    with LlamaClient(converted.f16, converted.mmproj, n_ctx=512) as runner:
         assert runner.ask(text, image, max_tokens=1).n_prompt == len(wanted)
 
 
@@ -110,7 +110,7 @@ def test_llama_server_runs_the_file(converted, llama, test_set):
 def test_a_file_that_does_not_load_is_one_sentence(tmp_path, converted):
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(converted.model.read_bytes()[:100_000])
-    with pytest.raises(RunnerError, match=r"cannot load broken\.gguf"), Runner(broken, converted.mmproj):
+    with pytest.raises(RunnerError, match=r"cannot load broken\.gguf"), LlamaClient(broken, converted.mmproj):
         pass
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from reference_answers import as_libmtmd_orders_clip, expectations, expectations_of_tokens
 
 from luq_gguf.llamacpp.runtime import chat_template
-from luq_gguf.llamacpp.runtime.client import Runner
+from luq_gguf.llamacpp.runtime.client import LlamaClient
 from luq_gguf.method.metrics.kld import kl_divergence, same_top
 
 QUESTION = """what is the color of the circle in the picture?
@@ -50,7 +50,7 @@ def test_the_16_bit_file_expects_what_the_reference_model_expects(family, cli, l
     chat = chat_template.render(family.chat, QUESTION, "@@" if image else None)
     f16 = tmp_path / "run" / f"{family.name}-F16.gguf"
     mmproj = result["mmproj"] and tmp_path / "run" / result["mmproj"]
-    with Runner(f16, mmproj, n_ctx=512) as runner:
+    with LlamaClient(f16, mmproj, n_ctx=512) as runner:
         ours = runner.score_text(chat.replace("@@", family.media), image)
     if family.name == "qwen2.5":  # transformers gives every qwen2 a byte-level tokenizer, which ours here is not
         reference = expectations_of_tokens(model, ours.tokens)
@@ -63,5 +63,5 @@ def test_the_16_bit_file_expects_what_the_reference_model_expects(family, cli, l
     assert kld.mean() < 1e-2
     assert top.mean() >= 0.98
     assert np.exp(reference).max(axis=1).mean() > 0.02  # it expects something: 1 / n_vocab is 0.002
-    with Runner(tmp_path / "run" / result["model"], mmproj, n_ctx=512) as runner:
+    with LlamaClient(tmp_path / "run" / result["model"], mmproj, n_ctx=512) as runner:
         assert np.isfinite(runner.score_text(chat.replace("@@", family.media), image).log_probabilities).all()

@@ -150,12 +150,12 @@ def test_the_top_part_of_the_vocabulary_states_what_it_misses(run, converted, qu
     from dataclasses import replace
 
     from luq_gguf.evaluation import evaluate as evaluation
-    from luq_gguf.evaluation.logprobs import Target
+    from luq_gguf.evaluation.logprobs import EvalTarget
 
     data = evaluation.read_data(
         str(questions), None, run / converted.f16.name, n_samples=None, n_chunks=0, seed=0, cache=tmp_path
     )
-    target = Target(run / converted.model.name, run / converted.mmproj.name, max_tokens=4, top=8, n_ctx=512)
+    target = EvalTarget(run / converted.model.name, run / converted.mmproj.name, max_tokens=4, top=8, n_ctx=512)
     reference = replace(target, model=run / converted.f16.name)
     part = evaluation.evaluate(target, reference, data, tmp_path / "work").result.kld
     whole = evaluated["kld"]["mean"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from luq_gguf.calibration.forward_pass import walk
+from luq_gguf.calibration.forward_pass import run_pass
 from luq_gguf.core.errors import DeviceError, MemoryLimitError
 from luq_gguf.hf import devices
 from luq_gguf.hf.checkpoint import open_checkpoint
@@ -122,9 +122,9 @@ def test_a_pass_begun_in_another_precision_is_not_gone_on_with(models, tmp_path,
     def vectors(work, bfloat16):
         monkeypatch.setattr(devices, "has_fast_bfloat16", lambda device: bfloat16)
         cpu = devices.Placement(torch.device("cpu"))
-        passed = walk(checkpoint, calibration, names, work, placement=cpu, on_samples=lambda done, total: None)
-        with passed as walked:
-            return walked.reservoir.vectors("text", 11)
+        passed = run_pass(checkpoint, calibration, names, work, placement=cpu, on_samples=lambda done, total: None)
+        with passed as pass_result:
+            return pass_result.reservoir.vectors("text", 11)
 
     vectors(tmp_path / "a", True)
     fresh = vectors(tmp_path / "b", False)

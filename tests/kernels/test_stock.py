@@ -14,7 +14,7 @@ from launch import free_port, wait_until
 
 from luq_gguf.kernels import build
 from luq_gguf.llamacpp import tools
-from luq_gguf.llamacpp.runtime.client import Runner
+from luq_gguf.llamacpp.runtime.client import LlamaClient
 
 SUPPORT = Path(__file__).parent.parent / "support"
 PATHS = ("auto", "avx512", "avx512vl", "avx2", "portable", "portable-t5")
@@ -153,7 +153,7 @@ def test_expectations_about_images_are_the_same(low, cli, converted, library, te
     model = converted.model if low == "IQ1_M" else quantized_to(low, cli, converted, tmp_path / "run")
     asked, found = test_set[:40], {}
     for kernels in (None, library):
-        with Runner(model, converted.mmproj, threads=2, kernels=kernels) as runner:
+        with LlamaClient(model, converted.mmproj, threads=2, kernels=kernels) as runner:
             scored = [runner.score(question, image, answer=answer) for image, question, answer in asked]
             texts = [runner.ask(question, image, max_tokens=4).text for image, question, _ in asked]
         found[kernels] = [one.log_probabilities.astype(np.float64) for one in scored], texts

@@ -15,67 +15,67 @@ MIB = 1024**2
 
 
 @pytest.fixture(scope="module")
-def door(tmp_path_factory, tiny_model):
+def spec(tmp_path_factory, tiny_model):
     from luq_gguf.run.folder import RunFolder
-    from luq_gguf.run.preflight import open_door
+    from luq_gguf.run.preflight import load_model_spec
 
     with RunFolder(tmp_path_factory.mktemp("door") / "run", create=True) as run:
-        yield open_door(run, str(tiny_model))
+        yield load_model_spec(run, str(tiny_model))
 
 
 @pytest.mark.parametrize("count", [0, 1, 6, 12])
-def test_predicted_bytes_are_those_of_the_dry_run_for_the_same_map(door, tmp_path, count):
-    plan = two_type_plan.make_plan(door.tensors, range(12), Budget(low_layers=count), "entropy")
+def test_predicted_bytes_are_those_of_the_dry_run_for_the_same_map(spec, tmp_path, count):
+    plan = two_type_plan.make_plan(spec.tensors, range(12), Budget(low_layers=count), "entropy")
     types = tmp_path / "types.txt"
-    types.write_text(tensor_types.to_text(quantize.overrides(door.source, plan)))
-    command = [door.llama.tool("llama-quantize"), "--dry-run", "--tensor-type-file", types, door.source.path, "Q4_K_M"]
+    types.write_text(tensor_types.to_text(quantize.overrides(spec.source, plan)))
+    command = [spec.llama.tool("llama-quantize"), "--dry-run", "--tensor-type-file", types, spec.source.path, "Q4_K_M"]
     told = subprocess.run(command, capture_output=True, text=True, check=True)
     size = re.search(r"quant size\s*=\s*([\d.]+) MiB \(([\d.]+) BPW\)", told.stdout + told.stderr)
     assert size
     assert float(size[1]) == pytest.approx(plan.predicted_bytes / MIB, abs=0.005)
     assert float(size[2]) == pytest.approx(plan.bpw, abs=0.005)
-    assert quantize.dry_run(door.llama, door.source.path, "Q4_K_M", quantize.overrides(door.source, plan)) == dict(
+    assert quantize.dry_run(spec.llama, spec.source.path, "Q4_K_M", quantize.overrides(spec.source, plan)) == dict(
         plan.tensor_types
     )
 
 
-def test_without_low_layers_every_tensor_has_its_stock_type(door):
-    plan = two_type_plan.make_plan(door.tensors, range(12), Budget(low_layers=0), "entropy")
-    assert dict(plan.tensor_types) == quantize.dry_run(door.llama, door.source.path, "Q4_K_M")
+def test_without_low_layers_every_tensor_has_its_stock_type(spec):
+    plan = two_type_plan.make_plan(spec.tensors, range(12), Budget(low_layers=0), "entropy")
+    assert dict(plan.tensor_types) == quantize.dry_run(spec.llama, spec.source.path, "Q4_K_M")
     assert "Q6_K" in plan.tensor_types.values()
 
 
-def test_low_layers_take_the_low_type_for_all_their_matrices(door):
-    plan = two_type_plan.make_plan(door.tensors, range(12), Budget(low_layers=2), "entropy")
+def test_low_layers_take_the_low_type_for_all_their_matrices(spec):
+    plan = two_type_plan.make_plan(spec.tensors, range(12), Budget(low_layers=2), "entropy")
     for name, kind in plan.tensor_types.items():
         matrix = name.endswith(".weight") and "norm" not in name
         if tensor_types.layer_of(name) in (0, 1) and matrix:
             assert kind == "IQ1_M", name
 
 
-def test_the_skeleton_has_no_data_on_disk_and_the_right_size(door):
-    status = door.source.path.stat()
+def test_the_header_only_file_has_no_data_on_disk_and_the_right_size(spec):
+    status = spec.source.path.stat()
     assert status.st_size > 10 * MIB
     assert status.st_blocks * 512 < MIB
 
 
-def test_unknown_types_are_refused(door):
+def test_unknown_types_are_refused(spec):
     with pytest.raises(TypeNameError, match="Q4_K_M"):
         try:
-            quantize.check_ftype(door.llama, "Q7_Z")
+            quantize.check_ftype(spec.llama, "Q7_Z")
         except TypeNameError as error:
             raise TypeNameError(error.hint) from None
     with pytest.raises(TypeNameError, match="no such quantized type"):
         reader.check_type("F16", "--low")
 
 
-def test_a_failing_tool_is_reported_with_its_own_words(door, tmp_path):
+def test_a_failing_tool_is_reported_with_its_own_words(spec, tmp_path):
     (tmp_path / "broken.gguf").write_bytes(b"GGUF but no more")
     with pytest.raises(ConversionError, match="llama-quantize"):
-        quantize.dry_run(door.llama, tmp_path / "broken.gguf", "Q4_K_M")
+        quantize.dry_run(spec.llama, tmp_path / "broken.gguf", "Q4_K_M")
 
 
-def test_a_file_that_differs_from_its_plan_is_told_tensor_by_tensor(door, converted):
-    plan = two_type_plan.make_plan(door.tensors, range(12), Budget(low_layers=12), "entropy")
+def test_a_file_that_differs_from_its_plan_is_told_tensor_by_tensor(spec, converted):
+    plan = two_type_plan.make_plan(spec.tensors, range(12), Budget(low_layers=12), "entropy")
     with pytest.raises(VerificationError, match=r"blk\.\d+\.\w+\.weight: planned IQ1_M, found Q"):
         quantize.verify(converted.model, plan)

@@ -1,4 +1,4 @@
-"""The search against models whose damage is known: sums, and sums that compound."""
+"""The search against models whose sensitivities are known: sums, and sums that compound."""
 
 import itertools
 
@@ -8,20 +8,22 @@ from builders import entropies
 
 from luq_gguf.core.errors import BudgetError
 from luq_gguf.method import greedy, knapsack, mixed_precision
-from luq_gguf.method.mixed_precision import Limits, Space
+from luq_gguf.method.mixed_precision import Constraints, SearchSpace
 from luq_gguf.method.orders import ORDERS
-from luq_gguf.method.sensitivity import Cell
+from luq_gguf.method.sensitivity import TensorGroup
 
 N_LAYERS, ERRORS, SIZES = 6, np.array([0.5, 0.1, 0.02, 0.004]), np.array([28, 42, 72, 105])
 
 
 def make_space(by_tensor=True, seconds=None):
     """Layers of two matrices, and a head that is worth much; four types."""
-    cells = [Cell(layer, part) for layer in range(N_LAYERS) for part in ("attn_q", "ffn_up")] + [Cell(None, "output")]
+    cells = [TensorGroup(layer, part) for layer in range(N_LAYERS) for part in ("attn_q", "ffn_up")] + [
+        TensorGroup(None, "output")
+    ]
     n = len(cells)
     group = np.arange(n) if by_tensor else np.array([*(c.layer for c in cells[:-1]), N_LAYERS])
     same = np.tile(np.arange(4), (n, 1))
-    return Space(
+    return SearchSpace(
         tuple(cells), np.arange(n), group, np.tile(ERRORS, (n, 1)), np.tile(SIZES, (n, 1)) * 64, same, (0, 1, 2, 3),
         1000, seconds,
     )  # fmt: skip
@@ -32,11 +34,11 @@ def sensitivities(seed):
     return np.concatenate([np.exp(rng.normal(-7, 1, 2 * N_LAYERS)), [1.0]])
 
 
-def damage_of(space, true, compound=0.0):
+def kld_of(space, true, compound=0.0):
     """KLD of types: a sum, and where `compound` more for neighbours that are both damaged."""
 
     def kld(types):
-        parts = space.cell_errors(types) * true
+        parts = space.tensor_group_errors(types) * true
         return float(parts.sum() + compound * np.sqrt(parts[:-1] * np.roll(parts[:-1], 1)).sum())
 
     return kld
@@ -47,9 +49,9 @@ def test_a_sum_is_searched_to_near_the_best_there_is(seed):
     space, true = make_space(), sensitivities(seed)
     most = 1000 + 64 * 13 * 60
     best = knapsack.solve(space.costs(true), space.options, most)
-    found = mixed_precision.search(space, Limits(most), damage_of(space, true), seed=seed)
+    found = mixed_precision.search(space, Constraints(most), kld_of(space, true), seed=seed)
     assert space.file_bytes(found.types) <= most
-    assert found.kld == pytest.approx(damage_of(space, true)(found.types))
+    assert found.kld == pytest.approx(kld_of(space, true)(found.types))
     assert found.kld <= 1.2 * best.cost  # no matrix is measured alone
     assert abs(found.predicted - found.kld) <= 3 * found.predicted_error
     assert found.bound <= found.estimate * (1 + 1e-9)
@@ -58,7 +60,7 @@ def test_a_sum_is_searched_to_near_the_best_there_is(seed):
 @pytest.mark.parametrize("by_tensor", [True, False])
 def test_what_it_begins_with_is_never_beaten_by_its_end_and_nothing_is_measured_twice(by_tensor):
     space, true = make_space(by_tensor), sensitivities(7)
-    kld, seen = damage_of(space, true, compound=2.0), []
+    kld, seen = kld_of(space, true, compound=2.0), []
 
     def measure(types):
         seen.append(types)
@@ -66,7 +68,7 @@ def test_what_it_begins_with_is_never_beaten_by_its_end_and_nothing_is_measured_
 
     starts = [(0,) * 12 + (3,), (1,) * 12 + (3,), (2,) * 13]
     most = max(space.file_bytes(types) for types in starts[:2])
-    found = mixed_precision.search(space, Limits(most), measure, starts)
+    found = mixed_precision.search(space, Constraints(most), measure, starts)
     assert found.kld <= min(kld(types) for types in starts if space.file_bytes(types) <= most)
     assert len(seen) == len(set(seen)) <= mixed_precision.most_files(space, most, 16, len(starts))
     assert found.measured[found.types] == min(v for t, v in found.measured.items() if space.file_bytes(t) <= most)
@@ -75,9 +77,9 @@ def test_what_it_begins_with_is_never_beaten_by_its_end_and_nothing_is_measured_
 def test_the_same_seed_searches_the_same_and_a_search_that_must_end_has_a_result():
     space, true = make_space(), sensitivities(1)
     most = 1000 + 64 * 13 * 50
-    one, other = (mixed_precision.search(space, Limits(most), damage_of(space, true), seed=3) for _ in range(2))
+    one, other = (mixed_precision.search(space, Constraints(most), kld_of(space, true), seed=3) for _ in range(2))
     assert list(one.measured) == list(other.measured)
-    short = mixed_precision.search(space, Limits(most, enough=lambda: True), damage_of(space, true))
+    short = mixed_precision.search(space, Constraints(most, enough=lambda: True), kld_of(space, true))
     assert len(short.measured) <= 2
     assert space.file_bytes(short.types) <= most
 
@@ -89,7 +91,7 @@ def test_no_room_is_told_before_anything_is_measured():
         raise AssertionError("measured")
 
     with pytest.raises(BudgetError):
-        mixed_precision.search(space, Limits(1000 + 64 * 13 * 28 - 1), measure)
+        mixed_precision.search(space, Constraints(1000 + 64 * 13 * 28 - 1), measure)
     smallest = knapsack.smallest_bytes(space.options)
     assert smallest == 1000 + 64 * 13 * 28
 
@@ -97,10 +99,10 @@ def test_no_room_is_told_before_anything_is_measured():
 def test_a_bound_on_speed_holds_for_swaps_too():
     seconds = np.tile([4.0, 1.0, 2.0, 3.0], (13, 1)) / 1000
     space, true = make_space(seconds=seconds), sensitivities(2)
-    limits = Limits(1000 + 64 * 13 * 60, seconds=0.020)
-    found = mixed_precision.search(space, limits, damage_of(space, true))
+    constraints = Constraints(1000 + 64 * 13 * 60, seconds=0.020)
+    found = mixed_precision.search(space, constraints, kld_of(space, true))
     assert space.token_seconds(found.types) <= 0.020
-    assert limits.met(space, found.types)
+    assert constraints.met(space, found.types)
 
 
 def test_greedy_is_never_worse_than_the_order_itself_and_looks_no_further_than_asked():
@@ -141,17 +143,26 @@ def test_options_that_change_nothing_do_not_hide_those_that_do():
     plain, n_more = make_space(), 300
     wide = [np.concatenate([values, np.tile(values[:, 1:2], (1, n_more))], axis=1)
             for values in (plain.errors, plain.n_bytes, plain.same)]  # fmt: skip
-    space = Space(plain.cells, plain.cell, plain.group, *wide, (0, 1, 2, 3), 1000)
-    true, limits = sensitivities(5), Limits(1000 + 64 * 13 * 60)
-    one, other = (mixed_precision.search(s, limits, damage_of(s, true)) for s in (plain, space))
+    space = SearchSpace(plain.tensor_groups, plain.tensor_group, plain.choice_group, *wide, (0, 1, 2, 3), 1000)
+    true, constraints = sensitivities(5), Constraints(1000 + 64 * 13 * 60)
+    one, other = (mixed_precision.search(s, constraints, kld_of(s, true)) for s in (plain, space))
     assert other.n_swaps > 0
     assert other.kld == pytest.approx(one.kld, rel=0.05)
 
 
 def test_a_single_type_leaves_nothing_to_search():
     wide = make_space()
-    one = Space(wide.cells, wide.cell, wide.group, wide.errors[:, :1], wide.n_bytes[:, :1], wide.same[:, :1], (0,), 0)
-    found = mixed_precision.search(one, Limits(10**9), damage_of(one, sensitivities(0)))
+    one = SearchSpace(
+        wide.tensor_groups,
+        wide.tensor_group,
+        wide.choice_group,
+        wide.errors[:, :1],
+        wide.n_bytes[:, :1],
+        wide.same[:, :1],
+        (0,),
+        0,
+    )
+    found = mixed_precision.search(one, Constraints(10**9), kld_of(one, sensitivities(0)))
     assert found.types == (0,) * 13
     assert len(found.measured) == 1
     assert found.n_swaps == 0

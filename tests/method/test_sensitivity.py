@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from luq_gguf.method import sensitivity
-from luq_gguf.method.sensitivity import Cell
+from luq_gguf.method.sensitivity import TensorGroup
 
-CELLS = [Cell(layer, part) for layer in range(6) for part in ("attn_v", "ffn_down")] + [Cell(None, "output")]
+CELLS = [TensorGroup(layer, part) for layer in range(6) for part in ("attn_v", "ffn_down")] + [
+    TensorGroup(None, "output")
+]
 
 
 def known(rng):

@@ -99,11 +99,11 @@ def test_tensors_apart_do_no_worse_by_the_estimate_and_a_time_ends_the_search(cl
 def test_predicted_bytes_of_any_choice_are_exact(run, tiny_model, tmp_path):
     with RunFolder(run) as held:
         session = open_session(held, str(tiny_model)).with_dataset(serialization.read_profile(run / "profile.json"))
-        door = session.door
-        found = variants.candidates(door, TYPES.split(","), by_tensor=True)
+        spec = session.spec
+        found = variants.candidates(spec, TYPES.split(","), by_tensor=True)
         chosen = tuple(number % 4 for number in range(len(found.names)))
-        plan = variants.plan_of(door, found.as_types(chosen), "best")
-        quantization_stage.write_plan(session, plan, tmp_path / "any.gguf")
+        plan = variants.plan_of(spec, found.as_types(chosen), "best")
+        quantization_stage.quantize_plan(session, plan, tmp_path / "any.gguf")
     assert (tmp_path / "any.gguf").stat().st_size == plan.predicted_file_bytes
     assert reader.read(tmp_path / "any.gguf").types == dict(plan.tensor_types)
 
@@ -123,9 +123,9 @@ def test_errors_of_a_few_rows_are_those_of_the_bank(planned, run):
 
 
 def test_convert_ends_with_what_is_predicted_to_be_better(cli, converted, tmp_path):
-    foreseen = converted.result["foreseen"]
-    assert foreseen["file_bytes"] <= converted.result["n_bytes"]
-    assert foreseen["error_sum"] < foreseen["error_sum_of_plan"], "uniform three bits lose less than six layers of 1.75"
+    baseline = converted.result["foreseen"]
+    assert baseline["file_bytes"] <= converted.result["n_bytes"]
+    assert baseline["error_sum"] < baseline["error_sum_of_plan"], "uniform three bits lose less than six layers of 1.75"
     told = cli(*converted.copy(tmp_path / "run").arguments[:-1]).stdout.strip().splitlines()[-1]
     assert told == converted.result["better"]
     assert told.startswith("predicted, not measured: llama-quantize's ")

@@ -7,7 +7,7 @@ from safetensors.numpy import save_file
 from luq_gguf.calibration.distributed import Launch
 from luq_gguf.core import machine
 from luq_gguf.core.errors import MemoryLimitError
-from luq_gguf.core.reporter import Listener
+from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.units import format_size
 from luq_gguf.hf import footprint
 from luq_gguf.hf.checkpoint import open_checkpoint
@@ -63,11 +63,11 @@ def test_a_pass_without_room_is_refused_in_one_sentence_and_a_hint(tiny, tmp_pat
 
 def test_a_near_case_is_said_and_goes_on(tiny, tmp_path):
     need, said = footprint.of_pass(tiny, "float32"), []
-    check_memory(tiny, "float32", Listener(say=said.append), left=left(tmp_path, need.least))
+    check_memory(tiny, "float32", Reporter(info=said.append), left=left(tmp_path, need.least))
     assert len(said) == 1
     assert "may swap or be killed" in said[0]
-    check_memory(tiny, "float32", Listener(say=said.append), left=left(tmp_path, need.usual))
-    check_memory(tiny, "float32", Listener(say=said.append), left=machine.Memory(need.usual, 0))
+    check_memory(tiny, "float32", Reporter(info=said.append), left=left(tmp_path, need.usual))
+    check_memory(tiny, "float32", Reporter(info=said.append), left=machine.Memory(need.usual, 0))
     assert len(said) == 1
 
 

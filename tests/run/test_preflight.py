@@ -1,4 +1,4 @@
-"""What the door learns of a checkpoint, and what it refuses, before any weight is read."""
+"""What the preflight learns of a checkpoint, and what it refuses, before any weight is read."""
 
 import json
 import os
@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from families import FAMILIES, any_tokenizer_environment
 
-from luq_gguf.core.reporter import Listener
+from luq_gguf.core.reporter import Reporter
 from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.run.folder import RunFolder
-from luq_gguf.run.preflight import open_door
+from luq_gguf.run.preflight import load_model_spec
 
 MODELS = Path(__file__).parents[1] / "models"
 
@@ -209,9 +209,9 @@ def test_a_checkpoint_is_learnt_once_and_anew_when_a_file_of_it_changes(text_mod
     def learn(name):
         said.clear()
         with RunFolder(tmp_path / name, create=True) as run:
-            door = open_door(run, str(model), listener=Listener(say=said.append))
-            skeleton = run.work / "skeleton.gguf"
-            return skeleton.read_bytes(), (run.work / "listenable.json").read_bytes(), door.tensors
+            spec = load_model_spec(run, str(model), reporter=Reporter(info=said.append))
+            header_file = run.work / "skeleton.gguf"
+            return header_file.read_bytes(), (run.work / "listenable.json").read_bytes(), spec.tensors
 
     (model / "nowhere").symlink_to(tmp_path / "gone")  # as a broken download leaves them
     first = learn("first")

@@ -1,4 +1,4 @@
-"""LLaVA-1.5 as it is on the Hub, 7B and 13B: the door knows all of the file from headers, in seconds.
+"""LLaVA-1.5 as it is on the Hub, 7B and 13B: the preflight knows all of the file from headers, in seconds.
 
 The weights are holes in sparse files.
 """
@@ -11,7 +11,7 @@ from families import FAMILIES
 from luq_gguf.benchmarking.synthetic_model import sparse_safetensors
 from luq_gguf.method import two_type_plan
 from luq_gguf.run.folder import RunFolder
-from luq_gguf.run.preflight import open_door
+from luq_gguf.run.preflight import load_model_spec
 
 SIZES = {
     # hidden, feed-forward, layers, heads; bytes of llama.cpp's own Q4_K_M of the same decoder with 32,000 tokens
@@ -58,17 +58,17 @@ def test_llava_of_the_hub_is_known_at_the_door(size, tmp_path):
     sparse_safetensors(folder / "model.safetensors", shapes)
 
     with RunFolder(tmp_path / "run", create=True) as run:
-        door = open_door(run, str(folder))
-    assert door.tensors.n_layers == layers
-    assert door.clip is not None
-    assert (door.clip.image_size, door.clip.feature_layers, door.clip.text_width) == (336, (23,), hidden)
-    assert door.tensors.without_importance == ()
+        spec = load_model_spec(run, str(folder))
+    assert spec.tensors.n_layers == layers
+    assert spec.clip is not None
+    assert (spec.clip.image_size, spec.clip.feature_layers, spec.clip.text_width) == (336, (23,), hidden)
+    assert spec.tensors.without_importance == ()
     more_tokens = 2 * 64 * hidden  # embedding and head
     expected = stock_bytes + more_tokens * 6 / 8
-    assert two_type_plan.file_bytes(door.tensors, ()) == pytest.approx(expected, rel=2e-3)
-    half = two_type_plan.bits_per_weight(door.tensors, range(layers // 2))
+    assert two_type_plan.file_bytes(spec.tensors, ()) == pytest.approx(expected, rel=2e-3)
+    half = two_type_plan.bits_per_weight(spec.tensors, range(layers // 2))
     assert (
-        two_type_plan.bits_per_weight(door.tensors, range(layers))
+        two_type_plan.bits_per_weight(spec.tensors, range(layers))
         < half
-        < two_type_plan.bits_per_weight(door.tensors, ())
+        < two_type_plan.bits_per_weight(spec.tensors, ())
     )

@@ -12,9 +12,9 @@ from typing import Any
 
 from luq_gguf.core.errors import EvaluationError
 from luq_gguf.core.hashing import hash_of
-from luq_gguf.core.reporter import Listener
+from luq_gguf.core.reporter import Reporter
 from luq_gguf.evaluation.benchmarks import lmms_eval
-from luq_gguf.evaluation.logprobs import Target
+from luq_gguf.evaluation.logprobs import EvalTarget
 from luq_gguf.llamacpp import server, tools
 from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.llamacpp.runtime import chat_template
@@ -107,7 +107,9 @@ def _judge() -> str:
     return os.environ.get("MODEL_VERSION", "gpt-4o-2024-11-20")
 
 
-def measure(request: BenchmarkRequest, target: Target, work: Path, listener: Listener = Listener()) -> dict[str, Any]:
+def measure(
+    request: BenchmarkRequest, target: EvalTarget, work: Path, reporter: Reporter = Reporter()
+) -> dict[str, Any]:
     """Of every benchmark its metrics; what was finished for this file before is read, the others are run one by one.
 
     A group of tasks gives an entry a task. A run that is killed repeats the benchmark it was in.
@@ -116,7 +118,7 @@ def measure(request: BenchmarkRequest, target: Target, work: Path, listener: Lis
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {}
     if not _keeps_template(target.model):
-        listener.say(
+        reporter.info(
             f"llama-server leaves out text that {target.model.name}'s chat template writes beside an image: answers to "
             "benchmarks may differ from those to --data."
         )
@@ -132,16 +134,16 @@ def measure(request: BenchmarkRequest, target: Target, work: Path, listener: Lis
                         folder / "llama-server.log",
                         threads=target.threads,
                         n_ctx=target.n_ctx,
-                        progress=lambda done, total: listener.progress("llama-server", done, total),
+                        progress=lambda done, total: reporter.progress("llama-server", done, total),
                     )
                     address = stack.enter_context(serving)
-                write_json(kept, _run(request, name, address, kept.with_suffix(""), listener))
+                write_json(kept, _run(request, name, address, kept.with_suffix(""), reporter))
             found |= read_json(kept, "eval")
     return found
 
 
 def _run(
-    request: BenchmarkRequest, name: str, address: str, folder: Path, listener: Listener
+    request: BenchmarkRequest, name: str, address: str, folder: Path, reporter: Reporter
 ) -> dict[str, dict[str, Any]]:
     task = task_of(name)
     results = lmms_eval.run(
@@ -150,13 +152,13 @@ def _run(
         folder,
         tasks=request.tasks,
         limit=request.limit,
-        progress=lambda done, total: listener.progress(name, done, total),
+        progress=lambda done, total: reporter.progress(name, done, total),
     )
     entries = lmms_eval.read(results)
     return {name: entries[task]} if set(entries) == {task} else {f"{name}/{one}": e for one, e in entries.items()}
 
 
-def _key(request: BenchmarkRequest, name: str, target: Target) -> str:
+def _key(request: BenchmarkRequest, name: str, target: EvalTarget) -> str:
     """Changes with all that an answer or its score depends on, besides the files."""
     judge = _judge() if needs_judge(task_of(name)) else None
     own = _digest(request.tasks) if request.tasks and name not in PAPER else None
@@ -182,7 +184,7 @@ def _digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def conditions(request: BenchmarkRequest, target: Target) -> Mapping[str, Any]:
+def conditions(request: BenchmarkRequest, target: EvalTarget) -> Mapping[str, Any]:
     """What the figures were measured with, as eval.json has it."""
     judged = any(needs_judge(task_of(name)) for name in request.names)
     return {

@@ -1,4 +1,4 @@
-"""The layer bank: any choice of low layers as a file, spliced from one with all layers low and one with none; and a
+"""Splicing: any choice of low layers as a file, spliced from one with all layers low and one with none; and a
 file of several that hold a part of its tensors each.
 
 llama-quantize computes a tensor from its weights and its importance alone, so a spliced file has the bytes it would

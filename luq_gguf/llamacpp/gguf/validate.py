@@ -35,7 +35,7 @@ class _DamageError(Exception):
 
 
 @dataclass(frozen=True)
-class Outline:
+class GGUFHeader:
     """Where a header ends, before padding; the alignment; of every tensor the name, type's number and shape (columns
     first)."""
 
@@ -82,7 +82,7 @@ class _Cursor:
         return name
 
 
-def check(path: Path) -> Outline:
+def check(path: Path) -> GGUFHeader:
     """What a header says without its metadata. Raise GGUFFileError, with what is wrong, where it contradicts itself or
     the file."""
     if not path.is_file():
@@ -93,7 +93,7 @@ def check(path: Path) -> Outline:
         return check_bytes(data, str(path))
 
 
-def check_bytes(data: mmap.mmap | bytes, name: str) -> Outline:
+def check_bytes(data: mmap.mmap | bytes, name: str) -> GGUFHeader:
     """The same of a file's bytes."""
     if data[:4] != b"GGUF":
         raise GGUFFileError(f"{name} is not a GGUF file.", "It does not begin with GGUF's magic number.")
@@ -103,7 +103,7 @@ def check_bytes(data: mmap.mmap | bytes, name: str) -> Outline:
         raise GGUFFileError(f"{name} is damaged: {damage}.", _HINT) from None
 
 
-def _check(cursor: _Cursor) -> Outline:
+def _check(cursor: _Cursor) -> GGUFHeader:
     version = cursor.number("<I", "its version")
     if version & 0xFFFF == 0:
         raise _DamageError("it is of the other byte order")
@@ -117,7 +117,7 @@ def _check(cursor: _Cursor) -> Outline:
         raise _DamageError(f"it claims {n_tensors} tensors")
     alignment = _check_entries(cursor, n_entries)
     tensors = tuple(_check_tensors(cursor, n_tensors, alignment))
-    return Outline(cursor.at, alignment, tensors)
+    return GGUFHeader(cursor.at, alignment, tensors)
 
 
 def _check_entries(cursor: _Cursor, count: int) -> int:

@@ -30,7 +30,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Scored:
+class TextLogprobs:
     """What a model expects behind every text token of a prompt with its answer.
 
     tokens: their ids [n]; log_probabilities: float32 [n, n_vocab]; n_prompt counts the image's tokens too.
@@ -42,11 +42,11 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """One prompt's greedy answer, and what the model expects behind every text token of the prompt and of an answer.
 
     `answer` tokens are the greedy ones; `prompt` the prompt's text tokens [n]; `forced` the answer that the
-    expectations follow [m]; log_probabilities: float32 [n + m, n_vocab].
+    log-probabilities follow [m]; log_probabilities: float32 [n + m, n_vocab].
     """
 
     text: str
@@ -56,7 +56,7 @@ class Measured:
     log_probabilities: np.ndarray
 
 
-class Runner:
+class LlamaClient:
     """A loaded model, as a context manager. Raises RunnerError where the file does not load or a prompt fails."""
 
     def __init__(
@@ -86,7 +86,7 @@ class Runner:
         self._name = model.name
         self._timeout = timeout
 
-    def __enter__(self) -> Runner:
+    def __enter__(self) -> LlamaClient:
         self._errors = tempfile.TemporaryFile("w+", errors="replace")
         self._folder = tempfile.TemporaryDirectory()
         self._child = child.start(
@@ -109,20 +109,20 @@ class Runner:
         reply = self._request(prompt=prompt, image=str(image) if image else None, max_tokens=max_tokens)
         return Answer(reply["text"], tuple(reply["tokens"]), reply["n_prompt"])
 
-    def score(self, prompt: str, image: Path | None = None, *, answer: str = "") -> Scored:
+    def score(self, prompt: str, image: Path | None = None, *, answer: str = "") -> TextLogprobs:
         """What the model expects behind every text token of the prompt in its chat format and of an answer."""
         text = self._request(render=prompt, image=image is not None)["text"]
         return self.score_text(text + answer, image)
 
-    def score_text(self, text: str, image: Path | None = None) -> Scored:
+    def score_text(self, text: str, image: Path | None = None) -> TextLogprobs:
         """The same for a text as it stands, with libmtmd's marker ``<__media__>`` where the image goes."""
         reply, rows = self._scores(text=text, image=str(image) if image else None)
-        return Scored(tuple(reply["tokens"]), rows, reply["n_prompt"])
+        return TextLogprobs(tuple(reply["tokens"]), rows, reply["n_prompt"])
 
     def measure(
         self, prompt: str, image: Path | None = None, *, max_tokens: int = 64, forced: Sequence[int] | None = None
-    ) -> Measured:
-        """Answer and expectations of one prompt, which is read once; `forced` None follows the greedy answer."""
+    ) -> Measurement:
+        """Answer and log-probabilities of one prompt, which is read once; `forced` None follows the greedy answer."""
         reply, rows = self._scores(
             measure=prompt,
             image=str(image) if image else None,
@@ -130,7 +130,7 @@ class Runner:
             forced=None if forced is None else [int(token) for token in forced],
         )
         prompt_tokens, followed = tuple(reply["prompt"]), tuple(reply["forced"])
-        return Measured(reply["text"], tuple(reply["tokens"]), prompt_tokens, followed, rows)
+        return Measurement(reply["text"], tuple(reply["tokens"]), prompt_tokens, followed, rows)
 
     def time(self, prompt: str, image: Path | None, *, max_tokens: int) -> dict[str, float]:
         """Seconds of one answer of so many tokens: encode_seconds (the vision half), first_token_seconds,

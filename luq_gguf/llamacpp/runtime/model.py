@@ -28,20 +28,20 @@ class WorkerError(Exception):
     """Something in libllama or libmtmd said no; the message says what."""
 
 
-_told: list[str] = []  # errors so far
+_error_lines: list[str] = []  # errors so far
 
 
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
 def _quiet(level: int, text: bytes, data: Any) -> None:
     """Only errors (level 4 in ggml.h) are worth a line on stderr. The first is the reason, others follow from it."""
     if level == 4:
-        _told.append(text.decode("utf-8", "replace"))
-        sys.stderr.write(_told[-1])
+        _error_lines.append(text.decode("utf-8", "replace"))
+        sys.stderr.write(_error_lines[-1])
 
 
 def _why() -> str:
     """The library's own reason, without the function's name that it puts before it; empty where it gave none."""
-    words = " ".join(_told[0].split()) if _told else ""
+    words = " ".join(_error_lines[0].split()) if _error_lines else ""
     reason = "".join(character for character in words if character.isprintable())  # it may quote the file
     return f": {re.sub(r'^[a-z_]+: ', '', reason)[:300]}" if reason else ""
 

@@ -1,4 +1,4 @@
-"""Answers requests about a GGUF file. Run as a child process by `client.Runner`.
+"""Answers requests about a GGUF file. Run as a child process by `client.LlamaClient`.
 
 Reads a JSON object a line from stdin and writes one a line to stdout; the first line out is {"ready": true, "n_vocab"}.
 

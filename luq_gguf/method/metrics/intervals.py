@@ -49,8 +49,8 @@ def paired_difference(one: np.ndarray, other: np.ndarray, seed: int = 0) -> Esti
         raise ValueError("paired values are of the same samples")
     found = bootstrap(other.astype(np.float64) - one.astype(np.float64), seed)
     if found.low == found.high == 0.0:  # no pair differs: as many samples as these leave this much doubt
-        doubt = share(0, len(one), "exact").high
-        return Estimate(0.0, -doubt, doubt)
+        width = share(0, len(one), "exact").high
+        return Estimate(0.0, -width, width)
     return found
 
 

@@ -1,4 +1,4 @@
-"""How far a model's expectations are from a reference's: per position, over the whole vocabulary."""
+"""How far a model's log-probabilities are from a reference's: per position, over the whole vocabulary."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Expectations:
+class TopLogprobs:
     """Log-probabilities at n positions: of the k most expected tokens, and of all others together.
 
     tokens: int32 [n, k]; log_probabilities: float32 [n, k], descending; tail: float32 [n], -inf where k is all.
@@ -19,7 +19,7 @@ class Expectations:
     tail: np.ndarray
 
 
-def keep_top(log_probabilities: np.ndarray, k: int) -> Expectations:
+def keep_top(log_probabilities: np.ndarray, k: int) -> TopLogprobs:
     """The k largest of each row [n, n_vocab]; all of them where the vocabulary has no more."""
     n_vocab = log_probabilities.shape[1]
     if k >= n_vocab:
@@ -28,7 +28,7 @@ def keep_top(log_probabilities: np.ndarray, k: int) -> Expectations:
         order = np.argpartition(-log_probabilities, k, axis=1)[:, :k]
         order = np.take_along_axis(order, np.argsort(-np.take_along_axis(log_probabilities, order, 1), 1), 1)
     kept = np.take_along_axis(log_probabilities, order, axis=1)
-    return Expectations(order.astype(np.int32), kept, _log_rest(log_probabilities, order))
+    return TopLogprobs(order.astype(np.int32), kept, _log_rest(log_probabilities, order))
 
 
 def _log_rest(log_probabilities: np.ndarray, order: np.ndarray) -> np.ndarray:
@@ -39,7 +39,7 @@ def _log_rest(log_probabilities: np.ndarray, order: np.ndarray) -> np.ndarray:
         return np.asarray(np.log(masses.sum(axis=1)), dtype=np.float32)
 
 
-def kl_from_top(reference: Expectations, other: np.ndarray) -> np.ndarray:
+def kl_from_top(reference: TopLogprobs, other: np.ndarray) -> np.ndarray:
     """KL(reference || other) in nats, float64 [n], with all tokens beyond the reference's k taken as one.
 
     Never more than the full divergence, and equal to it where k is the whole vocabulary. `other`: [n, n_vocab].

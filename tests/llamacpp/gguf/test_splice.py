@@ -1,4 +1,5 @@
-"""Files spliced from the layer bank are byte for byte what llama-quantize writes for the same map."""
+"""Files spliced from the variants of all layers low and none are byte for byte what llama-quantize writes for the
+same map."""
 
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,10 +20,10 @@ pytestmark = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect
 
 @contextmanager
 def bank(copied, tiny_model, low):
-    """A copy of a converted run with its bank."""
+    """A copy of a converted run with its variants."""
     with RunFolder(copied.folder) as run:
         session = open_session(run, str(tiny_model), low=low)
-        yield session, *quantization_stage.make_bank(session)
+        yield session, *quantization_stage.make_layer_variants(session)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def made(small, tiny_model, tmp_path_factory):
 def test_the_converted_file_can_be_spliced(converted, tiny_model, tmp_path):
     with bank(converted.copy(tmp_path / "run"), tiny_model, "IQ1_M") as (session, low, high):
         layers = converted.result["low_layers"]
-        plan = two_type_plan.make_plan(session.door.tensors, layers, Budget(low_layers=len(layers)), "entropy")
+        plan = two_type_plan.make_plan(session.spec.tensors, layers, Budget(low_layers=len(layers)), "entropy")
         splice.splice((high, low), plan.tensor_types, tmp_path / "spliced.gguf")
     assert (tmp_path / "spliced.gguf").read_bytes() == converted.model.read_bytes()
 
@@ -42,19 +43,19 @@ def test_the_converted_file_can_be_spliced(converted, tiny_model, tmp_path):
 @pytest.mark.parametrize("layers", [(0,), (11, 3, 7)], ids=str)
 def test_any_choice_of_layers_has_the_bytes_of_llama_quantize(made, layers, tmp_path):
     session, low, high = made
-    run, door = session.run, session.door
-    plan = two_type_plan.make_plan(door.tensors, layers, Budget(low_layers=len(layers)), "entropy")
+    run, spec = session.run, session.spec
+    plan = two_type_plan.make_plan(spec.tensors, layers, Budget(low_layers=len(layers)), "entropy")
     splice.splice((high, low), plan.tensor_types, tmp_path / "spliced.gguf")
     direct = run.file("direct.gguf")
-    quantization_stage.write_plan(session, plan, direct)
+    quantization_stage.quantize_plan(session, plan, direct)
     assert (tmp_path / "spliced.gguf").read_bytes() == direct.read_bytes()
     assert not list(tmp_path.glob("*.part"))
 
 
 def test_a_type_that_neither_file_holds_is_named(made, tmp_path):
     session, low, high = made
-    door = session.door
-    plan = two_type_plan.make_plan(door.tensors, range(12), Budget(low_layers=1), "entropy")
+    spec = session.spec
+    plan = two_type_plan.make_plan(spec.tensors, range(12), Budget(low_layers=1), "entropy")
     wrong = replace(plan, tensor_types=dict(plan.tensor_types) | {"blk.3.ffn_up.weight": "Q8_0"})
     with pytest.raises(VerificationError, match=r"no blk\.3\.ffn_up\.weight in Q8_0"):
         splice.splice((high, low), wrong.tensor_types, tmp_path / "spliced.gguf")
@@ -63,6 +64,6 @@ def test_a_type_that_neither_file_holds_is_named(made, tmp_path):
 
 def test_bank_files_are_as_large_as_predicted(made):
     session, low, high = made
-    tensors = session.with_dataset(serialization.read_profile(session.run.file("profile.json"))).door.tensors
+    tensors = session.with_dataset(serialization.read_profile(session.run.file("profile.json"))).spec.tensors
     assert high.stat().st_size == two_type_plan.file_bytes(tensors, ())
     assert low.stat().st_size == two_type_plan.file_bytes(tensors, range(12))

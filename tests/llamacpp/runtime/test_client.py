@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from luq_gguf.llamacpp.runtime.client import Runner
+from luq_gguf.llamacpp.runtime.client import LlamaClient
 
 
 @pytest.fixture(scope="module")
 def runner(small, tmp_path_factory):
-    with Runner(small.f16, small.mmproj, n_ctx=512) as loaded:
+    with LlamaClient(small.f16, small.mmproj, n_ctx=512) as loaded:
         yield loaded
 
 
@@ -47,10 +47,10 @@ def test_kept_embeddings_change_nothing(small, test_set, tmp_path):
     image, question, _ = test_set[1]
     found = []
     for _ in range(2):
-        with Runner(small.f16, small.mmproj, n_ctx=512, embeddings=tmp_path) as loaded:
+        with LlamaClient(small.f16, small.mmproj, n_ctx=512, embeddings=tmp_path) as loaded:
             found.append(loaded.measure(question, image, max_tokens=4))
         assert len(list(tmp_path.glob("*.npy"))) == 1
-    with Runner(small.f16, small.mmproj, n_ctx=512) as loaded:
+    with LlamaClient(small.f16, small.mmproj, n_ctx=512) as loaded:
         found.append(loaded.measure(question, image, max_tokens=4))
     assert found[0].text == found[1].text == found[2].text
     assert np.array_equal(found[0].log_probabilities, found[1].log_probabilities)
