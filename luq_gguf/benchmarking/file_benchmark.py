@@ -82,13 +82,15 @@ def make_arm(path: Path, mmproj: Path | None = None) -> Arm:
 def find_baseline(arms: Sequence[Arm]) -> Arm | None:
     """The only file of stock Q4_K_M: what its name says and its types allow. None where there is none, or several."""
     stock = {"Q4_K", "Q6_K", "Q5_0", "Q8_0", "F32", "F16"}
-    found = [arm for arm in arms if "Q4_K_M" in arm.path.name and arm.types <= stock and "-LUQ" not in arm.path.name]
-    return found[0] if len(found) == 1 else None
+    candidates = [
+        arm for arm in arms if "Q4_K_M" in arm.path.name and arm.types <= stock and "-LUQ" not in arm.path.name
+    ]
+    return candidates[0] if len(candidates) == 1 else None
 
 
 def check_memory(arms: Sequence[Arm], *, allow_swap: bool) -> list[Arm]:
     """The files, each with whether it fits in free memory. Raises EvaluationError naming one that does not."""
-    available, found = machine.available_bytes(), []
+    available, checked = machine.available_bytes(), []
     for arm in arms:
         needed = arm.n_bytes + (arm.mmproj.stat().st_size if arm.mmproj else 0) + HEADROOM
         fits = needed <= available
@@ -98,8 +100,8 @@ def check_memory(arms: Sequence[Arm], *, allow_swap: bool) -> list[Arm]:
                 f"{format_size(available)} is free: its speed would be the disk's.",
                 "Close other programs, leave the file out, or add --allow-swap to measure it all the same.",
             )
-        found.append(replace(arm, fits=fits))
-    return found
+        checked.append(replace(arm, fits=fits))
+    return checked
 
 
 def bench(
@@ -135,13 +137,13 @@ def bench(
     if request.image or any(arm.mmproj for arm in arms):
         _bench_images(arms, measured, request, keep, reporter)
     if max(others) > BUSY >= busy:
-        told = f"other programs used up to {max(others):.0%} of this machine meanwhile"
-        reporter.info(f"{told}: measure again when it rests")
+        sentence = f"other programs used up to {max(others):.0%} of this machine meanwhile"
+        reporter.info(f"{sentence}: measure again when it rests")
     return content
 
 
-def _run(llama: LlamaCpp, arm: Arm, held: _Samples, request: BenchRequest, content: dict[str, Any]) -> float:
-    found = llama_bench.run(
+def _run(llama: LlamaCpp, arm: Arm, samples_so_far: _Samples, request: BenchRequest, content: dict[str, Any]) -> float:
+    run = llama_bench.run(
         llama,
         arm.path,
         threads=request.threads,
@@ -149,12 +151,12 @@ def _run(llama: LlamaCpp, arm: Arm, held: _Samples, request: BenchRequest, conte
         n_generate=request.n_generate,
         kernels=arm.kernels,
     )
-    for key, samples in found.tps.items():
-        held.tps.setdefault(key, []).extend(samples)
-    held.peak_rss_bytes = max(held.peak_rss_bytes, found.peak_rss_bytes)
+    for key, samples in run.tps.items():
+        samples_so_far.tps.setdefault(key, []).extend(samples)
+    samples_so_far.peak_rss_bytes = max(samples_so_far.peak_rss_bytes, run.peak_rss_bytes)
     if not arm.kernels:
-        content["machine"] |= {"llama_cpp_commit": found.build["build_commit"], "backends": found.build["backends"]}
-    return found.others_share
+        content["machine"] |= {"llama_cpp_commit": run.build["build_commit"], "backends": run.build["backends"]}
+    return run.others_share
 
 
 def _bench_images(
@@ -166,11 +168,11 @@ def _bench_images(
 ) -> None:
     """Time whole answers about one image, the same for all files."""
     rounds = min(IMAGE_ROUNDS, request.repetitions)
-    chosen = [(arm, held) for arm, held in zip(arms, measured, strict=True) if arm.mmproj]
+    chosen = [(arm, samples) for arm, samples in zip(arms, measured, strict=True) if arm.mmproj]
     with tempfile.TemporaryDirectory() as folder:
         image = request.image or _made_image(Path(folder))
         for done in range(rounds * len(chosen)):
-            arm, held = chosen[(done + done // len(chosen)) % len(chosen)]
+            arm, samples = chosen[(done + done // len(chosen)) % len(chosen)]
             with LlamaClient(arm.path, arm.mmproj, threads=max(request.threads), kernels=arm.kernels) as client:
                 watch = machine.PeakMemory(client.pid)
                 try:
@@ -179,8 +181,8 @@ def _bench_images(
                 finally:
                     watch.stop()
             for name, value in timed.items():
-                held.image.setdefault(name, []).append(float(value))
-            held.image_peak_rss_bytes = max(held.image_peak_rss_bytes, watch.n_bytes)
+                samples.image.setdefault(name, []).append(float(value))
+            samples.image_peak_rss_bytes = max(samples.image_peak_rss_bytes, watch.n_bytes)
             keep()
             reporter.progress("answers about an image", done + 1, rounds * len(chosen))
 
@@ -197,8 +199,8 @@ def _made_image(folder: Path) -> Path:
 
 def _machine(busy: float) -> dict[str, Any]:
     pin = tools.pin()
-    told = {"package": f"{pin['package']} {pin['version']}", "flags": pin["cmake_args"]}
-    return machine.describe() | {"busy_share_before": busy, "build": told}
+    build = {"package": f"{pin['package']} {pin['version']}", "flags": pin["cmake_args"]}
+    return machine.describe() | {"busy_share_before": busy, "build": build}
 
 
 def _conditions(request: BenchRequest, more: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -219,13 +221,13 @@ def _rows(
     """A row for every file and number of threads; what has not been measured yet is left out or null."""
     at = next((i for i, arm in enumerate(arms) if baseline and arm.path == baseline.path), None)
     rows = []
-    for arm, held in zip(arms, measured, strict=True):
+    for arm, figures in zip(arms, measured, strict=True):
         for threads in request.threads:
-            decode = held.tps.get((threads, 0, request.n_generate))
+            decode = figures.tps.get((threads, 0, request.n_generate))
             if not decode:
                 continue
-            beside = measured[at].tps if at is not None else {}
-            prefill = {n: held.tps[threads, n, 0] for n in request.prompts if (threads, n, 0) in held.tps}
+            baseline_tps = measured[at].tps if at is not None else {}
+            prefill = {n: figures.tps[threads, n, 0] for n in request.prompts if (threads, n, 0) in figures.tps}
             longest = max(prefill, default=None)
             rows.append(
                 BenchRow(
@@ -238,24 +240,26 @@ def _rows(
                     decode_tps=intervals.spread_of(decode),
                     prefill_tps=intervals.spread_of(prefill[longest]) if longest else None,
                     prefill={str(n): intervals.spread_of(samples) for n, samples in prefill.items()},
-                    decode_ratio=_ratio(beside.get((threads, 0, request.n_generate)), decode),
-                    prefill_ratio=_ratio(beside.get((threads, longest, 0)), prefill[longest]) if longest else None,
-                    peak_rss_bytes=held.peak_rss_bytes,
+                    decode_ratio=_ratio(baseline_tps.get((threads, 0, request.n_generate)), decode),
+                    prefill_ratio=_ratio(baseline_tps.get((threads, longest, 0)), prefill[longest])
+                    if longest
+                    else None,
+                    peak_rss_bytes=figures.peak_rss_bytes,
                     fits_memory=arm.fits,
-                    image=_image_row(held) if held.image and threads == max(request.threads) else None,
+                    image=_image_row(figures) if figures.image and threads == max(request.threads) else None,
                 )
             )
     return rows
 
 
-def _image_row(held: _Samples) -> dict[str, Samples | int]:
-    spreads = {name: intervals.spread_of(values) for name, values in held.image.items()}
-    return {**spreads, "peak_rss_bytes": held.image_peak_rss_bytes}
+def _image_row(samples: _Samples) -> dict[str, Samples | int]:
+    spreads = {name: intervals.spread_of(values) for name, values in samples.image.items()}
+    return {**spreads, "peak_rss_bytes": samples.image_peak_rss_bytes}
 
 
-def _ratio(one: Sequence[float] | None, other: Sequence[float]) -> Ratio | None:
+def _ratio(baseline: Sequence[float] | None, samples: Sequence[float]) -> Ratio | None:
     """Of the repetitions that both have."""
-    n = min(len(one), len(other)) if one else 0
-    if not one or n == 0:
+    n = min(len(baseline), len(samples)) if baseline else 0
+    if not baseline or n == 0:
         return None
-    return intervals.paired_ratio(np.array(one[:n]), np.array(other[:n]))
+    return intervals.paired_ratio(np.array(baseline[:n]), np.array(samples[:n]))

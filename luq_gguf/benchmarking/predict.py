@@ -46,19 +46,23 @@ class Predictor:
         self._table = self._measured(
             speed_model.types_of(self._tensors) | speed_model.types_in(self._tensors, plan.tensor_types)
         )
-        one, other = self._speed_of(plan.tensor_types), self._speed(())
+        planned, stock = self._speed_of(plan.tensor_types), self._speed(())
         high_type = _usual_type(self._tensors)
         rates = self._table.rates
-        known = (
+        comparable = (
             plan.ranking != "best" and plan.low in rates and high_type in rates
         )  # rows may not fit the low type: then others stand for it
-        ratio = rates[plan.low].decode_weights_per_second / rates[high_type].decode_weights_per_second if known else 1.0
+        ratio = (
+            rates[plan.low].decode_weights_per_second / rates[high_type].decode_weights_per_second
+            if comparable
+            else 1.0
+        )
         faster = self._smallest_faster(plan.low, high_type) if ratio < 1 else None
         return PredictedSpeed(
-            one.decode_tps,
-            one.prefill_tps,
-            other.decode_tps,
-            other.prefill_tps,
+            planned.decode_tps,
+            planned.prefill_tps,
+            stock.decode_tps,
+            stock.prefill_tps,
             self._threads,
             self._table.n_prompt,
             ratio,
@@ -78,30 +82,30 @@ class Predictor:
         return speed_model.smallest_faster(table, low, high, bits)
 
 
-def predictor(session: Session, *, wanted: bool) -> Predictor | None:
-    """None for a model so small that nobody asks, or that cannot be measured in parts, unless it is `wanted`.
+def predictor(session: Session, *, required: bool) -> Predictor | None:
+    """None for a model so small that nobody asks, or that cannot be measured in parts, unless it is `required`.
 
     Raises BudgetError where it is, and its speed cannot be predicted.
     """
     spec, reporter = session.spec, session.reporter
-    if not wanted and spec.tensors.n_weights < WORTH_IT:
+    if not required and spec.tensors.n_weights < WORTH_IT:
         return None
     try:
-        found = Predictor(spec, session.options.threads, reporter)
+        built = Predictor(spec, session.options.threads, reporter)
         for low_layers in ((), range(spec.tensors.n_layers)):
-            found.decode_tps(low_layers)
+            built.decode_tps(low_layers)
     except (LuqError, KeyError) as error:
-        told = error.message if isinstance(error, LuqError) else f"the type {error} does not fit all its layers"
-        sentence = f"The speed of {spec.checkpoint.name} cannot be predicted: {told.rstrip('.')}."
-        if wanted:
+        reason = error.message if isinstance(error, LuqError) else f"the type {error} does not fit all its layers"
+        sentence = f"The speed of {spec.checkpoint.name} cannot be predicted: {reason.rstrip('.')}."
+        if required:
             raise BudgetError(sentence, "Choose another budget than --target-tps.") from None
         reporter.info(sentence)
         return None
-    return found
+    return built
 
 
-def tps_of(found: Predictor | None) -> Callable[[Sequence[int]], float] | None:
-    return found.decode_tps if found else None
+def tps_of(predictor: Predictor | None) -> Callable[[Sequence[int]], float] | None:
+    return predictor.decode_tps if predictor else None
 
 
 def _usual_type(tensors: ModelTensors) -> str:

@@ -62,16 +62,16 @@ def synthetic_outline(model: str, folder: Path, llama: LlamaCpp) -> reader.GGUFI
     know.
     """
     config = _config(model)
-    made = folder / "checkpoint"
-    made.mkdir(parents=True)
+    checkpoint = folder / "checkpoint"
+    checkpoint.mkdir(parents=True)
     shapes, config = _tensors(config, model)
-    (made / "config.json").write_text(json.dumps(config))
-    (made / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer"}))
-    (made / "tokenizer.model").write_bytes(_tokenizer())
-    sparse_safetensors(made / "model.safetensors", shapes)
-    tensors = converter.text_tensors(llama, made, folder / "text.gguf", model)
-    metadata = converter.metadata_only(llama, made, folder / "metadata.gguf", model)
-    shutil.rmtree(made)
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    (checkpoint / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer"}))
+    (checkpoint / "tokenizer.model").write_bytes(_tokenizer())
+    sparse_safetensors(checkpoint / "model.safetensors", shapes)
+    tensors = converter.text_tensors(llama, checkpoint, folder / "text.gguf", model)
+    metadata = converter.metadata_only(llama, checkpoint, folder / "metadata.gguf", model)
+    shutil.rmtree(checkpoint)
     return header_only.write(folder / "skeleton.gguf", metadata.path, tensors)
 
 
@@ -79,8 +79,8 @@ def geometry(source: reader.GGUFInfo, llama: LlamaCpp, low: str, high: str) -> G
     """A header-only GGUF with both possible types of its tensors, all of which count as measured."""
     n_layers = 1 + max(layer for t in source.tensors if (layer := layer_of(t.name)) is not None)
     everything = {tensor.name for tensor in source.tensors}
-    known = reader.check_type(low, "--low"), quantize.check_ftype(llama, high)
-    return Geometry(source, quantize.model_tensors(llama, source, *known, n_layers=n_layers, has_imatrix=everything))
+    types = reader.check_type(low, "--low"), quantize.check_ftype(llama, high)
+    return Geometry(source, quantize.model_tensors(llama, source, *types, n_layers=n_layers, has_imatrix=everything))
 
 
 def spread_layers(n_layers: int, count: int) -> tuple[int, ...]:
@@ -95,9 +95,9 @@ def _config(model: str) -> dict[str, Any]:
     path = Path(model).expanduser() / "config.json"
     if not path.is_file():
         if Path(model).exists() or "/" not in model:
-            known = ", ".join(BUILT_IN)
+            names = ", ".join(BUILT_IN)
             raise CheckpointError(
-                f"{model} is no folder with a config.json, no Hub id, and no built-in name.", f"Built in: {known}."
+                f"{model} is no folder with a config.json, no Hub id, and no built-in name.", f"Built in: {names}."
             )
         path = download.fetch_config(model)
     try:
@@ -116,22 +116,24 @@ def _tensors(config: dict[str, Any], model: str) -> tuple[dict[str, tuple[int, .
 
     try:
         kind = str(config.get("model_type", ""))
-        whole = AutoConfig.for_model(kind, **{k: v for k, v in config.items() if k != "model_type"})
-        text = whole.get_text_config()
+        model_config = AutoConfig.for_model(kind, **{k: v for k, v in config.items() if k != "model_type"})
+        text = model_config.get_text_config()
         alone = type(text) in AutoModelForCausalLM._model_mapping
         with torch.device("meta"):
-            made: Any = (AutoModelForCausalLM if alone else AutoModelForImageTextToText).from_config(
-                text if alone else whole
+            network: Any = (AutoModelForCausalLM if alone else AutoModelForImageTextToText).from_config(
+                text if alone else model_config
             )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(
             f"transformers cannot make a model of {model}'s config.json: {str(error).splitlines()[0]}",
             "Is it a vision-language or causal language model that this transformers knows?",
         ) from None
-    ties = any(getattr(one, "tie_word_embeddings", False) for one in (made.config, made.config.get_text_config()))
-    tied = set(made._tied_weights_keys or ()) if ties else set()
-    shapes = {name: tuple(tensor.shape) for name, tensor in made.state_dict().items() if name not in tied}
-    described = made.config.to_dict() | {"architectures": [type(made).__name__]}
+    ties = any(
+        getattr(part, "tie_word_embeddings", False) for part in (network.config, network.config.get_text_config())
+    )
+    tied = set(network._tied_weights_keys or ()) if ties else set()
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items() if name not in tied}
+    described = network.config.to_dict() | {"architectures": [type(network).__name__]}
     return shapes, described
 
 
@@ -139,17 +141,17 @@ def _tokenizer() -> bytes:
     """A SentencePiece model of a few tokens; the converter fills the vocabulary up to the config's size."""
     import sentencepiece
 
-    made = io.BytesIO()
+    model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(["speed and size are of a geometry alone"] * 10),
-        model_writer=made,
+        model_writer=model,
         vocab_size=300,
         model_type="bpe",
         byte_fallback=True,
         hard_vocab_limit=False,
         minloglevel=2,
     )
-    return made.getvalue()
+    return model.getvalue()
 
 
 def sparse_safetensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:

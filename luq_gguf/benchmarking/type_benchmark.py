@@ -61,8 +61,8 @@ class Geometry:
         """Weights that a token is multiplied with in `count` layers."""
         share, names, n = self.active_experts, self.matrices, self.tensors.n_layers
         inside = [t for t in self.source.tensors if t.name in names]
-        whole = sum(t.n_weights * (share if "_exps" in t.name else 1.0) for t in inside)
-        return whole / n * count
+        total = sum(t.n_weights * (share if "_exps" in t.name else 1.0) for t in inside)
+        return total / n * count
 
     def layers_measured(self) -> int:
         """So many layers that caches do not hold them in Q4_K; the model's own number where that is less."""
@@ -89,19 +89,19 @@ def measured_rates(
     Raises DiskSpaceError, and RunnerError where llama-bench cannot run such a model.
     """
     path = _cache_path(geometry, threads)
-    known: dict[str, Any] = _read(path)
-    wanted = [kind for kind in types if geometry.fits(kind) and (again or kind not in known.get("rates", {}))]
-    if wanted:
-        _measure(geometry, threads, wanted, known, reporter)
-        if known["others_share"] <= BUSY:
+    content: dict[str, Any] = _read(path)
+    missing = [kind for kind in types if geometry.fits(kind) and (again or kind not in content.get("rates", {}))]
+    if missing:
+        _measure(geometry, threads, missing, content, reporter)
+        if content["others_share"] <= BUSY:
             path.parent.mkdir(parents=True, exist_ok=True)
-            serialization.write_json(path, known)
+            serialization.write_json(path, content)
         else:
             reporter.info(
-                f"other programs used {known['others_share']:.0%} of this machine: these rates are not kept for later"
+                f"other programs used {content['others_share']:.0%} of this machine: these rates are not kept for later"
             )
-    rates = {kind: TypeRate(row["decode_wps"], row["prefill_wps"]) for kind, row in known["rates"].items()}
-    decode, prefill = (known[f"{what}_constant"] + known[f"{what}_head"] for what in ("decode", "prefill"))
+    rates = {kind: TypeRate(row["decode_wps"], row["prefill_wps"]) for kind, row in content["rates"].items()}
+    decode, prefill = (content[f"{what}_constant"] + content[f"{what}_head"] for what in ("decode", "prefill"))
     return SpeedTable(rates, decode, prefill, threads, PROMPT)
 
 
@@ -120,10 +120,10 @@ def _cache_path(geometry: Geometry, threads: int) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = serialization.read_json(path, "bench --types") if path.exists() else {}
+        content: dict[str, Any] = serialization.read_json(path, "bench --types") if path.exists() else {}
     except RunFolderError:  # damaged: measured again
         return {}
-    return found
+    return content
 
 
 @dataclass(frozen=True)
@@ -136,26 +136,26 @@ class _Layers:
 
 
 def _measure(
-    geometry: Geometry, threads: int, types: Collection[str], known: dict[str, Any], reporter: Reporter
+    geometry: Geometry, threads: int, types: Collection[str], content: dict[str, Any], reporter: Reporter
 ) -> None:
-    """Fill `known` with rates of these types, and the constants where they are missing."""
+    """Fill `content` with rates of these types, and the constants where they are missing."""
     count = geometry.layers_measured()
     once, twice, headed = _Layers("Q4_0", count), _Layers("Q4_0", 2 * count), _Layers("Q4_0", count, head=True)
     files = [_Layers(kind, count) for kind in types]
-    if constants := "decode_head" not in known:
-        files += [one for one in (once, twice, headed) if one not in files]
+    if constants := "decode_head" not in content:
+        files += [layers for layers in (once, twice, headed) if layers not in files]
     seconds, others = _seconds(geometry, threads, files, reporter)
-    for what, found in seconds.items():
+    for what, seconds_of in seconds.items():
         if constants:
-            known[f"{what}_constant"] = min(max(0.0, 2 * found[once] - found[twice]), found[once] / 2)
-            known[f"{what}_head"] = max(0.0, found[headed] - found[once])
-    weights, rates = geometry.layer_weights(count), known.setdefault("rates", {})
+            content[f"{what}_constant"] = min(max(0.0, 2 * seconds_of[once] - seconds_of[twice]), seconds_of[once] / 2)
+            content[f"{what}_head"] = max(0.0, seconds_of[headed] - seconds_of[once])
+    weights, rates = geometry.layer_weights(count), content.setdefault("rates", {})
     for kind in types:
         rates[kind] = {}
-        for what, found in seconds.items():
-            rates[kind][f"{what}_wps"] = weights / (found[_Layers(kind, count)] - known[f"{what}_constant"])
-            rates[kind][f"{what}_tps"] = 1 / found[_Layers(kind, count)]
-    known |= {
+        for what, seconds_of in seconds.items():
+            rates[kind][f"{what}_wps"] = weights / (seconds_of[_Layers(kind, count)] - content[f"{what}_constant"])
+            rates[kind][f"{what}_tps"] = 1 / seconds_of[_Layers(kind, count)]
+    content |= {
         "others_share": others,
         "threads": threads,
         "layers": count,
@@ -172,19 +172,21 @@ def _seconds(
     samples: dict[str, dict[_Layers, list[float]]] = {"decode": {}, "prefill": {}}
     others, llama, total = [], tools.find(), len(files) * ROUNDS
     with tempfile.TemporaryDirectory(prefix="luq-types-") as folder:
-        for turn, one in enumerate([one for _ in range(ROUNDS) for one in files], 1):
-            path = Path(folder) / f"{one.kind}-{one.count}-{one.head}.gguf"
+        for turn, layers in enumerate([layers for _ in range(ROUNDS) for layers in files], 1):
+            path = Path(folder) / f"{layers.kind}-{layers.count}-{layers.head}.gguf"
             if not path.exists():
-                layer_file(path, geometry, one.kind, one.count, head=one.head)
+                layer_file(path, geometry, layers.kind, layers.count, head=layers.head)
             run = llama_bench.run(
                 llama, path, threads=(threads,), prompts=(PROMPT,), n_generate=GENERATE, repetitions=REPETITIONS
             )
             for what, key in (("decode", (threads, 0, GENERATE)), ("prefill", (threads, PROMPT, 0))):
                 sustained = run.tps[key][REPETITIONS // 2 :]
-                samples[what].setdefault(one, []).extend(1 / tps for tps in sustained)
+                samples[what].setdefault(layers, []).extend(1 / tps for tps in sustained)
             others.append(run.others_share)
             reporter.progress("speed of tensor types", turn, total)
-    return {what: {one: median(held) for one, held in found.items()} for what, found in samples.items()}, median(others)
+    return {
+        what: {layers: median(values) for layers, values in by_file.items()} for what, by_file in samples.items()
+    }, median(others)
 
 
 def layer_file(path: Path, geometry: Geometry, kind: str, count: int, *, head: bool = False) -> None:
@@ -217,13 +219,13 @@ def layer_file(path: Path, geometry: Geometry, kind: str, count: int, *, head: b
 
 def _cut_to(metadata: Mapping[str, Any], arch: str, n_layers: int, count: int) -> dict[str, object]:
     """Metadata that hold a value for each layer, for another number of layers; no heads for several tokens (MTP)."""
-    found: dict[str, object] = {}
+    changes: dict[str, object] = {}
     for key, value in metadata.items():
         if key.startswith(f"{arch}.") and isinstance(value, list) and len(value) >= n_layers:
-            found[key] = [value[i % n_layers] for i in range(count)]
+            changes[key] = [value[i % n_layers] for i in range(count)]
     if f"{arch}.nextn_predict_layers" in metadata:
-        found[f"{arch}.nextn_predict_layers"] = 0
-    return found
+        changes[f"{arch}.nextn_predict_layers"] = 0
+    return changes
 
 
 def geometry(

@@ -54,14 +54,14 @@ class _Chunks:
     first_id: int
 
 
-def chunk_tokens(tokenizer: Any, document: str, wanted: int) -> list[list[int]]:
+def chunk_tokens(tokenizer: Any, document: str, count: int) -> list[list[int]]:
     """The first chunks of a text, each begun with the BOS token where the tokenizer adds one, as llama-imatrix does."""
     ids = tokenizer(document, add_special_tokens=False)["input_ids"]
     with_special = tokenizer("a")["input_ids"]
     bos = with_special[0] if with_special[0] == tokenizer.bos_token_id else None
     if bos is not None:
         ids = [bos, *ids]
-    chunks = [ids[at : at + CHUNK_TOKENS] for at in range(0, len(ids), CHUNK_TOKENS)][:wanted]
+    chunks = [ids[at : at + CHUNK_TOKENS] for at in range(0, len(ids), CHUNK_TOKENS)][:count]
     if len(chunks) > 1 and len(chunks[-1]) < CHUNK_TOKENS:
         chunks.pop()  # llama-imatrix reads whole chunks only
     return [[bos, *chunk[1:]] if bos is not None else chunk for chunk in chunks]

@@ -93,18 +93,20 @@ class Ranks:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._end(error)
-        found = error
+        outcome = error
         if error is not None and isinstance(error, KeyboardInterrupt | RankError):
-            found = self._failure() or error
-        if found is None:
+            outcome = self._failure() or error
+        if outcome is None:
             return
         for number in (signal.SIGINT, signal.SIGTERM):  # the launcher ends all now; this one is about to
             signal.signal(number, signal.SIG_IGN)
         # Rank 0 speaks for all, unless it may be the one that is gone.
-        if self._rank and not (self._lost and self._rank == 1 and isinstance(found, RankError)):
-            raise SystemExit(130 if isinstance(found, KeyboardInterrupt) else getattr(found, "exit_code", 1)) from None
-        if found is not error:
-            raise found from None
+        if self._rank and not (self._lost and self._rank == 1 and isinstance(outcome, RankError)):
+            raise SystemExit(
+                130 if isinstance(outcome, KeyboardInterrupt) else getattr(outcome, "exit_code", 1)
+            ) from None
+        if outcome is not error:
+            raise outcome from None
 
     def wait_for_work(self) -> bool:
         """Wait for rank 0, which holds the run folder. False where there is nothing to do."""
@@ -136,9 +138,9 @@ class Ranks:
         self._heeded = True
         with self._news:
             while True:
-                found = self._failure()
-                if found:
-                    raise found
+                failure = self._failure()
+                if failure:
+                    raise failure
                 if any(state.word == _STOPPED for state in self._all):
                     raise KeyboardInterrupt
                 if self._all and until(self._all):
@@ -177,9 +179,9 @@ class Ranks:
         """What happened to another rank, if anything did."""
         for rank, state in enumerate(self._all):
             if rank != self._rank and state.word == _FAILED:
-                found = RankError(f"Rank {rank}: {state.message}", state.hint)
-                found.exit_code = state.exit_code
-                return found
+                failure = RankError(f"Rank {rank}: {state.message}", state.hint)
+                failure.exit_code = state.exit_code
+                return failure
         if self._lost:
             return RankError("Another process of this launch is gone.", AGAIN)
         return None

@@ -43,10 +43,10 @@ def profile_shard(
 ) -> None:
     """One share of a profile's pass, in a folder of its own. Raises RunFolderError where it holds another share."""
     with RunFolder(out, create=True, overwrite=options.overwrite) as run:
-        held = run.read().get("shard")
-        if held not in (None, str(share)) and not options.overwrite:
+        recorded = run.read().get("shard")
+        if recorded not in (None, str(share)) and not options.overwrite:
             raise RunFolderError(
-                f"{out} holds shard {held}.",
+                f"{out} holds shard {recorded}.",
                 "Give each shard a folder of its own, or add --overwrite to write over it.",
             )
         session = load_spec_for_profile(run, model, options, reporter)
@@ -61,7 +61,7 @@ def _make_shard(session: Session, request: CalibrationRequest, share: ShardSpec)
 
     run, spec, reporter = session.run, session.spec, session.reporter
     request = request_for(spec, request, reporter)
-    whole = profile_key(spec, request, session.options.device)
+    whole_key = profile_key(spec, request, session.options.device)
 
     def make() -> None:
         placement = place(session)
@@ -77,9 +77,9 @@ def _make_shard(session: Session, request: CalibrationRequest, share: ShardSpec)
             on_samples=lambda done, total: reporter.progress(f"samples of share {share}", done, total),
         )
         with pass_ as pass_result:
-            shard_files.write(run.path, share, spec.checkpoint, calibration, pass_result, whole)
+            shard_files.write(run.path, share, spec.checkpoint, calibration, pass_result, whole_key)
 
-    run.run_stage("shard", hash_of(whole, str(share)), shard_files.names(spec.tensors.n_layers), make)
+    run.run_stage("shard", hash_of(whole_key, str(share)), shard_files.names(spec.tensors.n_layers), make)
     for name in PROFILE_STATE:
         (run.work / name).unlink(missing_ok=True)
 
@@ -90,9 +90,9 @@ def merge(folders: Sequence[Path], out: Path, *, overwrite: bool = False, report
         raise ShardError(f"--out {out} is one of the shards.", "Give --out a new or empty folder.")
     shards = _checked(folders)
     with RunFolder(out, create=True, overwrite=overwrite) as run:
-        known = RunFolder(shards[0].folder).read()
-        claim(run, known["model"], overwrite=overwrite)
-        run.update(revision=known.get("revision"))
+        record = RunFolder(shards[0].folder).read()
+        claim(run, record["model"], overwrite=overwrite)
+        run.update(revision=record.get("revision"))
         return make_merged(run, shards, reporter)
 
 
@@ -136,8 +136,8 @@ def profile_together(
     with Ranks(launch) as ranks:
         if launch.rank:
             if ranks.wait_for_work():
-                with RunFolder(folder, create=True) as own:
-                    session = load_spec_for_profile(own, model, replace(options, overwrite=True))
+                with RunFolder(folder, create=True) as shard_run:
+                    session = load_spec_for_profile(shard_run, model, replace(options, overwrite=True))
                     _make_shard(session, request, share)
                 ranks.wait_for_all()
             return None
@@ -148,9 +148,9 @@ def profile_together(
                 return make_profile(session, request)
             place(session, copies=min(launch.local, sum(not _has_shard(part) for part in parts)))
             with ranks.working():
-                with RunFolder(folder, create=True) as own:
-                    own.update(model=model, revision=session.spec.checkpoint.revision)
-                    _make_shard(replace(session, run=own), request, share)
+                with RunFolder(folder, create=True) as shard_run:
+                    shard_run.update(model=model, revision=session.spec.checkpoint.revision)
+                    _make_shard(replace(session, run=shard_run), request, share)
                 reporter.info(f"share {share} is done; waiting for the other processes")
                 ranks.wait_for_all()
             _check_seen(parts)
@@ -173,7 +173,7 @@ def _check_seen(parts: Sequence[Path]) -> None:
 
 
 def _is_profiled(session: Session, request: CalibrationRequest) -> bool:
-    asked = request_for(session.spec, request)
-    key = profile_key(session.spec, asked, session.options.device)
-    adopt_merged(session.run, session.spec, asked, key)
+    followed = request_for(session.spec, request)
+    key = profile_key(session.spec, followed, session.options.device)
+    adopt_merged(session.run, session.spec, followed, key)
     return session.run.is_done("profile", key)

@@ -21,13 +21,18 @@ Entropies = tuple[tuple[LayerEntropy, ...], dict[str, tuple[float, ...]], dict[s
 
 
 def entropies(
-    kept: SampledVectors, n_layers: int, seeds: list[int], work: Path, key: str, on_layers: Callable[[int, int], None]
+    sampled: SampledVectors,
+    n_layers: int,
+    seeds: list[int],
+    work: Path,
+    key: str,
+    on_layers: Callable[[int, int], None],
 ) -> Entropies:
     """Layers, rankings by way of estimating, and histograms int [n_seeds, K] by "<group>.<layer>".
 
     `work` keeps entropies.npz, of `key`. Raises CalibrationError where tokens are fewer than clusters, or not finite.
     """
-    n_tokens = sum(kept.count(name) for name in MODALITIES)
+    n_tokens = sum(sampled.count(name) for name in MODALITIES)
     if n_tokens < entropy.K:
         raise CalibrationError(
             f"The calibration set gives {n_tokens} tokens; "
@@ -36,13 +41,13 @@ def entropies(
         )
     path, key = work / "entropies.npz", f"{key} {seeds}"
     histograms = resume.load(path, key) or {}
-    groups = [g for g in GROUPS if g == "all" or kept.count(g) >= entropy.K]
-    last_saved, first_half = time.monotonic(), kept.samples_of_all() % 2 == 0
+    groups = [g for g in GROUPS if g == "all" or sampled.count(g) >= entropy.K]
+    last_saved, first_half = time.monotonic(), sampled.samples_of_all() % 2 == 0
     for layer in range(n_layers):
         on_layers(layer, n_layers)
         for group in groups:
             if f"{group}.{layer}" not in histograms:
-                histograms |= _histograms(kept, group, layer, seeds, first_half)
+                histograms |= _histograms(sampled, group, layer, seeds, first_half)
         if time.monotonic() - last_saved > SAVE_SECONDS:
             resume.save(path, key, histograms)
             last_saved = time.monotonic()
@@ -55,20 +60,20 @@ def entropies(
 
 
 def _histograms(
-    kept: SampledVectors, group: str, layer: int, seeds: list[int], first_half: np.ndarray
+    sampled: SampledVectors, group: str, layer: int, seeds: list[int], first_half: np.ndarray
 ) -> dict[str, np.ndarray]:
-    vectors = kept.vectors(group, layer)
+    vectors = sampled.vectors(group, layer)
     if not np.isfinite(vectors).all():
         raise CalibrationError(
-            f"Layer {layer} puts out values that are not finite in {kept.dtype}.",
+            f"Layer {layer} puts out values that are not finite in {sampled.dtype}.",
             "Is the checkpoint intact? Another --device may compute in another precision.",
         )
     counts = [entropy.cluster_histogram(vectors.copy(), entropy.K, seed) for seed in seeds]
-    found: dict[str, np.ndarray] = {}
+    histograms: dict[str, np.ndarray] = {}
     if group == "all":
         ways = entropy.variant_histograms(vectors, first_half, seeds[0])
-        found |= {f"{way}.{layer}": histogram[None] for way, histogram in ways.items()}
-    return found | {f"{group}.{layer}": np.array(counts)}
+        histograms |= {f"{way}.{layer}": histogram[None] for way, histogram in ways.items()}
+    return histograms | {f"{group}.{layer}": np.array(counts)}
 
 
 def _layer(histograms: dict[str, np.ndarray], layer: int, groups: list[str]) -> LayerEntropy:

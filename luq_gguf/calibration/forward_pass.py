@@ -152,11 +152,11 @@ def seen_batches(arrays: dict[str, np.ndarray]) -> list[tuple[bool, tuple[int, .
     """The same as `TokenSample.seen` holds it."""
     names = ("seen.batch", "seen.multimodal", "seen.sample", "seen.tokens")
     number, multimodal, sample, tokens = (arrays[name] for name in names)
-    found = []
+    batches = []
     for batch in range(int(number.max()) + 1 if len(number) else 0):
         rows = np.flatnonzero(number == batch)
-        found.append((bool(multimodal[rows[0]]), tuple(sample[rows].tolist()), tuple(tokens[rows].tolist())))
-    return found
+        batches.append((bool(multimodal[rows[0]]), tuple(sample[rows].tolist()), tuple(tokens[rows].tolist())))
+    return batches
 
 
 def _state(hooks: CalibrationHooks, reservoir: Reservoir, batch: int, samples: int) -> dict[str, np.ndarray]:

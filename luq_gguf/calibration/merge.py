@@ -22,17 +22,17 @@ from luq_gguf.method import importance
 SAME = "Merge shards that were made with the same model and the same calibration arguments."
 
 
-def replay(kept: TokenSample, seen: Sequence[Sequence[tuple[bool, tuple[int, ...], tuple[int, ...]]]]) -> None:
+def replay(sample: TokenSample, seen: Sequence[Sequence[tuple[bool, tuple[int, ...], tuple[int, ...]]]]) -> None:
     """Choose among all batches as a single process does; `seen[i]` has every len(seen)-th batch, from the i-th on."""
     longest = max(len(batches) for batches in seen)
     for turn in range(longest):
         for batches in seen:
             if turn < len(batches):
                 multimodal, ids, lengths = batches[turn]
-                kept.choose(ids, list(lengths), multimodal=multimodal)
+                sample.choose(ids, list(lengths), multimodal=multimodal)
 
 
-def places(kept: TokenSample, name: str, keys: Sequence[np.ndarray], samples: Sequence[np.ndarray]) -> np.ndarray:
+def places(chosen: TokenSample, name: str, keys: Sequence[np.ndarray], samples: Sequence[np.ndarray]) -> np.ndarray:
     """Where the vectors of a modality's slots are: int [capacity, 2], part and row in it; -1 for free slots.
 
     `keys[part]` and `samples[part]` [n_kept] are what each part kept. Raises KeyError where none kept a chosen token.
@@ -42,10 +42,10 @@ def places(kept: TokenSample, name: str, keys: Sequence[np.ndarray], samples: Se
         for part in range(len(keys))
         for row, (sample, key) in enumerate(zip(samples[part].tolist(), keys[part].tolist(), strict=True))
     }
-    found = np.full((kept.capacity, 2), -1)
-    for slot in np.flatnonzero(np.isfinite(kept.keys[name])):
-        found[slot] = rows[int(kept.samples[name][slot]), float(kept.keys[name][slot])]
-    return found
+    place_of_slot = np.full((chosen.capacity, 2), -1)
+    for slot in np.flatnonzero(np.isfinite(chosen.keys[name])):
+        place_of_slot[slot] = rows[int(chosen.samples[name][slot]), float(chosen.keys[name][slot])]
+    return place_of_slot
 
 
 class MergedVectors(SampledVectors):
@@ -66,11 +66,11 @@ class MergedVectors(SampledVectors):
             raise ShardError("A token that belongs to the sample was kept by no shard.", AGAIN) from None
 
     def _read(self, name: str, layer: int, slots: np.ndarray) -> np.ndarray:
-        found = np.empty((len(slots), self._width), dtype=np.float32)
+        vectors = np.empty((len(slots), self._width), dtype=np.float32)
         part, row = self._places[name][slots].T
         for number in np.unique(part):
-            found[part == number] = self._shards[number].vectors(name, layer)[row[part == number]]
-        return found
+            vectors[part == number] = self._shards[number].vectors(name, layer)[row[part == number]]
+        return vectors
 
 
 def check(shards: Sequence[Shard]) -> list[Shard]:
@@ -94,24 +94,26 @@ def check(shards: Sequence[Shard]) -> list[Shard]:
     return ordered
 
 
-def _check_alike(one: Shard, other: Shard) -> None:
+def _check_alike(first: Shard, other: Shard) -> None:
     def refuse(what: str, a: object, b: object) -> ShardError:
-        return ShardError(f"{one.folder} and {other.folder} differ in {what}: {a} and {b}.", SAME)
+        return ShardError(f"{first.folder} and {other.folder} differ in {what}: {a} and {b}.", SAME)
 
-    if one.facts["model_sha256"] != other.facts["model_sha256"]:
-        raise refuse("their model", *(f"{s.facts['model']} ({_short(s.facts['model_sha256'])})" for s in (one, other)))
-    for name, energy in one.energies.items():
+    if first.facts["model_sha256"] != other.facts["model_sha256"]:
+        raise refuse(
+            "their model", *(f"{s.facts['model']} ({_short(s.facts['model_sha256'])})" for s in (first, other))
+        )
+    for name, energy in first.energies.items():
         if not np.allclose(energy, other.energies.get(name, np.nan), rtol=1e-5):  # devices add up in other orders
-            raise ShardError(f"{one.folder} and {other.folder} are of different weights ({name}).", SAME)
+            raise ShardError(f"{first.folder} and {other.folder} are of different weights ({name}).", SAME)
     for what, key in (("seed", "seed"), ("alpha", "alpha"), ("calibration data", "sha256")):
-        a, b = one.facts["calibration"][key], other.facts["calibration"][key]
+        a, b = first.facts["calibration"][key], other.facts["calibration"][key]
         if a != b:
             raise refuse(what, _short(a), _short(b))
     for what, key in (("the number of text samples", "n_text_asked"), ("capacity", "capacity"), ("precision", "dtype")):
-        if one.facts[key] != other.facts[key]:
-            raise refuse(what, one.facts[key], other.facts[key])
-    if one.share.count != other.share.count:
-        raise refuse("the number of shards", one.share, other.share)
+        if first.facts[key] != other.facts[key]:
+            raise refuse(what, first.facts[key], other.facts[key])
+    if first.share.count != other.share.count:
+        raise refuse("the number of shards", first.share, other.share)
 
 
 def _short(value: object) -> str:
@@ -120,9 +122,9 @@ def _short(value: object) -> str:
 
 def _check_whole(ordered: Sequence[Shard]) -> None:
     """Samples are numbered through in the order of batches, so whoever has another order batched them differently."""
-    whole = TokenSample(1, 0)
-    replay(whole, [shard.seen for shard in ordered])
-    samples = [sample for _, ids, _ in whole.seen for sample in ids]
+    replayed = TokenSample(1, 0)
+    replay(replayed, [shard.seen for shard in ordered])
+    samples = [sample for _, ids, _ in replayed.seen for sample in ids]
     if samples != list(range(len(samples))):
         raise ShardError(
             "The shards' samples do not add up to the whole set, each once.",
@@ -146,8 +148,8 @@ def profile_inputs(ordered: Sequence[Shard]) -> ProfileInputs:
 
 def key_of(ordered: Sequence[Shard]) -> str:
     """Of what is saved of an interrupted merge: the same shards, made of the same tokens in the same precision."""
-    told = [
+    identities = [
         [s.facts["model_sha256"], s.facts["calibration"]["sha256"], s.facts["dtype"], str(s.share)] for s in ordered
     ]
     sums = [float(sum(value.sum() for value in s.matrix.in_sum2.values())) for s in ordered]
-    return json.dumps([told, sums])
+    return json.dumps([identities, sums])

@@ -73,8 +73,8 @@ def profile(
     Returns what `finalize_profile` does. Raises CalibrationError where the set has fewer tokens than clusters.
     """
     key = pass_key(checkpoint, calibration, placement.dtype)
-    found = run_pass(checkpoint, calibration, names, work, placement=placement, on_samples=progress.on_samples)
-    with found as pass_result:
+    pass_ = run_pass(checkpoint, calibration, names, work, placement=placement, on_samples=progress.on_samples)
+    with pass_ as pass_result:
         inputs = ProfileInputs(
             checkpoint.name,
             calibration_facts(calibration),
@@ -102,17 +102,17 @@ def finalize_profile(
     and column energies (decoder.Matrices) by "columns.<tensor>".
     """
     seeds = list(seeds) if seeds is not None else [seed + i for i in range(SEEDS)]
-    matrix, kept = inputs.matrix, inputs.vectors
+    matrix, vectors = inputs.matrix, inputs.vectors
     layers, rankings, histograms = entropy_estimate.entropies(
-        kept, inputs.n_layers, seeds, work, key, progress.on_layers
+        vectors, inputs.n_layers, seeds, work, key, progress.on_layers
     )
     estimator: dict[str, object] = {
         "method": "K-means on whole token vectors (scikit-learn, n_init=1)",
         "k": entropy.K,
         "seeds": seeds,
         "spread": "standard deviation over seeds",
-        "token_vectors": {name: kept.count(name) for name in MODALITIES},
-        "capacity": kept.capacity,
+        "token_vectors": {name: vectors.count(name) for name in MODALITIES},
+        "capacity": vectors.capacity,
         "dtype": inputs.dtype,
     }
     n_text = matrix.n_samples - int(str(inputs.calibration["n_multimodal"]))

@@ -42,9 +42,9 @@ class TokenSample:
         both = np.concatenate([keys, fresh])
         keep = np.argsort(both, kind="stable")[: self.capacity]
         tokens = np.sort(keep[keep >= self.capacity]) - self.capacity
-        kept = np.zeros(self.capacity, dtype=bool)
-        kept[keep[keep < self.capacity]] = True
-        slots = np.flatnonzero(~kept)[: len(tokens)]
+        stays = np.zeros(self.capacity, dtype=bool)
+        stays[keep[keep < self.capacity]] = True
+        slots = np.flatnonzero(~stays)[: len(tokens)]
         keys[slots] = fresh[tokens]
         self.samples[name][slots] = np.repeat(ids, lengths)[tokens]
         return tokens, slots
@@ -56,7 +56,9 @@ class TokenSample:
     def samples_of_all(self) -> np.ndarray:
         """The sample's number of each token of the group "all", int [n], in the order of its vectors."""
         slots = self._slots_of_all()
-        return np.concatenate([self.samples[name][held] for name, held in zip(MODALITIES, slots, strict=True)])
+        return np.concatenate(
+            [self.samples[name][modality_slots] for name, modality_slots in zip(MODALITIES, slots, strict=True)]
+        )
 
     def _slots_of_all(self) -> tuple[np.ndarray, np.ndarray]:
         """Slots of either modality that hold the smallest keys of both together."""
@@ -121,8 +123,8 @@ class Reservoir(SampledVectors):
         file.seek(layer * size)
         raw = torch.frombuffer(bytearray(file.read(size)), dtype=torch.uint8)
         rows = raw[: len(raw) // (self.width * self._itemsize) * self.width * self._itemsize]
-        whole = rows.view(self.dtype).reshape(-1, self.width)
-        return whole[torch.from_numpy(slots)]
+        vectors = rows.view(self.dtype).reshape(-1, self.width)
+        return vectors[torch.from_numpy(slots)]
 
     def flush(self) -> None:
         import os

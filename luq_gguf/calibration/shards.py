@@ -75,13 +75,13 @@ def write(
 ) -> None:
     """Write a finished pass; `request_key` is the key that a profile of the whole request would have."""
     reservoir, matrix = pass_result.reservoir, pass_result.matrix
-    held = {name: np.isfinite(reservoir.keys[name]) for name in MODALITIES}
+    taken = {name: np.isfinite(reservoir.keys[name]) for name in MODALITIES}
     arrays = (
         {f"sum.{name}": value for name, value in matrix.in_sum2.items()}
         | {f"count.{name}": value for name, value in matrix.counts.items()}
         | {COLUMNS + name: value for name, value in pass_result.energies.items()}
-        | {f"keys.{name}": reservoir.keys[name][held[name]] for name in MODALITIES}
-        | {f"samples.{name}": reservoir.samples[name][held[name]] for name in MODALITIES}
+        | {f"keys.{name}": reservoir.keys[name][taken[name]] for name in MODALITIES}
+        | {f"samples.{name}": reservoir.samples[name][taken[name]] for name in MODALITIES}
         | seen_arrays(reservoir)
     )
     facts = {

@@ -132,12 +132,12 @@ def make_profile(session: Session, request: CalibrationRequest) -> Profile:
         placement = place(session)
         calibration = read_request(run, request)
         tell_skipped(calibration, reporter)
-        made = profiler.profile(
+        result = profiler.profile(
             spec.checkpoint, calibration, spec.names, run.work, placement=placement, progress=_progress(reporter)
         )
         if run.read().get("merged"):
             run.update(merged=None)
-        _write_profile(run, made)
+        _write_profile(run, result)
 
     run.run_stage("profile", key, PROFILE_FILES, make)
     return _finished_profile(run)
@@ -150,13 +150,23 @@ def make_merged(run: RunFolder, shards: Sequence[Shard], reporter: Reporter = Re
         from luq_gguf.calibration import merge, profiler
 
         facts = shards[0].facts
-        told = facts["calibration"]
-        made = profiler.finalize_profile(
-            merge.profile_inputs(shards), told["seed"], run.work, merge.key_of(shards), progress=_progress(reporter)
+        calibration = facts["calibration"]
+        result = profiler.finalize_profile(
+            merge.profile_inputs(shards),
+            calibration["seed"],
+            run.work,
+            merge.key_of(shards),
+            progress=_progress(reporter),
         )
-        known = merged_facts(facts["model_sha256"], told["sha256"], told["seed"], told["alpha"], facts["n_text_asked"])
-        run.update(merged={"shards": len(shards)} | known)
-        _write_profile(run, made)
+        identity = merged_facts(
+            facts["model_sha256"],
+            calibration["sha256"],
+            calibration["seed"],
+            calibration["alpha"],
+            facts["n_text_asked"],
+        )
+        run.update(merged={"shards": len(shards)} | identity)
+        _write_profile(run, result)
 
     run.run_stage("profile", shards[0].facts["request_key"], PROFILE_FILES, make)
     return _finished_profile(run)
@@ -171,10 +181,10 @@ def _progress(reporter: Reporter) -> Progress:
     )
 
 
-def _write_profile(run: RunFolder, made: ProfileResult) -> None:
+def _write_profile(run: RunFolder, result: ProfileResult) -> None:
     from safetensors.numpy import save_file
 
-    profile, matrix, arrays = made
+    profile, matrix, arrays = result
     sources = [str(name) for name in cast("list[object]", profile.calibration["sources"])]
     with atomic.whole(run.file(header_only.IMATRIX_NAME)) as part:
         imatrix.write(part, matrix, sources, 512)

@@ -76,10 +76,10 @@ def command(files: tuple[Path, ...], run_dir: Path | None, shape: str | None, *,
 def _threads(text: str | None) -> tuple[int, ...]:
     from luq_gguf.core import machine
 
-    found = options.numbers(text, "--threads") if text else (machine.physical_cores(),)
-    if not all(found):
+    counts = options.numbers(text, "--threads") if text else (machine.physical_cores(),)
+    if not all(counts):
         raise click.UsageError("--threads must be at least 1.")
-    return found
+    return counts
 
 
 def _bench(
@@ -124,8 +124,8 @@ def _types(run_dir: Path | None, shape: str | None, given: dict[str, Any], *, as
         table, rows = bench.bench_types(run_dir, model, threads[0], reporter, again=given["again"])
     bandwidth = machine.read_bandwidth(table.threads) / 1e9
     if as_json:
-        told = {"threads": table.threads, "prompt_tokens": table.n_prompt, "read_gigabytes_per_second": bandwidth}
-        output.print_json(told | {"types": rows})
+        content = {"threads": table.threads, "prompt_tokens": table.n_prompt, "read_gigabytes_per_second": bandwidth}
+        output.print_json(content | {"types": rows})
         return
     output.print_table(tables.types_table(rows, str(run_dir) if run_dir else model, table))
     click.echo(f"this machine reads {bandwidth:.1f} GB/s from memory with {table.threads} threads")

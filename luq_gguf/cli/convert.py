@@ -44,9 +44,9 @@ def command(
     \b
     luq-gguf convert Qwen/Qwen2.5-VL-7B-Instruct --out out/ --target-size 3.4GiB
     """
-    wanted = options.make_plan_request(rest, seed)
+    plan_request = options.make_plan_request(rest, seed)
     how = options.make_run_options(rest)
-    options.check_files(how, measures=wanted.measures)
+    options.check_files(how, measures=plan_request.measures)
     from luq_gguf.calibration.stage import CalibrationRequest
     from luq_gguf.core.units import format_size
     from luq_gguf.workflows import pipeline
@@ -58,22 +58,24 @@ def command(
             from luq_gguf.publishing import upload
 
             upload.check(target, base_model)  # hours before it is needed
-        made = pipeline.convert(model, out, wanted, request, how, reporter)
+        result = pipeline.convert(model, out, plan_request, request, how, reporter)
         published = upload.upload(out, target, base_model=base_model, reporter=reporter) if target else None
     if as_json:
-        output.print_json(made.to_json() | ({"upload": published.to_json()} if published else {}))
+        output.print_json(result.to_json() | ({"upload": published.to_json()} if published else {}))
         return
-    output.print_table(output.profile_table(made.profile, made.plan.low_layers))
-    click.echo(output.agreement_line(made.profile))
-    for line in output.plan_lines(made.plan):
+    output.print_table(output.profile_table(result.profile, result.plan.low_layers))
+    click.echo(output.agreement_line(result.profile))
+    for line in output.plan_lines(result.plan):
         click.echo(line)
-    click.echo(f"model   {made.model.path}  ({format_size(made.model.n_bytes)}, every tensor as planned)")
-    if made.mmproj:
-        click.echo(f"mmproj  {made.mmproj}  ({format_size(made.mmproj.stat().st_size)})")
-        click.echo(f"\nTry it: llama-mtmd-cli -m {made.model.path} --mmproj {made.mmproj} --image IMAGE -p QUESTION")
+    click.echo(f"model   {result.model.path}  ({format_size(result.model.n_bytes)}, every tensor as planned)")
+    if result.mmproj:
+        click.echo(f"mmproj  {result.mmproj}  ({format_size(result.mmproj.stat().st_size)})")
+        click.echo(
+            f"\nTry it: llama-mtmd-cli -m {result.model.path} --mmproj {result.mmproj} --image IMAGE -p QUESTION"
+        )
     else:
-        click.echo(f"\nTry it: llama-cli -m {made.model.path}")
+        click.echo(f"\nTry it: llama-cli -m {result.model.path}")
     if published:
         click.echo(f"\npublished  {published.pull_request or published.url}")
-    if made.better:
-        click.echo(f"\n{made.better}")
+    if result.better:
+        click.echo(f"\n{result.better}")

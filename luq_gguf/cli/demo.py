@@ -45,11 +45,11 @@ def command(
     for name in ("image", "question", "right answer", *(f.label for f in done.files)):
         table.add_column(name)
     for i, question in enumerate(done.questions[:SHOWN]):
-        said = [
+        answers = [
             f"[green]{f.answers[i]}[/]" if f.answers[i] == question.answer else f"[red]{f.answers[i]}[/]"
             for f in done.files
         ]
-        table.add_row(question.image.name, question.text, question.answer, *said)
+        table.add_row(question.image.name, question.text, question.answer, *answers)
     output.print_table(table)
     table = Table(title=f"Accuracy on {questions} test questions of easy-VQA")
     for name, side in (

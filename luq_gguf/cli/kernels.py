@@ -28,10 +28,10 @@ def command(*, only_path: bool, as_json: bool) -> None:
     if only_path:
         click.echo(library)
         return
-    found = state.of(library)
-    gain = measure.gain(library) if found.path else None
+    status = state.of(library)
+    gain = measure.gain(library) if status.path else None
     if as_json:
-        facts = {"library": str(library), "path": found.path, "bits_per_weight": found.bits_per_weight, "gain": gain}
+        facts = {"library": str(library), "path": status.path, "bits_per_weight": status.bits_per_weight, "gain": gain}
         output.print_json({"built": True} | facts)
         return
     click.echo(f"library  {library}")
@@ -39,7 +39,7 @@ def command(*, only_path: bool, as_json: bool) -> None:
         wish = os.environ.get("LUQ_KERNELS")
         click.echo("path     none: " + ("switched off by LUQ_KERNELS" if wish == "off" else "not on this CPU"))
         return
-    click.echo(f"path     {found.path}, {found.bits_per_weight:.3f} bits a weight in memory")
+    click.echo(f"path     {status.path}, {status.bits_per_weight:.3f} bits a weight in memory")
     click.echo(f"gain     {format_ratio(gain)} times stock IQ1_M: {gain['conditions']}")
     click.echo(f"use      export GGML_BACKEND_PATH={library}")
     click.echo("         llama-mtmd-cli -m FILE.gguf ..., llama-server -m FILE.gguf -ot '^$=CPU'")

@@ -154,24 +154,24 @@ hub = _chain(
 
 def numbers(text: str, option: str) -> tuple[int, ...]:
     """ "0,4,8" or "0-12" or both mixed. Raises BudgetError."""
-    found: list[int] = []
+    values: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         if not match:
             raise BudgetError(f"{option} {text}: {part!r} is no number.", "Write 0,4,8 or 0-12.")
-        found += range(int(match[1]), int(match[2] or match[1]) + 1)
-    return tuple(found)
+        values += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return tuple(values)
 
 
 def shares(text: str, option: str) -> tuple[float, ...]:
     """ "0,0.5,1": numbers from 0 to 1. Raises CalibrationError."""
     try:
-        found = tuple(float(part) for part in text.split(","))
+        values = tuple(float(part) for part in text.split(","))
     except ValueError:
-        found = (-1.0,)
-    if not all(0 <= share <= 1 for share in found):
+        values = (-1.0,)
+    if not all(0 <= share <= 1 for share in values):
         raise CalibrationError(f"{option} {text} is no list of shares.", "Write 0,0.25,0.5,0.75,1.")
-    return found
+    return values
 
 
 def make_run_options(values: dict[str, Any]) -> RunOptions:
@@ -186,9 +186,11 @@ def make_plan_request(values: dict[str, Any], seed: int) -> Any:
     budget = Budget(*(values.pop(name) for name in names))
     rule, kind, source = values.pop("rule"), values.pop("plan_kind"), values.pop("eval_source")
     search = {n: values.pop(n) for n in ("kinds", "per", "swaps", "plan_minutes")}
-    asked = {f"--{name.replace('kinds', 'types').replace('_', '-')}" for name, v in search.items() if v is not None}
-    if kind != "best" and asked:
-        raise click.UsageError(f"{', '.join(sorted(asked))}: only for --plan best.")
+    search_options = {
+        f"--{name.replace('kinds', 'types').replace('_', '-')}" for name, v in search.items() if v is not None
+    }
+    if kind != "best" and search_options:
+        raise click.UsageError(f"{', '.join(sorted(search_options))}: only for --plan best.")
     if kind == "best" and rule != "entropy":
         raise click.UsageError(
             f"--rank {rule} orders layers for --plan luq; --plan best chooses types without an order."

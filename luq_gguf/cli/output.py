@@ -65,8 +65,8 @@ def print_table(table: Table) -> None:
     """To a terminal within its width; to a file or a pipe as wide as it is, so that no figure is cut."""
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        whole = console.measure(table, options=console.options.update(max_width=10_000)).maximum
-        console = Console(width=max(console.width, whole))
+        full_width = console.measure(table, options=console.options.update(max_width=10_000)).maximum
+        console = Console(width=max(console.width, full_width))
     console.print(table)
 
 
@@ -100,8 +100,8 @@ def profile_table(profile: Profile, low: tuple[int, ...] = ()) -> Table:
 
 def agreement_line(profile: Profile) -> str:
     """How well the ways of estimating the entropies agree on the ranking."""
-    told = ", ".join(f"{way} {tau:.2f}" for way, tau in ranking.agreement(profile.rankings).items())
-    return f"Kendall's tau of the ranking: {told}" if told else ""
+    taus = ", ".join(f"{way} {tau:.2f}" for way, tau in ranking.agreement(profile.rankings).items())
+    return f"Kendall's tau of the ranking: {taus}" if taus else ""
 
 
 def print_profile(profile: Profile, out: Path, *, as_json: bool) -> None:
@@ -131,11 +131,11 @@ def plan_lines(plan: Plan) -> list[str]:
     if unsettled := unsettled_line(plan):
         lines.append(unsettled)
     if plan.without_importance:
-        told = [f"{name} {plan.tensor_types[name]}" for name in plan.without_importance]
-        more = f" and {len(told) - 3} more" if len(told) > 3 else ""
+        listed = [f"{name} {plan.tensor_types[name]}" for name in plan.without_importance]
+        more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
         lines.append(
-            f"{len(told)} matrices that the reference model does not compute have no importance, and types that need "
-            f"none: {', '.join(told[:3])}{more}"
+            f"{len(listed)} matrices that the reference model does not compute have no importance, and types that need "
+            f"none: {', '.join(listed[:3])}{more}"
         )
     low = set(plan.low_layers)
     crossing = [pair for pair in plan.near_ties if (pair[0] in low) != (pair[1] in low)]
@@ -149,12 +149,12 @@ def plan_lines(plan: Plan) -> list[str]:
 
 def _quality_lines(plan: Plan) -> list[str]:
     """What was expected and measured of the plan's file, and of others of its size."""
-    found, expected, lines = plan.measured_kld, plan.predicted_kld, []
-    if found:
-        told = f" (predicted {expected['value']:.3g} +- {expected['error']:.2g})" if expected else ""
+    kld, expected, lines = plan.measured_kld, plan.predicted_kld, []
+    if kld:
+        prediction = f" (predicted {expected['value']:.3g} +- {expected['error']:.2g})" if expected else ""
         lines.append(
-            f"measured: mean KLD {found['mean']:.3g} ({found['low']:.3g} to {found['high']:.3g}) from the 16-bit file"
-            + told
+            f"measured: mean KLD {kld['mean']:.3g} ({kld['low']:.3g} to {kld['high']:.3g}) from the 16-bit file"
+            + prediction
         )
     if expected and isinstance(limit := expected.get("of_all_types_within_budget"), dict):
         lines.append(
@@ -162,8 +162,8 @@ def _quality_lines(plan: Plan) -> list[str]:
             f"{expected['swaps_that_helped']} helped; the least that the estimate gives any choice of types is "
             f"{limit['estimate']:.3g} (bound {limit['bound']:.3g})"
         )
-    for one in plan.compared:
-        lines.append(f"beside it: {one['name']}, {format_size(one['file_bytes'])}, mean KLD {one['kld']:.3g}")
+    for entry in plan.compared:
+        lines.append(f"beside it: {entry['name']}, {format_size(entry['file_bytes'])}, mean KLD {entry['kld']:.3g}")
     return lines
 
 

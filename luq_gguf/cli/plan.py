@@ -22,13 +22,13 @@ from luq_gguf.cli import options, output
 @options.as_json
 def command(run_dir: Path, seed: int, *, as_json: bool, **rest: Any) -> None:
     """Write plan.json and tensor-types.txt into RUN_DIR, a folder that `luq-gguf profile` has filled."""
-    wanted, how = options.make_plan_request(rest, seed), options.make_run_options(rest)
+    plan_request, how = options.make_plan_request(rest, seed), options.make_run_options(rest)
     from luq_gguf.reporting.plan_text import better_line
     from luq_gguf.run import serialization
     from luq_gguf.workflows import pipeline
 
     with output.reporter() as reporter:
-        plan = pipeline.plan(run_dir, wanted, how, reporter, **rest)
+        plan = pipeline.plan(run_dir, plan_request, how, reporter, **rest)
     if as_json:
         output.print_json(serialization.plan_to_json(plan))
         return

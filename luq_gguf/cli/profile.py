@@ -62,8 +62,8 @@ def command(
     with quiet if launch and launch.rank else output.reporter() as reporter:
         if shard:
             distributed_pass.profile_shard(model, out, request, shard, how, reporter)
-            told = {"shard": str(shard), "run_dir": str(out)}
-            click.echo(json.dumps(told, indent=1) if as_json else f"shard {shard}  {out}")
+            content = {"shard": str(shard), "run_dir": str(out)}
+            click.echo(json.dumps(content, indent=1) if as_json else f"shard {shard}  {out}")
             return
         if launch:
             profile = distributed_pass.profile_together(model, out, request, launch, how, reporter)

@@ -32,10 +32,10 @@ def command(
     from luq_gguf.workflows import pipeline
 
     with output.reporter() as reporter:
-        made = pipeline.quantize_plan(run_dir, how, reporter, model=model)
+        result = pipeline.quantize_plan(run_dir, how, reporter, model=model)
     if as_json:
-        output.print_json(made.to_json())
+        output.print_json(result.to_json())
         return
-    click.echo(f"model   {made.model.path}  ({format_size(made.model.n_bytes)}, every tensor as planned)")
-    if made.mmproj:
-        click.echo(f"mmproj  {made.mmproj}  ({format_size(made.mmproj.stat().st_size)})")
+    click.echo(f"model   {result.model.path}  ({format_size(result.model.n_bytes)}, every tensor as planned)")
+    if result.mmproj:
+        click.echo(f"mmproj  {result.mmproj}  ({format_size(result.mmproj.stat().st_size)})")

@@ -53,10 +53,12 @@ def table(done: Upload) -> Table:
 def lines(done: Upload) -> list[str]:
     n_bytes = sum(file.n_bytes for file in done.sent)
     if done.dry_run:
-        made = "" if done.exists else f"; {done.target.repo} does not exist and would be made, "
-        made += "" if done.exists else ("private" if done.target.private else "public")
-        return [f"dry run: {len(done.sent)} files, {format_size(n_bytes)} would be sent{made}"]
+        creation = "" if done.exists else f"; {done.target.repo} does not exist and would be made, "
+        creation += "" if done.exists else ("private" if done.target.private else "public")
+        return [f"dry run: {len(done.sent)} files, {format_size(n_bytes)} would be sent{creation}"]
     if not done.sent:
         return [f"nothing to send: all {len(done.files)} files are there  ({done.pull_request or done.url})"]
-    told = f"{len(done.sent)} of {len(done.files)} files sent in one commit, {format_size(n_bytes)}, each checked there"
-    return [told, f"{'pull request' if done.pull_request else 'repository'}  {done.pull_request or done.url}"]
+    sentence = (
+        f"{len(done.sent)} of {len(done.files)} files sent in one commit, {format_size(n_bytes)}, each checked there"
+    )
+    return [sentence, f"{'pull request' if done.pull_request else 'repository'}  {done.pull_request or done.url}"]

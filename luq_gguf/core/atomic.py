@@ -40,11 +40,11 @@ def whole_folder(path: Path) -> Iterator[Path]:
     at once: where another was faster, its folder stays. The given folder's parent is removed with all else in it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=path.name + ".", dir=path.parent) as name:
-        made = Path(name) / "whole"
-        made.mkdir()
-        yield made
+        folder = Path(name) / "whole"
+        folder.mkdir()
+        yield folder
         with suppress(OSError):
-            made.rename(path)
+            folder.rename(path)
 
 
 def remove(path: Path) -> None:

@@ -21,11 +21,11 @@ def open_rgb(path: Path) -> Image:
     if "\0" in str(path) or not path.is_file():  # opening a pipe would wait for ever
         raise ValueError(f"{path.name} is no file")
     Image.init()
-    known = [name for name in FORMATS if name in Image.OPEN]  # AVIF and JPEG 2000 are not in every build
+    formats = [name for name in FORMATS if name in Image.OPEN]  # AVIF and JPEG 2000 are not in every build
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=known) as picture:
+            with Image.open(path, formats=formats) as picture:
                 return picture.convert("RGB")
     except Exception as error:  # decoders of damaged files raise whatever they trip over
         raise ValueError(f"{path.name} cannot be read: {type(error).__name__}") from None

@@ -36,21 +36,21 @@ def read(path: Path, limit: int = LIMIT) -> Any:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    members = dict(pairs)
+    if len(members) != len(pairs):
         raise ValueError("a key occurs twice")
-    return found
+    return members
 
 
 def _check_depth(value: Any) -> None:
     level = [value]
     for _ in range(DEPTH):
-        level = [inner for one in level for inner in _inner(one)]
+        level = [inner for element in level for inner in _inner(element)]
         if not level:
             return
     raise ValueError("nested too deeply")
 
 
 def _inner(value: Any) -> list[Any]:
-    held = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return [one for one in held if isinstance(one, dict | list)]
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [child for child in children if isinstance(child, dict | list)]

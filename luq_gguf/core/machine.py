@@ -73,7 +73,7 @@ def cgroup_memory(root: Path, membership: str) -> list[Memory]:
     Files that were read count as used there and are dropped when memory is asked for, so they count as free here. In a
     container without a namespace of its own the path is the host's, and the container's limit is that of the root.
     """
-    found = []
+    levels = []
     for line in membership.splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers:
@@ -82,11 +82,11 @@ def cgroup_memory(root: Path, membership: str) -> list[Memory]:
             read, mount = _limit_v1, root / "memory"
         else:
             continue
-        own = PurePosixPath(path.lstrip("/"))
-        for level in (own, *own.parents) if ".." not in own.parts else (PurePosixPath(),):
+        group = PurePosixPath(path.lstrip("/"))
+        for level in (group, *group.parents) if ".." not in group.parts else (PurePosixPath(),):
             with suppress(OSError, ValueError):  # a file that is not there, or no limit
-                found.append(read(mount / level))
-    return found
+                levels.append(read(mount / level))
+    return levels
 
 
 def _limit_v2(folder: Path) -> Memory:
@@ -162,9 +162,9 @@ def read_bandwidth(threads: int) -> float:
     with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
         for _ in range(5):
             started = time.perf_counter()
-            list(pool.map(lambda one: float(np.dot(one, one)), parts))
+            list(pool.map(lambda array: float(np.dot(array, array)), parts))
             best = min(best, time.perf_counter() - started)
-    return sum(one.nbytes for one in parts) / best
+    return sum(array.nbytes for array in parts) / best
 
 
 class PeakMemory:

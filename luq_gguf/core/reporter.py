@@ -15,11 +15,11 @@ class Reporter:
 
     def once(self) -> Reporter:
         """The same reporter, which passes on no sentence twice."""
-        said: set[str] = set()
+        passed_on: set[str] = set()
 
         def info(sentence: str) -> None:
-            if sentence not in said:
-                said.add(sentence)
+            if sentence not in passed_on:
+                passed_on.add(sentence)
                 self.info(sentence)
 
         return replace(self, info=info)

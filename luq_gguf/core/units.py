@@ -8,7 +8,7 @@ GIB = 1024**3
 def format_size(n_bytes: int, *, up: bool = False) -> str:
     """A size for people, in GiB, MiB or KiB; `up` rounds so that the text is never less than the number."""
     units = ((GIB, "GiB"), (1024**2, "MiB"), (1024, "KiB"))
-    unit, name = next((one for one in units if n_bytes >= one[0] // 10), units[-1])
+    unit, name = next((candidate for candidate in units if n_bytes >= candidate[0] // 10), units[-1])
     value = n_bytes / unit
     if up:
         value = -(-n_bytes * 100 // unit) / 100

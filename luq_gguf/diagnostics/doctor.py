@@ -47,10 +47,10 @@ def _tools() -> Iterator[Check]:
         yield Check.failed("llama.cpp tools", error.message, error.hint)
         return
     origin = "pinned build" if llama.pinned else f"your own ({tools.ENVIRONMENT_VARIABLE})"
-    wanted = tools.pin()["tools"]
-    assert isinstance(wanted, list)
+    names = tools.pin()["tools"]
+    assert isinstance(names, list)
     failed = False
-    for name in wanted:
+    for name in names:
         check = _tool(llama, name, origin)
         failed |= not check.ok
         yield check
@@ -145,7 +145,9 @@ def _machine() -> Iterator[Check]:
     yield Check("C++ compiler", ok=bool(compiler) or built, found=compiler or "none (not needed any more)", hint=hint)
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    known = [f for f in ("avx2", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimddp") if f" {f}" in flags]
+    features = [
+        f for f in ("avx2", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimddp") if f" {f}" in flags
+    ]
     yield Check.passed(
-        "machine", f"{os.cpu_count()} cores, {pages / 1024**3:.1f} GiB, {' '.join(known) or 'no SIMD flags'}"
+        "machine", f"{os.cpu_count()} cores, {pages / 1024**3:.1f} GiB, {' '.join(features) or 'no SIMD flags'}"
     )

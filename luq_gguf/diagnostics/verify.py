@@ -53,7 +53,7 @@ def _folder(run: RunFolder, threads: int | None) -> Iterator[Check]:
     yield Check.passed("run.json", f"stages done: {', '.join(stages) or 'none'}")
     for stage in stages:
         for name, fact in run.outputs(stage).items():
-            yield _output(run.file(name), name, fact, kept=stage in LASTING)
+            yield _output(run.file(name), name, fact, lasting=stage in LASTING)
     model, vision = _only(run, "quantize"), _only(run, "mmproj")
     written = [run.file(name) for stage in stages for name in run.outputs(stage) if name.endswith(".gguf")]
     for path in written:
@@ -71,11 +71,11 @@ def _only(run: RunFolder, stage: str) -> Path | None:
     return next((run.file(name) for name in run.outputs(stage)), None)
 
 
-def _output(path: Path, name: str, fact: dict[str, Any], *, kept: bool) -> Check:
+def _output(path: Path, name: str, fact: dict[str, Any], *, lasting: bool) -> Check:
     """A file against its record in run.json."""
     if not path.is_file():
-        found = "is missing" if kept else "was deleted; it is made when needed"
-        return Check(name, ok=not kept, found=found, hint=AGAIN * kept)
+        summary = "is missing" if lasting else "was deleted; it is made when needed"
+        return Check(name, ok=not lasting, found=summary, hint=AGAIN * lasting)
     size = path.stat().st_size
     if size != fact["n_bytes"]:
         return Check.failed(name, f"has {size} bytes, was written with {fact['n_bytes']}", AGAIN)
@@ -120,8 +120,8 @@ def _structure(path: Path) -> Generator[Check, None, GGUFInfo | None]:
         yield Check.failed(f"{path.name}: structure", error.message, error.hint)
         return None
     kind = reader.kind_of(info)
-    found = f"{kind}, {info.arch or 'no architecture'}, {len(info.tensors)} tensors"
-    yield Check.passed(f"{path.name}: structure", found)
+    summary = f"{kind}, {info.arch or 'no architecture'}, {len(info.tensors)} tensors"
+    yield Check.passed(f"{path.name}: structure", summary)
     return info
 
 
@@ -158,8 +158,8 @@ def _types(info: GGUFInfo, run: RunFolder) -> Check:
 def _projector(info: GGUFInfo) -> Check:
     width, kind = info.metadata.get("clip.vision.projection_dim"), reader.projector_of(info)
     ok = isinstance(width, int) and bool(kind)
-    found = f"{kind}, for text models of width {width}" if ok else "names no projector, or no width of its text model"
-    return Check(f"{info.path.name}: projector", ok=ok, found=found, hint="" if ok else "Convert it again.")
+    summary = f"{kind}, for text models of width {width}" if ok else "names no projector, or no width of its text model"
+    return Check(f"{info.path.name}: projector", ok=ok, found=summary, hint="" if ok else "Convert it again.")
 
 
 def _belongs(model: GGUFInfo, vision: GGUFInfo) -> Check:
@@ -167,10 +167,10 @@ def _belongs(model: GGUFInfo, vision: GGUFInfo) -> Check:
     name, hint = f"{vision.path.name}: belongs", "Take the mmproj that was made of the same checkpoint."
     if reader.kind_of(vision) != "mmproj":
         return Check.failed(name, f"it is no mmproj but {vision.arch or 'something else'}", hint)
-    told = _projector(vision)
+    projector_check = _projector(vision)
     width, projector = model.metadata.get(f"{model.arch}.embedding_length"), reader.projector_of(vision)
-    if not told.ok:
-        return Check.failed(name, told.found, hint)
+    if not projector_check.ok:
+        return Check.failed(name, projector_check.found, hint)
     made_for = vision.metadata["clip.vision.projection_dim"]
     if made_for != width:
         return Check.failed(name, f"it is made for a text model of width {made_for}, this one has {width}", hint)

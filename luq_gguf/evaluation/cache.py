@@ -23,8 +23,8 @@ Arrays = dict[str, np.ndarray]
 def names(data: EvalData) -> Iterator[list[str]]:
     """The cases of every part."""
     for kind, count in (("q", len(data.samples)), ("t", len(data.chunks))):
-        found = [f"{kind}{number}" for number in range(count)]
-        yield from (found[at : at + PART] for at in range(0, count, PART))
+        cases = [f"{kind}{number}" for number in range(count)]
+        yield from (cases[at : at + PART] for at in range(0, count, PART))
 
 
 def path(folder: Path, cases: Sequence[str]) -> Path:

@@ -90,8 +90,8 @@ def _chunks(model: Path, text: Path, n_chunks: int) -> tuple[tuple[int, ...], ..
         raise EvaluationError(
             f"{text.name} has {len(tokens)} tokens; perplexity needs {CHUNK} at least.", "Give a longer text."
         )
-    found = [tokens[at * CHUNK : (at + 1) * CHUNK] for at in range(count)]
-    return tuple(tuple([bos, *chunk[1:]] if bos is not None else chunk) for chunk in found)
+    chunks = [tokens[at * CHUNK : (at + 1) * CHUNK] for at in range(count)]
+    return tuple(tuple([bos, *chunk[1:]] if bos is not None else chunk) for chunk in chunks)
 
 
 def find_mmproj(model: Path, given: Path | None, samples: Sequence[Sample]) -> Path | None:
@@ -103,25 +103,25 @@ def mmproj_beside(model: Path, given: Path | None, what: str) -> Path:
     """The vision half for `what` has images. Raises EvaluationError."""
     if given:
         return given
-    found = mmproj.beside(model)
-    if len(found) != 1:
-        problem = "there is no mmproj file" if not found else f"there are {len(found)} mmproj files"
+    candidates = mmproj.beside(model)
+    if len(candidates) != 1:
+        problem = "there is no mmproj file" if not candidates else f"there are {len(candidates)} mmproj files"
         raise EvaluationError(f"{what} images, and beside {model.name} {problem}.", "Give --mmproj FILE.")
-    return found[0]
+    return candidates[0]
 
 
 def check_comparable(model: Path, reference: Path) -> None:
     """Raise EvaluationError where the reference is another model: other shape or other vocabulary."""
-    one, other = reader.read(model), reader.read(reference)
+    ours, theirs = reader.read(model), reader.read(reference)
     facts = {
         "architecture": "general.architecture",
-        "number of layers": f"{one.arch}.block_count",
-        "width": f"{one.arch}.embedding_length",
+        "number of layers": f"{ours.arch}.block_count",
+        "width": f"{ours.arch}.embedding_length",
         "vocabulary": "tokenizer.ggml.tokens",
         "chat template": "tokenizer.chat_template",
     }
     for what, key in facts.items():
-        a, b = one.metadata.get(key), other.metadata.get(key)
+        a, b = ours.metadata.get(key), theirs.metadata.get(key)
         if a != b:
             shown = "" if what in ("vocabulary", "chat template") else f": {a} and {b}"
             raise EvaluationError(
@@ -175,8 +175,8 @@ def evaluate(
         floor = noise_floor(reference, data, folder, work)
     name = target.model.name
     cases = compare(target, data, folder, work, lambda done, total: reporter.progress(name, done, total), scratch)
-    said = [case.answer or "" for case in cases if case.name[0] == "q"]
-    scores = _scores(said, data, chosen)
+    answers = [case.answer or "" for case in cases if case.name[0] == "q"]
+    scores = _scores(answers, data, chosen)
     before = None if scores is None or theirs is None else _scores(theirs, data, chosen)
     asked, told = ([case for case in cases if case.name[0] == kind] for kind in "qt")
     main = asked or told
@@ -189,7 +189,7 @@ def evaluate(
         n_samples=len(data.samples) or len(data.chunks),
         metric=chosen,
         accuracy=intervals.accuracy(scores) if scores is not None else None,
-        f1=vqa.f1_of_yes(said, [sample.answers[0] for sample in data.samples]) if chosen == "yes-no" else UNSET,
+        f1=vqa.f1_of_yes(answers, [sample.answers[0] for sample in data.samples]) if chosen == "yes-no" else UNSET,
         reference_accuracy=intervals.accuracy(before) if before is not None else UNSET,
         accuracy_change=UNSET if before is None or scores is None else intervals.paired_difference(before, scores),
         kld=_divergence(main, cases, floor),
@@ -211,10 +211,10 @@ def evaluate(
     return Evaluation(result, scores, tuple(cases))
 
 
-def _scores(said: Sequence[str], data: EvalData, metric: str | None) -> np.ndarray | None:
+def _scores(answers: Sequence[str], data: EvalData, metric: str | None) -> np.ndarray | None:
     if metric is None:
         return None
-    pairs = zip(said, data.samples, strict=True)
+    pairs = zip(answers, data.samples, strict=True)
     return np.array([vqa.METRICS[metric](answer, sample.answers) for answer, sample in pairs])
 
 

@@ -84,8 +84,8 @@ def measure_reference(
 
     def measure(client: LlamaClient, name: str) -> tuple[Arrays, str | None]:
         scored = _score(client, target, data, name, None)
-        kept = kld_metric.keep_top(scored.rows, target.top)
-        arrays = {"tokens": kept.tokens, "log_probabilities": kept.log_probabilities, "tail": kept.tail}
+        top = kld_metric.keep_top(scored.rows, target.top)
+        arrays = {"tokens": top.tokens, "log_probabilities": top.log_probabilities, "tail": top.tail}
         arrays |= {"prompt": scored.prompt, "forced": scored.forced}
         if scored.nll is not None:
             arrays["nll"] = scored.nll
@@ -112,27 +112,27 @@ def compare(
     Raises EvaluationError where the file reads a prompt as other tokens than the reference did.
     """
     folder = _folder(scratch or work, f"file-{reference.name if reference else 'alone'}", target, data)
-    known = measurement_cache.Reference(reference) if reference else None
+    reference_arrays = measurement_cache.Reference(reference) if reference else None
 
     def measure(client: LlamaClient, name: str) -> tuple[Arrays, str | None]:
-        held = known.arrays(name) if known else None
-        scored = _score(client, target, data, name, held["forced"] if held else None)
+        expected = reference_arrays.arrays(name) if reference_arrays else None
+        scored = _score(client, target, data, name, expected["forced"] if expected else None)
         arrays = {"n_prompt": np.array([max(0, len(scored.prompt) - 1)])}
         if scored.nll is not None:
             arrays["nll"] = scored.nll
-        if held:
-            if not np.array_equal(held["prompt"], scored.prompt):
+        if expected:
+            if not np.array_equal(expected["prompt"], scored.prompt):
                 raise EvaluationError(
                     f"{target.model.name} reads {name} as other tokens than the reference does.",
                     "Compare files of the same model with the same vocabulary and chat template.",
                 )
-            kept = TopLogprobs(held["tokens"], held["log_probabilities"], held["tail"])
-            arrays["kld"] = kld_metric.kl_from_top(kept, scored.rows).astype(np.float32)
-            arrays["same_top"] = held["tokens"][:, 0] == scored.rows.argmax(axis=1)
-            if "control" in held:
+            top = TopLogprobs(expected["tokens"], expected["log_probabilities"], expected["tail"])
+            arrays["kld"] = kld_metric.kl_from_top(top, scored.rows).astype(np.float32)
+            arrays["same_top"] = expected["tokens"][:, 0] == scored.rows.argmax(axis=1)
+            if "control" in expected:
                 at = max(0, len(scored.prompt) - 1)
-                whole = kld_metric.kl_divergence(held["control"], scored.rows[at : at + 1])
-                arrays["missing"] = whole - arrays["kld"][at : at + 1]
+                full_kld = kld_metric.kl_divergence(expected["control"], scored.rows[at : at + 1])
+                arrays["missing"] = full_kld - arrays["kld"][at : at + 1]
         return arrays, scored.answer
 
     _measure_missing(target, data, folder, work, measure, progress)
@@ -172,12 +172,12 @@ def _score(
     if name[0] == "q":
         sample = data.samples[number]
         most = target.max_tokens if target.answers or forced is None else 0
-        found = client.measure(sample.prompt, sample.image, max_tokens=most, forced=_ints(forced))
+        measurement = client.measure(sample.prompt, sample.image, max_tokens=most, forced=_ints(forced))
         return _CaseLogprobs(
-            found.log_probabilities,
-            np.array(found.prompt, np.int32),
-            np.array(found.forced, np.int32),
-            found.text,
+            measurement.log_probabilities,
+            np.array(measurement.prompt, np.int32),
+            np.array(measurement.forced, np.int32),
+            measurement.text,
             None,
         )
     chunk = data.chunks[number]
@@ -226,8 +226,8 @@ def _measure_missing(
             arrays: Arrays = {}
             answers: dict[str, str] = {}
             for name in names:
-                found, answer = measure(client, name)
-                arrays |= {f"{name}.{key}": np.ascontiguousarray(value) for key, value in found.items()}
+                case_arrays, answer = measure(client, name)
+                arrays |= {f"{name}.{key}": np.ascontiguousarray(value) for key, value in case_arrays.items()}
                 if answer is not None:
                     answers[name] = answer
                 done += 1

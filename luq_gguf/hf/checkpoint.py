@@ -79,9 +79,9 @@ def open_checkpoint(model: str, *, trust_remote_code: bool = False, revision: st
     def check(fetched: Path) -> None:
         _check_config(_read_json(fetched / "config.json", fetched), fetched, trust_remote_code=trust_remote_code)
 
-    found = download.fetch(model, revision, check, code=trust_remote_code)
+    snapshot = download.fetch(model, revision, check, code=trust_remote_code)
     return _open_folder(
-        found.folder, trust_remote_code=trust_remote_code, name=model.split("/")[1], revision=found.revision
+        snapshot.folder, trust_remote_code=trust_remote_code, name=model.split("/")[1], revision=snapshot.revision
     )
 
 
@@ -136,7 +136,7 @@ def _read_json(path: Path, folder: Path) -> dict[str, Any]:
 
 def _check_config(config: dict[str, Any], folder: Path, *, trust_remote_code: bool) -> None:
     architectures = config.get("architectures")
-    named = isinstance(architectures, list) and all(isinstance(one, str) for one in architectures)
+    named = isinstance(architectures, list) and all(isinstance(name, str) for name in architectures)
     if not named or not architectures or not isinstance(config.get("model_type"), str):
         raise CheckpointError(
             f"{folder}/config.json names no architecture.",
@@ -201,10 +201,10 @@ def _shards(folder: Path) -> list[Path]:
                 f"{folder} lacks the shard {missing[0]}{more}, which its index names.", "Fetch the checkpoint again."
             )
         return [folder / name for name in names]
-    found = sorted(folder.glob("*.safetensors"))
-    if not found:
+    unindexed = sorted(folder.glob("*.safetensors"))
+    if not unindexed:
         raise CheckpointError(f"{folder} holds no *.safetensors.", "Give the folder with the model's weights.")
-    return found
+    return unindexed
 
 
 def _is_shard(name: str) -> bool:

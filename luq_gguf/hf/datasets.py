@@ -71,8 +71,8 @@ def read_calibration(
     elif n_text:
         document = _read_text(text or DEFAULT_TEXT, n_text * CHARACTERS_PER_CHUNK)
         text_source = source_name(text or DEFAULT_TEXT)
-    asked = {image_source: image_set, text_source: text or DEFAULT_TEXT}
-    commits = {name: _commit_of(source) for name, source in asked.items() if name and _is_on_hub(source)}
+    source_of = {image_source: image_set, text_source: text or DEFAULT_TEXT}
+    commits = {name: _commit_of(source) for name, source in source_of.items() if name and _is_on_hub(source)}
     return CalibrationSet(
         tuple(multimodal),
         samples,
@@ -90,19 +90,19 @@ def read_calibration(
 
 def read_questions(source: str, n_samples: int | None, seed: int, cache: Path) -> tuple[Sample, ...]:
     """Questions to measure with, all or so many by chance. Raises CalibrationError where an image is missing."""
-    found = list(_read_set(source, seed, n_samples or 1000, cache, TO_MEASURE))
-    if not found:
+    samples = list(_read_set(source, seed, n_samples or 1000, cache, TO_MEASURE))
+    if not samples:
         raise CalibrationError(f"{source} holds no questions.", 'Give a .jsonl of {"image", "prompt", "answers"}.')
-    if n_samples is not None and n_samples < len(found):
-        found = [found[i] for i in np.sort(np.random.default_rng(seed).permutation(len(found))[:n_samples])]
-    with_image = [sample for sample in found if sample.image]
+    if n_samples is not None and n_samples < len(samples):
+        samples = [samples[i] for i in np.sort(np.random.default_rng(seed).permutation(len(samples))[:n_samples])]
+    with_image = [sample for sample in samples if sample.image]
     _, bad = _readable(with_image, len(with_image))
     if bad:
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
         raise CalibrationError(
             f"{source}: the image {bad[0]}{more} cannot be read.", "Figures of half a set would mislead: mend the set."
         )
-    return tuple(found)
+    return tuple(samples)
 
 
 def source_name(source: str) -> str:
@@ -123,12 +123,12 @@ def _digest(multimodal: Iterable[Sample], text: Iterable[Sample], document: str 
     return digest.hexdigest()
 
 
-def _readable(samples: Iterable[Sample], wanted: int) -> tuple[list[Sample], list[str]]:
+def _readable(samples: Iterable[Sample], count: int) -> tuple[list[Sample], list[str]]:
     """The first samples whose images can be decoded, and the names of those met that cannot."""
     good: list[Sample] = []
     bad: list[str] = []
     for sample in samples:
-        if len(good) == wanted:
+        if len(good) == count:
             break
         if sample.image is None:
             continue
@@ -196,8 +196,8 @@ def _hub_rows(source: str, seed: int, splits: Sequence[str] = TO_LEARN) -> Itera
     try:
         commit = _commit_of(source) if _is_on_hub(source) else None
         if not split:
-            held = datasets.get_dataset_split_names(name, config or None, revision=commit)
-            split = next((one for one in splits if one in held), held[0])
+            available = datasets.get_dataset_split_names(name, config or None, revision=commit)
+            split = next((name for name in splits if name in available), available[0])
         rows = datasets.load_dataset(name, config or None, split=split, streaming=True, revision=commit)
         yield from rows.shuffle(seed=seed, buffer_size=1000)
     except (*network_errors(), ValueError, datasets.exceptions.DatasetNotFoundError) as error:
@@ -219,9 +219,9 @@ def _commit_of(source: str) -> str:
     return str(HfApi().dataset_info(source.split(":")[0]).sha)
 
 
-def samples_from_rows(rows: Iterable[dict[str, Any]], wanted: int, cache: Path) -> Iterator[Sample]:
+def samples_from_rows(rows: Iterable[dict[str, Any]], count: int, cache: Path) -> Iterator[Sample]:
     """Rows with an image column and a question; images are kept in `cache`, named by their content."""
-    for row in itertools.islice(rows, wanted):
+    for row in itertools.islice(rows, count):
         image: Any = next((row[k] for k in ("image", "images") if row.get(k) is not None), None)
         image = image[0] if isinstance(image, list) and image else image
         prompt = next((row[k] for k in ("question", "prompt", "query") if isinstance(row.get(k), str)), FOLDER_PROMPT)

@@ -38,11 +38,11 @@ class Matrices:
 
     def shapes(self) -> dict[str, tuple[int, int]]:
         """(n_mat, n_in) of every matrix: what its importance will look like."""
-        found = {name: (1, linear.in_features) for linear, name in self.linears.items()}
+        shapes = {name: (1, linear.in_features) for linear, name in self.linears.items()}
         for module, products in self.experts.items():
             for which, names in products.items():
-                found |= dict.fromkeys(names, experts.shape(module, which))
-        return found
+                shapes |= dict.fromkeys(names, experts.shape(module, which))
+        return shapes
 
     def column_energies(self) -> dict[str, np.ndarray]:
         """Sums of squared weights per column, float64 [n_in], of one linear layer of each kind, in the file's order.
@@ -50,11 +50,11 @@ class Matrices:
         Sums do not depend on the order of rows, so they tell whether a converted matrix has the same columns.
         """
         kinds = {name.split(".", 2)[2]: linear for linear, name in reversed(self.linears.items())}
-        found = {}
+        energies = {}
         for linear in kinds.values():
             energy = linear.weight.detach().double().square().sum(0).cpu().numpy()
-            found[self.linears[linear]] = energy[self.orders[linear]] if linear in self.orders else energy
-        return found
+            energies[self.linears[linear]] = energy[self.orders[linear]] if linear in self.orders else energy
+        return energies
 
 
 def decoder_matrices(model: nn.Module, names: TensorNames) -> Matrices:
@@ -63,32 +63,32 @@ def decoder_matrices(model: nn.Module, names: TensorNames) -> Matrices:
     Raises CheckpointError naming a linear layer without a GGUF name, or experts that cannot be calibrated.
     """
     layers = {id(layer) for layer in decoder_layers(model)}
-    found = Matrices({}, {}, {})
+    matrices = Matrices({}, {}, {})
     for path, layer in model.named_modules():
         if id(layer) not in layers:
             continue
         for inner, module in layer.named_modules():
             name = f"{path}.{inner}"
             if isinstance(module, nn.Linear):
-                found.linears[module] = _named(names, "The linear layer", name)
-                order = names.column_order(found.linears[module], layer.get_submodule(inner.rpartition(".")[0]))
+                matrices.linears[module] = _named(names, "The linear layer", name)
+                order = names.column_order(matrices.linears[module], layer.get_submodule(inner.rpartition(".")[0]))
                 if order is not None:
-                    found.orders[module] = order
+                    matrices.orders[module] = order
             elif experts.is_experts(module):
-                found.experts[module] = _expert_names(names, name)
+                matrices.experts[module] = _expert_names(names, name)
             elif not isinstance(module, nn.Conv1d) and any(p.ndim > 2 for p in module.parameters(recurse=False)):
                 raise CheckpointError(
                     f"{name} ({type(module).__name__}) computes experts in a way of its own, so transformers gives no "
                     "place to listen to each expert's inputs.",
                     "luq-gguf cannot profile this model; dense models and mixtures such as Qwen3-MoE it can.",
                 )
-    return found
+    return matrices
 
 
 def _expert_names(names: TensorNames, path: str) -> dict[str, tuple[str, ...]]:
     """transformers has gate and up in one parameter; llama.cpp's files have them apart, or together."""
-    known = [names.weight(f"{path}.{part}") for part in ("gate_up_proj", "gate_proj", "up_proj")]
-    into = tuple(name for name in known if name)
+    fused_names = [names.weight(f"{path}.{part}") for part in ("gate_up_proj", "gate_proj", "up_proj")]
+    into = tuple(name for name in fused_names if name)
     return {
         experts.INTO: into or (_named(names, "The experts'", f"{path}.up_proj"),),
         experts.OUT_OF: (_named(names, "The experts'", f"{path}.down_proj"),),

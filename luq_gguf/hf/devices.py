@@ -76,15 +76,17 @@ def choose_device(
             info(sentence)
         return placement
     try:
-        wanted = torch.device(device)
+        requested = torch.device(device)
     except RuntimeError:
         raise DeviceError(f"--device {device}: torch knows no such device.", "Try auto, cpu or cuda.") from None
-    if wanted.type == "cpu":
+    if requested.type == "cpu":
         return Placement(torch.device("cpu"))
-    found = shortcoming(look(wanted))
-    if found:
-        raise DeviceError(f"--device {device} cannot be used: {found.reason}.", f"{found.remedy}, or use --device cpu.")
-    return Placement(wanted)
+    problem = shortcoming(look(requested))
+    if problem:
+        raise DeviceError(
+            f"--device {device} cannot be used: {problem.reason}.", f"{problem.remedy}, or use --device cpu."
+        )
+    return Placement(requested)
 
 
 def pick(facts: Facts, weights: int, layer: int, *, alone: bool) -> tuple[Placement, str | None]:
@@ -95,13 +97,15 @@ def pick(facts: Facts, weights: int, layer: int, *, alone: bool) -> tuple[Placem
     """
     spread = not alone and facts.count > 1 and facts.device == "cuda" and facts.free is not None
     spread = spread and needs_several(weights, facts.free or 0)
-    found = shortcoming(facts)
-    if not found and facts.free is not None and facts.free < (layer if spread else weights + layer):
+    problem = shortcoming(facts)
+    if not problem and facts.free is not None and facts.free < (layer if spread else weights + layer):
         what = f"one layer takes {format_size(layer)}" if spread else f"the model takes {format_size(weights + layer)}"
-        found = Shortcoming(f"{format_size(facts.free)} of its memory is free, {what}", "")
-    if not found:
+        problem = Shortcoming(f"{format_size(facts.free)} of its memory is free, {what}", "")
+    if not problem:
         return Placement(torch.device(facts.device), spread), None
-    return Placement(torch.device("cpu")), f"the reference model runs on the CPU, not on {facts.device}: {found.reason}"
+    return Placement(
+        torch.device("cpu")
+    ), f"the reference model runs on the CPU, not on {facts.device}: {problem.reason}"
 
 
 def shortcoming(facts: Facts) -> Shortcoming | None:

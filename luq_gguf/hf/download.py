@@ -94,8 +94,8 @@ def _weights(folder: Path, sizes: dict[str, int]) -> list[str]:
     """The shards that the index names; without one, all safetensors but other formats of the same weights."""
     if named := _indexed(folder):
         return sorted(named & set(sizes))
-    found = [name for name in sizes if name.endswith(".safetensors")]
-    return [name for name in found if not name.startswith("consolidated")] or found
+    all_shards = [name for name in sizes if name.endswith(".safetensors")]
+    return [name for name in all_shards if not name.startswith("consolidated")] or all_shards
 
 
 def _indexed(folder: Path) -> set[str]:

@@ -52,6 +52,6 @@ def of_pass(checkpoint: Checkpoint, dtype: str, n_used: int | None = None) -> Fo
         for entry in safetensors_entries(shard)[1].values():
             if _FLOATS.get(entry["dtype"], dtype) != dtype:
                 converted += width * math.prod(entry["shape"])
-    held = width * min(n_parameters(checkpoint), n_used or n_parameters(checkpoint))
-    converted = min(converted, held)
-    return Footprint(converted, converted + _LEAST, converted + _USUAL + held // 8)
+    n_bytes = width * min(n_parameters(checkpoint), n_used or n_parameters(checkpoint))
+    converted = min(converted, n_bytes)
+    return Footprint(converted, converted + _LEAST, converted + _USUAL + n_bytes // 8)

@@ -103,10 +103,12 @@ def vision_names(checkpoint: Checkpoint, vision: ClipVision) -> dict[str, str]:
     Raises CheckpointError naming a tensor without a name there.
     """
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.MMPROJ, vision.n_layers)
-    found: dict[str, str] = {}
+    file_names: dict[str, str] = {}
     for hf_name in checkpoint.shapes:
         if match := _PROJECTOR.match(hf_name):
-            found[hf_name] = f"mm.{0 if match[1] == '1' else 2}.{match[2]}"  # libmtmd numbers the GELU between them
+            file_names[hf_name] = (
+                f"mm.{0 if match[1] == '1' else 2}.{match[2]}"  # libmtmd numbers the GELU between them
+            )
         elif _TOWER.match(hf_name) and not _UNUSED.search(hf_name):
             plain = _TOWER.sub("vision_tower.vision_model.", hf_name)
             name = names.get_name(plain, try_suffixes=(".weight", ".bias"))
@@ -115,8 +117,8 @@ def vision_names(checkpoint: Checkpoint, vision: ClipVision) -> dict[str, str]:
                     f"The vision tensor {hf_name} has no name in llama.cpp's LLaVA.",
                     "luq-gguf cannot convert this model yet; please report it with the model's name.",
                 )
-            found[hf_name] = name
-    return dict(sorted(found.items(), key=lambda item: item[1]))
+            file_names[hf_name] = name
+    return dict(sorted(file_names.items(), key=lambda item: item[1]))
 
 
 def read_tensor(checkpoint: Checkpoint, name: str) -> np.ndarray:

@@ -27,10 +27,10 @@ def meta_model(checkpoint: Checkpoint) -> nn.Module:
         config = AutoConfig.from_pretrained(
             checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code, local_files_only=True
         )
-        made: nn.Module = _auto_class(checkpoint).from_config(
+        model: nn.Module = _auto_class(checkpoint).from_config(
             config, trust_remote_code=checkpoint.trust_remote_code, dtype=torch.bfloat16
         )
-    return made
+    return model
 
 
 def load_reference(checkpoint: Checkpoint, placement: Placement) -> tuple[nn.Module, Any]:

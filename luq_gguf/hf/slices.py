@@ -27,15 +27,15 @@ def slices(checkpoint: Checkpoint) -> list[tuple[str, ...]]:
     groups = by_layer(checkpoint)
     sizes = {number: slice_bytes(checkpoint, names) for number, names in groups.items()}
     limit = max(sizes.get(-1, 0), sum(sizes.values()) // _LARGEST, _SMALLEST)
-    found: list[list[str]] = [groups.pop(-1, [])]
-    held = limit  # so that the first layer begins a part
+    parts: list[list[str]] = [groups.pop(-1, [])]
+    part_bytes = limit  # so that the first layer begins a part
     for number in sorted(groups):
-        if held + sizes[number] > limit:
-            found.append([])
-            held = 0
-        found[-1] += groups[number]
-        held += sizes[number]
-    return [tuple(names) for names in found if names]
+        if part_bytes + sizes[number] > limit:
+            parts.append([])
+            part_bytes = 0
+        parts[-1] += groups[number]
+        part_bytes += sizes[number]
+    return [tuple(names) for names in parts if names]
 
 
 def by_layer(checkpoint: Checkpoint) -> dict[int, list[str]]:
@@ -62,10 +62,10 @@ def write(checkpoint: Checkpoint, names: Sequence[str], folder: Path) -> None:
     for path in checkpoint.folder.iterdir():
         if path.is_file() and path.suffix not in _NOT_LINKED and not path.name.endswith(".safetensors.index.json"):
             (folder / path.name).symlink_to(path.resolve())
-    wanted, header, places, at = set(names), {}, [], 0
+    included, header, places, at = set(names), {}, [], 0
     for shard in dict.fromkeys(checkpoint.shards[name] for name in names):
         start, entries = safetensors_entries(shard)
-        for name in (name for name in entries if name in wanted):
+        for name in (name for name in entries if name in included):
             first, after = entries[name]["data_offsets"]
             header[name] = entries[name] | {"data_offsets": [at, at + after - first]}
             places.append((shard, start + first, after - first))

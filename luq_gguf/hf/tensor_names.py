@@ -18,12 +18,12 @@ class TensorNames:
     """
 
     def __init__(self, arch: str, n_layers: int, tensors: Collection[str]) -> None:
-        known = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
-        if arch not in known:
+        architectures = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
+        if arch not in architectures:
             raise CheckpointError(
                 f"The installed gguf package does not know the architecture {arch}.", "Upgrade the gguf package."
             )
-        self._map = gguf.get_tensor_name_map(known[arch], n_layers)
+        self._map = gguf.get_tensor_name_map(architectures[arch], n_layers)
         self._tensors = frozenset(tensors)
         self.arch = arch
 
@@ -34,8 +34,8 @@ class TensorNames:
         """
         name = hf_name.replace("language_model.", "").replace("text_model.", "")
         name = name if name.startswith(("model.", "lm_head")) else f"model.{name}"
-        found: str | None = self._map.get_name(f"{name}.weight", try_suffixes=(".weight",))
-        return found if found in self._tensors else None
+        gguf_name: str | None = self._map.get_name(f"{name}.weight", try_suffixes=(".weight",))
+        return gguf_name if gguf_name in self._tensors else None
 
     def column_order(self, name: str, parent: Any) -> np.ndarray | None:
         """Which of transformers' columns stands at each place of this tensor, where the converter reorders them.

@@ -42,9 +42,9 @@ def built() -> Path | None:
 
 def library(info: Callable[[str], None] = lambda sentence: None) -> Path:
     """The library, built where it is not yet: half a minute, once. Raises KernelsError where that cannot be."""
-    found = built()
-    if found:
-        return found
+    present = built()
+    if present:
+        return present
     if sys.platform == "win32":
         raise KernelsError(
             "The kernels cannot be built on Windows: ggml does not export there what they need.",
@@ -57,10 +57,10 @@ def library(info: Callable[[str], None] = lambda sentence: None) -> Path:
         )
     info("building the kernels: half a minute, once")
     target = folder()
-    with atomic.whole_folder(target) as made:
-        build = made.parent / "build"
+    with atomic.whole_folder(target) as new_folder:
+        build = new_folder.parent / "build"
         compile_sources(build)
-        shutil.copy(build / LIBRARY, made / LIBRARY)
+        shutil.copy(build / LIBRARY, new_folder / LIBRARY)
     return target / LIBRARY
 
 
@@ -90,16 +90,16 @@ def compile_sources(into: Path, *arguments: str, targets: tuple[str, ...] = ("lu
 def ggml_version(headers: Path) -> str:
     """What ggml of these headers calls itself."""
     text = (headers / "CMakeLists.txt").read_text()
-    found = (re.search(rf"set\(GGML_VERSION_{part} (\d+)\)", text) for part in ("MAJOR", "MINOR", "PATCH"))
-    return ".".join(match[1] if match else "?" for match in found)
+    matches = (re.search(rf"set\(GGML_VERSION_{part} (\d+)\)", text) for part in ("MAJOR", "MINOR", "PATCH"))
+    return ".".join(match[1] if match else "?" for match in matches)
 
 
-def _tool(name: str, beside: Path) -> str:
+def _tool(name: str, folder: Path) -> str:
     """A program of the machine, or else of the package index, where a wheel bears the program's name."""
-    found = shutil.which(name)
-    if found:
-        return found
-    into = beside / name
+    installed = shutil.which(name)
+    if installed:
+        return installed
+    into = folder / name
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", str(into)]
     if subprocess.run([*pip, name]).returncode:
         raise KernelsError(f"The kernels cannot be built: there is no {name}, nor can pip get it.", f"Install {name}.")

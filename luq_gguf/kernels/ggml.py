@@ -187,8 +187,8 @@ class Product:
         ]
         self._shapes = [(*shape[:-1], len(b)) for b in blocks]
         for tensor, matrix in zip(self.weights, blocks, strict=True):
-            whole = np.ascontiguousarray(matrix)
-            ggml.ggml_backend_tensor_set(tensor, whole.ctypes.data, 0, whole.nbytes)
+            contiguous = np.ascontiguousarray(matrix)
+            ggml.ggml_backend_tensor_set(tensor, contiguous.ctypes.data, 0, contiguous.nbytes)
 
     def tensor(self, context: int, kind: int, shape: tuple[int, ...]) -> int:
         sizes = (c_int64 * len(shape))(*reversed(shape))

@@ -66,8 +66,8 @@ def quantized_rows(ggml: ctypes.CDLL, kind: str, weights: np.ndarray, importance
 
 def main() -> None:
     folder, ggml = Path(sys.argv[1]), library()
-    for wanted in sys.argv[2:]:
-        kind, n_columns, n_rows = wanted.split(":")
+    for job in sys.argv[2:]:
+        kind, n_columns, n_rows = job.split(":")
         rows = random_rows(ggml, kind, int(n_columns), int(n_rows))
         (folder / f"{kind}-{n_columns}.bin").write_bytes(rows)
 

@@ -151,6 +151,6 @@ def run(
         )
     if code:
         plain = [line for line in lines if line.strip() and not line.startswith((" ", "Traceback"))]
-        told = "\n".join(plain[-3:])
-        raise failed(failure, code, f"{what} {ended(code)}:\n{told}", told, hint)
+        words = "\n".join(plain[-3:])
+        raise failed(failure, code, f"{what} {ended(code)}:\n{words}", words, hint)
     return "\n".join(lines)

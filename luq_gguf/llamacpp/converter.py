@@ -36,11 +36,11 @@ def text_tensors(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> dic
     It walks through the checkpoint without reading weights, so split, fused, added and skipped tensors are all as in
     the real file. Raises CheckpointError with its words where it cannot convert the model.
     """
-    found = {}
+    tensors = {}
 
     def on_line(line: str) -> None:
         if match := _TENSOR.search(line):
-            found[match["name"]] = match["type"], tuple(int(n) for n in match["shape"].split(",")[::-1])
+            tensors[match["name"]] = match["type"], tuple(int(n) for n in match["shape"].split(",")[::-1])
 
     child.run(
         [*_command(llama, checkpoint, out, name), "--dry-run"],
@@ -49,9 +49,9 @@ def text_tensors(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> dic
         on_line=on_line,
         environment=tools.python_environment(),
     )
-    if not found:
+    if not tensors:
         raise CheckpointError("llama.cpp's converter tells of no tensor.", "Is this llama.cpp another than the pin?")
-    return found
+    return tensors
 
 
 def check_mmproj(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> None:

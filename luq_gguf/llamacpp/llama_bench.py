@@ -71,18 +71,18 @@ def run(
                 watch.stop()
         if bench.returncode or not rows:
             errors.seek(0)
-            told = " ".join(errors.read().split()[-40:])
-            how = f"llama-bench {child.ended(bench.returncode)} on {model.name}{': ' * bool(told)}{told}"
-            raise child.failed(RunnerError, bench.returncode, how, told)
+            words = " ".join(errors.read().split()[-40:])
+            how = f"llama-bench {child.ended(bench.returncode)} on {model.name}{': ' * bool(words)}{words}"
+            raise child.failed(RunnerError, bench.returncode, how, words)
         if kernels and PLUGIN_NAME not in str(rows[0]["backends"]).split(","):
             errors.seek(0)
             refused = [line.strip() for line in errors if line.startswith("luq kernels")]
             raise RunnerError(f"llama-bench did not take {kernels.name}. {' '.join(refused)}", "Leave --kernels out.")
     elapsed = time.monotonic() - started
     others = machine.busy_seconds() - busy - usage.ru_utime - usage.ru_stime
-    found = {}
+    samples = {}
     for row in rows:
-        found[int(row["n_threads"]), int(row["n_prompt"]), int(row["n_gen"])] = tuple(map(float, row["samples_ts"]))
+        samples[int(row["n_threads"]), int(row["n_prompt"]), int(row["n_gen"])] = tuple(map(float, row["samples_ts"]))
     build = {key: rows[0][key] for key in ("build_commit", "build_number", "cpu_info", "backends")}
     share = max(0.0, others) / (elapsed * (os.cpu_count() or 1))
-    return Run(found, watch.n_bytes, share, build)
+    return Run(samples, watch.n_bytes, share, build)

@@ -27,9 +27,9 @@ def ftypes(llama: LlamaCpp) -> list[str]:
 
 def check_ftype(llama: LlamaCpp, ftype: str) -> str:
     """The canonical name of a quantizing ftype. Raises TypeNameError with the known ones."""
-    known = [name for name in ftypes(llama) if name not in ("F16", "BF16", "F32", "COPY")]
-    if ftype.upper() not in known:
-        raise TypeNameError(f"--high {ftype}: llama-quantize knows no such file type.", f"One of: {', '.join(known)}.")
+    names = [name for name in ftypes(llama) if name not in ("F16", "BF16", "F32", "COPY")]
+    if ftype.upper() not in names:
+        raise TypeNameError(f"--high {ftype}: llama-quantize knows no such file type.", f"One of: {', '.join(names)}.")
     return ftype.upper()
 
 
@@ -41,14 +41,14 @@ def dry_run(llama: LlamaCpp, source: Path, ftype: str, types: Mapping[str, str] 
         if types:
             listed.write_text(tensor_types.to_text(types))
             command += ["--tensor-type-file", listed]
-        told = child.run([*command, source, ftype], failure=ConversionError, what="llama-quantize --dry-run")
+        output = child.run([*command, source, ftype], failure=ConversionError, what="llama-quantize --dry-run")
     finally:
         listed.unlink(missing_ok=True)
-    found = {}
-    for line in told.splitlines():
+    types_found = {}
+    for line in output.splitlines():
         if match := _TENSOR.search(line):
-            found[match["name"]] = (match["new"] or match["type"]).upper()
-    return found
+            types_found[match["name"]] = (match["new"] or match["type"]).upper()
+    return types_found
 
 
 def model_tensors(
@@ -100,15 +100,15 @@ def stock_types(
 ) -> tuple[dict[str, str], list[str]]:
     """The type of every tensor in llama-quantize's own file of an ftype; and the matrices not `has_imatrix`, which
     get types that need no importance."""
-    found = dry_run(llama, source.path, ftype)
-    missing = [t.name for t in source.tensors if t.name not in found]
+    types = dry_run(llama, source.path, ftype)
+    missing = [t.name for t in source.tensors if t.name not in types]
     if missing:
         raise ConversionError(f"llama-quantize's dry run does not tell of {missing[0]}.", "Is this build too old?")
-    unmeasured = _without_importance(_quantized(source, found), has_imatrix)
+    unmeasured = _without_importance(_quantized(source, types), has_imatrix)
     for name in unmeasured:
-        if reader.needs_importance(name, found[name], ftype):
-            found[name] = "Q3_K" if ftype == "Q2_K_S" else "Q2_K"
-    return found, unmeasured
+        if reader.needs_importance(name, types[name], ftype):
+            types[name] = "Q3_K" if ftype == "Q2_K_S" else "Q2_K"
+    return types, unmeasured
 
 
 def _quantized(source: reader.GGUFInfo, stock: Mapping[str, str]) -> list[str]:
@@ -132,9 +132,9 @@ def types_if_all(
         return reader.needs_importance(name, kind, tensors.high)
 
     unmeasured = {*_without_importance(matrices, has_imatrix), *reader.NEVER_MEASURED}
-    kept = {name for name in unmeasured if kind in reader.IMATRIX_TYPES or needs(name)}  # the former abort it
-    asked = stock_map(source, stock) | {name: kind for name in matrices if name not in kept}
-    return dry_run(llama, source.path, tensors.high, asked)
+    unchanged = {name for name in unmeasured if kind in reader.IMATRIX_TYPES or needs(name)}  # the former abort it
+    requested = stock_map(source, stock) | {name: kind for name in matrices if name not in unchanged}
+    return dry_run(llama, source.path, tensors.high, requested)
 
 
 def stock_map(source: reader.GGUFInfo, types: Mapping[str, str]) -> dict[str, str]:
@@ -149,14 +149,14 @@ def overrides(source: reader.GGUFInfo, plan: Plan) -> dict[str, str]:
 
 def fallbacks(tensors: ModelTensors) -> dict[str, list[str]]:
     """Tensors of decoder layers whose low type is not the one asked for: type they get -> names."""
-    told: dict[str, list[str]] = {}
+    by_type: dict[str, list[str]] = {}
     fine = {tensors.low, "F32", "F16", "BF16"}  # these were not quantized at all
     for choice in tensors.choices:
         if choice.layer is None or choice.low_type in fine or choice.name in tensors.without_importance:
             continue
         if "norm" not in choice.name:
-            told.setdefault(choice.low_type, []).append(choice.name)
-    return told
+            by_type.setdefault(choice.low_type, []).append(choice.name)
+    return by_type
 
 
 def quantize(

@@ -25,34 +25,34 @@ from luq_gguf.llamacpp.gguf import quant_error
 ROWS = 16
 
 
-def sampled_errors(source: Path, imatrix: Path, wanted: Mapping[str, Collection[str]]) -> dict[str, dict[str, float]]:
-    """Relative output errors (llamacpp/gguf/quant_error.py) of each matrix in each of its `wanted` types: name -> type
+def sampled_errors(source: Path, imatrix: Path, types: Mapping[str, Collection[str]]) -> dict[str, dict[str, float]]:
+    """Relative output errors (llamacpp/gguf/quant_error.py) of each matrix in each of its `types` types: name -> type
     -> error."""
     with tempfile.TemporaryDirectory() as folder:
         job, out = Path(folder) / "job.json", Path(folder) / "out.json"
-        asked = {name: sorted(kinds) for name, kinds in wanted.items()}
-        job.write_text(json.dumps({"source": str(source), "imatrix": str(imatrix), "out": str(out), "wanted": asked}))
+        listed = {name: sorted(kinds) for name, kinds in types.items()}
+        job.write_text(json.dumps({"source": str(source), "imatrix": str(imatrix), "out": str(out), "wanted": listed}))
         command: list[str | Path] = [tools.python(), "-m", "luq_gguf.llamacpp.sampled_errors", job]
         child.run(command, failure=ConversionError, what="ggml's quantizer")
-        found: dict[str, dict[str, float]] = json.loads(out.read_text())
-        return found
+        errors: dict[str, dict[str, float]] = json.loads(out.read_text())
+        return errors
 
 
 def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text())
     tensors = quant_error.tensors_of(Path(job["source"]))
     importance, ggml = imatrix_file.read(Path(job["imatrix"])), blocks.library()
-    found: dict[str, dict[str, float]] = {}
+    errors: dict[str, dict[str, float]] = {}
     for name, kinds in job["wanted"].items():
         rows = quant_error.rows_of(tensors[name], ROWS)
         weights = quant_error.values_of(tensors[name], rows)
         columns = quant_error.columns_of(importance, tensors[name], rows)
-        found[name] = {}
+        errors[name] = {}
         for kind in kinds:
             number = gguf.GGMLQuantizationType[kind]
-            held = blocks.quantized_rows(ggml, kind, weights, np.broadcast_to(columns, weights.shape))
-            found[name][kind] = quant_error.share_lost(weights, quants.dequantize(held, number), columns)
-    Path(job["out"]).write_text(json.dumps(found))
+            quantized = blocks.quantized_rows(ggml, kind, weights, np.broadcast_to(columns, weights.shape))
+            errors[name][kind] = quant_error.share_lost(weights, quants.dequantize(quantized, number), columns)
+    Path(job["out"]).write_text(json.dumps(errors))
 
 
 if __name__ == "__main__":

@@ -89,9 +89,9 @@ def _healthy(port: int) -> bool:
 
 def _ended(server: Popen[str], model: Path, log: Path) -> LuqError:
     code = server.wait()
-    told = _tail(log)
-    how = f"llama-server {child.ended(code)} on {model.name}:\n{told}"
-    return child.failed(RunnerError, code, how, told, "The lines above are llama.cpp's own.")
+    words = _tail(log)
+    how = f"llama-server {child.ended(code)} on {model.name}:\n{words}"
+    return child.failed(RunnerError, code, how, words, "The lines above are llama.cpp's own.")
 
 
 def _tail(log: Path) -> str:

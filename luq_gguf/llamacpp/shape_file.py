@@ -63,14 +63,14 @@ def _fill(
     n_bytes: int,
     on_progress: Callable[[float], None],
 ) -> None:
-    wanted = sorted({(kind, shape[-1]) for kind, shape in tensors.values()})
+    row_kinds = sorted({(kind, shape[-1]) for kind, shape in tensors.values()})
     with tempfile.TemporaryDirectory() as folder:
         child.run(
-            [tools.python(), "-m", "luq_gguf.llamacpp.blocks", folder, *(f"{k}:{n}:{ROWS}" for k, n in wanted)],
+            [tools.python(), "-m", "luq_gguf.llamacpp.blocks", folder, *(f"{k}:{n}:{ROWS}" for k, n in row_kinds)],
             failure=ConversionError,
             what="ggml's quantizer",
         )
-        rows = {(kind, n): (Path(folder) / f"{kind}-{n}.bin").read_bytes() for kind, n in wanted}
+        rows = {(kind, n): (Path(folder) / f"{kind}-{n}.bin").read_bytes() for kind, n in row_kinds}
     written = 0
     offsets = {tensor.name: int(tensor.data_offset) for tensor in reader.Reader(path).tensors}
     with path.open("r+b") as file:

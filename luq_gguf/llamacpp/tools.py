@@ -44,26 +44,26 @@ class LlamaCpp:
 
 def pin() -> dict[str, object]:
     """The pin of llama.cpp: package, version, sha256, flags, tools."""
-    found: dict[str, object] = vendor("build").PIN
-    return found
+    content: dict[str, object] = vendor("build").PIN
+    return content
 
 
 def ggml_headers() -> Path:
     """ggml's headers of the pin, fetched with its sdist where they are not in the cache yet."""
-    found: Path = vendor("build").headers()
-    return found
+    folder: Path = vendor("build").headers()
+    return folder
 
 
 def unused_builds() -> list[tuple[Path, int]]:
     """Builds in the cache that this version does not use: folder and bytes."""
-    found: list[tuple[Path, int]] = vendor("build").unused()
-    return found
+    builds: list[tuple[Path, int]] = vendor("build").unused()
+    return builds
 
 
 def build_facts() -> dict[str, object]:
     """What build.json says of the pinned build: `portable`, `needs` (CPU features), `left_out` (feature -> why)."""
-    found: dict[str, object] | None = vendor("build").facts(pinned_build())
-    return found or {}
+    facts: dict[str, object] | None = vendor("build").facts(pinned_build())
+    return facts or {}
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,9 @@ def find(*, untested: bool = False) -> LlamaCpp:
 
     Raises ToolsError with what to do where they are missing, or do not compute on this CPU.
     """
-    own = os.environ.get(ENVIRONMENT_VARIABLE)
-    if own:
-        llama = _find_own(Path(own).expanduser())
+    root = os.environ.get(ENVIRONMENT_VARIABLE)
+    if root:
+        llama = _find_own(Path(root).expanduser())
         if not untested:
             _prove(llama)
         return llama
@@ -158,11 +158,11 @@ def bindings_environment() -> dict[str, str]:
 def output(tool: Path, *arguments: str) -> str:
     """What a tool prints of itself: its help or version. Raises ToolsError where it does not start."""
     run = subprocess.run([tool, *arguments], capture_output=True, text=True, errors="replace", timeout=60)
-    told = run.stdout + run.stderr
+    words = run.stdout + run.stderr
     # Of some tools --help ends with 1; what cannot start ends with 127 or by a signal, and says nothing of its usage.
-    if run.returncode == 0 or (run.returncode == 1 and "usage" in told.lower()):
-        return told
-    raise child.missing_library(told) or ToolsError(f"{tool} {child.ended(run.returncode)}.", _hint())
+    if run.returncode == 0 or (run.returncode == 1 and "usage" in words.lower()):
+        return words
+    raise child.missing_library(words) or ToolsError(f"{tool} {child.ended(run.returncode)}.", _hint())
 
 
 def version(llama: LlamaCpp) -> str:

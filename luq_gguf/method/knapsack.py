@@ -64,10 +64,10 @@ def solve(
     """
     room = most_bytes
     while True:
-        found = _relaxed(costs, options, room, most_seconds, gap)
-        excess = found.n_bytes - most_bytes
+        allocation = _relaxed(costs, options, room, most_seconds, gap)
+        excess = allocation.n_bytes - most_bytes
         if excess <= 0:
-            return found
+            return allocation
         room -= excess  # HiGHS holds a row to a tolerance; bytes are exact
 
 
@@ -90,21 +90,21 @@ def _relaxed(
         seconds, most = options.seconds[group, kind], most_seconds - options.fixed_seconds
         constraints.append(optimize.LinearConstraint(seconds[None, :] / max(most, 1e-12), -np.inf, 1.0))
     with _silent():
-        found = optimize.milp(
+        solution = optimize.milp(
             cost / top * _SCALE,
             integrality=np.ones(len(group)),
             bounds=optimize.Bounds(0, 1),
             constraints=constraints,
             options={"mip_rel_gap": gap, "time_limit": TIME_LIMIT},
         )
-    if found.x is None:
+    if solution.x is None:
         raise BudgetError(
             "No choice of types meets the budget.", "Ask for more bytes or fewer tokens/s, or give other --types."
         )
-    taken = found.x > 0.5
+    taken = solution.x > 0.5
     choice = tuple(int(k) for k in kind[taken])
     total = float(cost[taken].sum())
-    bound = total if found.status == 0 and not gap else min(total, float(found.mip_dual_bound) * top / _SCALE)
+    bound = total if solution.status == 0 and not gap else min(total, float(solution.mip_dual_bound) * top / _SCALE)
     return Allocation(choice, total, bound, n_bytes_of(options, choice))
 
 
@@ -112,14 +112,14 @@ def _relaxed(
 def _silent() -> Iterator[None]:
     """HiGHS writes to the process's standard output, also when it is told to be quiet; JSON may be going there."""
     sys.stdout.flush()
-    kept = os.dup(1)
+    stdout = os.dup(1)
     try:
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), 1)
         yield
     finally:
-        os.dup2(kept, 1)
-        os.close(kept)
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 def _worth_it(costs: np.ndarray, options: Options) -> np.ndarray:

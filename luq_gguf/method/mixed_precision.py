@@ -54,9 +54,9 @@ class SearchSpace:
         return int(self.choice_group.max()) + 1
 
     def _by_choice_group(self, values: np.ndarray) -> np.ndarray:
-        found = np.zeros((self.n_choice_groups, values.shape[1]), values.dtype)
-        np.add.at(found, self.choice_group, values)
-        return found
+        sums = np.zeros((self.n_choice_groups, values.shape[1]), values.dtype)
+        np.add.at(sums, self.choice_group, values)
+        return sums
 
     def tensor_group_errors(self, types: Types) -> np.ndarray:
         """Errors of a file's tensor groups, [n_tensor_groups]."""
@@ -188,10 +188,10 @@ class Search:
 
     def _next(self) -> Types | None:
         sensitivity = self.learnt()
-        whole = self._space.spread(self.solve(sensitivity.values).choice)
-        expected = [sensitivity.predict(self._space.tensor_group_errors(types))[0] for types in (whole, self.best)]
-        if whole not in self.measured and expected[0] < expected[1]:
-            return whole
+        optimum = self._space.spread(self.solve(sensitivity.values).choice)
+        expected = [sensitivity.predict(self._space.tensor_group_errors(types))[0] for types in (optimum, self.best)]
+        if optimum not in self.measured and expected[0] < expected[1]:
+            return optimum
         return self._best_swap(sensitivity)
 
     def _best_swap(self, sensitivity: Sensitivity) -> Types | None:
@@ -202,8 +202,8 @@ class Search:
         if not len(moves.groups):  # one type for all
             return None
         room = self._constraints.n_bytes - space.file_bytes(tuple(best))
-        pairs: list[tuple[int, ...]] = [(int(one),) for one in np.nonzero(moves.n_bytes <= room)[0]]
-        costs = [moves.costs[one] for (one,) in pairs]
+        pairs: list[tuple[int, ...]] = [(int(move),) for move in np.nonzero(moves.n_bytes <= room)[0]]
+        costs = [moves.costs[move] for (move,) in pairs]
         fits = moves.n_bytes[:, None] + moves.n_bytes[None, :] <= room
         fits &= (moves.groups[:, None] != moves.groups[None, :]) & np.tri(len(moves.groups), dtype=bool)
         together = np.where(fits, moves.costs[:, None] + moves.costs[None, :], np.inf).reshape(-1)
@@ -214,15 +214,15 @@ class Search:
         for pair, cost in zip(pairs, costs, strict=True):
             change = moves.errors[list(pair)].sum(axis=0)
             scored.append((cost - sensitivity.standard_error(change), pair))
-        for score, pair in sorted(scored, key=lambda one: one[0]):
+        for score, pair in sorted(scored, key=lambda move: move[0]):
             if score >= 0:
                 return None
             types = best.copy()
-            for one in pair:
-                types[space.choice_group == moves.groups[one]] = moves.kinds[one]
-            found = space.first(tuple(int(kind) for kind in types))
-            if found not in self.measured and self._constraints.met(space, found):
-                return found
+            for move in pair:
+                types[space.choice_group == moves.groups[move]] = moves.kinds[move]
+            candidate = space.first(tuple(int(kind) for kind in types))
+            if candidate not in self.measured and self._constraints.met(space, candidate):
+                return candidate
         return None
 
 
@@ -255,7 +255,7 @@ def _moves(space: SearchSpace, types: Types, sensitivities: np.ndarray) -> _Move
 
 def _other_options(space: SearchSpace, types: Types) -> tuple[np.ndarray, np.ndarray]:
     """Group and number of every option that changes a matrix of its group, each outcome once."""
-    found = []
+    options = []
     for group in range(space.n_choice_groups):
         inside = np.nonzero(space.choice_group == group)[0]
         seen = {tuple(types[tensor] for tensor in inside)}
@@ -263,8 +263,8 @@ def _other_options(space: SearchSpace, types: Types) -> tuple[np.ndarray, np.nda
             outcome = tuple(int(n) for n in space.same[inside, kind])
             if outcome not in seen:
                 seen.add(outcome)
-                found.append((group, int(kind)))
-    groups, kinds = np.array(found, np.int64).reshape(-1, 2).T
+                options.append((group, int(kind)))
+    groups, kinds = np.array(options, np.int64).reshape(-1, 2).T
     return groups, kinds
 
 
@@ -316,6 +316,6 @@ def search(
     n_swaps, n_helped = state.swap()
     best, final = state.best, state.learnt()
     predicted = state.learnt(but=best).predict(space.tensor_group_errors(best))
-    whole = state.solve(final.values, gap=0.0)
-    found = state.measured[best]
-    return SearchResult(best, found, *predicted, whole.cost, whole.bound, n_swaps, n_helped, state.measured)
+    optimum = state.solve(final.values, gap=0.0)
+    kld = state.measured[best]
+    return SearchResult(best, kld, *predicted, optimum.cost, optimum.bound, n_swaps, n_helped, state.measured)

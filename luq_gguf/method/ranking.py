@@ -47,20 +47,20 @@ def agreement(rankings: Mapping[str, Sequence[float]]) -> dict[str, float | None
     if not seeds or len(seeds[0]) < 2:
         return {}
     mean = np.mean(seeds, axis=0)
-    found: dict[str, float | None] = {}
+    taus: dict[str, float | None] = {}
     if len(seeds) > 1:
-        found["seeds"] = float(np.mean([tau(a, b) for a, b in itertools.combinations(seeds, 2)]))
+        taus["seeds"] = float(np.mean([tau(a, b) for a, b in itertools.combinations(seeds, 2)]))
     if "half-a" in rankings and "half-b" in rankings:
-        found["halves"] = tau(rankings["half-a"], rankings["half-b"])
+        taus["halves"] = tau(rankings["half-a"], rankings["half-b"])
     others = [way for way in rankings if not way.startswith(("seed-", "half-"))]
-    return found | {way: tau(mean, rankings[way]) for way in others}
+    return taus | {way: tau(mean, rankings[way]) for way in others}
 
 
-def tau(one: Sequence[float] | np.ndarray, other: Sequence[float] | np.ndarray) -> float:
+def tau(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray) -> float:
     """Kendall's tau between two estimates of the layers' entropies."""
     from scipy.stats import kendalltau  # takes a second to import
 
-    value = float(kendalltau(one, other).statistic)
+    value = float(kendalltau(first, second).statistic)
     return 0.0 if np.isnan(value) else value  # all entropies alike rank nothing
 
 

@@ -68,20 +68,20 @@ def fit(
     prior_covariance = _relation(tensor_groups)
     if not len(measured):
         return Sensitivity(np.zeros(len(tensor_groups)), prior_covariance)
-    wanted = np.log(np.maximum(measured, 1e-12))
-    prior = np.full(len(tensor_groups), float(np.median(wanted - np.log(errors.sum(axis=1)))))
+    log_klds = np.log(np.maximum(measured, 1e-12))
+    prior = np.full(len(tensor_groups), float(np.median(log_klds - np.log(errors.sum(axis=1)))))
     mean, noise_covariance = prior, np.diag(noise**2)
     slope = _slope(errors, mean)
     for _ in range(STEPS):
-        gained = prior_covariance @ slope.T
-        off = wanted - np.log(errors @ np.exp(mean)) + slope @ (mean - prior)
-        step = prior + gained @ np.linalg.solve(slope @ gained + noise_covariance, off) - mean
+        gain = prior_covariance @ slope.T
+        residual = log_klds - np.log(errors @ np.exp(mean)) + slope @ (mean - prior)
+        step = prior + gain @ np.linalg.solve(slope @ gain + noise_covariance, residual) - mean
         mean = mean + step / max(1.0, float(np.abs(step).max()))  # at most a factor e at once
         slope = _slope(errors, mean)
         if np.abs(step).max() < 1e-6:
             break
-    gained = prior_covariance @ slope.T
-    return Sensitivity(mean, prior_covariance - gained @ np.linalg.solve(slope @ gained + noise_covariance, gained.T))
+    gain = prior_covariance @ slope.T
+    return Sensitivity(mean, prior_covariance - gain @ np.linalg.solve(slope @ gain + noise_covariance, gain.T))
 
 
 def _slope(errors: np.ndarray, log_sensitivities: np.ndarray) -> np.ndarray:
@@ -95,5 +95,5 @@ def _relation(tensor_groups: Sequence[TensorGroup]) -> np.ndarray:
     parts = np.array([tensor_group.part for tensor_group in tensor_groups])
     layers = np.array([-1 if tensor_group.layer is None else tensor_group.layer for tensor_group in tensor_groups])
     same_layer = (layers[:, None] == layers[None, :]) & (layers >= 0)[:, None]
-    found = COMMON**2 + SAME_PART**2 * (parts[:, None] == parts[None, :]) + SAME_LAYER**2 * same_layer
-    return np.asarray(found + OWN**2 * np.eye(len(tensor_groups)), np.float64)
+    covariance = COMMON**2 + SAME_PART**2 * (parts[:, None] == parts[None, :]) + SAME_LAYER**2 * same_layer
+    return np.asarray(covariance + OWN**2 * np.eye(len(tensor_groups)), np.float64)

@@ -44,7 +44,9 @@ def from_text(text: str) -> dict[str, str]:
     return types
 
 
-def differences(wanted: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
+def differences(planned: Mapping[str, str], written: Mapping[str, str]) -> list[str]:
     """Sentences, one for each tensor whose type is not as wanted, or that is missing or too many."""
-    told = [f"{n}: planned {t}, found {found.get(n, 'no such tensor')}" for n, t in wanted.items() if found.get(n) != t]
-    return told + [f"{n}: in the file ({t}), not in the plan" for n, t in found.items() if n not in wanted]
+    sentences = [
+        f"{n}: planned {t}, found {written.get(n, 'no such tensor')}" for n, t in planned.items() if written.get(n) != t
+    ]
+    return sentences + [f"{n}: in the file ({t}), not in the plan" for n, t in written.items() if n not in planned]

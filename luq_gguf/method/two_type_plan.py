@@ -108,14 +108,14 @@ def is_met(
 
 
 def _fewest_for_speed(
-    tensors: ModelTensors, order: Sequence[int], wanted: float, decode_tps: Callable[[Sequence[int]], float]
+    tensors: ModelTensors, order: Sequence[int], target_tps: float, decode_tps: Callable[[Sequence[int]], float]
 ) -> int:
     speeds = [decode_tps(order[:count]) for count in range(tensors.n_layers + 1)]
-    count = next((count for count, speed in enumerate(speeds) if speed >= wanted), None)
+    count = next((count for count, speed in enumerate(speeds) if speed >= target_tps), None)
     if count is None:
         best = max(range(len(speeds)), key=speeds.__getitem__)
         raise BudgetError(
-            f"No number of layers in {tensors.low} reaches {wanted:g} tokens/s on this machine: the most that is "
+            f"No number of layers in {tensors.low} reaches {target_tps:g} tokens/s on this machine: the most that is "
             f"predicted is {speeds[best]:.1f}, with {best} low.",
             "Ask for less, or choose a --low type that is faster here: luq-gguf bench --types lists them.",
         )

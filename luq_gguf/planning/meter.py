@@ -89,8 +89,8 @@ class Meter:
 
     def sixteen_bit(self) -> Figures:
         """Figures of the reference itself."""
-        found = evaluation.evaluate(self._reference, self._reference, self._data, self._work, metric=self._metric)
-        return Figures(self._reference.model.stat().st_size, 16.0, found.result.metrics, average_bits=16.0)
+        evaluated = evaluation.evaluate(self._reference, self._reference, self._data, self._work, metric=self._metric)
+        return Figures(self._reference.model.stat().st_size, 16.0, evaluated.result.metrics, average_bits=16.0)
 
     def conditions(self) -> dict[str, Any]:
         """What all points share."""
@@ -108,18 +108,18 @@ class Meter:
 
     def _measured(self, plan: Plan, path: Path, make: Callable[[], None]) -> Figures:
         record = self._run.read()["stages"]["profile"]["outputs"][header_only.IMATRIX_NAME]["sha256"]
-        asked = [self._data.sha256, self._metric, self._reference.key(), record, dict(plan.tensor_types), plan.high]
-        kept = self._points / f"{hash_of(*asked)}.json"
-        if kept.exists():
-            return serialization.read_value(kept, Figures, "sweep")
+        inputs = [self._data.sha256, self._metric, self._reference.key(), record, dict(plan.tensor_types), plan.high]
+        cached = self._points / f"{hash_of(*inputs)}.json"
+        if cached.exists():
+            return serialization.read_value(cached, Figures, "sweep")
         make()
         target = replace(self._reference, model=path)
         scratch = self._points / "scratch"
-        found = evaluation.evaluate(
+        evaluated = evaluation.evaluate(
             target, self._reference, self._data, self._work, metric=self._metric, scratch=scratch
         )
-        figures = Figures(path.stat().st_size, plan.bpw, found.result.metrics)
-        serialization.write_json(kept, serialization.to_json(figures))
+        figures = Figures(path.stat().st_size, plan.bpw, evaluated.result.metrics)
+        serialization.write_json(cached, serialization.to_json(figures))
         path.unlink()
         shutil.rmtree(scratch)
         return figures

@@ -58,8 +58,8 @@ class Choices:
 
     def space(self, spec: ModelSpec, errors: Mapping[str, Sequence[float]] | None = None) -> SearchSpace:
         """With errors; without them for sizes alone."""
-        held = errors or {name: [0.0] * len(self.candidates.kinds) for name in self.candidates.names}
-        return variants.make_space(spec, self.candidates, held, by_tensor=self.by_tensor, speeds=self.speeds)
+        errors_or_zeros = errors or {name: [0.0] * len(self.candidates.kinds) for name in self.candidates.names}
+        return variants.make_space(spec, self.candidates, errors_or_zeros, by_tensor=self.by_tensor, speeds=self.speeds)
 
 
 def choices(session: Session, budget: Budget, request: BestRequest, *, measured_speed: bool) -> Choices:
@@ -84,10 +84,10 @@ def choices(session: Session, budget: Budget, request: BestRequest, *, measured_
         if slow:
             reporter.info(f"left out, below {USEFUL:g} of Q4_K's decode speed here: {', '.join(slow)}")
         kinds = tuple(kind for kind in kinds if kind not in slow)
-    found = variants.candidates(spec, kinds, by_tensor=request.by_tensor)
-    made = Choices(found, budget, speeds if budget.decode_tps is not None else None, request.by_tensor)
-    most = made.most_bytes(spec)
-    smallest = knapsack.smallest_bytes(made.space(spec).options)
+    candidates = variants.candidates(spec, kinds, by_tensor=request.by_tensor)
+    chosen = Choices(candidates, budget, speeds if budget.decode_tps is not None else None, request.by_tensor)
+    most = chosen.most_bytes(spec)
+    smallest = knapsack.smallest_bytes(chosen.space(spec).options)
     if most < smallest:
         raise BudgetError(
             f"No file of {format_size(most)} is possible with {', '.join(kinds)}: the smallest text model "
@@ -95,7 +95,7 @@ def choices(session: Session, budget: Budget, request: BestRequest, *, measured_
             f"Ask for --target-size {format_size(smallest, up=True).replace(' ', '')} or more, or give smaller "
             "--types.",
         )
-    return made
+    return chosen
 
 
 def best_plan(
@@ -117,11 +117,11 @@ def best_plan(
         meter, variant_files, mixed_precision.most_files(space, most, request.swaps, len(rivals)), reporter
     )
     starts: list[Types] = []
-    beside: dict[str, Figures] = {}
+    rival_figures: dict[str, Figures] = {}
     for name, plan in rivals.items():
         types = chosen.candidates.as_choice(plan.tensor_types)
         starts += [types] if types else []
-        beside[name] = measure(_label(spec, plan), spliced=types is not None)
+        rival_figures[name] = measure(_label(spec, plan), spliced=types is not None)
 
     def kld_of(types: Types) -> float:
         return _kld(measure(variants.plan_of(spec, chosen.candidates.as_types(types), "best")))
@@ -131,21 +131,21 @@ def best_plan(
 
     slowest = None if budget.decode_tps is None else 1 / budget.decode_tps
     constraints = mixed_precision.Constraints(most, slowest, swaps=request.swaps, enough=enough)
-    found = mixed_precision.search(space, constraints, kld_of, starts, seed)
-    plan = variants.plan_of(spec, chosen.candidates.as_types(found.types), "best")
+    result = mixed_precision.search(space, constraints, kld_of, starts, seed)
+    plan = variants.plan_of(spec, chosen.candidates.as_types(result.types), "best")
     figures = measure(plan)
-    predicted: dict[str, Any] | None = _predicted(found, space, most)
-    rival = min(beside, key=lambda name: _kld(beside[name]), default=None)
-    if slowest is None and rival and _kld(beside[rival]) < found.kld:  # of types that the variants do not hold
-        plan, figures, predicted = _label(spec, rivals[rival], "best"), beside[rival], None
-    told: dict[str, object] = {key: value for key, value in vars(budget).items() if value is not None}
-    told |= {"types": list(chosen.candidates.kinds), "per": "tensor" if chosen.by_tensor else "layer"}
+    predicted: dict[str, Any] | None = _predicted(result, space, most)
+    rival = min(rival_figures, key=lambda name: _kld(rival_figures[name]), default=None)
+    if slowest is None and rival and _kld(rival_figures[rival]) < result.kld:  # of types that the variants do not hold
+        plan, figures, predicted = _label(spec, rivals[rival], "best"), rival_figures[rival], None
+    budget_content: dict[str, object] = {key: value for key, value in vars(budget).items() if value is not None}
+    budget_content |= {"types": list(chosen.candidates.kinds), "per": "tensor" if chosen.by_tensor else "layer"}
     return replace(
         plan,
-        budget=told,
+        budget=budget_content,
         predicted_kld=predicted,
         measured_kld=measured_kld(figures, meter),
-        compared=tuple(_compared(name, held) for name, held in beside.items()),
+        compared=tuple(_compared(name, rival_figure) for name, rival_figure in rival_figures.items()),
     )
 
 
@@ -155,8 +155,12 @@ class _PlanMeter:
     def __init__(self, meter: Meter, variant_files: Sequence[Path], most: int, reporter: Reporter) -> None:
         self._meter, self._variants, self._most, self._reporter = meter, variant_files, most, reporter
         self._seen: set[str] = set()
-        told = meter.conditions()
-        data = f"{told['n_samples']} questions" if told["n_samples"] else f"{told['n_chunks']} chunks of text"
+        conditions = meter.conditions()
+        data = (
+            f"{conditions['n_samples']} questions"
+            if conditions["n_samples"]
+            else f"{conditions['n_chunks']} chunks of text"
+        )
         reporter.info(f"best: up to {self._most} files to measure, each on {data}; what is measured is kept")
 
     def __call__(self, plan: Plan, *, spliced: bool = True) -> Figures:
@@ -183,11 +187,11 @@ def _label(spec: ModelSpec, plan: Plan, ranking: str | None = None) -> Plan:
     return variants.plan_of(spec, plan.tensor_types, ranking or plan.ranking)
 
 
-def _rivals(spec: ModelSpec, profile: Profile, found: Candidates, most_bytes: int) -> dict[str, Plan]:
+def _rivals(spec: ModelSpec, profile: Profile, candidates: Candidates, most_bytes: int) -> dict[str, Plan]:
     """What is to be beaten: the largest uniform file that fits, the largest of those that the variants can make, and
     LUQ's of the same bytes."""
     fit = list(_uniform(spec, most_bytes).items())
-    inside = [(name, plan) for name, plan in fit if found.as_choice(plan.tensor_types)]
+    inside = [(name, plan) for name, plan in fit if candidates.as_choice(plan.tensor_types)]
     rivals = dict([*fit[:1], *inside[:N_UNIFORM_STARTS]])
     try:
         order = orders.rank(profile.layers, "entropy")
@@ -216,15 +220,15 @@ def _compared(name: str, figures: Figures) -> dict[str, Any]:
     return {"name": name, "file_bytes": figures.n_bytes, "kld": kld.mean, "low": kld.low, "high": kld.high}
 
 
-def _predicted(found: SearchResult, space: SearchSpace, most_bytes: int) -> dict[str, Any]:
+def _predicted(result: SearchResult, space: SearchSpace, most_bytes: int) -> dict[str, Any]:
     return {
-        "value": found.predicted,
-        "error": found.predicted_error,
-        "of_all_types_within_budget": {"estimate": found.estimate, "bound": found.bound},
-        "files_measured": len(found.measured),
-        "swaps_measured": found.n_swaps,
-        "swaps_that_helped": found.n_helped,
-        "budget_left_bytes": most_bytes - space.file_bytes(found.types),
+        "value": result.predicted,
+        "error": result.predicted_error,
+        "of_all_types_within_budget": {"estimate": result.estimate, "bound": result.bound},
+        "files_measured": len(result.measured),
+        "swaps_measured": result.n_swaps,
+        "swaps_that_helped": result.n_helped,
+        "budget_left_bytes": most_bytes - space.file_bytes(result.types),
     }
 
 

@@ -68,10 +68,10 @@ def prepare(session: Session, request: PlanRequest) -> PlanInputs:
         check_questions(budget, request.questions, session.run)
     if not request.best:
         two_type_plan.check_budget(spec.tensors, budget)
-    speeds = predictor(session, wanted=budget.decode_tps is not None)
+    speeds = predictor(session, required=budget.decode_tps is not None)
     if request.best:
-        known = speeds is not None
-        choices = mixed_precision_planning.choices(session, budget, request.best, measured_speed=known)
+        has_speeds = speeds is not None
+        choices = mixed_precision_planning.choices(session, budget, request.best, measured_speed=has_speeds)
         return PlanInputs(request, speeds, choices)
     if budget.decode_tps is not None:
         two_type_plan.low_layer_count(spec.tensors, range(spec.tensors.n_layers), budget, tps_of(speeds))
@@ -101,8 +101,8 @@ def make(session: Session, profile: Profile, prepared: PlanInputs) -> Plan:
         order = orders.rank(profile.layers, rule, request.seed)
     noted: dict[str, object] = {"measured_on": meter.conditions()}
     if budget.is_quality:
-        found, told = _within_quality(budget, order, meter, session.reporter)
-        budget, noted = found, noted | told
+        layer_budget, tried = _within_quality(budget, order, meter, session.reporter)
+        budget, noted = layer_budget, noted | tried
     plan = ordered_plan(session, budget, rule=rule, order=order, measured=noted, predictor=speeds)
     return save_plan(session, _with_figures(session, plan, meter), speeds)
 
@@ -119,8 +119,8 @@ def _within_quality(
         return figure
 
     count, tried = quality_bound.most_low_layers(budget, len(order), measure)
-    told: dict[str, object] = {k: v for k, v in vars(budget).items() if v is not None}
-    return Budget(low_layers=count), told | {"tried": [vars(one) for one in tried]}
+    content: dict[str, object] = {k: v for k, v in vars(budget).items() if v is not None}
+    return Budget(low_layers=count), content | {"tried": [vars(attempt) for attempt in tried]}
 
 
 def measured_order(

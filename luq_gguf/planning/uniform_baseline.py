@@ -33,8 +33,8 @@ def estimate(session: Session, plan: Plan) -> dict[str, Any] | None:
         serialization.write_json(run.file(name), _compare(session, plan))
 
     run.run_stage("foreseen", key, [name], make)
-    found: dict[str, Any] | None = serialization.read_json(run.file(name), "convert")
-    return found
+    content: dict[str, Any] | None = serialization.read_json(run.file(name), "convert")
+    return content
 
 
 def _compare(session: Session, plan: Plan) -> dict[str, Any] | None:
@@ -47,20 +47,22 @@ def _compare(session: Session, plan: Plan) -> dict[str, Any] | None:
     if not fitting:
         return None
     ftype = uniform.FTYPES[fitting - 1]
-    beside = variants.uniform_plan(spec, ftype)
+    baseline = variants.uniform_plan(spec, ftype)
     matrices = quantize.overrides(spec.source, plan)
-    wanted = {name: {plan.tensor_types[name], beside.tensor_types[name]} for name in matrices}
+    types = {name: {plan.tensor_types[name], baseline.tensor_types[name]} for name in matrices}
     f16 = quantization_stage.make_f16(session)
     reporter.info("comparing with uniform files of no more bytes, on a few rows of each matrix")
     try:
-        found = sampled_errors.sampled_errors(f16, session.run.file(header_only.IMATRIX_NAME), wanted)
+        errors = sampled_errors.sampled_errors(f16, session.run.file(header_only.IMATRIX_NAME), types)
     except ConversionError as error:  # of a type that cannot be read back: a conversion does not fail for a hint
         reporter.info(f"they could not be compared: {error.message}")
         return None
-    ours, theirs = (sum(found[name][one.tensor_types[name]] for name in matrices) for one in (plan, beside))
+    ours, theirs = (
+        sum(errors[name][candidate.tensor_types[name]] for name in matrices) for candidate in (plan, baseline)
+    )
     return {
         "name": uniform.name_of(ftype),
-        "file_bytes": beside.predicted_file_bytes,
+        "file_bytes": baseline.predicted_file_bytes,
         "error_sum": theirs,
         "error_sum_of_plan": ours,
     }

@@ -63,13 +63,15 @@ def candidates(spec: ModelSpec, kinds: Sequence[str], *, by_tensor: bool) -> Can
         raise BudgetError("--types names no type.", f"Give some of {','.join(TYPES)}.")
     kinds = sorted(dict.fromkeys(kinds), key=reader.bits_per_weight)
     of = (spec.llama, spec.source)
-    asked = [quantize.types_if_all(*of, kind, spec.tensors, has_imatrix=spec.has_imatrix) for kind in kinds]
+    types_by_kind = [quantize.types_if_all(*of, kind, spec.tensors, has_imatrix=spec.has_imatrix) for kind in kinds]
     stock = {choice.name: choice.high_type for choice in spec.tensors.choices}
-    names = tuple(t.name for t in spec.source.tensors if len(t.shape) > 1 and any(a[t.name] != t.type for a in asked))
+    names = tuple(
+        t.name for t in spec.source.tensors if len(t.shape) > 1 and any(a[t.name] != t.type for a in types_by_kind)
+    )
     mixtures = [] if by_tensor else [(low, parts) for low in range(len(kinds) - 1) for parts in RAISED]
     types = {}
     for name in names:
-        plain = [one[name] for one in asked]
+        plain = [types_of_kind[name] for types_of_kind in types_by_kind]
         types[name] = (*plain, *(plain[low + (part_of(name) in parts)] for low, parts in mixtures))
     return Candidates(names, tuple(kinds), types, {name: kind for name, kind in stock.items() if name not in types})
 
@@ -81,14 +83,14 @@ def part_of(name: str) -> str:
 
 def make_space(
     spec: ModelSpec,
-    found: Candidates,
+    candidates: Candidates,
     errors: Mapping[str, Sequence[float]],
     *,
     by_tensor: bool,
     speeds: SpeedTable | None,
 ) -> SearchSpace:
     """All that the search needs: `errors[name]` [n_kinds]; groups are layers, or their parts."""
-    tensors, names = spec.tensors, found.names
+    tensors, names = spec.tensors, candidates.names
     n_weights = {choice.name: choice.n_weights for choice in tensors.choices}
     tensor_groups, groups = [], []
     for name in names:
@@ -98,24 +100,28 @@ def make_space(
     numbered = list(dict.fromkeys(groups))
     number_of = {tensor_group: number for number, tensor_group in enumerate(dict.fromkeys(tensor_groups))}
     n_bytes = np.array(
-        [[padded(reader.type_bytes(k, n_weights[n]), tensors.alignment) for k in found.types[n]] for n in names]
+        [[padded(reader.type_bytes(k, n_weights[n]), tensors.alignment) for k in candidates.types[n]] for n in names]
     )
-    fixed = [reader.type_bytes(kind, n_weights[name]) for name, kind in found.fixed.items()]
+    fixed = [reader.type_bytes(kind, n_weights[name]) for name, kind in candidates.fixed.items()]
     return SearchSpace(
         tuple(number_of),
         np.array([number_of[tensor_group] for tensor_group in tensor_groups]),
         np.array([numbered.index(group) for group in groups]),
-        np.array([[errors[name][found.types[name].index(kind)] for kind in found.types[name]] for name in names]),
+        np.array(
+            [[errors[name][candidates.types[name].index(kind)] for kind in candidates.types[name]] for name in names]
+        ),
         n_bytes,
-        np.array([[found.types[name].index(kind) for kind in found.types[name]] for name in names]),
-        tuple(range(len(found.kinds))),
+        np.array([[candidates.types[name].index(kind) for kind in candidates.types[name]] for name in names]),
+        tuple(range(len(candidates.kinds))),
         tensors.header_bytes + sum(padded(size, tensors.alignment) for size in fixed),
-        _seconds(found, n_weights, speeds, Geometry(spec.source, tensors).active_experts) if speeds else None,
+        _seconds(candidates, n_weights, speeds, Geometry(spec.source, tensors).active_experts) if speeds else None,
         speeds.decode_constant if speeds else 0.0,
     )
 
 
-def _seconds(found: Candidates, n_weights: Mapping[str, int], speeds: SpeedTable, active_experts: float) -> np.ndarray:
+def _seconds(
+    candidates: Candidates, n_weights: Mapping[str, int], speeds: SpeedTable, active_experts: float
+) -> np.ndarray:
     """Seconds of a token; a head's are in the table's constant, whatever its type."""
 
     def of(name: str, kind: str) -> float:
@@ -126,15 +132,18 @@ def _seconds(found: Candidates, n_weights: Mapping[str, int], speeds: SpeedTable
             else 0.0
         )
 
-    return np.array([[of(name, kind) for kind in found.types[name]] for name in found.names])
+    return np.array([[of(name, kind) for kind in candidates.types[name]] for name in candidates.names])
 
 
-def make(session: Session, found: Candidates) -> list[Path]:
+def make(session: Session, candidates: Candidates) -> list[Path]:
     """The files of all variants, in the types' order; those that are there are kept. Raises DiskSpaceError."""
     run, spec = session.run, session.spec
     (run.work / "bank").mkdir(exist_ok=True)
-    plans = [plan_of(spec, found.as_types((number,) * len(found.names)), "bank") for number in range(len(found.kinds))]
-    names = [f".work/bank/all-{kind}.gguf" for kind in found.kinds]
+    plans = [
+        plan_of(spec, candidates.as_types((number,) * len(candidates.names)), "bank")
+        for number in range(len(candidates.kinds))
+    ]
+    names = [f".work/bank/all-{kind}.gguf" for kind in candidates.kinds]
     missing = sum(p.predicted_file_bytes for p, n in zip(plans, names, strict=True) if not run.file(n).exists())
     free = shutil.disk_usage(run.path).free
     if missing > free:
@@ -143,7 +152,7 @@ def make(session: Session, found: Candidates) -> list[Path]:
             f"{format_size(free)} free.",
             "Free some room, or give fewer --types.",
         )
-    for kind, plan, name in zip(found.kinds, plans, names, strict=True):
+    for kind, plan, name in zip(candidates.kinds, plans, names, strict=True):
         quantization_stage.write_quantized(session, plan, f"bank-{kind}", name)
     return [run.file(name) for name in names]
 
@@ -186,24 +195,24 @@ def layer_bits(spec: ModelSpec, plan: Plan) -> float:
     return 8 * n_bytes / sum(choice.n_weights for choice in inside)
 
 
-def errors_of(session: Session, found: Candidates, variant_files: Sequence[Path]) -> dict[str, list[float]]:
+def errors_of(session: Session, candidates: Candidates, variant_files: Sequence[Path]) -> dict[str, list[float]]:
     """Relative output errors of every matrix in every type, measured once on the variants' files."""
     run = session.run
     name = ".work/bank/errors.json"
     stages = run.read()["stages"]
-    made = {kind: stages[f"bank-{kind}"]["outputs"] for kind in found.kinds}
-    key = hash_of(made, list(found.kinds), quant_error.ROWS)
+    outputs = {kind: stages[f"bank-{kind}"]["outputs"] for kind in candidates.kinds}
+    key = hash_of(outputs, list(candidates.kinds), quant_error.ROWS)
 
     def make() -> None:
-        told = quant_error.relative_errors(
+        errors = quant_error.relative_errors(
             quantization_stage.make_f16(session),
             variant_files,
-            found.names,
+            candidates.names,
             imatrix.read(run.file(header_only.IMATRIX_NAME)),
             lambda done, total: session.reporter.progress("errors of matrices", done, total),
         )
-        serialization.write_json(run.file(name), told)
+        serialization.write_json(run.file(name), errors)
 
     run.run_stage("errors", key, [name], make)
-    held: dict[str, list[float]] = serialization.read_json(run.file(name), "plan")
-    return held
+    content: dict[str, list[float]] = serialization.read_json(run.file(name), "plan")
+    return content

@@ -49,25 +49,25 @@ def check(target: Target) -> Standing:
     elif _token(user).get("role") == "read":
         raise _cannot_write(user, target.repo)
     with hub_errors(target.repo):
-        found = _repository(api, target)
-    if found is None and not target.create:
+        repository = _repository(api, target)
+    if repository is None and not target.create:
         raise HubAccessError(
             f"{target.repo} does not exist on the Hub, or your token cannot see it.",
             "Check the spelling, or add --create to make it (--create --private for a private one).",
         )
-    if found is None and target.create_pr:
+    if repository is None and target.create_pr:
         raise HubAccessError(
             f"{target.repo} does not exist, so there is nothing to open a pull request against.",
             "Leave --create-pr away.",
         )
-    if found is not None and target.private and not found.private:
+    if repository is not None and target.private and not repository.private:
         raise HubAccessError(
             f"{target.repo} exists and is public; --private only makes new repositories private. Nothing was sent.",
             "Leave --private away to publish there, or make it private on the Hub first.",
         )
-    if found is not None and not target.create_pr:
+    if repository is not None and not target.create_pr:
         _check_write(api, target, str(user["name"]))
-    return Standing(str(user["name"]), found is not None, _head(api, target) if found is not None else None)
+    return Standing(str(user["name"]), repository is not None, _head(api, target) if repository is not None else None)
 
 
 def _namespace(target: Target) -> str:
@@ -107,8 +107,8 @@ def _user(api: Any) -> dict[str, Any]:
 
 
 def _token(user: Mapping[str, Any]) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = user.get("auth", {}).get("accessToken") or {}
-    return found
+    token: Mapping[str, Any] = user.get("auth", {}).get("accessToken") or {}
+    return token
 
 
 def _cannot_write(user: Mapping[str, Any], repo: str, more: str = "") -> HubAccessError:

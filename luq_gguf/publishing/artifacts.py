@@ -72,9 +72,9 @@ def collect(run: RunFolder) -> RunArtifacts:
     model = _only(run, "quantize")
     _check_plan_is_of(run, model, plan)
     vision = run.outputs("mmproj")
-    compared = tuple(one for stage in COMPARED[1:] if stage in stages and (one := _compared_file(run, stage)))
-    known = {one.name: one for one in (model, *compared)}
-    bench, speeds = _speeds(run, known)
+    compared = tuple(file for stage in COMPARED[1:] if stage in stages and (file := _compared_file(run, stage)))
+    files_by_name = {file.name: file for file in (model, *compared)}
+    bench, speeds = _speeds(run, files_by_name)
     return RunArtifacts(
         run,
         facts,
@@ -84,7 +84,7 @@ def collect(run: RunFolder) -> RunArtifacts:
         _only(run, "mmproj") if vision else None,
         OutputFile("imatrix.gguf", *_facts(run.outputs("profile")["imatrix.gguf"])),
         compared,
-        _evals(run, known, model),
+        _evals(run, files_by_name, model),
         speeds,
         bench,
     )
@@ -94,8 +94,8 @@ def _compared_file(run: RunFolder, stage: str) -> OutputFile | None:
     """A file that figures are told of too; None where it was deleted before anybody needed its hash."""
     if not run.changed(stage):
         run.hash_outputs(stage)
-    found = _only(run, stage)
-    return found if found.sha256 else None
+    file = _only(run, stage)
+    return file if file.sha256 else None
 
 
 def _only(run: RunFolder, stage: str) -> OutputFile:
@@ -120,34 +120,36 @@ def _check_plan_is_of(run: RunFolder, model: OutputFile, plan: Plan) -> None:
         )
 
 
-def _evals(run: RunFolder, known: Mapping[str, OutputFile], model: OutputFile) -> dict[str, tuple[dict[str, Any], ...]]:
+def _evals(
+    run: RunFolder, files_by_name: Mapping[str, OutputFile], model: OutputFile
+) -> dict[str, tuple[dict[str, Any], ...]]:
     """Entries of eval.json of the files of this run, by file. Raises RunFolderError where they are of other files."""
     if not run.file("eval.json").exists():
         return {}
     content = serialization.read_json(run.file("eval.json"), "eval")
-    found: dict[str, tuple[dict[str, Any], ...]] = {}
+    by_file: dict[str, tuple[dict[str, Any], ...]] = {}
     with serialization.reading(run.file("eval.json"), "eval"):
         entries = [dict(entry) for entry in (content, *content.get("others", []))]
     for entry in entries:
         name = str(entry.get("file"))
-        if name not in known:
+        if name not in files_by_name:
             continue
-        if entry.get("file_sha256") != known[name].sha256:
+        if entry.get("file_sha256") != files_by_name[name].sha256:
             raise RunFolderError(
                 f"eval.json tells of another {name} than the one that is here.",
                 f"Run luq-gguf eval {run.file(name)} again, or delete eval.json.",
             )
-        found[name] = (*found.get(name, ()), entry)
-    if model.name not in found:
+        by_file[name] = (*by_file.get(name, ()), entry)
+    if model.name not in by_file:
         raise RunFolderError(
             f"eval.json tells of {content.get('file')}, not of {model.name}.",
             f"Run luq-gguf eval {run.file(model.name)}, or delete eval.json.",
         )
-    return found
+    return by_file
 
 
 def _speeds(
-    run: RunFolder, known: Mapping[str, OutputFile]
+    run: RunFolder, files_by_name: Mapping[str, OutputFile]
 ) -> tuple[Mapping[str, Any] | None, dict[str, dict[str, Any]]]:
     """bench.json, and its row of each file of this run in stock llama.cpp with the most threads. Raises as `_evals`
     does."""
@@ -157,9 +159,9 @@ def _speeds(
     with serialization.reading(run.file("bench.json"), "bench"):
         most = max(content["conditions"]["threads"])
         stock = [row for row in content["rows"] if row["threads"] == most and not row.get("kernels")]
-        rows = {row["file"]: row for row in stock if row["file"] in known}
+        rows = {row["file"]: row for row in stock if row["file"] in files_by_name}
     for name, row in rows.items():
-        if row.get("sha256") != known[name].sha256:
+        if row.get("sha256") != files_by_name[name].sha256:
             raise RunFolderError(
                 f"bench.json tells of another {name} than the one that is here.",
                 f"Run luq-gguf bench --run {run.path} again, or delete bench.json.",

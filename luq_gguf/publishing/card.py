@@ -89,7 +89,7 @@ def read_base_card(model: str, revision: str | None) -> BaseCard:
     licence = {name: str(data.get(name)) for name in names if isinstance(data.get(name), str)}
     languages = data.get("language") or []
     listed = languages if isinstance(languages, list) else [languages]
-    return BaseCard(licence, tuple(str(one) for one in listed if isinstance(one, str)))
+    return BaseCard(licence, tuple(str(language) for language in listed if isinstance(language, str)))
 
 
 def dataset_licence(name: str, revision: str) -> str | None:
@@ -127,22 +127,22 @@ def render(
         model_name=facts.title,
         eval_results=[
             EvalResult(
-                task_type=one.task,
-                dataset_type=_slug(one.dataset),
-                dataset_name=one.dataset,
-                metric_type=_slug(one.kind),
-                metric_name=one.metric,
-                metric_value=one.value,
+                task_type=result.task,
+                dataset_type=_slug(result.dataset),
+                dataset_name=result.dataset,
+                metric_type=_slug(result.kind),
+                metric_name=result.metric,
+                metric_value=result.value,
             )
-            for one in results
+            for result in results
         ]
         or None,
         license=base.licence.get("license"),
         license_name=base.licence.get("license_name"),
         license_link=base.licence.get("license_link"),
     )
-    found = ModelCard.from_template(data, template_path=str(TEMPLATE), facts=facts)
-    return re.sub(r"\n{3,}", "\n\n", str(found)).strip() + "\n"
+    card = ModelCard.from_template(data, template_path=str(TEMPLATE), facts=facts)
+    return re.sub(r"\n{3,}", "\n\n", str(card)).strip() + "\n"
 
 
 def _slug(text: str) -> str:

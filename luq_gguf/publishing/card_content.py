@@ -65,31 +65,33 @@ def tag_of(file_name: str) -> str:
 
 def results(artifacts: RunArtifacts) -> list[Result]:
     """The measured file's figures for the Hub's model-index; shares in percent."""
-    found: list[Result] = []
+    rows_of_index: list[Result] = []
     task = "visual-question-answering" if artifacts.mmproj else "text-generation"
     for entry in artifacts.evals.get(artifacts.model.name, ()):
         data = str(entry["conditions"]["data"] or "")
         if entry.get("accuracy"):
             name = f"accuracy ({entry['metric']})"
-            found.append(Result(task, data, "accuracy", name, round(100 * entry["accuracy"]["value"], 2)))
+            rows_of_index.append(Result(task, data, "accuracy", name, round(100 * entry["accuracy"]["value"], 2)))
         if entry.get("kld"):
-            found.append(
+            rows_of_index.append(
                 Result(
                     task, data, "kl_divergence", "mean KL divergence from 16 bit", float(f"{entry['kld']['mean']:.3g}")
                 )
             )
         if entry.get("perplexity"):
-            found.append(Result("text-generation", data, "perplexity", "perplexity", round(entry["perplexity"], 4)))
+            rows_of_index.append(
+                Result("text-generation", data, "perplexity", "perplexity", round(entry["perplexity"], 4))
+            )
         for name, benchmark in (entry.get("benchmarks") or {}).items():
             rows = benchmark["metrics"].items()
-            found += [Result(task, name, metric, metric, round(figure["value"], 4)) for metric, figure in rows]
-    return found
+            rows_of_index += [Result(task, name, metric, metric, round(figure["value"], 4)) for metric, figure in rows]
+    return rows_of_index
 
 
 def _measured(artifacts: RunArtifacts) -> tuple[list[str], dict[str, list[str]], list[str]]:
     """Heads of the measured columns, cells of each file that was measured, and the conditions of both."""
     heads: list[str] = []
-    cells: dict[str, list[str]] = {one.name: [] for one in (artifacts.model, *artifacts.compared)}
+    cells: dict[str, list[str]] = {file.name: [] for file in (artifacts.model, *artifacts.compared)}
     conditions: list[str] = []
     entries = artifacts.evals.get(artifacts.model.name, ())
     main = next((entry for entry in entries if any(entry.get(key) for key in QUALITY)), None)
@@ -99,25 +101,26 @@ def _measured(artifacts: RunArtifacts) -> tuple[list[str], dict[str, list[str]],
         conditions += card_plan.better_elsewhere(artifacts)
     if artifacts.speeds and artifacts.bench:
         _add_speed(artifacts, heads, cells)
-        machine, told = artifacts.bench["machine"], artifacts.bench["conditions"]
+        machine, settings = artifacts.bench["machine"], artifacts.bench["conditions"]
         conditions.append(
-            f"Speed: {cell(machine['cpu'])}, {max(told['threads'])} threads, medians of {told['repetitions']} turns; "
+            f"Speed: {cell(machine['cpu'])}, {max(settings['threads'])} threads, medians of {settings['repetitions']} "
+            "turns; "
             "ratios with the interval in which the same command is expected to come out again (95%)."
         )
     for entry in entries:
         for name, benchmark in (entry.get("benchmarks") or {}).items():
-            told = ", ".join(f"{metric} {figure['value']:.4g}" for metric, figure in benchmark["metrics"].items())
-            conditions.append(f"{cell(name)} by lmms-eval, {benchmark['n_samples']} samples: {cell(told)}.")
+            figures = ", ".join(f"{metric} {figure['value']:.4g}" for metric, figure in benchmark["metrics"].items())
+            conditions.append(f"{cell(name)} by lmms-eval, {benchmark['n_samples']} samples: {cell(figures)}.")
     return heads, cells, conditions
 
 
 def _quality_conditions(main: Mapping[str, Any]) -> str:
     on_text = not main.get("accuracy") and not main.get("kld_prompt")
     what = f"{main['n_chunks']} chunks of 512 tokens" if on_text else f"{main['n_samples']} samples"
-    told = f"Quality: {what} of {cell(str(main['conditions']['data']))}"
-    told += f" against {cell(main['reference'])}" if main["reference"] else ""
-    told += "; in brackets 95% intervals" if main.get("kld") or main.get("accuracy") else ""
-    return told + (". KLD is in nats, behind every text token." if main.get("kld") else ".")
+    sentence = f"Quality: {what} of {cell(str(main['conditions']['data']))}"
+    sentence += f" against {cell(main['reference'])}" if main["reference"] else ""
+    sentence += "; in brackets 95% intervals" if main.get("kld") or main.get("accuracy") else ""
+    return sentence + (". KLD is in nats, behind every text token." if main.get("kld") else ".")
 
 
 def _add_quality(
@@ -154,16 +157,16 @@ def _same_data(entries: Sequence[Mapping[str, Any]], main: Mapping[str, Any]) ->
 
 def _add_speed(artifacts: RunArtifacts, heads: list[str], cells: dict[str, list[str]]) -> None:
     assert artifacts.bench
-    beside = artifacts.bench["conditions"].get("baseline")
+    baseline = artifacts.bench["conditions"].get("baseline")
     heads += ["decode, tokens/s", "prefill, tokens/s"]
-    stock = next((row for name, row in artifacts.speeds.items() if name == beside), None)
-    heads += [f"decode, of {artifacts.plan.high if stock else cell(str(beside))}"] if beside else []
+    stock = next((row for name, row in artifacts.speeds.items() if name == baseline), None)
+    heads += [f"decode, of {artifacts.plan.high if stock else cell(str(baseline))}"] if baseline else []
     for name in cells:
         row = artifacts.speeds.get(name)
         prefill = row["prefill_tps"] if row else None
         cells[name].append(f"{row['decode_tps']['median']:.1f}" if row else "")
         cells[name].append(f"{prefill['median']:.1f}" if prefill else "")
-        if beside:
+        if baseline:
             cells[name].append(format_ratio(row["decode_ratio"]) if row else "")
 
 
@@ -171,20 +174,22 @@ def _files(artifacts: RunArtifacts, shards: Sequence[str], cells: Mapping[str, S
     plan, blank = artifacts.plan, [""] * n
     kinds = "many types" if plan.ranking == "best" else f"{len(plan.low_layers)} layers low"
     what = f"text model, {kinds}, {plan.bpw:.2f} bits per weight"
-    told = f" in {len(shards)} shards" if len(shards) > 1 else ""
-    rows = [FileRow(cell(shards[0]), what + told, format_size(artifacts.model.n_bytes), cells[artifacts.model.name])]
+    in_shards = f" in {len(shards)} shards" if len(shards) > 1 else ""
+    rows = [
+        FileRow(cell(shards[0]), what + in_shards, format_size(artifacts.model.n_bytes), cells[artifacts.model.name])
+    ]
     if artifacts.mmproj:
         rows.append(FileRow(cell(artifacts.mmproj.name), "vision half", format_size(artifacts.mmproj.n_bytes), blank))
     about = "importance matrix, measured with images" if artifacts.mmproj else "importance matrix"
     rows.append(FileRow("imatrix.gguf", about, format_size(artifacts.imatrix.n_bytes), blank))
-    for one in artifacts.compared:
-        if any(cells[one.name]):
-            rows.append(_compared_row(one, cells[one.name]))
+    for file in artifacts.compared:
+        if any(cells[file.name]):
+            rows.append(_compared_row(file, cells[file.name]))
     return rows
 
 
-def _compared_row(one: OutputFile, cells: Sequence[str]) -> FileRow:
-    return FileRow(cell(one.name), "for comparison, not here", format_size(one.n_bytes), cells)
+def _compared_row(file: OutputFile, cells: Sequence[str]) -> FileRow:
+    return FileRow(cell(file.name), "for comparison, not here", format_size(file.n_bytes), cells)
 
 
 def _calibration(facts: Mapping[str, Any], licences: Mapping[str, str | None]) -> str:
@@ -196,8 +201,8 @@ def _calibration(facts: Mapping[str, Any], licences: Mapping[str, str | None]) -
         if name not in commits:
             return f"`{name}`, a local file or folder that is not published here"
         data, licence = name.split(":")[0], licences.get(name)
-        told = f"licence {cell(licence)}" if licence else "for its licence see its card"
-        return f"[{cell(name)}](https://huggingface.co/datasets/{data}) at `{commits[name][:12]}` ({told})"
+        licence_note = f"licence {cell(licence)}" if licence else "for its licence see its card"
+        return f"[{cell(name)}](https://huggingface.co/datasets/{data}) at `{commits[name][:12]}` ({licence_note})"
 
     parts = []
     if facts.get("n_multimodal"):
@@ -213,34 +218,34 @@ def _calibration(facts: Mapping[str, Any], licences: Mapping[str, str | None]) -
 def _again(artifacts: RunArtifacts, base_model: str | None) -> str:
     sources: Any = artifacts.profile.calibration.get("sources") or ()
     local = [source for source in sources if source not in _commits(artifacts)]
-    told = "Same inputs and seed give the same plan, and on one machine the same bytes."
+    sentence = "Same inputs and seed give the same plan, and on one machine the same bytes."
     if local or not base_model:
-        told += " What is local here has to be brought along: " + ", ".join(
+        sentence += " What is local here has to be brought along: " + ", ".join(
             f"`{name}`" for name in (*([] if base_model else [artifacts.profile.model]), *map(str, local))
         )
-        told += "."
-    return told
+        sentence += "."
+    return sentence
 
 
 def _commits(artifacts: RunArtifacts) -> Mapping[str, str]:
-    found: Mapping[str, str] = artifacts.profile.calibration.get("revisions") or {}  # type: ignore[assignment]
-    return found
+    revisions: Mapping[str, str] = artifacts.profile.calibration.get("revisions") or {}  # type: ignore[assignment]
+    return revisions
 
 
 def _pins(artifacts: RunArtifacts, base_model: str | None) -> list[tuple[str, str]]:
     pin = tools.pin()
-    own = artifacts.base_model
-    rows = [("base model", f"{own} at `{artifacts.facts['revision']}`")] if own and own == base_model else []
+    hub_id = artifacts.base_model
+    rows = [("base model", f"{hub_id} at `{artifacts.facts['revision']}`")] if hub_id and hub_id == base_model else []
     rows.append(("luq-gguf", str(artifacts.facts.get("luq_gguf"))))
     rows.append(("llama.cpp", f"of {pin['package']} {artifacts.facts.get('llama_cpp')}"))
     files = [artifacts.model, *([artifacts.mmproj] if artifacts.mmproj else []), artifacts.imatrix]
-    return rows + [(f"sha256 of {cell(one.name)}", f"`{one.sha256}`") for one in files]
+    return rows + [(f"sha256 of {cell(file.name)}", f"`{file.sha256}`") for file in files]
 
 
 def _licence(base: BaseCard, base_model: str | None) -> str:
     whose = f"{base_model}'s" if base_model else "the base model's"
     if base.licence_name:
         name, link = cell(base.licence_name), base.licence.get("license_link")
-        told = f"[{name}]({link})" if link and link.startswith("https://") else name
-        return f"These files are under {whose} licence, {told}."
+        linked = f"[{name}]({link})" if link and link.startswith("https://") else name
+        return f"These files are under {whose} licence, {linked}."
     return f"These files are under {whose} licence; its card names none that could be read."

@@ -24,10 +24,10 @@ def why(artifacts: RunArtifacts) -> str:
     if plan.ranking == "best":
         return f"{WHY['best']}."
     chosen = WHY.get(plan.ranking, f"Layers became low in the order {cell(plan.ranking)}")
-    told = f"{chosen}. Here these are {', '.join(map(str, plan.low_layers)) or 'none'} of {len(plan.order)}."
+    sentence = f"{chosen}. Here these are {', '.join(map(str, plan.low_layers)) or 'none'} of {len(plan.order)}."
     if unsettled := unsettled_line(plan):
-        told += f" {unsettled[0].upper()}{unsettled[1:]}."
-    return told
+        sentence += f" {unsettled[0].upper()}{unsettled[1:]}."
+    return sentence
 
 
 def command(artifacts: RunArtifacts, base_model: str | None) -> str:
@@ -54,8 +54,8 @@ def better_elsewhere(artifacts: RunArtifacts) -> list[str]:
     """A file of no more bytes that the plan or the run's sweep measured to be better, if there is one. A sweep of other
     types tells nothing of this file."""
     path, plan = artifacts.run.file("sweep.json"), artifacts.plan
-    if told := better_line(plan):
-        return [f"{told[0].upper()}{told[1:]}."]
+    if sentence := better_line(plan):
+        return [f"{sentence[0].upper()}{sentence[1:]}."]
     if not path.exists():
         return []
     with serialization.reading(path, "sweep"):
@@ -72,12 +72,12 @@ def _better_in(sweep: Mapping[str, Any], artifacts: RunArtifacts, types: tuple[s
     if not ours or not ours["metrics"]["kld"] or not fitting:
         return []
     best = min(fitting, key=lambda p: p["metrics"]["kld"]["mean"])
-    one, other = best["metrics"]["kld"]["mean"], ours["metrics"]["kld"]["mean"]
-    if one >= other:
+    best_kld, our_kld = best["metrics"]["kld"]["mean"], ours["metrics"]["kld"]["mean"]
+    if best_kld >= our_kld:
         return []
     return [
         f"At no more bytes llama-quantize's {ftype_of(best['order'])} file measured better on the "
-        f"questions of sweep.json: mean KLD {one:.2e} against {other:.2e}."
+        f"questions of sweep.json: mean KLD {best_kld:.2e} against {our_kld:.2e}."
     ]
 
 

@@ -75,8 +75,8 @@ def differing(target: Target, revision: str, files: Sequence[File]) -> list[File
     from huggingface_hub.hf_api import RepoFile
 
     tree = HfApi().list_repo_tree(target.repo, revision=revision, recursive=True)
-    held = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
-    return [file for file in files if not _same(held.get(file.name), file)]
+    entries = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+    return [file for file in files if not _same(entries.get(file.name), file)]
 
 
 def _same(entry: Any, file: File) -> bool:
@@ -109,15 +109,15 @@ def _publish_once(
     for add in sorted(adds, key=lambda add: -add.upload_info.size):
         # One at a time: then it is sent by this thread, and Ctrl-C ends it at once.
         api.preupload_lfs_files(target.repo, [add], free_memory=False, **how)
-    made = api.create_commit(target.repo, adds, commit_message=message, parent_commit=head, **how)
-    left = differing(target, made.oid, files)
+    commit = api.create_commit(target.repo, adds, commit_message=message, parent_commit=head, **how)
+    left = differing(target, commit.oid, files)
     if left:
         raise UploadError(
             f"{target.repo} holds something else than was sent: {', '.join(file.name for file in left)}.",
             "Run the same command again; should it stay so, look whether a file was changed meanwhile.",
         )
     info(f"{len(missing)} files are in {target.repo}, every size and sha256 as here")
-    return Publication(_address(api, target, where), made.oid, tuple(missing), made.pr_url or None)
+    return Publication(_address(api, target, where), commit.oid, tuple(missing), commit.pr_url or None)
 
 
 def _prepare(api: Any, target: Target, standing: Standing, message: str) -> str | None:
@@ -131,8 +131,10 @@ def _prepare(api: Any, target: Target, standing: Standing, message: str) -> str 
         api.create_branch(target.repo, branch=target.revision, exist_ok=True)
     if not target.create_pr:
         return target.revision or "main"
-    asked = {"author": standing.user, "discussion_type": "pull_request", "discussion_status": "open"}
-    ours = [one.num for one in api.get_repo_discussions(target.repo, **asked) if one.title == message]
+    filters = {"author": standing.user, "discussion_type": "pull_request", "discussion_status": "open"}
+    ours = [
+        discussion.num for discussion in api.get_repo_discussions(target.repo, **filters) if discussion.title == message
+    ]
     return f"refs/pr/{max(ours)}" if ours else None
 
 
@@ -169,20 +171,22 @@ def _seconds_to_wait(error: Exception, target: Target, attempt: int) -> float:
         raise UploadError(f"The Hub refused the upload to {target.repo} ({status}: {_reason(error)}).", _AGAIN)
     if status == 0 and not isinstance(error, network_errors()):
         raise UploadError(f"The Hub's client failed: {error}.", _AGAIN)
-    asked = _retry_after(error)
-    if attempt == ATTEMPTS or asked > LONGEST_WAIT:
-        told = f" and asks to wait {asked:.0f} s" if asked else ""
-        raise UploadError(f"{_what(error).capitalize()}{told}; the upload to {target.repo} is not finished.", _AGAIN)
-    return asked or float(2 ** (attempt - 1))
+    requested = _retry_after(error)
+    if attempt == ATTEMPTS or requested > LONGEST_WAIT:
+        request_note = f" and asks to wait {requested:.0f} s" if requested else ""
+        raise UploadError(
+            f"{_what(error).capitalize()}{request_note}; the upload to {target.repo} is not finished.", _AGAIN
+        )
+    return requested or float(2 ** (attempt - 1))
 
 
 def _retry_after(error: Exception) -> float:
     headers = getattr(getattr(error, "response", None), "headers", None) or {}
     try:
-        found = float(headers.get("Retry-After") or 0)
+        seconds = float(headers.get("Retry-After") or 0)
     except ValueError:  # a date: too rare to be read
         return 0.0
-    return found if math.isfinite(found) and found > 0 else 0.0
+    return seconds if math.isfinite(seconds) and seconds > 0 else 0.0
 
 
 def _reason(error: Exception) -> str:

@@ -79,17 +79,17 @@ def upload(
     standing = check(target, base_model)
     build.report(run_dir)
     with RunFolder(run_dir) as run:
-        found = artifacts.collect(run)
-        shards = _shards(found, largest, reporter)
-        files = _files(found, shards, target, base_model or found.base_model, reporter)
+        finished = artifacts.collect(run)
+        shards = _shards(finished, largest, reporter)
+        files = _files(finished, shards, target, base_model or finished.base_model, reporter)
         head = standing.head
         missing = publish.differing(target, head, files) if head else list(files)
         if dry_run:
             return Upload(target, files, tuple(missing), None, None, None, dry_run=True, exists=standing.exists)
         if any(not file.path.exists() for file in missing):  # shards of an earlier upload, gone from the Hub since
             run.forget("shards")
-            shards = _shards(found, largest, reporter)
-        title = f"{found.profile.model}: {found.model.name}"
+            shards = _shards(finished, largest, reporter)
+        title = f"{finished.profile.model}: {finished.model.name}"
         done = publish.publish(target, standing, files, title, reporter.info)
         shutil.rmtree(run.file(SHARDS), ignore_errors=True)
         run.update(upload={"repo": target.repo, "commit": done.commit, "pull_request": done.pull_request})
@@ -98,9 +98,9 @@ def upload(
         )
 
 
-def _shards(found: RunArtifacts, largest: int, reporter: Reporter) -> tuple[OutputFile, ...]:
+def _shards(finished: RunArtifacts, largest: int, reporter: Reporter) -> tuple[OutputFile, ...]:
     """The model's files as the Hub takes them: itself, or its shards. They are named though they may be gone again."""
-    run, model = found.run, found.model
+    run, model = finished.run, finished.model
     if model.n_bytes <= largest:
         return (model,)
     key = hash_of(model.sha256, largest)
@@ -108,8 +108,8 @@ def _shards(found: RunArtifacts, largest: int, reporter: Reporter) -> tuple[Outp
     if not record or record.get("key") != key:
         reporter.info(f"{model.name} is cut into shards: the Hub takes files of {largest / 1e9:.0f} GB at most")
         shutil.rmtree(run.file(SHARDS), ignore_errors=True)
-        made = split.split(tools.find(), run.file(model.name), run.file(SHARDS), largest)
-        names = [f"{SHARDS}/{path.name}" for path in made]
+        paths = split.split(tools.find(), run.file(model.name), run.file(SHARDS), largest)
+        names = [f"{SHARDS}/{path.name}" for path in paths]
         run.run_stage("shards", key, names, lambda: None)
     return tuple(
         OutputFile(name, fact["n_bytes"], fact["sha256"]) for name, fact in sorted(run.outputs("shards").items())
@@ -117,19 +117,19 @@ def _shards(found: RunArtifacts, largest: int, reporter: Reporter) -> tuple[Outp
 
 
 def _files(
-    found: RunArtifacts,
+    finished: RunArtifacts,
     shards: Sequence[OutputFile],
     target: Target,
     base_model: str | None,
     reporter: Reporter,
 ) -> tuple[File, ...]:
     """All that goes into the repository; the card is written on the way."""
-    run = found.run
-    names = [Path(one.name).name for one in shards]
-    _write_card(found, names, target, base_model, reporter)
-    large = [*shards, *([found.mmproj] if found.mmproj else []), found.imatrix]
-    files = [File(run.file(one.name), Path(one.name).name, one.n_bytes, one.sha256) for one in large]
-    small = [run.file(CARD), *artifacts.companions(found), *(run.file(name) for name in card_content.FIGURES)]
+    run = finished.run
+    names = [Path(file.name).name for file in shards]
+    _write_card(finished, names, target, base_model, reporter)
+    large = [*shards, *([finished.mmproj] if finished.mmproj else []), finished.imatrix]
+    files = [File(run.file(file.name), Path(file.name).name, file.n_bytes, file.sha256) for file in large]
+    small = [run.file(CARD), *artifacts.companions(finished), *(run.file(name) for name in card_content.FIGURES)]
     files += [_file(path, str(path.relative_to(run.path))) for path in small]
     return tuple(files)
 
@@ -139,30 +139,30 @@ def _file(path: Path, name: str) -> File:
 
 
 def _write_card(
-    found: RunArtifacts,
+    finished: RunArtifacts,
     names: Sequence[str],
     target: Target,
     base_model: str | None,
     reporter: Reporter,
 ) -> None:
     """README.md of the run folder; one that a person has changed since is left as it is."""
-    run = found.run
-    path, ours = run.file(CARD), found.facts.get("card_sha256")
+    run = finished.run
+    path, ours = run.file(CARD), finished.facts.get("card_sha256")
     if path.exists() and sha256_of(path) != ours:
         reporter.info(f"{path} was changed by hand and goes along as it is; delete it to have it written anew")
         return
-    revision = found.facts.get("revision") if base_model == found.base_model else None
-    base = card.read_base_card(base_model or str(found.facts["model"]), revision)
+    revision = finished.facts.get("revision") if base_model == finished.base_model else None
+    base = card.read_base_card(base_model or str(finished.facts["model"]), revision)
     if not base.licence_name:
         reporter.info("the base model's licence is not known: the card names none (its README.md could not be read)")
-    facts = card_content.make_card_content(found, target.repo, names, base, base_model, _licences(found))
+    facts = card_content.make_card_content(finished, target.repo, names, base, base_model, _licences(finished))
     publisher = target.repo.split("/")[0]
-    atomic.write_text(path, card.render(facts, base, base_model, card_content.results(found), publisher))
+    atomic.write_text(path, card.render(facts, base, base_model, card_content.results(finished), publisher))
     run.update(card_sha256=sha256_of(path))
 
 
-def _licences(found: RunArtifacts) -> dict[str, str | None]:
+def _licences(finished: RunArtifacts) -> dict[str, str | None]:
     """Of the Hub datasets that the run was calibrated with, as their cards name them."""
-    commits = found.profile.calibration.get("revisions")
+    commits = finished.profile.calibration.get("revisions")
     listed = commits if isinstance(commits, Mapping) else {}
     return {str(name): card.dataset_licence(str(name).split(":")[0], str(commit)) for name, commit in listed.items()}

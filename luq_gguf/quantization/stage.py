@@ -149,7 +149,7 @@ def make_file(session: Session, plan: Plan) -> QuantizedModel:
     verified."""
     run, checkpoint, options = session.run, session.spec.checkpoint, session.options
     make_mmproj(session)
-    made = write_quantized(session, plan, "quantize", file_name(checkpoint, plan), in_slices=options.low_disk)
+    written = write_quantized(session, plan, "quantize", file_name(checkpoint, plan), in_slices=options.low_disk)
     slices.clear(run)
     if options.keep_f16:
         make_f16(session)
@@ -157,7 +157,7 @@ def make_file(session: Session, plan: Plan) -> QuantizedModel:
     else:
         run.file(f16_name(checkpoint)).unlink(missing_ok=True)
         run.forget("f16")
-    return made
+    return written
 
 
 def make_layer_variants(session: Session) -> tuple[Path, Path]:
@@ -193,7 +193,7 @@ def compared_files(
     with RunFolder(run_dir) as run:
         session, planned = open_planned(run, model, replace(options, keep_f16=True), reporter)
         check_disk(session, planned.predicted_file_bytes)
-        made = make_file(session, planned)
+        luq_file = make_file(session, planned)
         stock = make_baseline(session, planned)
         name = mmproj_name(session.spec.checkpoint)
-        return [make_f16(session), stock.path, made.path], run.file(name) if name else None
+        return [make_f16(session), stock.path, luq_file.path], run.file(name) if name else None

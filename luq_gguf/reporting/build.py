@@ -41,8 +41,8 @@ def report(run_dir: Path) -> list[Path]:
             if run.file(f"{name}.json").exists():
                 content = serialization.read_json(run.file(f"{name}.json"), name)
                 with serialization.reading(run.file(f"{name}.json"), name):
-                    told = section(content)
-                sections += [told] if told.rows or told.images else []
+                    built = section(content)
+                sections += [built] if built.rows or built.images else []
         atomic.write_text(run.file("report.html"), page.render(profiled.model, sections))
         return [run.file("report.html"), *sorted(folder.glob("*.png"))]
 
@@ -56,12 +56,12 @@ def _written(run: RunFolder) -> Path | None:
 def _sizes(run: RunFolder) -> list[tuple[str, dict[str, int]]]:
     """Bytes of the parts of every text model's file in the folder, largest file first; the mmproj beside each."""
     vision = sum(path.stat().st_size for path in mmproj.beside(run.file("run.json")))
-    found = []
+    files = []
     for path in run.path.glob("*.gguf"):
         if mmproj.is_mmproj_name(path.name) or path.name == "imatrix.gguf":
             continue
         info = reader.read(path)
         inside = sum(tensor.n_bytes for tensor in info.tensors if layer_of(tensor.name) is not None)
         parts = {"decoder layers": inside, "embeddings, head, metadata": info.n_bytes - inside}
-        found.append((path.name, parts | ({"vision (mmproj)": vision} if vision else {})))
-    return sorted(found, key=lambda one: -sum(one[1].values()))
+        files.append((path.name, parts | ({"vision (mmproj)": vision} if vision else {})))
+    return sorted(files, key=lambda entry: -sum(entry[1].values()))

@@ -33,10 +33,10 @@ def _save(
 
     figure, axes = plt.subplots(1, columns, figsize=size, layout="constrained", squeeze=False)
     draw(axes[0] if columns > 1 else axes[0][0])
-    for one in axes[0]:
-        one.spines[["top", "right"]].set_visible(False)
-        one.grid(axis=grid, linewidth=0.4, alpha=0.6)
-        one.set_axisbelow(True)
+    for panel in axes[0]:
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(axis=grid, linewidth=0.4, alpha=0.6)
+        panel.set_axisbelow(True)
     with atomic.whole(path) as part:
         figure.savefig(part, format="png", dpi=150, metadata={"Software": None})
     plt.close(figure)
@@ -92,8 +92,8 @@ def entropy_by_modality(profile: Profile, path: Path) -> bool:
 
 
 def value_of(point: Mapping[str, Any], metric: str) -> float | None:
-    found = point["metrics"].get(metric)
-    return None if found is None else float(found["mean" if metric.startswith("kld") else "value"])
+    figure = point["metrics"].get(metric)
+    return None if figure is None else float(figure["mean" if metric.startswith("kld") else "value"])
 
 
 def order_matters(points: Sequence[Mapping[str, Any]], metric: str, path: Path) -> bool:
@@ -149,10 +149,10 @@ def mix_effect(points: Sequence[Mapping[str, Any]], n_low: int, metric: str, pat
     def draw(axes: Any) -> None:
         for arm, style in ARMS.items():
             line = sorted((p["alpha"], p) for p in shown if p["changes"] == arm)
-            held = [point["metrics"][metric] for _, point in line]
+            intervals = [point["metrics"][metric] for _, point in line]
             middle = [value_of(point, metric) or 0.0 for _, point in line]
-            bars = [[v - h["low"] for v, h in zip(middle, held, strict=True)]]
-            bars.append([h["high"] - v for v, h in zip(middle, held, strict=True)])
+            bars = [[v - h["low"] for v, h in zip(middle, intervals, strict=True)]]
+            bars.append([h["high"] - v for v, h in zip(middle, intervals, strict=True)])
             axes.errorbar([alpha for alpha, _ in line], middle, yerr=bars, capsize=3, markersize=5, **style)
         name = "mean KLD from 16 bit, nats" if metric.startswith("kld") else metric
         axes.set(xlabel="alpha: share of calibration samples with images", ylabel=name)
@@ -197,18 +197,18 @@ def throughput(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     looks = (("decode_tps", "decode", "#0b559f", ""), ("prefill_tps", "prefill", "#9ecae1", "//"))
 
     def draw(axes: Sequence[Any]) -> None:
-        for one, (key, title, colour, hatch) in zip(axes, looks, strict=True):
+        for panel, (key, title, colour, hatch) in zip(axes, looks, strict=True):
             shown = [row for row in rows if row[key]]
             medians = [row[key]["median"] for row in shown]
             least = [row[key]["median"] - min(row[key]["samples"]) for row in shown]
             most = [max(row[key]["samples"]) - row[key]["median"] for row in shown]
             labels = [bench_name(row).replace(".gguf", "") for row in shown]
-            one.barh(
+            panel.barh(
                 labels, medians, xerr=[least, most], color=colour, hatch=hatch, edgecolor="#333333", linewidth=0.5,
                 capsize=3,
             )  # fmt: skip
-            one.invert_yaxis()
-            one.set(xlabel=f"{title}, tokens/s", xlim=(0, None))
+            panel.invert_yaxis()
+            panel.set(xlabel=f"{title}, tokens/s", xlim=(0, None))
         axes[1].set_yticklabels([])
 
     _save(path, draw, (7.6, 1.2 + 0.45 * len(rows)), grid="x", columns=2)
@@ -227,7 +227,7 @@ def trade_off(points: Sequence[Mapping[str, Any]], path: Path) -> bool:
     unit, name = unit_of(max(p["n_bytes"] for p in shown))
 
     def draw(axes: Any) -> None:
-        for order in (*(name for name, one in ORDERS.items() if one.by_size), "best"):
+        for order in (*(name for name, order_rule in ORDERS.items() if order_rule.by_size), "best"):
             line = sorted((p["n_bytes"] / unit, value_of(p, "kld")) for p in shown if p["order"] == order)
             if line:
                 axes.plot([x for x, _ in line], [y for _, y in line], markersize=5, **STYLES[order])

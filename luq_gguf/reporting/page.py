@@ -78,19 +78,19 @@ def profile_section(profile: Profile, plan: Plan | None, folder: Path) -> Sectio
     low = plan.low_layers if plan else ()
     figures.entropy_by_layer(profile, low, folder / "entropy.png")
     estimator, calibration = profile.estimator, profile.calibration
-    told = f"K = {estimator.get('k')}, token vectors {_plain(estimator.get('token_vectors'))}, alpha "
-    told += f"{calibration.get('alpha')}, {_plain(calibration.get('sources'))}"
+    conditions = f"K = {estimator.get('k')}, token vectors {_plain(estimator.get('token_vectors'))}, alpha "
+    conditions += f"{calibration.get('alpha')}, {_plain(calibration.get('sources'))}"
     what = "Entropy of each decoder layer's outputs; bars: standard deviation over K-means seeds"
-    images = [_image(folder / "entropy.png", what, told)]
+    images = [_image(folder / "entropy.png", what, conditions)]
     if figures.entropy_by_modality(profile, folder / "modality.png"):
         what = "Entropy against depth: tokens of samples with images, and of samples without"
-        images.append(_image(folder / "modality.png", what, told))
+        images.append(_image(folder / "modality.png", what, conditions))
     taus = ranking.agreement(profile.rankings)
     texts = []
     if taus:
-        told = ", ".join(f"{way} {tau:.2f}" for way, tau in taus.items())
+        agreement = ", ".join(f"{way} {tau:.2f}" for way, tau in taus.items())
         texts.append(
-            f"Agreement of the ranking between ways of estimating it (Kendall's tau, 1 is the same order): {told}."
+            f"Agreement of the ranking between ways of estimating it (Kendall's tau, 1 is the same order): {agreement}."
         )
     return Section(
         "Entropy", texts, images=images, conditions=_conditions_line({**profile.calibration, **profile.estimator})
@@ -102,10 +102,12 @@ def plan_section(plan: Plan, types: Path | None) -> Section:
         f"{describe(plan)}.",
         f"Predicted file: {format_size(plan.predicted_file_bytes)}, {plan.bpw:.3f} bits per weight.",
     ]
-    if found := plan.measured_kld:
-        interval = f"{found['low']:.3g} to {found['high']:.3g}"
-        texts.append(f"Measured while planning: mean KLD {found['mean']:.3g} ({interval}), and of other files:")
-        texts += [f"{one['name']}, {format_size(one['file_bytes'])}: {one['kld']:.3g}." for one in plan.compared]
+    if measured := plan.measured_kld:
+        interval = f"{measured['low']:.3g} to {measured['high']:.3g}"
+        texts.append(f"Measured while planning: mean KLD {measured['mean']:.3g} ({interval}), and of other files:")
+        texts += [
+            f"{entry['name']}, {format_size(entry['file_bytes'])}: {entry['kld']:.3g}." for entry in plan.compared
+        ]
     if better := better_line(plan):
         texts.append(f"{better[0].upper()}{better[1:]}.")
     if unsettled := unsettled_line(plan):
@@ -116,15 +118,15 @@ def plan_section(plan: Plan, types: Path | None) -> Section:
 
 
 def sweep_section(sweep: Mapping[str, Any], folder: Path) -> Section:
-    points, told = sweep["points"], _measured_on(sweep["conditions"])
+    points, conditions = sweep["points"], _measured_on(sweep["conditions"])
     images = []
     for metric, what in (("kld", "mean KLD"), ("accuracy", "accuracy")):
         drawn = folder / f"order-{metric}.png"
         if figures.order_matters(points, metric, drawn):
-            images.append(_image(drawn, f"Order matters: {what} against the number of low layers", told))
+            images.append(_image(drawn, f"Order matters: {what} against the number of low layers", conditions))
     if figures.trade_off(points, folder / "trade-off.png"):
         what = "Trade-off: divergence against bytes, beside llama-quantize's uniform files"
-        images.append(_image(folder / "trade-off.png", what, told))
+        images.append(_image(folder / "trade-off.png", what, conditions))
     uniform = sorted((p for p in points if p["n_low"] is None), key=lambda p: (p["n_bytes"], p["order"]))
     rows = [_row(ftype_of(p["order"]), p) for p in uniform]
     paper = [p for p in points if p["order"] == "entropy"]
@@ -144,13 +146,15 @@ def _measured_on(conditions: Mapping[str, Any]) -> str:
 def mix_section(content: Mapping[str, Any], folder: Path) -> Section:
     """What follows alpha: files with its ranking, its importance, or both."""
     points, conditions = content["points"], content["conditions"]
-    told = f"{_measured_on(conditions)}; what does not follow alpha is the run's own, {content['run_alpha']:g}"
+    caption_conditions = (
+        f"{_measured_on(conditions)}; what does not follow alpha is the run's own, {content['run_alpha']:g}"
+    )
     images = []
     for count in sorted({point["n_low"] for point in points}):
         drawn = folder / f"alpha-{count}.png"
         if figures.mix_effect(points, count, "kld", drawn):
             what = f"Mean KLD against alpha with {count} low layers; bars: 95% intervals"
-            images.append(_image(drawn, what, told))
+            images.append(_image(drawn, what, caption_conditions))
     taus = ", ".join(f"{row['alpha']:g}: {row['kendall_tau']:.2f}" for row in content["rankings"])
     texts = [f"Kendall's tau between each alpha's ranking and the run's own (alpha {content['run_alpha']:g}): {taus}."]
     head = ("alpha", "low layers", "follows alpha", "mean KLD", "95% interval", "accuracy")
@@ -176,19 +180,21 @@ def throughput_section(content: Mapping[str, Any], folder: Path) -> Section:
     rows = [row for row in content["rows"] if row["threads"] == most]
     figures.throughput(rows, folder / "throughput.png")
     length = max(conditions["prompt_tokens"], default=0)
-    told = f"{machine['cpu']}, {most} threads, {conditions['repetitions']} turns, prompts of {length} tokens"
+    caption_conditions = (
+        f"{machine['cpu']}, {most} threads, {conditions['repetitions']} turns, prompts of {length} tokens"
+    )
     what = "Decode and prefill; bars: medians, lines: from the least to the most of all turns"
-    images = [_image(folder / "throughput.png", what, told)]
-    beside = conditions["baseline"] or "Q4_K_M"
-    head = ("file", "threads", "decode", f"x {beside}", "prefill", f"x {beside}", "peak memory")
+    images = [_image(folder / "throughput.png", what, caption_conditions)]
+    baseline = conditions["baseline"] or "Q4_K_M"
+    head = ("file", "threads", "decode", f"x {baseline}", "prefill", f"x {baseline}", "peak memory")
     cells = []
     for row in content["rows"]:
         prefill = f"{row['prefill_tps']['median']:.1f}" if row["prefill_tps"] else ""
         ratios = [format_ratio(row["decode_ratio"]), format_ratio(row["prefill_ratio"])]
         speeds = [f"{row['decode_tps']['median']:.1f}", ratios[0], prefill, ratios[1]]
         cells.append([figures.bench_name(row), str(row["threads"]), *speeds, format_size(row["peak_rss_bytes"])])
-    told = _conditions_line({**conditions, **{k: v for k, v in machine.items() if k != "build"}})
-    return Section("Throughput", (), head, cells, images, told)
+    caption_conditions = _conditions_line({**conditions, **{k: v for k, v in machine.items() if k != "build"}})
+    return Section("Throughput", (), head, cells, images, caption_conditions)
 
 
 def _row(name: str, point: Mapping[str, Any]) -> list[str]:
@@ -247,5 +253,7 @@ def _plain(value: Any) -> str:
 
 
 def _conditions_line(conditions: Mapping[str, Any]) -> str:
-    told = (f"{key.replace('_', ' ')}: {_plain(value)}" for key, value in conditions.items() if value not in (None, []))
-    return "Conditions: " + "; ".join(told)
+    entries = (
+        f"{key.replace('_', ' ')}: {_plain(value)}" for key, value in conditions.items() if value not in (None, [])
+    )
+    return "Conditions: " + "; ".join(entries)

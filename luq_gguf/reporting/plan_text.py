@@ -18,9 +18,9 @@ def describe(plan: Plan) -> str:
             f"{', '.join(map(str, plan.low_layers)) or 'none'}; all else as in {plan.high}"
         )
     inside = Counter(k for name, k in plan.tensor_types.items() if layer_of(name) is not None and k not in UNQUANTIZED)
-    told = ", ".join(f"{kind} {count}" for kind, count in inside.most_common())
+    counted = ", ".join(f"{kind} {count}" for kind, count in inside.most_common())
     ends = [f"{name.removesuffix('.weight')} {plan.tensor_types[name]}" for name in ENDS if name in plan.tensor_types]
-    return f"best of many types, matrices of {len(plan.order)} layers: {told}; {', '.join(ends)}"
+    return f"best of many types, matrices of {len(plan.order)} layers: {counted}; {', '.join(ends)}"
 
 
 def unsettled_line(plan: Plan) -> str | None:
@@ -34,11 +34,12 @@ def better_line(plan: Plan) -> str | None:
     if plan.measured_kld is None:
         return None
     ours = float(plan.measured_kld["mean"])
-    better = [one for one in plan.compared if one["kld"] < ours and one["file_bytes"] <= plan.predicted_file_bytes]
+    better = [best for best in plan.compared if best["kld"] < ours and best["file_bytes"] <= plan.predicted_file_bytes]
     if not better:
         return None
-    one = min(better, key=lambda other: float(other["kld"]))
+    best = min(better, key=lambda other: float(other["kld"]))
     return (
-        f"better with no more bytes, measured on the same questions: {one['name']}, {format_size(one['file_bytes'])}, "
-        f"mean KLD {one['kld']:.3g} where this plan has {ours:.3g}; --plan best looks for better still"
+        f"better with no more bytes, measured on the same questions: {best['name']}, "
+        f"{format_size(best['file_bytes'])}, "
+        f"mean KLD {best['kld']:.3g} where this plan has {ours:.3g}; --plan best looks for better still"
     )

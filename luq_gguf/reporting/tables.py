@@ -75,9 +75,9 @@ def sweep_tables(content: dict[str, Any]) -> list[Table]:
     for point in sorted(others, key=lambda p: p["n_bytes"]):
         within = [p for p in paper if p["n_bytes"] <= point["n_bytes"]]
         best = min(within, key=lambda p: p["n_low"]) if within else None
-        beside = f"{best['n_low']} low: {_figures(best)}" if best else "none so small"
+        luq_cell = f"{best['n_low']} low: {_figures(best)}" if best else "none so small"
         name = ftype_of(point["order"])
-        uniform.add_row(name, format_size(point["n_bytes"]), f"{point['bpw']:.2f}", _figures(point), beside)
+        uniform.add_row(name, format_size(point["n_bytes"]), f"{point['bpw']:.2f}", _figures(point), luq_cell)
     return [by_count, uniform]
 
 
@@ -92,9 +92,9 @@ def mix_table(content: dict[str, Any]) -> Table:
     for name in ("low", "alpha", "tau of ranking", *(f"changes {arm}" for arm in arms)):
         table.add_column(name, justify="right")
     taus = {row["alpha"]: row["kendall_tau"] for row in content["rankings"]}
-    held = {(p["n_low"], p["alpha"], p["changes"]): p for p in content["points"]}
+    point_of = {(p["n_low"], p["alpha"], p["changes"]): p for p in content["points"]}
     for count, alpha in sorted({(p["n_low"], p["alpha"]) for p in content["points"]}):
-        cells = (_figures(held.get((count, alpha, arm))) for arm in arms)
+        cells = (_figures(point_of.get((count, alpha, arm))) for arm in arms)
         table.add_row(str(count), f"{alpha:g}", f"{taus[alpha]:.2f}", *cells)
     return table
 

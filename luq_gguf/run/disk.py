@@ -21,11 +21,11 @@ def check_disk(session: Session, predicted_file_bytes: int, *, needs_f16: bool =
     vision = max(0, spec.checkpoint.n_bytes - f16) if spec.checkpoint.has_vision else 0
     width = next(t.shape[0] for t in spec.source.tensors if t.name.startswith("token_embd"))
     vectors = 2 * 8192 * spec.tensors.n_layers * width * 4
-    told = f"16-bit GGUF {format_size(f16)}"
+    largest_part = f"16-bit GGUF {format_size(f16)}"
     if options.low_disk:  # a slice of the checkpoint and its 16-bit GGUF beside what is quantized; then that once more
         largest = max(slices.slice_bytes(spec.checkpoint, names) for names in slices.slices(spec.checkpoint))
         f16 = max(2 * largest, predicted_file_bytes)
-        told = f"slices of {format_size(largest)}"
+        largest_part = f"slices of {format_size(largest)}"
     needed = vision + max(predicted_file_bytes + f16, vectors)
     present = sum(p.stat().st_size for p in run.path.glob("*.gguf") if p.is_file())
     free = shutil.disk_usage(run.path).free + present
@@ -33,6 +33,6 @@ def check_disk(session: Session, predicted_file_bytes: int, *, needs_f16: bool =
         slices_possible = not (options.low_disk or options.keep_f16 or needs_f16)
         raise DiskSpaceError(
             f"{run.path} has {format_size(free)} free; this needs about {format_size(needed)} "
-            f"({told}, of which all but the result is deleted afterwards).",
+            f"({largest_part}, of which all but the result is deleted afterwards).",
             f"Free some room,{' add --low-disk, which needs less,' * slices_possible} or use a folder on another disk.",
         )

@@ -65,9 +65,9 @@ class RunFolder:
             self._lock.acquire()
             holder.write_text(f"process {os.getpid()}")
         except Timeout:
-            told = holder.read_text().strip() or "another process"
+            owner = holder.read_text().strip() or "another process"
             raise RunFolderError(
-                f"{self.path} is in use by {told}.", "Wait for it to end, or give another folder."
+                f"{self.path} is in use by {owner}.", "Wait for it to end, or give another folder."
             ) from None
         except OSError as error:
             self._lock.release()
@@ -136,8 +136,8 @@ class RunFolder:
 
     def outputs(self, stage: str) -> dict[str, dict[str, Any]]:
         """What a finished stage wrote: name -> n_bytes, mtime_ns, sha256; empty where it is not finished."""
-        found: dict[str, dict[str, Any]] = self.read()["stages"].get(stage, {}).get("outputs", {})
-        return found
+        outputs: dict[str, dict[str, Any]] = self.read()["stages"].get(stage, {}).get("outputs", {})
+        return outputs
 
     def changed(self, stage: str) -> list[str]:
         """Files of a finished stage that are missing, or no longer what it wrote."""
@@ -205,5 +205,5 @@ def _check_records(path: Path, stages: dict[str, Any]) -> None:
 
 
 def _is_fact(fact: Any) -> bool:
-    known = isinstance(fact, dict) and isinstance(fact.get("sha256"), str)
-    return known and all(isinstance(fact.get(name), int) for name in ("n_bytes", "mtime_ns"))
+    has_hash = isinstance(fact, dict) and isinstance(fact.get("sha256"), str)
+    return has_hash and all(isinstance(fact.get(name), int) for name in ("n_bytes", "mtime_ns"))

@@ -81,10 +81,10 @@ def load_model_spec(
     """
     llama = tools.find()
     low, high = reader.check_type(low, "--low"), quantize.check_ftype(llama, high)
-    known = run.read()
-    resuming = known.get("model") == model  # a run stays with the commit it began with
+    record = run.read()
+    resuming = record.get("model") == model  # a run stays with the commit it began with
     checkpoint = checkpoints.open_checkpoint(
-        model, trust_remote_code=trust_remote_code, revision=known.get("revision") if resuming else None
+        model, trust_remote_code=trust_remote_code, revision=record.get("revision") if resuming else None
     )
     if resuming:
         run.update(revision=checkpoint.revision)
@@ -105,14 +105,14 @@ def load_model_spec(
         run.forget("door")
     run.run_stage("door", key, [".work/listenable.json"], make)
     source = reader.read(path)
-    known = serialization.read_json(calibratable, "profile")
-    has_imatrix = frozenset(known["tensors"])
+    record = serialization.read_json(calibratable, "profile")
+    has_imatrix = frozenset(record["tensors"])
     tensors = quantize.model_tensors(
         llama,
         source,
         low,
         high,
-        n_layers=known["n_layers"],
+        n_layers=record["n_layers"],
         has_imatrix=has_imatrix,
         datasets=(dataset,) if dataset else (),
     )
@@ -127,14 +127,14 @@ def _names(source: reader.GGUFInfo) -> TensorNames:
 def _learn(llama: LlamaCpp, checkpoint: Checkpoint, path: Path, calibratable: Path, *, own_vision: bool) -> int:
     """Write the header-only GGUF of the text model, and what can be calibrated: layers computed, names of matrices.
     Returns the bytes of the header-only GGUF's header."""
-    asked, beside = (llama, checkpoint.folder), path.parent
-    metadata = beside / "metadata.gguf"
+    source, folder = (llama, checkpoint.folder), path.parent
+    metadata = folder / "metadata.gguf"
     with ThreadPoolExecutor() as pool:  # each takes seconds on one core, most of them for imports
-        tensors = pool.submit(converter.text_tensors, *asked, beside / "text.gguf", checkpoint.name)
-        written = pool.submit(converter.metadata_only, *asked, metadata, checkpoint.name)
+        tensors = pool.submit(converter.text_tensors, *source, folder / "text.gguf", checkpoint.name)
+        written = pool.submit(converter.metadata_only, *source, metadata, checkpoint.name)
         meta_model = pool.submit(_meta_model, checkpoint)
         if checkpoint.has_vision and not own_vision:
-            pool.submit(converter.check_mmproj, *asked, beside / "vision.gguf", checkpoint.name).result()
+            pool.submit(converter.check_mmproj, *source, folder / "vision.gguf", checkpoint.name).result()
     with atomic.whole(path) as part:
         info = header_only.write(part, written.result().path, tensors.result())
         n_layers, calibratable_names = _calibratable(meta_model.result(), _names(info))
@@ -162,8 +162,8 @@ def _check_fallbacks(tensors: ModelTensors, reporter: Reporter, *, allow: bool) 
     if not fallen:
         return
     total = sum(len(names) for names in fallen.values())
-    told = "; ".join(f"{_kinds(names)} would become {kind}" for kind, names in fallen.items())
-    sentence = f"{total} matrices have rows that {tensors.low}'s blocks of 256 do not divide: {told}."
+    listed = "; ".join(f"{_kinds(names)} would become {kind}" for kind, names in fallen.items())
+    sentence = f"{total} matrices have rows that {tensors.low}'s blocks of 256 do not divide: {listed}."
     if not allow:
         raise CheckpointError(
             sentence,
@@ -204,9 +204,9 @@ def check_memory(
     size = format_size
     who = f"{copies} copies of the reference model need" if copies > 1 else "The reference model needs"
     why = ", since this CPU has no bfloat16 units" if dtype == "float32" else ""
-    held = f" (weights are converted to {dtype}{why})" if need.converted else ""
+    conversion = f" (weights are converted to {dtype}{why})" if need.converted else ""
     where = f"the limit in {left.limit} leaves" if left.limit else "this machine has"
-    sentence = f"{who} about {size(copies * need.usual)} of memory{held}; {where} {size(left.available)}"
+    sentence = f"{who} about {size(copies * need.usual)} of memory{conversion}; {where} {size(left.available)}"
     if copies * need.least <= left.available + left.swap:
         reporter.info(f"{sentence}, so that the pass may swap or be killed")
         return

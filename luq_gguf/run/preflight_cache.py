@@ -29,13 +29,13 @@ def _entry_folder(checkpoint: Checkpoint, llama: LlamaCpp) -> Path:
 
 def restore(checkpoint: Checkpoint, llama: LlamaCpp, header_file: Path, calibratable: Path) -> bool:
     """Write both files if they are known. False where they are not."""
-    kept = _entry_folder(checkpoint, llama)
+    entry = _entry_folder(checkpoint, llama)
     try:
-        n_bytes = int((kept / "n_bytes").read_text())
+        n_bytes = int((entry / "n_bytes").read_text())
         with atomic.whole(header_file) as part:
-            shutil.copyfile(kept / "header", part)
+            shutil.copyfile(entry / "header", part)
             os.truncate(part, n_bytes)  # its weights are a hole
-            shutil.copyfile(kept / "listenable.json", calibratable)
+            shutil.copyfile(entry / "listenable.json", calibratable)
     except (OSError, ValueError):
         return False
     return True
@@ -45,9 +45,9 @@ def save(checkpoint: Checkpoint, llama: LlamaCpp, header_file: Path, header_byte
     """For the next run folder. A cache that cannot be written is none."""
     with (
         suppress(OSError),
-        atomic.whole_folder(_entry_folder(checkpoint, llama)) as made,
+        atomic.whole_folder(_entry_folder(checkpoint, llama)) as new_entry,
         header_file.open("rb") as file,
     ):
-        (made / "header").write_bytes(file.read(header_bytes))
-        (made / "n_bytes").write_text(str(header_file.stat().st_size))
-        shutil.copyfile(calibratable, made / "listenable.json")
+        (new_entry / "header").write_bytes(file.read(header_bytes))
+        (new_entry / "n_bytes").write_text(str(header_file.stat().st_size))
+        shutil.copyfile(calibratable, new_entry / "listenable.json")

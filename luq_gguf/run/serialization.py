@@ -128,7 +128,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         "tensor_types": dict(plan.tensor_types),
         "predicted_kld": plan.predicted_kld,
         "measured_kld": plan.measured_kld,
-        "compared": [dict(one) for one in plan.compared],
+        "compared": [dict(entry) for entry in plan.compared],
     } | ({"predicted_speed": vars(plan.speed)} if plan.speed else {})
 
 
@@ -153,20 +153,20 @@ def read_plan(path: Path) -> Plan:
             speed=PredictedSpeed(**content["predicted_speed"]) if "predicted_speed" in content else None,
             predicted_kld=_figures(content.get("predicted_kld"), "value", "error"),
             measured_kld=_figures(content.get("measured_kld"), "mean", "low", "high"),
-            compared=tuple(_compared_entry(one) for one in content.get("compared", ())),
+            compared=tuple(_compared_entry(entry) for entry in content.get("compared", ())),
         )
         if not 0 < plan.predicted_bytes <= plan.predicted_file_bytes < 2**63:
             raise ValueError("no size of a file")
         return plan
 
 
-def _figures(found: Any, *names: str) -> dict[str, Any] | None:
+def _figures(figures: Any, *names: str) -> dict[str, Any] | None:
     """An account with these numbers, or none. Raises TypeError or ValueError where one is no number."""
-    return None if found is None else {**found, **{name: float(found[name]) for name in names}}
+    return None if figures is None else {**figures, **{name: float(figures[name]) for name in names}}
 
 
-def _compared_entry(one: Any) -> dict[str, Any]:
-    return {**one, "name": str(one["name"]), "file_bytes": int(one["file_bytes"]), "kld": float(one["kld"])}
+def _compared_entry(entry: Any) -> dict[str, Any]:
+    return {**entry, "name": str(entry["name"]), "file_bytes": int(entry["file_bytes"]), "kld": float(entry["kld"])}
 
 
 def add_eval(path: Path, content: dict[str, Any]) -> None:

@@ -52,16 +52,16 @@ def bench_files(
 
 def _hashed(arms: Sequence[Arm], reporter: Reporter) -> list[Arm]:
     """With the files' hashes, so that their figures are never told of others."""
-    found = []
+    hashed = []
     for done, arm in enumerate(arms, 1):
-        found.append(replace(arm, sha256=sha256_of(arm.path)))
+        hashed.append(replace(arm, sha256=sha256_of(arm.path)))
         reporter.progress("sha256 of files", done, len(arms))
-    return found
+    return hashed
 
 
 def _only_mmproj(path: Path) -> Path | None:
-    found = mmproj_file.beside(path)
-    return found[0] if len(found) == 1 else None
+    candidates = mmproj_file.beside(path)
+    return candidates[0] if len(candidates) == 1 else None
 
 
 def bench_run(
@@ -74,8 +74,8 @@ def bench_run(
     model: str | None = None,
 ) -> dict[str, Any]:
     """Measure a run folder's 16-bit file, the one of its high ftype and its LUQ file, made where they are missing."""
-    made, mmproj = quantization_stage.compared_files(run_dir, options, reporter, model=model)
-    arms = _hashed([file_benchmark.make_arm(path, mmproj) for path in made], reporter)
+    files, mmproj = quantization_stage.compared_files(run_dir, options, reporter, model=model)
+    arms = _hashed([file_benchmark.make_arm(path, mmproj) for path in files], reporter)
     return _bench(arms, arms[1], request, out, reporter)
 
 
@@ -88,18 +88,18 @@ def bench_synthetic(shape: ShapeRequest, request: BenchRequest, out: Path, repor
     with tempfile.TemporaryDirectory(prefix="luq-shape-", dir=out.parent) as work:
         folder, arms = Path(work), list[Arm]()
         source = synthetic_model.synthetic_outline(model, folder / "shape", llama)
-        found = {low: synthetic_model.geometry(source, llama, low, high) for low in shape.lows}
+        geometries = {low: synthetic_model.geometry(source, llama, low, high) for low in shape.lows}
         name = model.rstrip("/").rsplit("/", 1)[-1]
-        for label, geometry, types in _wanted(name, found, shape):
+        for label, geometry, types in _wanted(name, geometries, shape):
             progress = partial(_share, reporter, f"writing {label}")
-            made = shape_file.write(folder / f"{label}.gguf", geometry.source, types, on_progress=progress)
-            arms.append(file_benchmark.make_arm(made.path))
-        told = {"weights": "random; geometry, types and sizes are the model's", "model": model}
+            written = shape_file.write(folder / f"{label}.gguf", geometry.source, types, on_progress=progress)
+            arms.append(file_benchmark.make_arm(written.path))
+        conditions = {"weights": "random; geometry, types and sizes are the model's", "model": model}
         if low_layers:
-            n_layers = next(iter(found.values())).tensors.n_layers
-            told["low_layers"] = ", ".join(map(str, synthetic_model.spread_layers(n_layers, low_layers)))
+            n_layers = next(iter(geometries.values())).tensors.n_layers
+            conditions["low_layers"] = ", ".join(map(str, synthetic_model.spread_layers(n_layers, low_layers)))
         stock = next(arm for arm in arms if arm.path.stem == f"{name}-{high.upper()}")
-        return _bench(arms, stock, request, out, reporter, told)
+        return _bench(arms, stock, request, out, reporter, conditions)
 
 
 def _share(reporter: Reporter, stage: str, share: float) -> None:
@@ -107,21 +107,21 @@ def _share(reporter: Reporter, stage: str, share: float) -> None:
 
 
 def _wanted(
-    name: str, found: Mapping[str, Geometry], shape: ShapeRequest
+    name: str, geometries: Mapping[str, Geometry], shape: ShapeRequest
 ) -> list[tuple[str, Geometry, Mapping[str, str]]]:
     """Name, geometry and types of every file. Raises BudgetError for more low layers than there are."""
-    first, low_layers, high = next(iter(found.values())), shape.low_layers, shape.high
+    first, low_layers, high = next(iter(geometries.values())), shape.low_layers, shape.high
     two_type_plan.check_budget(first.tensors, Budget(low_layers=low_layers or 0))
-    wanted: list[tuple[str, Geometry, Mapping[str, str]]] = []
+    files: list[tuple[str, Geometry, Mapping[str, str]]] = []
     if shape.f16:
-        wanted.append((f"{name}-F16", first, first.source.types))
-    wanted.append((f"{name}-{high.upper()}", first, two_type_plan.tensor_types(first.tensors, ())))
+        files.append((f"{name}-F16", first, first.source.types))
+    files.append((f"{name}-{high.upper()}", first, two_type_plan.tensor_types(first.tensors, ())))
     if low_layers:
         layers = synthetic_model.spread_layers(first.tensors.n_layers, low_layers)
-        for low, geometry in found.items():
+        for low, geometry in geometries.items():
             label = f"{name}-LUQ{low_layers}-{low.upper()}-{high.upper()}"
-            wanted.append((label, geometry, two_type_plan.tensor_types(geometry.tensors, layers)))
-    return wanted
+            files.append((label, geometry, two_type_plan.tensor_types(geometry.tensors, layers)))
+    return files
 
 
 def _bench(
@@ -130,14 +130,14 @@ def _bench(
     request: BenchRequest,
     out: Path,
     reporter: Reporter,
-    told: Mapping[str, Any] | None = None,
+    extra_conditions: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    conditions = {"baseline": baseline.path.name if baseline else None} | dict(told or {})
+    conditions = {"baseline": baseline.path.name if baseline else None} | dict(extra_conditions or {})
     if request.kernels:
         arms, path = _with_kernels(arms, reporter)
         conditions |= {"kernels": f"with {path} instructions"}
     content = file_benchmark.bench(
-        arms, baseline, request, lambda found: serialization.write_json(out, found), reporter, conditions
+        arms, baseline, request, lambda content: serialization.write_json(out, content), reporter, conditions
     )
     most = max(content["conditions"]["threads"])
     figures.throughput([row for row in content["rows"] if row["threads"] == most], out.with_suffix(".png"))
@@ -154,12 +154,14 @@ def _with_kernels(arms: Sequence[Arm], reporter: Reporter) -> tuple[list[Arm], s
     if path is None:
         raise KernelsError("This CPU keeps ggml's own kernels, or LUQ_KERNELS=off.", "Leave --kernels out.")
     computed = {arm.path for arm in arms if any(kind in arm.types for kind in kernels.TYPES)}
-    found = [one for arm in arms for one in (arm, replace(arm, kernels=library))[: 1 + (arm.path in computed)]]
-    if len(found) == len(arms):
+    compared = [
+        variant for arm in arms for variant in (arm, replace(arm, kernels=library))[: 1 + (arm.path in computed)]
+    ]
+    if len(compared) == len(arms):
         raise EvaluationError(
             f"No file has tensors in {' or '.join(kernels.TYPES)}, the types of the kernels.", "Leave --kernels out."
         )
-    return found, path
+    return compared, path
 
 
 def bench_types(

@@ -54,11 +54,11 @@ def check(session: Session, profile: Profile, request: CalibrationMixRequest) ->
         if count > n:
             raise BudgetError(f"{count} low layers are impossible: the model has {n} decoder layers.", f"0 to {n}.")
     base = float(str(profile.calibration["alpha"]))
-    asked = replace(request.calibration, alpha=base)
-    read = read_request(session.run, asked)
-    if read.sha256 != profile.calibration["sha256"]:
+    calibration = replace(request.calibration, alpha=base)
+    drawn = read_request(session.run, calibration)
+    if drawn.sha256 != profile.calibration["sha256"]:
         raise CalibrationError(
-            f"The run was profiled with other calibration data than {', '.join(read.sources)}.",
+            f"The run was profiled with other calibration data than {', '.join(drawn.sources)}.",
             "Give the --calib, --calib-text and --calib-samples of its profile.",
         )
     return base
@@ -74,14 +74,14 @@ def measure_mixes(session: Session, profile: Profile, meter: Meter, request: Cal
     agreements: list[dict[str, Any]] = []
     total, done = 3 * len(request.alphas) * len(counts), 0
     for alpha in sorted(set(request.alphas)):
-        with _profiled_mix(session, base, alpha, request) as own:
-            agreements.append({"alpha": alpha, "kendall_tau": _tau(base.profile, own.profile)})
-            arms = {"both": (own, own), "ranking": (own, base), "imatrix": (base, own)}
+        with _profiled_mix(session, base, alpha, request) as mix:
+            agreements.append({"alpha": alpha, "kendall_tau": _tau(base.profile, mix.profile)})
+            arms = {"both": (mix, mix), "ranking": (mix, base), "imatrix": (base, mix)}
             for count in counts:
                 for arm, (ranked, weighed) in arms.items():
                     low = orders.rank(ranked.profile.layers, "entropy")[:count]
-                    told = {"alpha": alpha, "changes": arm, "n_low": count, "low_layers": sorted(low)}
-                    points.append(told | serialization.to_json(weighed.meter.low(low)))
+                    point_key = {"alpha": alpha, "changes": arm, "n_low": count, "low_layers": sorted(low)}
+                    points.append(point_key | serialization.to_json(weighed.meter.low(low)))
                     done += 1
                     session.reporter.progress("alpha: files", done, total)
         content = {
@@ -103,14 +103,14 @@ def _profiled_mix(
         yield base
         return
     folder = session.run.work / f"alpha-{alpha:g}"
-    with RunFolder(folder, create=True) as own:
-        own.update(alpha=alpha)
-        its = replace(session, run=own)
+    with RunFolder(folder, create=True) as mix_run:
+        mix_run.update(alpha=alpha)
+        its = replace(session, run=mix_run)
         profile = make_profile(its, replace(request.calibration, alpha=alpha))
         quantization_stage.link_f16(its, session.run)
         yield _MixProfile(alpha, profile, base.meter.with_importance_of(its.with_dataset(profile)))
-        shutil.rmtree(own.work / "bank", ignore_errors=True)
+        shutil.rmtree(mix_run.work / "bank", ignore_errors=True)
 
 
-def _tau(one: Profile, other: Profile) -> float:
-    return ranking.tau([layer.bits for layer in one.layers], [layer.bits for layer in other.layers])
+def _tau(first: Profile, second: Profile) -> float:
+    return ranking.tau([layer.bits for layer in first.layers], [layer.bits for layer in second.layers])

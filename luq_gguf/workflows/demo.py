@@ -64,19 +64,19 @@ def run(out: Path, options: RunOptions, reporter: Reporter, *, model: str, low_l
     f16 = run_dir / f"{safe_name(checkpoint.name)}-F16.gguf"
     pool = easy_vqa.questions("test")
     order = np.random.default_rng(0).permutation(len(pool))[:n_questions]
-    asked = tuple(pool[i] for i in order)
-    pictures = write_pictures(data / "test", asked)
+    questions = tuple(pool[i] for i in order)
+    pictures = write_pictures(data / "test", questions)
     files = tuple(
-        measure(label, path, converted.mmproj, asked, pictures, options.threads, reporter.progress)
+        measure(label, path, converted.mmproj, questions, pictures, options.threads, reporter.progress)
         for label, path in (("16-bit", f16), ("Q4_K_M", baseline.path), (f"LUQ-{low_layers}", converted.model.path))
     )
-    return Demo(converted, asked, files)
+    return Demo(converted, questions, files)
 
 
-def write_pictures(folder: Path, asked: tuple[easy_vqa.Question, ...]) -> dict[Path, Path]:
+def write_pictures(folder: Path, questions: tuple[easy_vqa.Question, ...]) -> dict[Path, Path]:
     """The questions' pictures as the models see them, written once; by their path in easy-VQA."""
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = {question.image: folder / f"{question.image.stem}.png" for question in asked}
+    pictures = {question.image: folder / f"{question.image.stem}.png" for question in questions}
     for source, target in pictures.items():
         if not target.exists():
             easy_vqa.load_image(source).save(target)
@@ -87,7 +87,7 @@ def measure(
     label: str,
     path: Path,
     mmproj: Path | None,
-    asked: tuple[easy_vqa.Question, ...],
+    questions: tuple[easy_vqa.Question, ...],
     pictures: dict[Path, Path],
     threads: int | None,
     progress: Callable[[str, float, float], None],
@@ -95,10 +95,12 @@ def measure(
     """Ask a file all questions through llama.cpp; greedy answers, compared by their words."""
     answers = []
     with LlamaClient(path, mmproj, threads=threads, n_ctx=512) as client:
-        for done, question in enumerate(asked, 1):
+        for done, question in enumerate(questions, 1):
             answers.append(easy_vqa.normalize(client.ask(question.text, pictures[question.image], max_tokens=4).text))
-            progress(f"questions to {label}", done, len(asked))
-    right = sum(a == q.answer for a, q in zip(answers, asked, strict=True))
+            progress(f"questions to {label}", done, len(questions))
+    right = sum(a == q.answer for a, q in zip(answers, questions, strict=True))
     info = reader.read(path)
-    found = share(right, len(asked), "wilson")
-    return FileResult(label, path, info.n_bytes, info.bpw, tuple(answers), found.value, (found.low, found.high))
+    accuracy = share(right, len(questions), "wilson")
+    return FileResult(
+        label, path, info.n_bytes, info.bpw, tuple(answers), accuracy.value, (accuracy.low, accuracy.high)
+    )

@@ -31,9 +31,9 @@ def questions(split: str) -> list[Question]:
         import easy_vqa
     except ImportError:
         raise LuqError("The demo needs the easy-vqa package.", "pip install easy-vqa") from None
-    asked = easy_vqa.get_train_questions() if split == "train" else easy_vqa.get_test_questions()
+    rows = easy_vqa.get_train_questions() if split == "train" else easy_vqa.get_test_questions()
     images = easy_vqa.get_train_image_paths() if split == "train" else easy_vqa.get_test_image_paths()
-    return [Question(Path(images[i]), text, answer) for text, answer, i in zip(*asked, strict=True)]
+    return [Question(Path(images[i]), text, answer) for text, answer, i in zip(*rows, strict=True)]
 
 
 def load_image(path: Path) -> Image.Image:

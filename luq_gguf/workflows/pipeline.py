@@ -72,7 +72,7 @@ class Conversion:
 def convert(
     model: str,
     out: Path,
-    wanted: PlanRequest,
+    plan_request: PlanRequest,
     calibration: CalibrationRequest,
     options: RunOptions = RunOptions(),
     reporter: Reporter = Reporter(),
@@ -81,20 +81,22 @@ def convert(
 
     What has to be measured for the plan is measured on the calibration's questions where the request names none.
     """
-    if wanted.questions.source is None:
-        wanted = replace(wanted, questions=replace(wanted.questions, source=calibration.images))
+    if plan_request.questions.source is None:
+        plan_request = replace(plan_request, questions=replace(plan_request.questions, source=calibration.images))
     with RunFolder(out, create=True, overwrite=options.overwrite) as run:
         claim(run, model, overwrite=options.overwrite)
         dataset = datasets.source_name(calibration.images or datasets.DEFAULT_IMAGES)
-        session = open_session(run, model, options, reporter, low=wanted.low, high=wanted.high, dataset=dataset)
-        prepared = planning_stage.prepare(session, wanted)
+        session = open_session(
+            run, model, options, reporter, low=plan_request.low, high=plan_request.high, dataset=dataset
+        )
+        prepared = planning_stage.prepare(session, plan_request)
         largest = two_type_plan.file_bytes(session.spec.tensors, ())
-        check_disk(session, largest, needs_f16=wanted.measures)
+        check_disk(session, largest, needs_f16=plan_request.measures)
         profile = make_profile(session, calibration)
         session = session.with_dataset(profile)
         plan = planning_stage.make(session, profile, prepared)
-        beside = None if wanted.measures or options.low_disk else uniform_baseline.estimate(session, plan)
-        return _converted(session, profile, plan, beside)
+        baseline = None if plan_request.measures or options.low_disk else uniform_baseline.estimate(session, plan)
+        return _converted(session, profile, plan, baseline)
 
 
 def _converted(session: Session, profile: Profile, plan: Plan, foreseen: Mapping[str, Any] | None = None) -> Conversion:
@@ -118,7 +120,7 @@ def profile(
 
 def plan(
     run_dir: Path,
-    wanted: PlanRequest,
+    plan_request: PlanRequest,
     options: RunOptions = RunOptions(),
     reporter: Reporter = Reporter(),
     *,
@@ -128,8 +130,8 @@ def plan(
     with RunFolder(run_dir) as run:
         profiled = serialization.read_profile(run.file("profile.json"))
         where = model or model_of(run)
-        session = open_session(run, where, options, reporter, low=wanted.low, high=wanted.high)
-        prepared = planning_stage.prepare(session, wanted)
+        session = open_session(run, where, options, reporter, low=plan_request.low, high=plan_request.high)
+        prepared = planning_stage.prepare(session, plan_request)
         return planning_stage.make(session.with_dataset(profiled), profiled, prepared)
 
 
@@ -159,9 +161,9 @@ def quantize_plan(
 
 def _check_importance(run: RunFolder, planned: Plan) -> None:
     """A person may have edited the plan or brought another imatrix: llama-quantize would fail in mid-run."""
-    known = imatrix.read(run.file(header_only.IMATRIX_NAME)).in_sum2
+    entries = imatrix.read(run.file(header_only.IMATRIX_NAME)).in_sum2
     for name, kind in planned.tensor_types.items():
-        if name not in known and reader.needs_importance(name, kind, planned.high):
+        if name not in entries and reader.needs_importance(name, kind, planned.high):
             raise RunFolderError(
                 f"plan.json gives {name} the type {kind}, which needs an importance entry; imatrix.gguf has none.",
                 "Choose another type for it, such as Q2_K, or run luq-gguf plan again.",
@@ -193,11 +195,11 @@ def evaluate(
         found = evaluation.evaluate(target, against, data, work, metric=questions.metric, reporter=reporter)
         result = replace(found.result, benchmarks=None)
         if benchmark:
-            asked = EvalTarget(
+            benchmark_target = EvalTarget(
                 file, half, threads, questions.n_ctx
             )  # another --max-tokens asks benchmarks nothing else
-            measured = benchmarks.measure(benchmark, asked, work, reporter)
-            conditions = replace(result.conditions, benchmarks=benchmarks.conditions(benchmark, asked))
+            measured = benchmarks.measure(benchmark, benchmark_target, work, reporter)
+            conditions = replace(result.conditions, benchmarks=benchmarks.conditions(benchmark, benchmark_target))
             result = replace(result, benchmarks=measured, conditions=conditions)
         content: dict[str, Any] = serialization.to_json(result)
         if run:
@@ -223,9 +225,9 @@ def sweep(
         if mix_request:
             check_mix(session, profiled, mix_request)
         meter = make_meter(session, questions)()
-        found = sweep_workflow.sweep(session, profiled, meter, request)
+        swept = sweep_workflow.sweep(session, profiled, meter, request)
         if "best" in request.orders:
-            found = planning_stage.add_best_points(session, profiled, meter, found)
+            swept = planning_stage.add_best_points(session, profiled, meter, swept)
         if mix_request:
-            found |= {"alpha": measure_mixes(session, profiled, meter, mix_request)}
-        return found
+            swept |= {"alpha": measure_mixes(session, profiled, meter, mix_request)}
+        return swept

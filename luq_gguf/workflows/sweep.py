@@ -50,30 +50,32 @@ def sweep(session: Session, profile: Profile, meter: Meter, request: SweepReques
         done += 1
         reporter.progress("points", done, total)
 
-    wanted = [name for name in ORDERS if name in request.orders and name in MEASURED]
+    measured_orders = [name for name in ORDERS if name in request.orders and name in MEASURED]
     orders = {name: _sets(profile, *name, counts) for name in _unmeasured(request)}
-    for name in (name for name in wanted if ORDERS[name].grows):
+    for name in (name for name in measured_orders if ORDERS[name].grows):
         orders[name, 0] = _sets(profile, name, 0, counts, _steps_measured(meter, name, n, counts, reporter))
     chosen = {frozenset(layers) for sets in orders.values() for layers in sets}
     total = len(chosen) + len(request.uniform) + 1
-    whole = [name for name in wanted if not ORDERS[name].grows]
-    total += sum(_most_files(name, n, n) + len({count for count in counts if 1 < count < n}) for name in whole)
+    finished_orders = [name for name in measured_orders if not ORDERS[name].grows]
+    total += sum(
+        _most_files(name, n, n) + len({count for count in counts if 1 < count < n}) for name in finished_orders
+    )
 
     def measure(layers: tuple[int, ...]) -> float:
         kld = meter.kld(layers)
         tick(total)
         return kld
 
-    for name in whole:
+    for name in finished_orders:
         orders[name, 0] = _sets(profile, name, 0, counts, measure)
     points: list[dict[str, Any]] = []
     seen: set[frozenset[int]] = set()
 
     def add(point: SweepPoint) -> None:
-        told = serialization.to_json(point)
+        point_key = serialization.to_json(point)
         if point.order == "uniform F16":  # its keys have always had this order
-            told["metrics"] = told.pop("metrics")
-        points.append(told)
+            point_key["metrics"] = point_key.pop("metrics")
+        points.append(point_key)
         content = {"points": points, "conditions": meter.conditions()}
         serialization.write_json(run.file("sweep.json"), content)
 
@@ -88,8 +90,8 @@ def sweep(session: Session, profile: Profile, meter: Meter, request: SweepReques
         tick(total)
     add(SweepPoint.of(uniform.REFERENCE, meter.sixteen_bit()))
     tick(total)
-    found: dict[str, Any] = serialization.read_json(run.file("sweep.json"), "sweep")
-    return found
+    content: dict[str, Any] = serialization.read_json(run.file("sweep.json"), "sweep")
+    return content
 
 
 def _most_files(name: str, n_layers: int, n_low: int) -> int:
@@ -117,8 +119,8 @@ def _sets(
         ranked = rank(profile.layers, name, seed)
         return [ranked[:count] for count in counts]
     steps = ORDERS[name].steps(profile.layers, seed, measure)
-    found = list(itertools.islice(steps, max(counts, default=0) + 1))
-    return [found[count] for count in counts]
+    choices = list(itertools.islice(steps, max(counts, default=0) + 1))
+    return [choices[count] for count in counts]
 
 
 def _unmeasured(request: SweepRequest) -> list[tuple[str, int]]:

@@ -43,9 +43,9 @@ def knows(name: str, tasks: Path | None) -> bool:
     A look at the text, which takes a moment; lmms-eval itself reads all definitions for many seconds.
     """
     package = importlib.util.find_spec("lmms_eval")
-    own = Path((package.submodule_search_locations or [""])[0]) / "tasks" if package else None
+    shipped = Path((package.submodule_search_locations or [""])[0]) / "tasks" if package else None
     named = re.compile(rf"^\s*(?:(?:task|group|tag)\s*:|-)\s*[\"']?{re.escape(name)}[\"']?\s*$", re.MULTILINE)
-    paths = (path for folder in (tasks, own) if folder for path in folder.rglob("*.yaml"))
+    paths = (path for folder in (tasks, shipped) if folder for path in folder.rglob("*.yaml"))
     return any(named.search(path.read_text(encoding="utf-8", errors="replace")) for path in paths)
 
 
@@ -77,7 +77,7 @@ def run(
         if failed := _FAILED.search(line):
             raise _unanswered(task, _COLOURS.sub("", failed[1]).strip())
 
-    said = child.run(
+    output = child.run(
         command,
         failure=BenchmarkError,
         what=f"lmms-eval on {task}",
@@ -86,12 +86,12 @@ def run(
         environment=_environment(),
         hint=_OWN_WORDS,
     )
-    found = sorted((folder / MODEL).glob(_RESULTS))
-    if "Tasks not found" in said and not found:
+    results_files = sorted((folder / MODEL).glob(_RESULTS))
+    if "Tasks not found" in output and not results_files:
         raise EvaluationError(f"lmms-eval knows no task named {task}.", "`lmms-eval tasks list` shows what it knows.")
-    if not found:
-        raise BenchmarkError(f"lmms-eval gave no results of {task}:\n{_last_words(said)}", _OWN_WORDS)
-    results: dict[str, Any] = json.loads(found[-1].read_text(encoding="utf-8"))
+    if not results_files:
+        raise BenchmarkError(f"lmms-eval gave no results of {task}:\n{_last_words(output)}", _OWN_WORDS)
+    results: dict[str, Any] = json.loads(results_files[-1].read_text(encoding="utf-8"))
     return results
 
 
@@ -111,10 +111,10 @@ def _unanswered(task: str, error: str) -> EvaluationError | BenchmarkError:
     )
 
 
-def _last_words(said: str) -> str:
-    lines = [_COLOURS.sub("", line).strip() for line in said.splitlines()]
-    told = next((found[1] for line in reversed(lines) if (found := _ERROR.search(line))), None)
-    return told or "\n".join([line for line in lines if line][-3:])
+def _last_words(output: str) -> str:
+    lines = [_COLOURS.sub("", line).strip() for line in output.splitlines()]
+    reason = next((match[1] for line in reversed(lines) if (match := _ERROR.search(line))), None)
+    return reason or "\n".join([line for line in lines if line][-3:])
 
 
 def read(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -122,7 +122,7 @@ def read(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
     A metric that is no number, such as a file for a test server, is left out; lmms-eval names it null.
     """
-    found = {}
+    entries = {}
     for task, counts in results["n-samples"].items():
         values = results["results"][task]
         metrics = {}
@@ -133,13 +133,13 @@ def read(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             stderr = values.get(f"{name}_stderr,{way}")
             shown = name if way == "none" else f"{name} ({way})"
             metrics[shown] = {"value": float(value), "stderr": float(stderr) if _is_number(stderr) else None}
-        found[task] = {
+        entries[task] = {
             "metrics": metrics,
             "n_samples": int(counts["effective"]),
             "task": task,
             "task_version": results.get("versions", {}).get(task),
         }
-    return found
+    return entries
 
 
 def _is_number(value: object) -> bool:

@@ -52,10 +52,10 @@ def make_request(names: str | None, tasks: Path | None, limit: int | None) -> Be
             option = "--benchmark-tasks" if tasks else "--limit"
             raise EvaluationError(f"{option} is for benchmarks, and none were given.", "Give --benchmarks LIST too.")
         return None
-    asked = [name.strip() for name in names.split(",") if name.strip()]
-    if not asked:
+    requested = [name.strip() for name in names.split(",") if name.strip()]
+    if not requested:
         raise EvaluationError("--benchmarks names none.", f"Give paper, or some of {', '.join(PAPER)}.")
-    listed = [one for name in asked for one in (PAPER if name == "paper" else (name,))]
+    listed = [task for name in requested for task in (PAPER if name == "paper" else (name,))]
     return BenchmarkRequest(tuple(dict.fromkeys(listed)), tasks, limit)
 
 
@@ -116,7 +116,7 @@ def measure(
     """
     folder = work / f"benchmarks-{target.key()}"
     folder.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Any] = {}
+    entries: dict[str, Any] = {}
     if not _keeps_template(target.model):
         reporter.info(
             f"llama-server leaves out text that {target.model.name}'s chat template writes beside an image: answers to "
@@ -125,8 +125,8 @@ def measure(
     with ExitStack() as stack:
         address = ""
         for name in request.names:
-            kept = folder / f"{safe_name(name)}-{_key(request, name, target)}.json"
-            if not kept.exists():
+            cached = folder / f"{safe_name(name)}-{_key(request, name, target)}.json"
+            if not cached.exists():
                 if not address:
                     serving = server.serve(
                         target.model,
@@ -137,9 +137,9 @@ def measure(
                         progress=lambda done, total: reporter.progress("llama-server", done, total),
                     )
                     address = stack.enter_context(serving)
-                write_json(kept, _run(request, name, address, kept.with_suffix(""), reporter))
-            found |= read_json(kept, "eval")
-    return found
+                write_json(cached, _run(request, name, address, cached.with_suffix(""), reporter))
+            entries |= read_json(cached, "eval")
+    return entries
 
 
 def _run(
@@ -155,15 +155,17 @@ def _run(
         progress=lambda done, total: reporter.progress(name, done, total),
     )
     entries = lmms_eval.read(results)
-    return {name: entries[task]} if set(entries) == {task} else {f"{name}/{one}": e for one, e in entries.items()}
+    return (
+        {name: entries[task]} if set(entries) == {task} else {f"{name}/{subtask}": e for subtask, e in entries.items()}
+    )
 
 
 def _key(request: BenchmarkRequest, name: str, target: EvalTarget) -> str:
     """Changes with all that an answer or its score depends on, besides the files."""
     judge = _judge() if needs_judge(task_of(name)) else None
-    own = _digest(request.tasks) if request.tasks and name not in PAPER else None
+    tasks_digest = _digest(request.tasks) if request.tasks and name not in PAPER else None
     build = tools.version(tools.find())
-    return hash_of(task_of(name), request.limit, target.n_ctx, judge, own, lmms_eval.version(), build)
+    return hash_of(task_of(name), request.limit, target.n_ctx, judge, tasks_digest, lmms_eval.version(), build)
 
 
 def _keeps_template(model: Path) -> bool:

@@ -27,15 +27,15 @@ def relative_errors(
     w is the 16-bit weight, q what the file has for it, m the mean squared input of its column (1 where no importance is
     known): the relative error of the matrix's output for inputs whose columns are independent.
     """
-    whole, others = tensors_of(source), [tensors_of(path) for path in files]
-    found: dict[str, list[float]] = {}
+    originals, others = tensors_of(source), [tensors_of(path) for path in files]
+    errors: dict[str, list[float]] = {}
     for done, name in enumerate(names, 1):
-        rows = rows_of(whole[name], ROWS)
-        weights = values_of(whole[name], rows)
-        columns = columns_of(importance, whole[name], rows)
-        found[name] = [share_lost(weights, values_of(one[name], rows), columns) for one in others]
+        rows = rows_of(originals[name], ROWS)
+        weights = values_of(originals[name], rows)
+        columns = columns_of(importance, originals[name], rows)
+        errors[name] = [share_lost(weights, values_of(tensors[name], rows), columns) for tensors in others]
         progress(done, len(names))
-    return found
+    return errors
 
 
 def share_lost(weights: np.ndarray, quantized: np.ndarray, columns: np.ndarray) -> float:

@@ -47,8 +47,8 @@ class GGUFInfo:
     @property
     def arch(self) -> str:
         """Empty where the file names none (importance matrices of llama-imatrix)."""
-        found = self.metadata.get("general.architecture", "")
-        return found if isinstance(found, str) and found.isprintable() else ""
+        name = self.metadata.get("general.architecture", "")
+        return name if isinstance(name, str) and name.isprintable() else ""
 
     @property
     def n_layers(self) -> int:
@@ -56,10 +56,10 @@ class GGUFInfo:
 
     def number(self, key: str) -> int:
         """A whole number of the architecture's metadata. Raises GGUFFileError where the file has none."""
-        found = self.metadata.get(f"{self.arch}.{key}")
-        if not isinstance(found, int):
+        value = self.metadata.get(f"{self.arch}.{key}")
+        if not isinstance(value, int):
             raise GGUFFileError(f"{self.path} has no {key} of its architecture.", "Is it a text model's GGUF file?")
-        return found
+        return value
 
     @property
     def types(self) -> dict[str, str]:
@@ -121,18 +121,18 @@ def column_energies(info: GGUFInfo, names: Collection[str]) -> dict[str, np.ndar
 
     Tensors lie one behind the other (`gguf_header` has seen to it), so the header is not read once more.
     """
-    found, at = {}, info.header_bytes
+    energies, at = {}, info.header_bytes
     alignment = int(info.metadata.get("general.alignment", 32))
     for tensor in info.tensors:
         if tensor.name in names:
             kind = {"F16": np.float16, "F32": np.float32}[tensor.type]
             matrix = np.memmap(info.path, kind, "r", at, (tensor.n_weights // tensor.shape[0], tensor.shape[0]))
-            found[tensor.name] = np.zeros(tensor.shape[0])
+            energies[tensor.name] = np.zeros(tensor.shape[0])
             for start in range(0, len(matrix), 1024):  # a few rows at a time: a head may have gigabytes
                 rows = matrix[start : start + 1024].astype(np.float32)
-                found[tensor.name] += np.einsum("ij,ij->j", rows, rows)
+                energies[tensor.name] += np.einsum("ij,ij->j", rows, rows)
         at += padded(tensor.n_bytes, alignment)
-    return found
+    return energies
 
 
 def kind_of(info: GGUFInfo) -> str:
@@ -144,8 +144,8 @@ def kind_of(info: GGUFInfo) -> str:
 
 def projector_of(info: GGUFInfo) -> str:
     """An mmproj's projector of images; empty where it names none."""
-    found = info.metadata.get("clip.projector_type", info.metadata.get("clip.vision.projector_type", ""))
-    return found if isinstance(found, str) and found.isprintable() else ""
+    projector = info.metadata.get("clip.projector_type", info.metadata.get("clip.vision.projector_type", ""))
+    return projector if isinstance(projector, str) and projector.isprintable() else ""
 
 
 def first_not_finite(path: Path) -> str | None:
@@ -192,9 +192,9 @@ def needs_importance(name: str, kind: str, ftype: str) -> bool:
 def check_type(kind: str, option: str) -> str:
     """The canonical name of a tensor type given by a user. Raises TypeNameError where GGUF has none of that name."""
     name = kind.upper()
-    known = [t.name for t in gguf.GGMLQuantizationType if t.name.startswith(("Q", "IQ", "TQ")) and "Q8_K" not in t.name]
-    if name not in known or name == "Q8_1":
+    types = [t.name for t in gguf.GGMLQuantizationType if t.name.startswith(("Q", "IQ", "TQ")) and "Q8_K" not in t.name]
+    if name not in types or name == "Q8_1":
         raise TypeNameError(
-            f"{option} {kind}: GGUF has no such quantized type.", f"One of: {', '.join(sorted(known))}."
+            f"{option} {kind}: GGUF has no such quantized type.", f"One of: {', '.join(sorted(types))}."
         )
     return name

@@ -34,15 +34,17 @@ def splice(
     are wanted lie in the first file. Raises VerificationError naming a tensor that none holds in its type.
     """
     readers = {path: gguf_reader.open_reader(path) for path in files}
-    held = {path: {tensor.name: tensor for tensor in reader.tensors} for path, reader in readers.items()}
+    tensors_of = {path: {tensor.name: tensor for tensor in reader.tensors} for path, reader in readers.items()}
     first = files[0]
     alignment = readers[first].alignment
     chosen, infos, at = [], b"", 0
-    for name in held[first] if order is None else order:
-        source = next((p for p in files if name in held[p] and held[p][name].tensor_type.name == types[name]), None)
+    for name in tensors_of[first] if order is None else order:
+        source = next(
+            (p for p in files if name in tensors_of[p] and tensors_of[p][name].tensor_type.name == types[name]), None
+        )
         if source is None:
             raise VerificationError(f"The layer bank holds no {name} in {types[name]}.", "Run the same command again.")
-        tensor = held[source][name]
+        tensor = tensors_of[source][name]
         chosen.append((source, int(tensor.data_offset), int(tensor.n_bytes)))
         infos += _info(name, tensor, at)
         at += padded(int(tensor.n_bytes), alignment)

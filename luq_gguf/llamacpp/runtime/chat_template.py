@@ -71,10 +71,10 @@ def _replace_image(within: str, without: str, marker: str) -> str:
         raise TemplateError("an image changes the text around it")
     start = next((i for i in starts if _SPECIAL.match(within, i)), starts[0])
     added = within[start : start + n_added]
-    found = _SPECIAL.search(added)
-    if not found:
+    token = _SPECIAL.search(added)
+    if not token:
         raise TemplateError("an image leaves no token in it")
-    head, tail = added[: found.start()], _SPECIAL.sub("", added[found.end() :])
+    head, tail = added[: token.start()], _SPECIAL.sub("", added[token.end() :])
     return within[:start] + head + marker + tail + within[start + n_added :]
 
 

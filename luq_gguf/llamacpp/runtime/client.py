@@ -151,15 +151,15 @@ class LlamaClient:
         """Log-probabilities behind the tokens from `start` on, float32 [len(tokens) - start, n_vocab]."""
         return self._scores(tokens=[int(token) for token in tokens], start=start)[1]
 
-    def _scores(self, **wanted: Any) -> tuple[dict[str, Any], np.ndarray]:
+    def _scores(self, **request: Any) -> tuple[dict[str, Any], np.ndarray]:
         out = Path(self._folder.name) / "scores.npy"
-        reply = self._request(**wanted, out=str(out))
+        reply = self._request(**request, out=str(out))
         return reply, np.load(out, allow_pickle=False)
 
-    def _request(self, **wanted: Any) -> dict[str, Any]:
+    def _request(self, **request: Any) -> dict[str, Any]:
         assert self._child.stdin
         with contextlib.suppress(BrokenPipeError):  # the reply, or its absence, says why
-            self._child.stdin.write(json.dumps(wanted) + "\n")
+            self._child.stdin.write(json.dumps(request) + "\n")
             self._child.stdin.flush()
         return self._reply()
 
@@ -172,10 +172,10 @@ class LlamaClient:
         if not line:
             code = self._child.wait()
             self._errors.seek(0)
-            told = self._errors.read()
-            words = " ".join(told.split()[-60:])
+            output = self._errors.read()
+            words = " ".join(output.split()[-60:])
             how = f"llama.cpp {child.ended(code)} while running {self._name}{': ' * bool(words)}{words}"
-            raise child.failed(RunnerError, code, how, told)
+            raise child.failed(RunnerError, code, how, output)
         reply: dict[str, Any] = json.loads(line)
         if "error" in reply:
             raise RunnerError(f"{self._name}: {reply['error']}.", "")

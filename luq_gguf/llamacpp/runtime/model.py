@@ -189,14 +189,14 @@ class Model:
                 raise WorkerError(f"libmtmd failed to tokenize the prompt (code {code})")
             n_prompt = int(mtmd.mtmd_helper_get_n_tokens(chunks))
             self._check_room(n_prompt)
-            position, said = 0, []
+            position, text_tokens = 0, []
             for k in range(mtmd.mtmd_input_chunks_size(chunks)):
                 chunk = mtmd.mtmd_input_chunks_get(chunks, k)
                 n = ctypes.c_size_t(0)
                 tokens = mtmd.mtmd_input_chunk_get_tokens_text(chunk, ctypes.byref(n))
                 if tokens:
                     self.decode(tokens[: n.value], position, rows)
-                    said += tokens[: n.value]
+                    text_tokens += tokens[: n.value]
                     position += n.value
                 else:
                     position = self._read_image(chunk, position, f"{self._key(image)}-{k}")
@@ -204,7 +204,7 @@ class Model:
             mtmd.mtmd_input_chunks_free(chunks)
             for bitmap in bitmaps:
                 mtmd.mtmd_bitmap_free(bitmap)
-        return position, said, n_prompt
+        return position, text_tokens, n_prompt
 
     def _key(self, image: str | None) -> str:
         """Names an image's content in the folder of embeddings."""
@@ -214,10 +214,10 @@ class Model:
 
     def _read_image(self, chunk: Any, position: int, key: str) -> int:
         """Read a piece of an image; what the vision half makes of it is kept where a folder for that was given."""
-        kept = self._embeddings / f"{key}.npy" if self._embeddings else None
+        cached = self._embeddings / f"{key}.npy" if self._embeddings else None
         width = llama_cpp.llama_model_n_embd_inp(self.model)
-        if kept is not None and kept.exists():
-            embedding = np.load(kept, allow_pickle=False)
+        if cached is not None and cached.exists():
+            embedding = np.load(cached, allow_pickle=False)
         else:
             started = time.perf_counter()
             if code := mtmd.mtmd_encode_chunk(self.mtmd, chunk):
@@ -225,8 +225,8 @@ class Model:
             self.encode_seconds += time.perf_counter() - started
             n = mtmd.mtmd_input_chunk_get_n_tokens(chunk)
             embedding = np.ctypeslib.as_array(mtmd.mtmd_get_output_embd(self.mtmd), (n * width,)).copy()
-            if kept is not None:
-                with atomic.whole(kept) as part, part.open("wb") as file:
+            if cached is not None:
+                with atomic.whole(cached) as part, part.open("wb") as file:
                     np.save(file, embedding)
         after = llama_cpp.llama_pos(0)
         code = mtmd.mtmd_helper_decode_image_chunk(

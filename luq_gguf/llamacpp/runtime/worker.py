@@ -127,21 +127,21 @@ def _save(out: Path, rows: list[np.ndarray]) -> None:
     np.save(out, logits.astype(np.float32))
 
 
-def reply(model: Model, wanted: dict[str, Any]) -> dict[str, Any]:
-    if "prompt" in wanted:
-        return answer(model, wanted["prompt"], wanted["image"], int(wanted["max_tokens"]))
-    if "measure" in wanted:
-        out = Path(wanted["out"])
-        return measure(model, wanted["measure"], wanted["image"], int(wanted["max_tokens"]), wanted["forced"], out)
-    if "text" in wanted:
-        return score(model, wanted["text"], wanted["image"], Path(wanted["out"]))
-    if "tokens" in wanted:
-        return score_tokens(model, wanted["tokens"], int(wanted["start"]), Path(wanted["out"]))
-    if "time" in wanted:
-        return time_answer(model, wanted["time"], wanted["image"], int(wanted["max_tokens"]))
-    if "tokenize" in wanted:
-        return {"tokens": model.tokenize(wanted["tokenize"]), "bos": model.bos()}
-    return {"text": model.prompt_text(wanted["render"], has_image=bool(wanted["image"]))}
+def reply(model: Model, request: dict[str, Any]) -> dict[str, Any]:
+    if "prompt" in request:
+        return answer(model, request["prompt"], request["image"], int(request["max_tokens"]))
+    if "measure" in request:
+        out = Path(request["out"])
+        return measure(model, request["measure"], request["image"], int(request["max_tokens"]), request["forced"], out)
+    if "text" in request:
+        return score(model, request["text"], request["image"], Path(request["out"]))
+    if "tokens" in request:
+        return score_tokens(model, request["tokens"], int(request["start"]), Path(request["out"]))
+    if "time" in request:
+        return time_answer(model, request["time"], request["image"], int(request["max_tokens"]))
+    if "tokenize" in request:
+        return {"tokens": model.tokenize(request["tokenize"]), "bos": model.bos()}
+    return {"text": model.prompt_text(request["render"], has_image=bool(request["image"]))}
 
 
 def main() -> None:
@@ -171,12 +171,12 @@ def main() -> None:
     out.write(json.dumps({"ready": True, "n_vocab": model.n_vocab}) + "\n")
     for line in sys.stdin:
         try:
-            said = reply(model, json.loads(line))
+            response = reply(model, json.loads(line))
         except (WorkerError, OSError) as failure:
-            said = {"error": str(failure)}
+            response = {"error": str(failure)}
         except Exception as failure:  # of prompts and templates that nobody thought of: the next request may be fine
-            said = {"error": f"{type(failure).__name__}: {failure}"}
-        out.write(json.dumps(said) + "\n")
+            response = {"error": f"{type(failure).__name__}: {failure}"}
+        out.write(json.dumps(response) + "\n")
 
 
 if __name__ == "__main__":

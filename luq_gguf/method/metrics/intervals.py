@@ -37,45 +37,45 @@ def accuracy(scores: np.ndarray, seed: int = 0) -> Estimate:
     """Mean of scores between 0 and 1. Where all are alike at an end, resampling shows no doubt, though n samples leave
     some: there the exact interval of a share (Clopper and Pearson) is given.
     """
-    found = bootstrap(scores, seed)
-    if found.low == found.high and found.low in (0.0, 1.0):
-        return share(int(found.low) * len(scores), len(scores), "exact")
-    return found
+    interval = bootstrap(scores, seed)
+    if interval.low == interval.high and interval.low in (0.0, 1.0):
+        return share(int(interval.low) * len(scores), len(scores), "exact")
+    return interval
 
 
-def paired_difference(one: np.ndarray, other: np.ndarray, seed: int = 0) -> Estimate:
+def paired_difference(first: np.ndarray, second: np.ndarray, seed: int = 0) -> Estimate:
     """Mean of other - one over the same samples, with its interval: far narrower than two intervals apart."""
-    if one.shape != other.shape:
+    if first.shape != second.shape:
         raise ValueError("paired values are of the same samples")
-    found = bootstrap(other.astype(np.float64) - one.astype(np.float64), seed)
-    if found.low == found.high == 0.0:  # no pair differs: as many samples as these leave this much doubt
-        width = share(0, len(one), "exact").high
+    interval = bootstrap(second.astype(np.float64) - first.astype(np.float64), seed)
+    if interval.low == interval.high == 0.0:  # no pair differs: as many samples as these leave this much doubt
+        width = share(0, len(first), "exact").high
         return Estimate(0.0, -width, width)
-    return found
+    return interval
 
 
-def ratio_of_means(one: Sequence[np.ndarray], other: Sequence[np.ndarray], seed: int = 0) -> Estimate:
+def ratio_of_means(first: Sequence[np.ndarray], second: Sequence[np.ndarray], seed: int = 0) -> Estimate:
     """mean(other) / mean(one) over all values of the same samples, resampling whole samples: a sample's values are not
     independent."""
-    if [len(values) for values in one] != [len(values) for values in other]:
+    if [len(values) for values in first] != [len(values) for values in second]:
         raise ValueError("paired values are of the same samples")
-    sums = np.array([[values.sum() for values in side] for side in (one, other)], np.float64)
+    sums = np.array([[values.sum() for values in side] for side in (first, second)], np.float64)
     rng = np.random.default_rng(seed)
-    drawn = rng.integers(0, len(one), (RESAMPLES // 5, len(one)))
+    drawn = rng.integers(0, len(first), (RESAMPLES // 5, len(first)))
     ratios = sums[1][drawn].sum(axis=1) / sums[0][drawn].sum(axis=1)
     low, high = np.quantile(ratios, [0.025, 0.975])
     return Estimate(float(sums[1].sum() / sums[0].sum()), float(low), float(high))
 
 
-def paired_ratio(one: np.ndarray, other: np.ndarray) -> Ratio:
+def paired_ratio(first: np.ndarray, second: np.ndarray) -> Ratio:
     """Geometric mean of other / one over pairs that were measured one after the other.
 
     The interval is of prediction: a second series of as many pairs has its mean there with 95% (Student's t on the
     logarithms; the difference of two such means has twice the variance of one).
     """
-    if one.shape != other.shape or len(one) == 0:
+    if first.shape != second.shape or len(first) == 0:
         raise ValueError("paired values are of the same measurements")
-    logs = np.log(other / one)
+    logs = np.log(second / first)
     middle, n = float(logs.mean()), len(logs)
     if n == 1:
         return Ratio(float(np.exp(middle)), None, None)

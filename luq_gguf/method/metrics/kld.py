@@ -27,8 +27,8 @@ def keep_top(log_probabilities: np.ndarray, k: int) -> TopLogprobs:
     else:
         order = np.argpartition(-log_probabilities, k, axis=1)[:, :k]
         order = np.take_along_axis(order, np.argsort(-np.take_along_axis(log_probabilities, order, 1), 1), 1)
-    kept = np.take_along_axis(log_probabilities, order, axis=1)
-    return TopLogprobs(order.astype(np.int32), kept, _log_rest(log_probabilities, order))
+    largest = np.take_along_axis(log_probabilities, order, axis=1)
+    return TopLogprobs(order.astype(np.int32), largest, _log_rest(log_probabilities, order))
 
 
 def _log_rest(log_probabilities: np.ndarray, order: np.ndarray) -> np.ndarray:
@@ -49,13 +49,13 @@ def kl_from_top(reference: TopLogprobs, other: np.ndarray) -> np.ndarray:
         raise ValueError(f"{reference.tokens.shape} and {other.shape} are not of the same positions and vocabulary")
     p = reference.log_probabilities.astype(np.float64)
     q = np.take_along_axis(other, reference.tokens.astype(np.int64), axis=1).astype(np.float64)
-    known = (np.exp(p) * (p - q)).sum(axis=1)
+    over_top = (np.exp(p) * (p - q)).sum(axis=1)
     tail = reference.tail.astype(np.float64)
     if np.isneginf(tail).all():
-        return np.asarray(np.maximum(known, 0.0))
+        return np.asarray(np.maximum(over_top, 0.0))
     rest = _log_rest(other, reference.tokens).astype(np.float64)
     beyond = np.where(np.isneginf(tail), 0.0, np.exp(tail) * (np.maximum(tail, -1e4) - np.maximum(rest, -1e4)))
-    return np.asarray(np.maximum(known + beyond, 0.0))
+    return np.asarray(np.maximum(over_top + beyond, 0.0))
 
 
 def kl_divergence(reference: np.ndarray, other: np.ndarray) -> np.ndarray:

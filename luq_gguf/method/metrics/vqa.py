@@ -32,13 +32,13 @@ I'd've I'm I've
 
 
 def _restored() -> dict[str, str]:
-    found = {}
+    forms = {}
     for form in _CONTRACTIONS.split():
         parts = form.lower().split("'")
         for marks in itertools.product(("", "'"), repeat=len(parts) - 1):
             bare = "".join(part + mark for part, mark in zip(parts, (*marks, ""), strict=True))
-            found[bare] = form
-    return found
+            forms[bare] = form
+    return forms
 
 
 _RESTORED = _restored()
@@ -64,11 +64,11 @@ def vqa(answer: str, references: Sequence[str]) -> float:
 
     Made for ten references; a single one is compared as it is.
     """
-    said, known = normalize(answer), [normalize(reference) for reference in references]
-    if len(known) == 1:
-        return float(said == known[0])
-    agreeing = known.count(said)
-    scores = [min(1.0, (agreeing - (one == said)) / 3) for one in known]
+    given, expected = normalize(answer), [normalize(reference) for reference in references]
+    if len(expected) == 1:
+        return float(given == expected[0])
+    agreeing = expected.count(given)
+    scores = [min(1.0, (agreeing - (reference_answer == given)) / 3) for reference_answer in expected]
     return sum(scores) / len(scores)
 
 
@@ -94,20 +94,20 @@ def yes_no(answer: str, references: Sequence[str]) -> float:
 
 def f1_of_yes(answers: Sequence[str], references: Sequence[str]) -> float:
     """POPE's F1 with yes as the positive class; 0 where nothing is rightly answered with yes."""
-    said, true = [says_yes(a) for a in answers], [says_yes(r) for r in references]
-    hits = sum(a and b for a, b in zip(said, true, strict=True))
-    return 2 * hits / (sum(said) + sum(true)) if hits else 0.0
+    answered, expected = [says_yes(a) for a in answers], [says_yes(r) for r in references]
+    hits = sum(a and b for a, b in zip(answered, expected, strict=True))
+    return 2 * hits / (sum(answered) + sum(expected)) if hits else 0.0
 
 
 def anls(answer: str, references: Sequence[str]) -> float:
     """1 - edit distance / length of the longer, at the nearest reference; 0 from half the length on."""
     from rapidfuzz.distance import Levenshtein  # takes a moment to import
 
-    said = " ".join(answer.lower().split())
+    given = " ".join(answer.lower().split())
     best = 0.0
     for reference in references:
-        known = " ".join(reference.lower().split())
-        away = Levenshtein.distance(said, known) / max(len(said), len(known), 1)
+        expected = " ".join(reference.lower().split())
+        away = Levenshtein.distance(given, expected) / max(len(given), len(expected), 1)
         best = max(best, 1 - away if away < 0.5 else 0.0)
     return best
 
@@ -122,11 +122,11 @@ def _number(text: str) -> float | None:
 
 def relaxed(answer: str, references: Sequence[str]) -> float:
     """1 where a number is within 5% of a reference, or other text is a reference's."""
-    said = _number(answer)
+    given = _number(answer)
     for reference in references:
-        known = _number(reference)
-        if said is not None and known:
-            if abs(said - known) <= 0.05 * abs(known):
+        expected = _number(reference)
+        if given is not None and expected:
+            if abs(given - expected) <= 0.05 * abs(expected):
                 return 1.0
         elif answer.strip().rstrip(".").lower() == reference.strip().rstrip(".").lower():
             return 1.0
