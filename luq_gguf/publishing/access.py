@@ -141,7 +141,7 @@ def _check_permission(user: Mapping[str, Any], namespace: str, repo: str) -> Non
         )
     if namespace != name and orgs[namespace] not in (*_WRITING_ROLES, None):
         raise HubAccessError(
-            f"Your role in {namespace} is {orgs[namespace]!r}, which lacks permission to write; nothing was sent.",
+            f"Your role in {namespace} is {orgs[namespace]!r}, which does not permit writing; nothing was sent.",
             "Ask the organization's administrators for the role 'contributor' or 'write', or add --create-pr.",
         )
 

@@ -33,7 +33,7 @@ def version() -> str:
         return importlib.metadata.version("lmms-eval")
     except importlib.metadata.PackageNotFoundError:
         raise ToolsError(
-            "Benchmarks are run by lmms-eval, which is not installed.", "pip install 'luq-gguf[lmms]'"
+            "Benchmarks are run by lmms-eval, which is not installed.", "Install it with: pip install 'luq-gguf[lmms]'"
         ) from None
 
 
