@@ -1,7 +1,7 @@
-"""How fast files run on this CPU: llama-bench for text, libmtmd for a whole answer about an image.
+"""Measures how fast files run on this CPU: with llama-bench for text, with libmtmd for a whole answer about an image.
 
-One file is loaded at a time. Files take turns, repetition by repetition and each round from another one on, so that
-whatever slows the machine meanwhile hits all of them alike; ratios are of the same repetition.
+One file is loaded at a time. Files take turns, repetition by repetition, and each round starts with another file, so
+that whatever slows the machine meanwhile affects all of them alike; ratios are of the same repetition.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from luq_gguf.llamacpp.tools import LlamaCpp
 from luq_gguf.method.metrics import intervals
 from luq_gguf.run import serialization
 
-BUSY = 0.1  # a share of all cores' time that others take and that is worth telling
+BUSY = 0.1  # share of all cores' time used by others, above which the user is told
 HEADROOM = 400 * 2**20  # context, compute buffers and the program itself, beside the weights
 IMAGE_ROUNDS = 3
 IMAGE_PROMPT = "Describe this image in detail."
@@ -34,7 +34,7 @@ IMAGE_PROMPT = "Describe this image in detail."
 
 @dataclass(frozen=True)
 class BenchRequest:
-    """What is measured of each file."""
+    """Describes what is measured of each file."""
 
     threads: tuple[int, ...]
     prompts: tuple[int, ...] = (64, 256)
@@ -47,8 +47,8 @@ class BenchRequest:
 
 @dataclass(frozen=True)
 class Arm:
-    """A file that is compared, and the vision half it is run with, if any. `sha256` of one that will be kept;
-    `kernels`, the plugin that llama.cpp loads with it."""
+    """A file that is compared, and the mmproj that it is run with, if any. `sha256` is given for a file that will be
+    kept; `kernels` is the plugin that llama.cpp loads with it."""
 
     path: Path
     n_bytes: int
@@ -62,7 +62,7 @@ class Arm:
 
 @dataclass
 class _Samples:
-    """Samples so far, by (threads, prompt, generated); of an image, by what was timed."""
+    """Samples so far, in tokens/s by (threads, prompt, generated); those of an image by what was timed."""
 
     tps: dict[tuple[int, int, int], list[float]] = field(default_factory=dict)
     image: dict[str, list[float]] = field(default_factory=dict)
@@ -71,16 +71,16 @@ class _Samples:
 
 
 def make_arm(path: Path, mmproj: Path | None = None) -> Arm:
-    """Raises GGUFFileError where it is no readable GGUF, EvaluationError where it is no text model."""
+    """Read a file's facts. Raises GGUFFileError if it is not a readable GGUF, EvaluationError if not a text model."""
     info = reader.read(path)
     if "token_embd.weight" not in info.types:
-        raise EvaluationError(f"{path.name} is no text model.", "Give the model's file, not its mmproj or imatrix.")
+        raise EvaluationError(f"{path.name} is not a text model.", "Give the model's file, not its mmproj or imatrix.")
     matrices = frozenset(tensor.type for tensor in info.tensors if len(tensor.shape) > 1)
     return Arm(path, info.n_bytes, info.bpw, matrices, mmproj)
 
 
 def find_baseline(arms: Sequence[Arm]) -> Arm | None:
-    """The only file of stock Q4_K_M: what its name says and its types allow. None where there is none, or several."""
+    """Return the only file of stock Q4_K_M, by its name and its types; None if there is none or more than one."""
     stock = {"Q4_K", "Q6_K", "Q5_0", "Q8_0", "F32", "F16"}
     candidates = [
         arm for arm in arms if "Q4_K_M" in arm.path.name and arm.types <= stock and "-LUQ" not in arm.path.name
@@ -89,16 +89,16 @@ def find_baseline(arms: Sequence[Arm]) -> Arm | None:
 
 
 def check_memory(arms: Sequence[Arm], *, allow_swap: bool) -> list[Arm]:
-    """The files, each with whether it fits in free memory. Raises EvaluationError naming one that does not."""
+    """Return the files, each with whether it fits in free memory. Raises EvaluationError naming one that does not."""
     available, checked = machine.available_bytes(), []
     for arm in arms:
         needed = arm.n_bytes + (arm.mmproj.stat().st_size if arm.mmproj else 0) + HEADROOM
         fits = needed <= available
         if not fits and not allow_swap:
             raise EvaluationError(
-                f"{arm.path.name} needs about {format_size(needed)} of memory, and "
-                f"{format_size(available)} is free: its speed would be the disk's.",
-                "Close other programs, leave the file out, or add --allow-swap to measure it all the same.",
+                f"{arm.path.name} needs about {format_size(needed)} of memory, but "
+                f"only {format_size(available)} is free, so its speed would be that of the disk.",
+                "Close other programs, leave the file out, or add --allow-swap to measure it anyway.",
             )
         checked.append(replace(arm, fits=fits))
     return checked
@@ -112,12 +112,14 @@ def bench(
     reporter: Reporter,
     conditions: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Measure all files; `save` is given what is known after every repetition of every file."""
+    """Measure all files and return the content of bench.json; `save` gets what is known after every run."""
     llama = tools.find()
     arms = check_memory(arms, allow_swap=request.allow_swap)
     busy = machine.busy_share()
     if busy > BUSY:
-        reporter.info(f"other programs use {busy:.0%} of this machine now: the figures will be lower and less certain")
+        reporter.info(
+            f"other programs are using {busy:.0%} of this machine: the figures will be lower and less certain"
+        )
     measured = [_Samples() for _ in arms]
     others: list[float] = []
     content: dict[str, Any] = {"machine": _machine(busy), "conditions": _conditions(request, conditions), "rows": []}
@@ -137,8 +139,8 @@ def bench(
     if request.image or any(arm.mmproj for arm in arms):
         _bench_images(arms, measured, request, keep, reporter)
     if max(others) > BUSY >= busy:
-        sentence = f"other programs used up to {max(others):.0%} of this machine meanwhile"
-        reporter.info(f"{sentence}: measure again when it rests")
+        sentence = f"other programs used up to {max(others):.0%} of this machine during the measurement"
+        reporter.info(f"{sentence}: measure again when the machine is idle")
     return content
 
 
@@ -188,7 +190,7 @@ def _bench_images(
 
 
 def _made_image(folder: Path) -> Path:
-    """A picture of 448 x 448 pixels: what it shows does not matter to speed, its size does."""
+    """Make an image of 448 x 448 pixels: what it shows does not affect the speed, its size does."""
     from PIL import Image
 
     ramp = np.linspace(0, 255, 448).astype(np.uint8)
@@ -218,7 +220,7 @@ def _conditions(request: BenchRequest, more: Mapping[str, Any] | None) -> dict[s
 def _rows(
     arms: Sequence[Arm], measured: Sequence[_Samples], baseline: Arm | None, request: BenchRequest
 ) -> list[BenchRow]:
-    """A row for every file and number of threads; what has not been measured yet is left out or null."""
+    """Make a row for every file and number of threads; what has not been measured yet is left out or None."""
     at = next((i for i, arm in enumerate(arms) if baseline and arm.path == baseline.path), None)
     rows = []
     for arm, figures in zip(arms, measured, strict=True):
@@ -258,7 +260,7 @@ def _image_row(samples: _Samples) -> dict[str, Samples | int]:
 
 
 def _ratio(baseline: Sequence[float] | None, samples: Sequence[float]) -> Ratio | None:
-    """Of the repetitions that both have."""
+    """Return the ratio over the repetitions that both have; None if there are none."""
     n = min(len(baseline), len(samples)) if baseline else 0
     if not baseline or n == 0:
         return None

@@ -1,4 +1,4 @@
-"""What a plan will do on this machine, from measured rates of tensor types."""
+"""Predicts the speed of a plan on this machine from measured rates of tensor types."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from luq_gguf.method.speed_model import SpeedTable
 from luq_gguf.run.preflight import ModelSpec
 from luq_gguf.run.session import Session
 
-TERNARY = ("TQ1_0", "TQ2_0")  # fast, and made for models that were trained in three values: not to be advised to others
-WORTH_IT = 200_000_000  # weights: below, a model is fast anyway, and measuring would take longer than the plan
+TERNARY = ("TQ1_0", "TQ2_0")  # fast, but made for models trained with ternary weights: not advised for others
+WORTH_IT = 200_000_000  # weights: a smaller model is fast anyway, and measuring would take longer than the plan
 
 
 class Predictor:
-    """Predicts the speed of choices of low layers of one model; measures what tensor types do as far as is unknown."""
+    """Predicts the speed of one model for choices of low layers; measures rates of tensor types as needed."""
 
     def __init__(self, spec: ModelSpec, threads: int | None, reporter: Reporter) -> None:
         self._tensors, self._geometry = spec.tensors, Geometry(spec.source, spec.tensors)
@@ -42,7 +42,7 @@ class Predictor:
         return speed_model.predict(self._table, self._tensors, types, self._geometry.active_experts)
 
     def of(self, plan: Plan) -> PredictedSpeed:
-        """Of a plan, beside the file of its high ftype."""
+        """Predict the speed of a plan, and of the stock file of its high ftype."""
         self._table = self._measured(
             speed_model.types_of(self._tensors) | speed_model.types_in(self._tensors, plan.tensor_types)
         )
@@ -83,9 +83,9 @@ class Predictor:
 
 
 def predictor(session: Session, *, required: bool) -> Predictor | None:
-    """None for a model so small that nobody asks, or that cannot be measured in parts, unless it is `required`.
+    """Make a predictor; None for a model that is too small to matter or cannot be measured, unless it is `required`.
 
-    Raises BudgetError where it is, and its speed cannot be predicted.
+    Raises BudgetError if it is required and the speed cannot be predicted.
     """
     spec, reporter = session.spec, session.reporter
     if not required and spec.tensors.n_weights < WORTH_IT:
@@ -95,10 +95,10 @@ def predictor(session: Session, *, required: bool) -> Predictor | None:
         for low_layers in ((), range(spec.tensors.n_layers)):
             built.decode_tps(low_layers)
     except (LuqError, KeyError) as error:
-        reason = error.message if isinstance(error, LuqError) else f"the type {error} does not fit all its layers"
+        reason = error.message if isinstance(error, LuqError) else f"the type {error} does not fit all of its layers"
         sentence = f"The speed of {spec.checkpoint.name} cannot be predicted: {reason.rstrip('.')}."
         if required:
-            raise BudgetError(sentence, "Choose another budget than --target-tps.") from None
+            raise BudgetError(sentence, "Choose a budget other than --target-tps.") from None
         reporter.info(sentence)
         return None
     return built
@@ -109,7 +109,7 @@ def tps_of(predictor: Predictor | None) -> Callable[[Sequence[int]], float] | No
 
 
 def _usual_type(tensors: ModelTensors) -> str:
-    """The type that most weights of decoder layers have in the file of the high ftype."""
+    """Return the type that most weights of decoder layers have in the file of the high ftype."""
     count: Counter[str] = Counter()
     for choice in tensors.choices:
         if choice.layer is not None:
@@ -118,7 +118,7 @@ def _usual_type(tensors: ModelTensors) -> str:
 
 
 def _bytes_with(tensors: ModelTensors, plan: Plan, kind: str) -> int:
-    """The file's size with another low type."""
+    """Return the file's size in bytes with another low type."""
     low, n_bytes = set(plan.low_layers), plan.predicted_file_bytes
     for choice in tensors.choices:
         if choice.layer in low and choice.low_type == tensors.low:

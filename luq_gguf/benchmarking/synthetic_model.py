@@ -1,6 +1,6 @@
-"""A model's geometry without its weights: a checkpoint of a config, a made tokenizer and a hole where weights would be.
+"""Makes a model's geometry without its weights: a checkpoint of a config, a made-up tokenizer and a hole for weights.
 
-llama.cpp's converter walks through it as through the real one, so tensors, names and stock types are the real ones.
+llama.cpp's converter reads it like the real one, so tensors, names and stock types are the real ones.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ BUILT_IN: Mapping[str, dict[str, Any]] = {
 
 
 def synthetic_outline(model: str, folder: Path, llama: LlamaCpp) -> reader.GGUFInfo:
-    """The header-only GGUF of a built-in name, a folder with config.json, or a Hub id, of which only config.json is
-    fetched.
+    """Make the header-only GGUF of a built-in name, a folder with config.json, or a Hub id, of which only config.json
+    is downloaded.
 
-    `folder` receives the header-only GGUF. Raises CheckpointError for a config that transformers or llama.cpp do not
-    know.
+    The header-only GGUF is written to `folder`. Raises CheckpointError for a config that transformers or llama.cpp does
+    not support.
     """
     config = _config(model)
     checkpoint = folder / "checkpoint"
@@ -76,7 +76,7 @@ def synthetic_outline(model: str, folder: Path, llama: LlamaCpp) -> reader.GGUFI
 
 
 def geometry(source: reader.GGUFInfo, llama: LlamaCpp, low: str, high: str) -> Geometry:
-    """A header-only GGUF with both possible types of its tensors, all of which count as measured."""
+    """Return a header-only GGUF with both possible types of its tensors, all of which count as having importance."""
     n_layers = 1 + max(layer for t in source.tensors if (layer := layer_of(t.name)) is not None)
     everything = {tensor.name for tensor in source.tensors}
     types = reader.check_type(low, "--low"), quantize.check_ftype(llama, high)
@@ -84,8 +84,8 @@ def geometry(source: reader.GGUFInfo, llama: LlamaCpp, low: str, high: str) -> G
 
 
 def spread_layers(n_layers: int, count: int) -> tuple[int, ...]:
-    """Layers from front to back at even distances: without entropies one choice is as good as another, but the stock
-    mixtures give some depths more bits, and this takes its share of all."""
+    """Return `count` layers, evenly spaced from front to back: without entropies one choice is as good as another, but
+    the stock mixtures give some depths more bits, and this takes its share of all."""
     return tuple(i * n_layers // count for i in range(count))
 
 
@@ -97,19 +97,20 @@ def _config(model: str) -> dict[str, Any]:
         if Path(model).exists() or "/" not in model:
             names = ", ".join(BUILT_IN)
             raise CheckpointError(
-                f"{model} is no folder with a config.json, no Hub id, and no built-in name.", f"Built in: {names}."
+                f"{model} is not a folder with a config.json, a Hub id, or a built-in name.",
+                f"Built-in names: {names}.",
             )
         path = download.fetch_config(model)
     try:
         return dict(json_input.read(path))
     except (ValueError, TypeError):
-        raise CheckpointError(f"{path} is no valid JSON.", "Give a folder with a model's config.json.") from None
+        raise CheckpointError(f"{path} is not valid JSON.", "Give a folder with a model's config.json.") from None
 
 
 def _tensors(config: dict[str, Any], model: str) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
-    """Names and shapes as transformers makes them, without memory for weights; and the config that they belong to.
+    """Return names and shapes as transformers makes them, without memory for weights, and the config they belong to.
 
-    Where transformers knows the text half as a model of its own, that is what is made.
+    If transformers knows the text half as a model of its own, only that is made.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
@@ -125,8 +126,8 @@ def _tensors(config: dict[str, Any], model: str) -> tuple[dict[str, tuple[int, .
             )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(
-            f"transformers cannot make a model of {model}'s config.json: {str(error).splitlines()[0]}",
-            "Is it a vision-language or causal language model that this transformers knows?",
+            f"transformers cannot make a model from {model}'s config.json: {str(error).splitlines()[0]}",
+            "Give a vision-language or causal language model that the installed transformers supports.",
         ) from None
     ties = any(
         getattr(part, "tie_word_embeddings", False) for part in (network.config, network.config.get_text_config())
@@ -138,7 +139,7 @@ def _tensors(config: dict[str, Any], model: str) -> tuple[dict[str, tuple[int, .
 
 
 def _tokenizer() -> bytes:
-    """A SentencePiece model of a few tokens; the converter fills the vocabulary up to the config's size."""
+    """Return a SentencePiece model of a few tokens; the converter pads the vocabulary to the config's size."""
     import sentencepiece
 
     model = io.BytesIO()
@@ -155,7 +156,7 @@ def _tokenizer() -> bytes:
 
 
 def sparse_safetensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """A safetensors file of float16 tensors with these shapes and a hole for their data."""
+    """Write a safetensors file of float16 tensors with these shapes and a hole for their data."""
     header, at = {}, 0
     for name, shape in shapes.items():
         header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [at, at := at + 2 * math.prod(shape)]}

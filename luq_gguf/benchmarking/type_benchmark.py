@@ -1,6 +1,6 @@
-"""What each tensor type does on this CPU, in layers of a model's own shapes: measured by llama-bench, kept per machine.
+"""Measures how fast each tensor type is on this CPU, in layers of a model's own shapes; rates are kept per machine.
 
-For every type a file of a few such layers is made, with a head of almost nothing; the files take turns.
+For every type, a file of a few such layers is made with an almost empty head; llama-bench measures them in turns.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CANDIDATES = (
     "IQ1_S", "IQ1_M", "TQ1_0", "TQ2_0", "IQ2_XXS", "IQ2_XS", "IQ2_S", "Q2_K", "IQ3_XXS", "IQ3_S", "Q3_K", "IQ4_XS",
     "Q4_0", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "F16",
 )  # fmt: skip
-ENOUGH_BYTES = 2**28  # of layers in Q4_K: more than CPUs keep in their caches
+ENOUGH_BYTES = 2**28  # of layers in Q4_K: more than the caches of CPUs hold
 PROMPT, GENERATE, ROUNDS = 64, 16, 2
 REPETITIONS = 8  # in one run: CPUs are a third faster for the first half second than they stay, so the last half counts
 VOCABULARY = 256
@@ -46,7 +46,7 @@ class Geometry:
 
     @property
     def matrices(self) -> frozenset[str]:
-        """Matrices of decoder layers that are quantized at all."""
+        """The names of the matrices of decoder layers that are quantized at all."""
         plain = ("F32", "F16", "BF16")
         return frozenset(c.name for c in self.tensors.choices if c.layer is not None and c.high_type not in plain)
 
@@ -58,20 +58,20 @@ class Geometry:
         return int(facts.get(f"{arch}.expert_used_count") or 0) / total if total else 1.0
 
     def layer_weights(self, count: int) -> float:
-        """Weights that a token is multiplied with in `count` layers."""
+        """Return the number of weights that a token is multiplied with in `count` layers."""
         share, names, n = self.active_experts, self.matrices, self.tensors.n_layers
         inside = [t for t in self.source.tensors if t.name in names]
         total = sum(t.n_weights * (share if "_exps" in t.name else 1.0) for t in inside)
         return total / n * count
 
     def layers_measured(self) -> int:
-        """So many layers that caches do not hold them in Q4_K; the model's own number where that is less."""
+        """Return how many layers in Q4_K exceed the CPU's caches, or the model's own number if that is less."""
         n_bytes = sum(t.n_weights for t in self.source.tensors if t.name in self.matrices) * 4.5 / 8
         per_layer = n_bytes / self.tensors.n_layers
         return min(self.tensors.n_layers, max(2, -(-ENOUGH_BYTES // int(per_layer))))
 
     def fits(self, kind: str) -> bool:
-        """Whether every layer matrix's rows divide into this type's blocks."""
+        """Return whether the rows of every layer's matrices divide into this type's blocks."""
         inside = (t for t in self.source.tensors if t.name in self.matrices)
         return all(reader.fits_blocks(kind, t.shape[0]) for t in inside)
 
@@ -84,9 +84,9 @@ def measured_rates(
     *,
     again: bool = False,
 ) -> SpeedTable:
-    """Rates of these types and all that are known already; what is missing is measured, `again` all of them.
+    """Return rates of these types and of all that are known already. What is missing is measured; with `again`, all is.
 
-    Raises DiskSpaceError, and RunnerError where llama-bench cannot run such a model.
+    Raises DiskSpaceError, and RunnerError if llama-bench cannot run such a model.
     """
     path = _cache_path(geometry, threads)
     content: dict[str, Any] = _read(path)
@@ -98,7 +98,7 @@ def measured_rates(
             serialization.write_json(path, content)
         else:
             reporter.info(
-                f"other programs used {content['others_share']:.0%} of this machine: these rates are not kept for later"
+                f"other programs used {content['others_share']:.0%} of this machine, so rates are not kept for later"
             )
     rates = {kind: TypeRate(row["decode_wps"], row["prefill_wps"]) for kind, row in content["rates"].items()}
     decode, prefill = (content[f"{what}_constant"] + content[f"{what}_head"] for what in ("decode", "prefill"))
@@ -128,7 +128,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Layers:
-    """A file that is measured: so many layers of one type, with a head of its own or of almost nothing."""
+    """A file that is measured: `count` layers of one type, with a head of its own or an almost empty one."""
 
     kind: str
     count: int
@@ -138,7 +138,7 @@ class _Layers:
 def _measure(
     geometry: Geometry, threads: int, types: Collection[str], content: dict[str, Any], reporter: Reporter
 ) -> None:
-    """Fill `content` with rates of these types, and the constants where they are missing."""
+    """Fill `content` with rates of these types, and with the constants if they are missing."""
     count = geometry.layers_measured()
     once, twice, headed = _Layers("Q4_0", count), _Layers("Q4_0", 2 * count), _Layers("Q4_0", count, head=True)
     files = [_Layers(kind, count) for kind in types]
@@ -168,7 +168,7 @@ def _measure(
 def _seconds(
     geometry: Geometry, threads: int, files: Collection[_Layers], reporter: Reporter
 ) -> tuple[dict[str, dict[_Layers, float]], float]:
-    """Median seconds of a token, in decode and in prefill, of each file; and what share others took of the machine."""
+    """Return each file's median seconds per token in decode and in prefill, and others' share of the machine."""
     samples: dict[str, dict[_Layers, list[float]]] = {"decode": {}, "prefill": {}}
     others, llama, total = [], tools.find(), len(files) * ROUNDS
     with tempfile.TemporaryDirectory(prefix="luq-types-") as folder:
@@ -190,9 +190,9 @@ def _seconds(
 
 
 def layer_file(path: Path, geometry: Geometry, kind: str, count: int, *, head: bool = False) -> None:
-    """A file of `count` layers whose matrices are all of one type, without a tokenizer.
+    """Write a file of `count` layers whose matrices are all of one type, without a tokenizer.
 
-    The head is that of the stock file, or has almost no weight.
+    The head is that of the stock file, or has almost no weights.
     """
     source, n = geometry.source, geometry.tensors.n_layers
     arch, matrices = source.arch, geometry.matrices
@@ -218,7 +218,7 @@ def layer_file(path: Path, geometry: Geometry, kind: str, count: int, *, head: b
 
 
 def _cut_to(metadata: Mapping[str, Any], arch: str, n_layers: int, count: int) -> dict[str, object]:
-    """Metadata that hold a value for each layer, for another number of layers; no heads for several tokens (MTP)."""
+    """Return metadata with a value for each layer, for another number of layers, without multi-token heads (MTP)."""
     changes: dict[str, object] = {}
     for key, value in metadata.items():
         if key.startswith(f"{arch}.") and isinstance(value, list) and len(value) >= n_layers:
@@ -231,7 +231,7 @@ def _cut_to(metadata: Mapping[str, Any], arch: str, n_layers: int, count: int) -
 def geometry(
     run_dir: Path, *, model: str | None = None, trust_remote_code: bool = False, reporter: Reporter = Reporter()
 ) -> Geometry:
-    """The shapes and types of a run folder's model."""
+    """Return the shapes and types of a run folder's model."""
     with RunFolder(run_dir) as run:
         where = model or model_of(run)
         spec = load_model_spec(run, where, trust_remote_code=trust_remote_code, allow_fallback=True, reporter=reporter)

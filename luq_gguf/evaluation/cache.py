@@ -1,7 +1,7 @@
-"""Measurements kept on disk part by part, so that a killed one repeats the part it was in.
+"""Keeps measurements on disk part by part, so that a killed one only repeats the part it was in.
 
 A case is named q<number> (a prompt) or t<number> (a chunk of text); a part is PART cases in one safetensors file that
-bears the name of its first. Its tensors are named <case>.<what>.
+is named after its first case. Its tensors are named <case>.<what>.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def names(data: EvalData) -> Iterator[list[str]]:
-    """The cases of every part."""
+    """Yield the names of the cases of every part."""
     for kind, count in (("q", len(data.samples)), ("t", len(data.chunks))):
         cases = [f"{kind}{number}" for number in range(count)]
         yield from (cases[at : at + PART] for at in range(0, count, PART))
@@ -32,7 +32,7 @@ def path(folder: Path, cases: Sequence[str]) -> Path:
 
 
 def save(folder: Path, cases: Sequence[str], arrays: Arrays, answers: Mapping[str, str]) -> None:
-    """Write a whole part; `answers` are those of its prompts."""
+    """Write a whole part; `answers` has those of its prompts by case."""
     from safetensors.numpy import save_file
 
     with atomic.whole(path(folder, cases)) as part:
@@ -40,7 +40,7 @@ def save(folder: Path, cases: Sequence[str], arrays: Arrays, answers: Mapping[st
 
 
 def read(folder: Path, data: EvalData) -> Iterator[tuple[str, Arrays, str | None]]:
-    """All cases: name, arrays, answer."""
+    """Yield all cases as name, arrays and answer (None for a chunk of text)."""
     for cases in names(data):
         arrays, answers = _read_part(path(folder, cases))
         for name in cases:
@@ -48,7 +48,7 @@ def read(folder: Path, data: EvalData) -> Iterator[tuple[str, Arrays, str | None
 
 
 class Reference:
-    """A reference's folder, one part of it in memory."""
+    """The measurements of a reference in its folder, with one part of them in memory."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._first, self._arrays = folder, "", dict[str, np.ndarray]()

@@ -1,4 +1,4 @@
-"""How good a file is on given data: divergence from a reference, accuracy, perplexity, with their intervals."""
+"""Measures how good a file is on given data: divergence from a reference, accuracy, perplexity, with intervals."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from luq_gguf.method.metrics import intervals, vqa
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A file's measurements: what eval.json says of it, and what that is made of."""
+    """A file's measurements: what eval.json says about it, and what that was computed from."""
 
     result: EvalResult
     scores: np.ndarray | None
@@ -42,7 +42,7 @@ class Evaluation:
 
 
 def cache_folder() -> Path:
-    """Where measurements of files outside run folders are kept."""
+    """Return the folder where measurements of files outside run folders are kept; it is created if needed."""
     folder = paths.cache("eval")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -51,12 +51,12 @@ def cache_folder() -> Path:
 def read_data(
     source: str | None, text: Path | None, model: Path, *, n_samples: int | None, n_chunks: int, seed: int, cache: Path
 ) -> EvalData:
-    """Questions from a set and the first chunks of a text, cut by the model's own tokenizer.
+    """Read questions from a set and the first chunks of a text, tokenized by the model's own tokenizer.
 
-    Raises EvaluationError where there is neither, and CalibrationError where they cannot be read.
+    Raises EvaluationError if neither is given, and CalibrationError if they cannot be read.
     """
     if source is None and text is None:
-        raise EvaluationError("There is nothing to measure on.", "Give --data SET, --text FILE or --benchmarks LIST.")
+        raise EvaluationError("There is no data to measure on.", "Give --data SET, --text FILE or --benchmarks LIST.")
     samples = datasets.read_questions(source, n_samples, seed, cache) if source else ()
     chunks = _chunks(model, text, n_chunks) if text else ()
     digest = hashlib.sha256(json.dumps(chunks).encode())
@@ -68,17 +68,17 @@ def read_data(
 
 
 def no_data(reference: Path | None) -> EvalData:
-    """For benchmarks alone. Raises EvaluationError where there is a reference and nothing to compare it on."""
+    """Return empty data, for benchmarks alone. Raises EvaluationError if there is a reference to compare with."""
     if reference:
         raise EvaluationError(
-            f"{reference.name} is compared on questions or a text, not on benchmarks.",
-            "Give --data SET, --text FILE, or leave --reference away.",
+            f"Files are compared with {reference.name} on questions or a text, not on benchmarks.",
+            "Give --data SET or --text FILE, or leave --reference out.",
         )
     return EvalData("", (), (), hashlib.sha256(b"").hexdigest())
 
 
 def _chunks(model: Path, text: Path, n_chunks: int) -> tuple[tuple[int, ...], ...]:
-    """Whole chunks of a text, each begun with the BOS token where the tokenizer adds one, as llama-perplexity does."""
+    """Cut a text into whole chunks, each starting with BOS if the tokenizer adds it, as llama-perplexity does."""
     try:
         content = text.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
@@ -88,30 +88,33 @@ def _chunks(model: Path, text: Path, n_chunks: int) -> tuple[tuple[int, ...], ..
     count = min(n_chunks, len(tokens) // CHUNK)
     if not count:
         raise EvaluationError(
-            f"{text.name} has {len(tokens)} tokens; perplexity needs {CHUNK} at least.", "Give a longer text."
+            f"{text.name} has {len(tokens)} tokens, but perplexity needs at least {CHUNK}.", "Give a longer text."
         )
     chunks = [tokens[at * CHUNK : (at + 1) * CHUNK] for at in range(count)]
     return tuple(tuple([bos, *chunk[1:]] if bos is not None else chunk) for chunk in chunks)
 
 
 def find_mmproj(model: Path, given: Path | None, samples: Sequence[Sample]) -> Path | None:
-    """The vision half of a file: given, or the only mmproj beside it. Raises EvaluationError."""
+    """Return a file's mmproj as `mmproj_beside` does; None if no sample has an image. Raises EvaluationError."""
     return mmproj_beside(model, given, "The data has") if any(sample.image for sample in samples) else None
 
 
 def mmproj_beside(model: Path, given: Path | None, what: str) -> Path:
-    """The vision half for `what` has images. Raises EvaluationError."""
+    """Return the given mmproj, or the only one beside the model, because `what` has images.
+
+    Raises EvaluationError if there is not exactly one.
+    """
     if given:
         return given
     candidates = mmproj.beside(model)
     if len(candidates) != 1:
         problem = "there is no mmproj file" if not candidates else f"there are {len(candidates)} mmproj files"
-        raise EvaluationError(f"{what} images, and beside {model.name} {problem}.", "Give --mmproj FILE.")
+        raise EvaluationError(f"{what} images, but {problem} beside {model.name}.", "Give --mmproj FILE.")
     return candidates[0]
 
 
 def check_comparable(model: Path, reference: Path) -> None:
-    """Raise EvaluationError where the reference is another model: other shape or other vocabulary."""
+    """Raise EvaluationError if the reference is a different model: one with another shape or vocabulary."""
     ours, theirs = reader.read(model), reader.read(reference)
     facts = {
         "architecture": "general.architecture",
@@ -125,16 +128,16 @@ def check_comparable(model: Path, reference: Path) -> None:
         if a != b:
             shown = "" if what in ("vocabulary", "chat template") else f": {a} and {b}"
             raise EvaluationError(
-                f"{model.name} and {reference.name} are not the same model (other {what}{shown}).",
+                f"{model.name} and {reference.name} are not the same model (different {what}{shown}).",
                 "Give --reference the 16-bit file of the same checkpoint.",
             )
 
 
 def choose_metric(metric: str, samples: Sequence[Sample]) -> str | None:
-    """ "auto" is VQAv2's soft score where there are several answers, else exact; None where there are no answers, and
-    for "none".
+    """Return the metric to score answers with; None if there are no answers, or for "none".
 
-    Raises EvaluationError where a metric was asked for and answers are missing.
+    "auto" is VQAv2's soft score if there are several answers, and exact match otherwise. Raises EvaluationError if a
+    metric was asked for and answers are missing.
     """
     without = sum(not sample.answers for sample in samples)
     if not samples or metric == "none":
@@ -146,7 +149,7 @@ def choose_metric(metric: str, samples: Sequence[Sample]) -> str | None:
     if without:
         raise EvaluationError(
             f"{without} of {len(samples)} questions have no answers, so --metric {metric} has nothing to compare with.",
-            'Give each line "answers", or leave --metric away.',
+            'Add "answers" to each line, or leave --metric out.',
         )
     return metric
 
@@ -161,9 +164,9 @@ def evaluate(
     scratch: Path | None = None,
     reporter: Reporter = Reporter(),
 ) -> Evaluation:
-    """Measure a file, and the reference where it has not been measured on this data yet.
+    """Measure a file, and the reference if it has not been measured on this data yet.
 
-    What was measured is kept in `work`; of the file itself in `scratch`, where that is given.
+    Measurements are kept in `work`, but those of the file itself in `scratch` if that is given.
     """
     chosen = choose_metric(metric, data.samples)
     folder, floor, theirs = None, None, None
@@ -219,7 +222,7 @@ def _scores(answers: Sequence[str], data: EvalData, metric: str | None) -> np.nd
 
 
 def _divergence(main: Sequence[Case], cases: Sequence[Case], floor: float | None) -> Divergence | None:
-    """Over all text tokens of the prompts with their answers; of the texts, where there are no prompts."""
+    """Summarize the KLD over all text tokens of the prompts and answers, or of the texts if there are no prompts."""
     spread = _spread([case.kld for case in main if case.kld is not None])
     if spread is None:
         return None
@@ -229,7 +232,7 @@ def _divergence(main: Sequence[Case], cases: Sequence[Case], floor: float | None
 
 
 def _spread(values: Sequence[np.ndarray]) -> Spread | None:
-    """Of what each sample has; None where no sample has any."""
+    """Summarize the values of all samples; None if no sample has any."""
     held = [value for value in values if len(value)]
     if not held:
         return None
@@ -240,7 +243,8 @@ def _spread(values: Sequence[np.ndarray]) -> Spread | None:
 
 
 def _mean_interval(values: list[np.ndarray], seed: int = 0) -> tuple[float, float]:
-    """Interval of the mean over positions, resampling whole samples: positions of one prompt are not independent."""
+    """Return the 95% interval of the mean over positions by resampling whole samples: positions of one prompt are not
+    independent."""
     sums, counts = np.array([v.sum() for v in values], np.float64), np.array([len(v) for v in values], np.float64)
     rng = np.random.default_rng(seed)
     means = []

@@ -1,8 +1,8 @@
-"""A file's log-probabilities on prompts and texts: measured part by part and kept, so that nothing is measured
+"""Measures a file's log-probabilities on prompts and texts part by part and keeps them, so that nothing is measured
 twice.
 
-A reference's log-probabilities are kept with the k most expected tokens of every position; another file is compared
-with them while its own are at hand. A part is a few prompts; a killed measurement repeats the part it was in.
+Of a reference, the log-probabilities of the k most probable tokens of every position are kept; another file is compared
+with them while its own are in memory. A part is a few prompts; a killed measurement only repeats the part it was in.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ CHUNK = 512  # tokens of text read at once, the second half is scored: as llama-
 
 @dataclass(frozen=True)
 class EvalTarget:
-    """A file and how it is run. `mmproj` is needed for images only; without `answers` a file that is compared with a
-    reference does not answer itself, which takes a token at a time."""
+    """A file and how it is run. `mmproj` is only needed for images; without `answers`, a file that is compared with a
+    reference does not generate answers of its own, which takes one token at a time."""
 
     model: Path
     mmproj: Path | None = None
@@ -44,13 +44,13 @@ class EvalTarget:
     answers: bool = True
 
     def key(self) -> str:
-        """Changes with the files and with what is asked of them, not with how fast it is done."""
+        """Return a hash that changes with the files and with what is asked of them, but not with settings of speed."""
         stamps = [_stamp(path) for path in (self.model, self.mmproj) if path]
         return hash_of(stamps, self.max_tokens, self.top, *([] if self.answers else ["no answers"]))
 
 
 def _stamp(path: Path) -> list[object]:
-    """Names a file's content without reading all of a large one: its size, and its first and last MiB."""
+    """Identify a file's content without reading all of a large one: by its size, and its first and last MiB."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         digest.update(file.read(2**20))
@@ -79,7 +79,7 @@ class Case:
 def measure_reference(
     target: EvalTarget, data: EvalData, work: Path, progress: Callable[[float, float], None] = lambda done, total: None
 ) -> Path:
-    """The folder that holds a reference's log-probabilities, measured as far as they are not there yet."""
+    """Measure a reference's log-probabilities as far as they are missing, and return the folder that has them."""
     folder = _folder(work, "reference", target, data)
 
     def measure(client: LlamaClient, name: str) -> tuple[Arrays, str | None]:
@@ -106,10 +106,10 @@ def compare(
     progress: Callable[[float, float], None] = lambda done, total: None,
     scratch: Path | None = None,
 ) -> list[Case]:
-    """Answers, and with a reference's folder also divergences, of a file; what is there already is read.
+    """Return a file's answers and, with a reference's folder, its divergences; what was measured before is read.
 
-    `work` keeps what is shared between files, such as images' embeddings, and the figures, unless `scratch` does.
-    Raises EvaluationError where the file reads a prompt as other tokens than the reference did.
+    `work` keeps what is shared between files, such as image embeddings, and the figures too unless `scratch` does.
+    Raises EvaluationError if the file tokenizes a prompt differently from the reference.
     """
     folder = _folder(scratch or work, f"file-{reference.name if reference else 'alone'}", target, data)
     reference_arrays = measurement_cache.Reference(reference) if reference else None
@@ -123,7 +123,7 @@ def compare(
         if expected:
             if not np.array_equal(expected["prompt"], scored.prompt):
                 raise EvaluationError(
-                    f"{target.model.name} reads {name} as other tokens than the reference does.",
+                    f"{target.model.name} tokenizes {name} differently from the reference.",
                     "Compare files of the same model with the same vocabulary and chat template.",
                 )
             top = TopLogprobs(expected["tokens"], expected["log_probabilities"], expected["tail"])
@@ -140,14 +140,14 @@ def compare(
 
 
 def reference_answers(folder: Path, data: EvalData) -> list[str]:
-    """The reference's greedy answers to all prompts."""
+    """Return the reference's greedy answers to all prompts."""
     return [answer for _, _, answer in measurement_cache.read(folder, data) if answer is not None]
 
 
 def noise_floor(target: EvalTarget, data: EvalData, reference: Path, work: Path) -> float:
-    """Mean KLD of the reference against itself on the first part, run with other threads and batches.
+    """Return the mean KLD, in nats, of the reference from itself on the first part, run with other threads and batches.
 
-    Threads alone change nothing on most CPUs; fewer tokens at once take other kernels.
+    Threads alone change nothing on most CPUs; fewer tokens at once use other kernels.
     """
     threads = target.threads or os.cpu_count() or 1
     other = replace(target, threads=threads - 1 if threads > 1 else 2, n_batch=16)

@@ -15,7 +15,7 @@ from luq_gguf.run.folder import RunFolder
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """What to measure files on: questions (`source`), a text, or both."""
+    """Describes what to measure files on: questions (`source`), a text, or both."""
 
     source: str | None = None
     text: Path | None = None
@@ -39,11 +39,11 @@ class QuestionSet:
 
 
 def check_questions(budget: Budget, questions: QuestionSet, run: RunFolder) -> None:
-    """Refuse, before anything heavy, data that an order or a budget could not be measured on."""
+    """Refuse, before any heavy work, data that an order or a budget cannot be measured on. Raises EvaluationError."""
     if questions.source is None:
         raise EvaluationError(
-            f"--max-kld, --min-accuracy, {MEASURED_OPTIONS} and --plan best are measured on questions, and none were "
-            "given.",
+            f"--max-kld, --min-accuracy, {MEASURED_OPTIONS} and --plan best need questions to measure on, and none "
+            "were given.",
             "Give --eval SET: a .jsonl, a folder of images, or a Hub dataset id.",
         )
     samples = datasets.read_questions(questions.source, questions.samples, questions.seed, run.work / "eval" / "images")

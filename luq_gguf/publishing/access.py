@@ -1,4 +1,4 @@
-"""Whether a repository may be written, found out before anything is sent."""
+"""Checks whether a repository may be written to, before anything is sent."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from luq_gguf.hf.download import hub_errors, status_of
 
 T = TypeVar("T")
 _WRITING_ROLES = ("admin", "write", "contributor")
-_TOKENS = "Make one with write permission at {}/settings/tokens, then run: hf auth login"
+_TOKENS = "Create an access token with write permission at {}/settings/tokens, then run: hf auth login"
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where to publish. `create`: make the repository where there is none, `private` or not."""
+    """Describes where to publish. `create`: create the repository if it does not exist, `private` or not."""
 
     repo: str
     revision: str | None = None
@@ -27,7 +27,8 @@ class Target:
 
 @dataclass(frozen=True)
 class Standing:
-    """What is there: whose token it is, and the commit that the branch points to (None where it is not there yet)."""
+    """Describes what is on the Hub: the user that the access token belongs to, whether the repository exists, and the
+    commit that the branch points to (None if the branch does not exist yet)."""
 
     user: str
     exists: bool
@@ -35,9 +36,9 @@ class Standing:
 
 
 def check(target: Target) -> Standing:
-    """Look at name, token, permission and repository; nothing is sent.
+    """Check the name, the access token, its permission and the repository; nothing is sent.
 
-    Raises HubAccessError with what is missing, UploadError where the Hub cannot be asked.
+    Raises HubAccessError naming what is missing, and UploadError if the Hub does not answer.
     """
     from huggingface_hub import HfApi
 
@@ -52,18 +53,18 @@ def check(target: Target) -> Standing:
         repository = _repository(api, target)
     if repository is None and not target.create:
         raise HubAccessError(
-            f"{target.repo} does not exist on the Hub, or your token cannot see it.",
-            "Check the spelling, or add --create to make it (--create --private for a private one).",
+            f"{target.repo} does not exist on the Hub, or your access token cannot see it.",
+            "Check the spelling, or add --create to create it (--create --private for a private repository).",
         )
     if repository is None and target.create_pr:
         raise HubAccessError(
-            f"{target.repo} does not exist, so there is nothing to open a pull request against.",
-            "Leave --create-pr away.",
+            f"{target.repo} does not exist, so a pull request cannot be opened against it.",
+            "Leave --create-pr out.",
         )
     if repository is not None and target.private and not repository.private:
         raise HubAccessError(
-            f"{target.repo} exists and is public; --private only makes new repositories private. Nothing was sent.",
-            "Leave --private away to publish there, or make it private on the Hub first.",
+            f"{target.repo} exists and is public; --private only applies to new repositories. Nothing was sent.",
+            "Leave --private out to publish there, or make it private on the Hub first.",
         )
     if repository is not None and not target.create_pr:
         _check_write(api, target, str(user["name"]))
@@ -79,15 +80,15 @@ def _namespace(target: Target) -> str:
         namespace, name = target.repo.split("/")
     except (HFValidationError, ValueError):
         raise HubAccessError(
-            f"{target.repo!r} is no name of a repository.",
+            f"{target.repo!r} is not a valid repository name.",
             "Write USER/NAME or ORGANIZATION/NAME; letters, digits, '-', '_' and '.' are allowed.",
         ) from None
     if not namespace or not name:
-        raise HubAccessError(f"{target.repo!r} is no name of a repository.", "Write USER/NAME.")
+        raise HubAccessError(f"{target.repo!r} is not a valid repository name.", "Write USER/NAME.")
     if target.create_pr and target.revision:
-        raise HubAccessError("--create-pr opens a pull request against main.", "Leave --revision away.")
+        raise HubAccessError("--create-pr always opens a pull request against main.", "Leave --revision out.")
     if target.revision and target.revision.startswith("refs/"):
-        raise HubAccessError(f"--revision {target.revision} is no branch.", "Give the name of a branch.")
+        raise HubAccessError(f"--revision {target.revision} is not a branch.", "Give the name of a branch.")
     return namespace
 
 
@@ -102,7 +103,7 @@ def _user(api: Any) -> dict[str, Any]:
         raise HubAccessError("You are not logged in to the Hub.", _TOKENS.format(ENDPOINT)) from None
     except HfHubHTTPError as error:
         if status_of(error) in (401, 403):
-            raise HubAccessError("The Hub does not accept your token.", _TOKENS.format(ENDPOINT)) from None
+            raise HubAccessError("The Hub does not accept your access token.", _TOKENS.format(ENDPOINT)) from None
         raise
 
 
@@ -117,12 +118,13 @@ def _cannot_write(user: Mapping[str, Any], repo: str, more: str = "") -> HubAcce
     name = _token(user).get("displayName")
     called = f" ({name})" if name else ""
     return HubAccessError(
-        f"Your token{called} lacks the permission to write to {repo}{more}; nothing was sent.", _TOKENS.format(ENDPOINT)
+        f"Your access token{called} lacks permission to write to {repo}{more}; nothing was sent.",
+        _TOKENS.format(ENDPOINT),
     )
 
 
 def _check_permission(user: Mapping[str, Any], namespace: str, repo: str) -> None:
-    """What the token says of itself. What it does not say is left to the Hub's own answer."""
+    """Check what the token says about itself. What it does not say is left to the Hub's own answer."""
     token, name = _token(user), str(user["name"])
     if token.get("role") == "read":
         raise _cannot_write(user, repo, ": it is a read token")
@@ -130,17 +132,17 @@ def _check_permission(user: Mapping[str, Any], namespace: str, repo: str) -> Non
         scoped = (token.get("fineGrained") or {}).get("scoped") or []
         allowed = {s["entity"].get("name") for s in scoped if "repo.write" in s.get("permissions", ())}
         if not {namespace, repo} & allowed:
-            raise _cannot_write(user, repo, ": it has no repo.write there")
+            raise _cannot_write(user, repo, ": it does not have repo.write there")
     orgs = {org["name"]: org.get("roleInOrg") for org in user.get("orgs") or ()}
     if namespace != name and namespace not in orgs:
         raise HubAccessError(
-            f"You are {name} on the Hub and no member of {namespace}; nothing was sent.",
-            f"Use --repo {name}/{repo.split('/')[1]}, or add --create-pr to offer the files to {repo}.",
+            f"You are logged in to the Hub as {name}, who is not a member of {namespace}; nothing was sent.",
+            f"Use --repo {name}/{repo.split('/')[1]}, or add --create-pr to propose the files to {repo}.",
         )
     if namespace != name and orgs[namespace] not in (*_WRITING_ROLES, None):
         raise HubAccessError(
-            f"Your role in {namespace} is {orgs[namespace]!r}, which lacks the permission to write; nothing was sent.",
-            "Ask its administrators for the role 'contributor' or 'write', or add --create-pr.",
+            f"Your role in {namespace} is {orgs[namespace]!r}, which does not permit writing; nothing was sent.",
+            "Ask the organization's administrators for the role 'contributor' or 'write', or add --create-pr.",
         )
 
 
@@ -167,8 +169,8 @@ def _check_write(api: Any, target: Target, user: str) -> None:
         if status_of(error) not in (401, 403):
             raise
         raise HubAccessError(
-            f"The Hub says that {user}'s token lacks the permission to write to {target.repo}; nothing was sent.",
-            "Ask its owner for the role 'write', or add --create-pr to offer the files.",
+            f"The Hub says that {user}'s access token lacks permission to write to {target.repo}; nothing was sent.",
+            "Ask the repository's owner for the role 'write', or add --create-pr to propose the files.",
         ) from None
 
 

@@ -1,6 +1,6 @@
-"""What of a run folder can be published: its files, proven to be those that run.json tells of, and what was measured.
+"""Collects what a run folder has to publish: its files, checked against run.json, and what was measured on them.
 
-A folder that is unfinished, or was changed by hand, is refused: nobody could make again what it holds.
+A folder that is unfinished or was changed by hand is refused, because nobody could reproduce its contents.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from luq_gguf.method import tensor_types
 from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder
 
-COMPARED = ("quantize", "baseline", "f16")  # stages whose files a card may tell figures of
+COMPARED = ("quantize", "baseline", "f16")  # stages for whose files a card may show figures
 MEASUREMENTS = ("eval.json", "bench.json", "sweep.json", "alpha.json")
 
 
@@ -32,8 +32,9 @@ class OutputFile:
 
 @dataclass(frozen=True)
 class RunArtifacts:
-    """A finished run: `model` is the LUQ file, `compared` the files beside it that figures are told of too (baseline
-    and 16-bit; they may have been deleted). `evals` and `speeds` have their entries of eval.json and bench.json."""
+    """A finished run: `model` is the LUQ file, and `compared` are the files beside it for which figures are shown too
+    (baseline and 16-bit; they may have been deleted). `evals` and `speeds` have their entries of eval.json and
+    bench.json."""
 
     run: RunFolder
     facts: Mapping[str, Any]
@@ -49,22 +50,22 @@ class RunArtifacts:
 
     @property
     def base_model(self) -> str | None:
-        """The Hub id that the run began with; None for a folder."""
+        """The Hub id that the run started from; None for a local folder."""
         return str(self.facts["model"]) if self.facts.get("revision") else None
 
 
 def collect(run: RunFolder) -> RunArtifacts:
-    """Raises RunFolderError with what is missing, was changed, or was measured of something else."""
+    """Collect a finished run. Raises RunFolderError naming what is missing, was changed or belongs to another file."""
     facts, stages = run.read(), run.read()["stages"]
     for stage, command in (("profile", "profile"), ("plan", "plan"), ("quantize", "quantize")):
         if stage not in stages:
             raise RunFolderError(
-                f"{run.path} is not finished: it has no {stage} stage.", f"Run luq-gguf convert, or {command}."
+                f"{run.path} is not finished: it has no {stage} stage.", f"Run luq-gguf convert, or luq-gguf {command}."
             )
         if changed := run.changed(stage):
             raise RunFolderError(
                 f"{changed[0]} is missing, or is not what run.json says was written.",
-                f"Run the command that made {run.path} again: it makes what is not as it was.",
+                f"Run the command that created {run.path} again: it recreates what is missing or was changed.",
             )
     if changed := run.changed("mmproj"):
         raise RunFolderError(f"{changed[0]} is missing, or was changed.", "Run luq-gguf quantize again.")
@@ -91,7 +92,7 @@ def collect(run: RunFolder) -> RunArtifacts:
 
 
 def _compared_file(run: RunFolder, stage: str) -> OutputFile | None:
-    """A file that figures are told of too; None where it was deleted before anybody needed its hash."""
+    """A file for which figures are shown too; None if it was deleted before anybody needed its hash."""
     if not run.changed(stage):
         run.hash_outputs(stage)
     file = _only(run, stage)
@@ -102,7 +103,7 @@ def _only(run: RunFolder, stage: str) -> OutputFile:
     outputs = run.outputs(stage)
     if len(outputs) != 1:
         raise RunFolderError(
-            f"{run.path / 'run.json'} tells of no one file of the {stage} stage.", "Make the run again."
+            f"{run.path / 'run.json'} does not list exactly one file of the {stage} stage.", "Create the run again."
         )
     name, fact = next(iter(outputs.items()))
     return OutputFile(name, *_facts(fact))
@@ -116,7 +117,8 @@ def _check_plan_is_of(run: RunFolder, model: OutputFile, plan: Plan) -> None:
     """A plan made after the file was written belongs to a file that does not exist yet."""
     if tensor_types.differences(plan.tensor_types, reader.read(run.file(model.name)).types):
         raise RunFolderError(
-            f"plan.json is not the plan that {model.name} was written by.", "Run luq-gguf quantize, then this again."
+            f"plan.json is not the plan that {model.name} was written from.",
+            "Run luq-gguf quantize, then run this command again.",
         )
 
 
@@ -136,13 +138,13 @@ def _evals(
             continue
         if entry.get("file_sha256") != files_by_name[name].sha256:
             raise RunFolderError(
-                f"eval.json tells of another {name} than the one that is here.",
+                f"eval.json describes a different {name} than the one in this folder.",
                 f"Run luq-gguf eval {run.file(name)} again, or delete eval.json.",
             )
         by_file[name] = (*by_file.get(name, ()), entry)
     if model.name not in by_file:
         raise RunFolderError(
-            f"eval.json tells of {content.get('file')}, not of {model.name}.",
+            f"eval.json describes {content.get('file')}, not {model.name}.",
             f"Run luq-gguf eval {run.file(model.name)}, or delete eval.json.",
         )
     return by_file
@@ -163,14 +165,14 @@ def _speeds(
     for name, row in rows.items():
         if row.get("sha256") != files_by_name[name].sha256:
             raise RunFolderError(
-                f"bench.json tells of another {name} than the one that is here.",
+                f"bench.json describes a different {name} than the one in this folder.",
                 f"Run luq-gguf bench --run {run.path} again, or delete bench.json.",
             )
     return content, rows
 
 
 def companions(artifacts: RunArtifacts) -> Iterator[Path]:
-    """The small files that go along, so that others can see what was done and make it again."""
+    """Yield the small files that are published too, so that others can see what was done and reproduce it."""
     run = artifacts.run
     yield from (run.file(name) for name in ("profile.json", "plan.json", "tensor-types.txt"))
     yield from (run.file(name) for name in MEASUREMENTS if run.file(name).exists())

@@ -1,4 +1,4 @@
-"""The model card: what the Hub reads of it (metadata), and what people read (text)."""
+"""Writes the model card: the metadata that the Hub reads, and the text that people read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LARGEST_CARD = 2**20  # bytes of a base model's README.md that are read
 
 @dataclass(frozen=True)
 class FileRow:
-    """A line of the table of files. `measured` has a cell for each of the card's measured columns."""
+    """A row of the table of files. `measured` has a cell for each of the card's columns of measurements."""
 
     name: str
     what: str
@@ -29,7 +29,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class CardContent:
-    """All that the card's text says; sentences and cells are ready to be printed."""
+    """Everything that the card's text says; sentences and cells are ready to be printed."""
 
     title: str
     summary: str
@@ -65,7 +65,7 @@ class BaseCard:
 
 @dataclass(frozen=True)
 class Result:
-    """A figure for the Hub's model-index. `kind` is its name for the metric, `metric` what it is called beside."""
+    """A figure for the Hub's model-index. `kind` is the Hub's name for the metric, `metric` the name that is shown."""
 
     task: str
     dataset: str
@@ -75,7 +75,7 @@ class Result:
 
 
 def read_base_card(model: str, revision: str | None) -> BaseCard:
-    """Of a checkpoint folder's README.md, or of the Hub's; empty where there is none that can be read."""
+    """Read a checkpoint folder's README.md, or that of a Hub repository; empty if there is none that can be read."""
     from huggingface_hub import ModelCard, hf_hub_download
 
     try:
@@ -93,7 +93,7 @@ def read_base_card(model: str, revision: str | None) -> BaseCard:
 
 
 def dataset_licence(name: str, revision: str) -> str | None:
-    """What a Hub dataset's card names as its licence, where it can be asked."""
+    """Return the licence that a Hub dataset's card names; None if it names none or the Hub does not answer."""
     from huggingface_hub import HfApi
 
     try:
@@ -105,14 +105,14 @@ def dataset_licence(name: str, revision: str) -> str | None:
 
 
 def cell(text: str) -> str:
-    """A text that neither ends a table's cell nor its line, nor begins a link or HTML."""
+    """Escape a text so that it neither ends a table's cell or its line nor begins a link or HTML."""
     return re.sub(r"([|\\<>\[\]`*])", r"\\\1", " ".join(text.split()))
 
 
 def render(
     facts: CardContent, base: BaseCard, base_model: str | None, results: Sequence[Result], publisher: str
 ) -> str:
-    """The card's text, metadata included."""
+    """Render the card's text, metadata included."""
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
     sees = facts.mmproj is not None

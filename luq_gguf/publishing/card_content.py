@@ -1,4 +1,4 @@
-"""What a model card says of a finished run. Each figure was measured, of this very file, or is not there."""
+"""Writes what a model card says about a finished run. Each figure was measured on this very file, or is left out."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from luq_gguf.publishing.artifacts import OutputFile, RunArtifacts
 from luq_gguf.publishing.card import BaseCard, CardContent, Figure, FileRow, Result, cell
 from luq_gguf.reporting.plan_text import describe
 
-UNMEASURED = "Neither quality nor speed of this file was measured."
+UNMEASURED = "Neither the quality nor the speed of this file was measured."
 FIGURES = {
     "figures/entropy.png": "Entropy of each layer's outputs in bits, with its spread over seeds",
-    "figures/types.png": "Types of every layer's matrices",
+    "figures/types.png": "Tensor types of every layer's matrices",
 }
 QUALITY = ("kld", "accuracy", "perplexity")
 
@@ -29,7 +29,11 @@ def make_card_content(
     base_model: str | None,
     licences: Mapping[str, str | None],
 ) -> CardContent:
-    """`shards` names the model's files in the repository; `licences` those of Hub datasets it was calibrated with."""
+    """Build the card's content.
+
+    `shards` names the model's files in the repository; `licences` maps the Hub datasets that it was calibrated with to
+    their licences.
+    """
     plan, profile = artifacts.plan, artifacts.profile
     heads, cells, conditions = _measured(artifacts)
     base_link = f"[{cell(base_model)}](https://huggingface.co/{base_model})" if base_model else cell(profile.model)
@@ -59,12 +63,13 @@ def make_card_content(
 
 
 def tag_of(file_name: str) -> str:
-    """What `-hf REPO:TAG` finds this file by: its name behind the model's, as llama.cpp's common/download.cpp looks."""
+    """Return the tag that `-hf REPO:TAG` finds this file by: the part of its name after the model's, as llama.cpp's
+    common/download.cpp matches it."""
     return file_name.removesuffix(".gguf")[file_name.rindex("-LUQ") + 1 :]
 
 
 def results(artifacts: RunArtifacts) -> list[Result]:
-    """The measured file's figures for the Hub's model-index; shares in percent."""
+    """Return the measured file's figures for the Hub's model-index; shares are in percent."""
     rows_of_index: list[Result] = []
     task = "visual-question-answering" if artifacts.mmproj else "text-generation"
     for entry in artifacts.evals.get(artifacts.model.name, ()):
@@ -75,7 +80,11 @@ def results(artifacts: RunArtifacts) -> list[Result]:
         if entry.get("kld"):
             rows_of_index.append(
                 Result(
-                    task, data, "kl_divergence", "mean KL divergence from 16 bit", float(f"{entry['kld']['mean']:.3g}")
+                    task,
+                    data,
+                    "kl_divergence",
+                    "mean KL divergence from the 16-bit file",
+                    float(f"{entry['kld']['mean']:.3g}"),
                 )
             )
         if entry.get("perplexity"):
@@ -104,8 +113,7 @@ def _measured(artifacts: RunArtifacts) -> tuple[list[str], dict[str, list[str]],
         machine, settings = artifacts.bench["machine"], artifacts.bench["conditions"]
         conditions.append(
             f"Speed: {cell(machine['cpu'])}, {max(settings['threads'])} threads, medians of {settings['repetitions']} "
-            "turns; "
-            "ratios with the interval in which the same command is expected to come out again (95%)."
+            "repetitions; ratios have the interval in which another run of the same command is expected to fall (95%)."
         )
     for entry in entries:
         for name, benchmark in (entry.get("benchmarks") or {}).items():
@@ -119,8 +127,8 @@ def _quality_conditions(main: Mapping[str, Any]) -> str:
     what = f"{main['n_chunks']} chunks of 512 tokens" if on_text else f"{main['n_samples']} samples"
     sentence = f"Quality: {what} of {cell(str(main['conditions']['data']))}"
     sentence += f" against {cell(main['reference'])}" if main["reference"] else ""
-    sentence += "; in brackets 95% intervals" if main.get("kld") or main.get("accuracy") else ""
-    return sentence + (". KLD is in nats, behind every text token." if main.get("kld") else ".")
+    sentence += "; 95% intervals are in brackets" if main.get("kld") or main.get("accuracy") else ""
+    return sentence + (". KLD is in nats, measured after every text token." if main.get("kld") else ".")
 
 
 def _add_quality(
@@ -160,7 +168,7 @@ def _add_speed(artifacts: RunArtifacts, heads: list[str], cells: dict[str, list[
     baseline = artifacts.bench["conditions"].get("baseline")
     heads += ["decode, tokens/s", "prefill, tokens/s"]
     stock = next((row for name, row in artifacts.speeds.items() if name == baseline), None)
-    heads += [f"decode, of {artifacts.plan.high if stock else cell(str(baseline))}"] if baseline else []
+    heads += [f"decode, relative to {artifacts.plan.high if stock else cell(str(baseline))}"] if baseline else []
     for name in cells:
         row = artifacts.speeds.get(name)
         prefill = row["prefill_tps"] if row else None
@@ -179,7 +187,11 @@ def _files(artifacts: RunArtifacts, shards: Sequence[str], cells: Mapping[str, S
         FileRow(cell(shards[0]), what + in_shards, format_size(artifacts.model.n_bytes), cells[artifacts.model.name])
     ]
     if artifacts.mmproj:
-        rows.append(FileRow(cell(artifacts.mmproj.name), "vision half", format_size(artifacts.mmproj.n_bytes), blank))
+        rows.append(
+            FileRow(
+                cell(artifacts.mmproj.name), "vision encoder (mmproj)", format_size(artifacts.mmproj.n_bytes), blank
+            )
+        )
     about = "importance matrix, measured with images" if artifacts.mmproj else "importance matrix"
     rows.append(FileRow("imatrix.gguf", about, format_size(artifacts.imatrix.n_bytes), blank))
     for file in artifacts.compared:
@@ -189,7 +201,7 @@ def _files(artifacts: RunArtifacts, shards: Sequence[str], cells: Mapping[str, S
 
 
 def _compared_row(file: OutputFile, cells: Sequence[str]) -> FileRow:
-    return FileRow(cell(file.name), "for comparison, not here", format_size(file.n_bytes), cells)
+    return FileRow(cell(file.name), "for comparison, not in this repository", format_size(file.n_bytes), cells)
 
 
 def _calibration(facts: Mapping[str, Any], licences: Mapping[str, str | None]) -> str:
@@ -201,26 +213,26 @@ def _calibration(facts: Mapping[str, Any], licences: Mapping[str, str | None]) -
         if name not in commits:
             return f"`{name}`, a local file or folder that is not published here"
         data, licence = name.split(":")[0], licences.get(name)
-        licence_note = f"licence {cell(licence)}" if licence else "for its licence see its card"
+        licence_note = f"licence {cell(licence)}" if licence else "see its card for the licence"
         return f"[{cell(name)}](https://huggingface.co/datasets/{data}) at `{commits[name][:12]}` ({licence_note})"
 
     parts = []
     if facts.get("n_multimodal"):
         parts.append(f"{facts['n_multimodal']} samples with images from {named(images)}")
     if facts.get("n_text"):
-        parts.append(f"{facts['n_text']} of text alone from {named(text or images)}")
+        parts.append(f"{facts['n_text']} text-only samples from {named(text or images)}")
     return (
         f"{' and '.join(parts)}: {facts['n_tokens']} tokens, alpha {facts['alpha']:g}, seed {facts['seed']}. sha256 of "
-        f"all of it: `{facts['sha256']}`."
+        f"the calibration set: `{facts['sha256']}`."
     )
 
 
 def _again(artifacts: RunArtifacts, base_model: str | None) -> str:
     sources: Any = artifacts.profile.calibration.get("sources") or ()
     local = [source for source in sources if source not in _commits(artifacts)]
-    sentence = "Same inputs and seed give the same plan, and on one machine the same bytes."
+    sentence = "The same inputs and seed give the same plan, and on the same machine the same bytes."
     if local or not base_model:
-        sentence += " What is local here has to be brought along: " + ", ".join(
+        sentence += " You need your own copy of these local inputs: " + ", ".join(
             f"`{name}`" for name in (*([] if base_model else [artifacts.profile.model]), *map(str, local))
         )
         sentence += "."
@@ -237,7 +249,7 @@ def _pins(artifacts: RunArtifacts, base_model: str | None) -> list[tuple[str, st
     hub_id = artifacts.base_model
     rows = [("base model", f"{hub_id} at `{artifacts.facts['revision']}`")] if hub_id and hub_id == base_model else []
     rows.append(("luq-gguf", str(artifacts.facts.get("luq_gguf"))))
-    rows.append(("llama.cpp", f"of {pin['package']} {artifacts.facts.get('llama_cpp')}"))
+    rows.append(("llama.cpp", f"from {pin['package']} {artifacts.facts.get('llama_cpp')}"))
     files = [artifacts.model, *([artifacts.mmproj] if artifacts.mmproj else []), artifacts.imatrix]
     return rows + [(f"sha256 of {cell(file.name)}", f"`{file.sha256}`") for file in files]
 
@@ -248,4 +260,4 @@ def _licence(base: BaseCard, base_model: str | None) -> str:
         name, link = cell(base.licence_name), base.licence.get("license_link")
         linked = f"[{name}]({link})" if link and link.startswith("https://") else name
         return f"These files are under {whose} licence, {linked}."
-    return f"These files are under {whose} licence; its card names none that could be read."
+    return f"These files are under {whose} licence; its card names none, or could not be read."

@@ -1,4 +1,4 @@
-"""What a model card says of how the plan was made, and of what was measured to be better."""
+"""Writes what a model card says about how the plan was made, and about files that were measured to be better."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from luq_gguf.reporting.plan_text import better_line, unsettled_line
 from luq_gguf.run import serialization
 
 WHY = {name: order.why for name, order in ORDERS.items()} | {
-    "best": "Types were chosen by the errors that they cause in each matrix, weighed by the KL divergence of measured "
-    "files, for the least divergence within the size. This is not the LUQ rule, which has two types and an order of "
+    "best": "Types were chosen for the least KL divergence at the given size, by the errors that they cause in each "
+    "matrix, weighted by the KL divergence of measured files. This is not the LUQ rule, which has two types and orders "
     "layers by entropy",
 }
 
@@ -24,7 +24,8 @@ def why(artifacts: RunArtifacts) -> str:
     if plan.ranking == "best":
         return f"{WHY['best']}."
     chosen = WHY.get(plan.ranking, f"Layers became low in the order {cell(plan.ranking)}")
-    sentence = f"{chosen}. Here these are {', '.join(map(str, plan.low_layers)) or 'none'} of {len(plan.order)}."
+    listed = ", ".join(map(str, plan.low_layers)) or "none"
+    sentence = f"{chosen}. Low layers in this file, out of {len(plan.order)}: {listed}."
     if unsettled := unsettled_line(plan):
         sentence += f" {unsettled[0].upper()}{unsettled[1:]}."
     return sentence
@@ -51,8 +52,8 @@ def command(artifacts: RunArtifacts, base_model: str | None) -> str:
 
 
 def better_elsewhere(artifacts: RunArtifacts) -> list[str]:
-    """A file of no more bytes that the plan or the run's sweep measured to be better, if there is one. A sweep of other
-    types tells nothing of this file."""
+    """Return the sentence about a file of at most the same size that the plan or the run's sweep measured to be better,
+    if there is one. A sweep of other types says nothing about this file."""
     path, plan = artifacts.run.file("sweep.json"), artifacts.plan
     if sentence := better_line(plan):
         return [f"{sentence[0].upper()}{sentence[1:]}."]
@@ -76,12 +77,12 @@ def _better_in(sweep: Mapping[str, Any], artifacts: RunArtifacts, types: tuple[s
     if best_kld >= our_kld:
         return []
     return [
-        f"At no more bytes llama-quantize's {ftype_of(best['order'])} file measured better on the "
-        f"questions of sweep.json: mean KLD {best_kld:.2e} against {our_kld:.2e}."
+        f"At the same size or smaller, llama-quantize's {ftype_of(best['order'])} file measured better on the "
+        f"questions of sweep.json: mean KLD {best_kld:.2e} compared with {our_kld:.2e}."
     ]
 
 
 def sources(facts: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """The sets of images and of text; profiles of older versions tell them in a list."""
+    """Return the sets of images and of text; profiles of older versions have them in a list."""
     listed = [*(facts.get("sources") or ()), None, None]
     return facts.get("images", listed[0]), facts.get("text", listed[1])

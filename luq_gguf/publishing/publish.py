@@ -1,6 +1,6 @@
-"""An upload that is whole or has not happened: large files first, then one commit of all, then a look at what arrived.
+"""Uploads all files or none: large files first, then one commit of everything, then a check of what arrived.
 
-What the Hub holds already is not sent again, so running it again after any interruption goes on where it stopped:
+What the Hub already has is not sent again, so running it again after any interruption continues where it stopped:
 objects that arrived stay, and a commit whose answer was lost is recognised by its contents.
 """
 
@@ -19,8 +19,8 @@ from luq_gguf.hf.download import network_errors, status_of
 from luq_gguf.publishing.access import Standing, Target
 
 ATTEMPTS = 5
-LONGEST_WAIT = 300.0  # seconds; a Hub that asks for more is told to the user instead
-_AGAIN = "Run the same command again: what has arrived is not sent twice."
+LONGEST_WAIT = 300.0  # seconds; if the Hub asks for more, the user is told instead
+_AGAIN = "Run the same command again: files that have arrived are not sent twice."
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class File:
 
 @dataclass(frozen=True)
 class Publication:
-    """Where it is now. `sent` are the files of the commit; none where all were there already."""
+    """Describes where the files are now. `sent` are the files of the commit; it is empty if all were there already."""
 
     url: str
     commit: str
@@ -53,8 +53,8 @@ def publish(
 ) -> Publication:
     """Send what is not there yet in one commit, and compare the repository with `files` afterwards.
 
-    A Hub that is overloaded or breaks off is asked again up to five times, after as long as it says. Raises
-    HubAccessError where it refuses, UploadError where it stays silent or holds something else in the end.
+    A Hub that is overloaded or drops the connection is asked again up to five times, after as long as it says. Raises
+    HubAccessError if it refuses, and UploadError if it does not answer or has other contents in the end.
     """
     expected: tuple[type[Exception], ...] = (*network_errors(), RuntimeError, ValueError)
     for attempt in range(1, ATTEMPTS + 1):
@@ -64,13 +64,13 @@ def publish(
             raise
         except expected as error:
             wait = _seconds_to_wait(_cause(error), target, attempt)
-            info(f"{_what(_cause(error))}; going on in {wait:.0f} s ({attempt} of {ATTEMPTS - 1})")
+            info(f"{_what(_cause(error))}; trying again in {wait:.0f} s ({attempt} of {ATTEMPTS - 1})")
             sleep(wait)
     raise AssertionError("the last attempt returns or raises")
 
 
 def differing(target: Target, revision: str, files: Sequence[File]) -> list[File]:
-    """Those that the repository does not hold at this revision, or holds with other contents."""
+    """Return the files that the repository does not have at this revision, or has with other contents."""
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
@@ -113,17 +113,17 @@ def _publish_once(
     left = differing(target, commit.oid, files)
     if left:
         raise UploadError(
-            f"{target.repo} holds something else than was sent: {', '.join(file.name for file in left)}.",
-            "Run the same command again; should it stay so, look whether a file was changed meanwhile.",
+            f"{target.repo} does not match what was sent: {', '.join(file.name for file in left)}.",
+            "Run the same command again; if this persists, check whether a file was changed during the upload.",
         )
-    info(f"{len(missing)} files are in {target.repo}, every size and sha256 as here")
+    info(f"{len(missing)} files are in {target.repo}, and every size and sha256 matches the local file")
     return Publication(_address(api, target, where), commit.oid, tuple(missing), commit.pr_url or None)
 
 
 def _prepare(api: Any, target: Target, standing: Standing, message: str) -> str | None:
-    """Make repository and branch where they are missing. The branch to write to; None where a pull request is opened.
+    """Create repository and branch if they are missing; return the branch to write to, None for a new pull request.
 
-    A pull request of ours with the same title that is still open is gone on with.
+    A pull request of ours with the same title that is still open is continued.
     """
     if not standing.exists:
         api.create_repo(target.repo, private=target.private or None, exist_ok=True)
@@ -155,7 +155,7 @@ def _cause(error: Exception) -> Exception:
 
 def _what(error: Exception) -> str:
     status = status_of(error)
-    return f"the Hub answered {status}" if status else f"the connection broke ({type(error).__name__})"
+    return f"the Hub answered {status}" if status else f"the connection was lost ({type(error).__name__})"
 
 
 def _seconds_to_wait(error: Exception, target: Target, attempt: int) -> float:
@@ -163,14 +163,14 @@ def _seconds_to_wait(error: Exception, target: Target, attempt: int) -> float:
     status = status_of(error)
     if status in (401, 403):
         raise HubAccessError(
-            f"The Hub refused to write to {target.repo} ({status}): your token lacks the permission.",
-            "Nothing was committed. Log in with a token that may write: hf auth login",
+            f"The Hub refused to write to {target.repo} ({status}): your access token lacks permission.",
+            "Nothing was committed. Log in with an access token that has write permission: hf auth login",
         ) from None
     # 404: made a moment ago; 409: another commit is under way; 412: somebody committed in between.
     if status not in (0, 404, 408, 409, 412, 429) and status < 500:
         raise UploadError(f"The Hub refused the upload to {target.repo} ({status}: {_reason(error)}).", _AGAIN)
     if status == 0 and not isinstance(error, network_errors()):
-        raise UploadError(f"The Hub's client failed: {error}.", _AGAIN)
+        raise UploadError(f"The upload failed in huggingface_hub: {error}.", _AGAIN)
     requested = _retry_after(error)
     if attempt == ATTEMPTS or requested > LONGEST_WAIT:
         request_note = f" and asks to wait {requested:.0f} s" if requested else ""

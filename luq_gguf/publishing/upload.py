@@ -1,4 +1,4 @@
-"""`upload`: a finished run folder to a repository on the Hub, with its card. Nothing is sent before all is checked."""
+"""Publishes a finished run folder with its card on the Hub. Nothing is sent before everything is checked."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from luq_gguf.publishing.publish import File
 from luq_gguf.reporting import build
 from luq_gguf.run.folder import RunFolder
 
-LARGEST = 50 * 10**9  # bytes of a file that the Hub takes
+LARGEST = 50 * 10**9  # bytes: the largest file that the Hub accepts
 CARD = "README.md"
 SHARDS = ".work/shards"
 
 
 @dataclass(frozen=True)
 class Upload:
-    """What was, or with `dry_run` would be, sent: `files` are all of the repository's that are ours."""
+    """Describes what was sent, or would be with `dry_run`. `files` are all files of the repository that are ours."""
 
     target: Target
     files: tuple[File, ...]
@@ -54,9 +54,9 @@ class Upload:
 
 
 def check(target: Target, base_model: str | None) -> Standing:
-    """All that can be known before there is anything to send. Raises HubAccessError and, as `access`, UploadError."""
+    """Check all that can be known before there is anything to send. Raises HubAccessError and UploadError."""
     if base_model is not None and base_model.count("/") != 1:
-        raise HubAccessError(f"--base-model {base_model} is no Hub id.", "Write it as OWNER/NAME.")
+        raise HubAccessError(f"--base-model {base_model} is not a Hub id.", "Write it as OWNER/NAME.")
     return access.check(target)
 
 
@@ -69,10 +69,10 @@ def upload(
     largest: int = LARGEST,
     reporter: Reporter = Reporter(),
 ) -> Upload:
-    """Publish in one commit what a run folder holds and the repository does not.
+    """Publish in one commit what a run folder has and the repository does not.
 
-    Raises RunFolderError for a folder that is unfinished or was changed, HubAccessError and UploadError as `access` and
-    `publish` say.
+    Raises RunFolderError for a folder that is unfinished or was changed, and HubAccessError and UploadError as `access`
+    and `publish` do.
     """
     with RunFolder(run_dir) as run:  # refused before the Hub is asked, and before anything is drawn
         artifacts.collect(run)
@@ -106,7 +106,7 @@ def _shards(finished: RunArtifacts, largest: int, reporter: Reporter) -> tuple[O
     key = hash_of(model.sha256, largest)
     record = run.read()["stages"].get("shards")
     if not record or record.get("key") != key:
-        reporter.info(f"{model.name} is cut into shards: the Hub takes files of {largest / 1e9:.0f} GB at most")
+        reporter.info(f"{model.name} is split into shards: the Hub accepts files of at most {largest / 1e9:.0f} GB")
         shutil.rmtree(run.file(SHARDS), ignore_errors=True)
         paths = split.split(tools.find(), run.file(model.name), run.file(SHARDS), largest)
         names = [f"{SHARDS}/{path.name}" for path in paths]
@@ -149,12 +149,12 @@ def _write_card(
     run = finished.run
     path, ours = run.file(CARD), finished.facts.get("card_sha256")
     if path.exists() and sha256_of(path) != ours:
-        reporter.info(f"{path} was changed by hand and goes along as it is; delete it to have it written anew")
+        reporter.info(f"{path} was changed by hand and is uploaded as it is; delete it to have it written again")
         return
     revision = finished.facts.get("revision") if base_model == finished.base_model else None
     base = card.read_base_card(base_model or str(finished.facts["model"]), revision)
     if not base.licence_name:
-        reporter.info("the base model's licence is not known: the card names none (its README.md could not be read)")
+        reporter.info("the base model's licence is not known, so the card names none (its README.md could not be read)")
     facts = card_content.make_card_content(finished, target.repo, names, base, base_model, _licences(finished))
     publisher = target.repo.split("/")[0]
     atomic.write_text(path, card.render(facts, base, base_model, card_content.results(finished), publisher))

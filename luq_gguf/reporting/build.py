@@ -1,4 +1,4 @@
-"""The report: what a run folder holds, as figures and one page."""
+"""Builds the report: what is known of a run folder, as figures and one page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from luq_gguf.run.folder import RunFolder
 
 
 def report(run_dir: Path) -> list[Path]:
-    """report.html and figures of what a run folder holds; returns what was written."""
+    """Write report.html and the figures of a run folder; return the files that were written."""
     with RunFolder(run_dir) as run:
         folder = run.file("figures")
         folder.mkdir(exist_ok=True)
@@ -48,13 +48,13 @@ def report(run_dir: Path) -> list[Path]:
 
 
 def _written(run: RunFolder) -> Path | None:
-    """The file that the quantize stage wrote, if it is still there."""
+    """Return the file that the quantize stage wrote, if it is still there."""
     names = run.read()["stages"].get("quantize", {}).get("outputs", {})
     return next((run.file(name) for name in names if run.file(name).exists()), None)
 
 
 def _sizes(run: RunFolder) -> list[tuple[str, dict[str, int]]]:
-    """Bytes of the parts of every text model's file in the folder, largest file first; the mmproj beside each."""
+    """Return the bytes of the parts of every text model file in the folder, with the mmproj; largest file first."""
     vision = sum(path.stat().st_size for path in mmproj.beside(run.file("run.json")))
     files = []
     for path in run.path.glob("*.gguf"):

@@ -1,4 +1,4 @@
-"""Figures of a run: entropies, orders, the trade-off. Lines differ by marker and dash too: they survive grey print."""
+"""Draws the figures of a run: entropies, orders, the trade-off. Lines differ by marker and dash too, for grey print."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _save(
     grid: str = "y",
     columns: int = 1,
 ) -> None:
-    """A PNG whose bytes depend on what is drawn alone; of several columns `draw` is given all axes."""
+    """Save a PNG whose bytes depend only on what is drawn; with several columns, `draw` gets all axes."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -43,7 +43,7 @@ def _save(
 
 
 def _log_scale(axes: Any) -> None:
-    """With labels as plain text: matplotlib's own are formulas, and "$" is not read as one here."""
+    """Use a log scale with plain text labels: matplotlib's own are formulas, and "$" does not begin one here."""
     from matplotlib.ticker import LogFormatter
 
     axes.set_yscale("log")
@@ -52,7 +52,7 @@ def _log_scale(axes: Any) -> None:
 
 
 def entropy_by_layer(profile: Profile, low_layers: Sequence[int], path: Path) -> None:
-    """Entropy of each layer with its spread over K-means seeds; low layers are filled."""
+    """Draw the entropy of each layer, in bits, with its spread over K-means seeds; low layers are filled."""
 
     def draw(axes: Any) -> None:
         for chosen, face, label in ((True, "#0b559f", "low"), (False, "white", "high")):
@@ -75,7 +75,7 @@ def entropy_by_layer(profile: Profile, low_layers: Sequence[int], path: Path) ->
 
 
 def entropy_by_modality(profile: Profile, path: Path) -> bool:
-    """Entropy against depth, tokens of samples with and without images apart; False where there is only one kind."""
+    """Draw entropy by depth for samples with and without images; return False if there is only one kind."""
     series = {name: [layer.by_modality.get(name) for layer in profile.layers] for name in ("multimodal", "text")}
     if any(value is None for values in series.values() for value in values):
         return False
@@ -97,7 +97,7 @@ def value_of(point: Mapping[str, Any], metric: str) -> float | None:
 
 
 def order_matters(points: Sequence[Mapping[str, Any]], metric: str, path: Path) -> bool:
-    """A metric against the number of low layers, a line for every order; False where it was not measured."""
+    """Draw a metric by the number of low layers, a line for every order; return False if it was not measured."""
     if any(value_of(point, metric) is None for point in points if point["n_low"] is not None):
         return False
 
@@ -120,7 +120,7 @@ def order_matters(points: Sequence[Mapping[str, Any]], metric: str, path: Path) 
                 low, high = [min(by_count[n]) for n in counts], [max(by_count[n]) for n in counts]
                 axes.fill_between(counts, low, high, color=style["color"], alpha=0.2, linewidth=0)
         if metric.startswith("kld"):
-            axes.set(ylabel="mean KLD from 16 bit, nats")
+            axes.set(ylabel="mean KLD from the 16-bit file, nats")
             _log_scale(axes)
         else:
             values = [value for values in shown for value in values]
@@ -141,7 +141,10 @@ ARMS: Mapping[str, dict[str, Any]] = {
 
 
 def mix_effect(points: Sequence[Mapping[str, Any]], n_low: int, metric: str, path: Path) -> bool:
-    """A metric against alpha at one number of low layers, a line for what follows alpha; False if not measured."""
+    """Draw a metric by alpha at one number of low layers, a line for each thing that changes with alpha.
+
+    Returns False if the metric was not measured.
+    """
     shown = [point for point in points if point["n_low"] == n_low]
     if any(value_of(point, metric) is None for point in shown):
         return False
@@ -154,17 +157,17 @@ def mix_effect(points: Sequence[Mapping[str, Any]], n_low: int, metric: str, pat
             bars = [[v - h["low"] for v, h in zip(middle, intervals, strict=True)]]
             bars.append([h["high"] - v for v, h in zip(middle, intervals, strict=True)])
             axes.errorbar([alpha for alpha, _ in line], middle, yerr=bars, capsize=3, markersize=5, **style)
-        name = "mean KLD from 16 bit, nats" if metric.startswith("kld") else metric
+        name = "mean KLD from the 16-bit file, nats" if metric.startswith("kld") else metric
         axes.set(xlabel="alpha: share of calibration samples with images", ylabel=name)
         axes.set_ylim(bottom=0 if metric.startswith("kld") else None)
-        axes.legend(frameon=False, fontsize=8, title="what follows alpha", title_fontsize=8)
+        axes.legend(frameon=False, fontsize=8, title="what changes with alpha", title_fontsize=8)
 
     _save(path, draw)
     return True
 
 
 def sizes(files: Sequence[tuple[str, Mapping[str, int]]], path: Path) -> None:
-    """Bytes of files as stacked bars: (name, part -> bytes), the same parts in all of them."""
+    """Draw the bytes of files as stacked bars. `files`: (name, part -> bytes), with the same parts in all of them."""
     unit, name = unit_of(max(sum(parts.values()) for _, parts in files))
     looks = (("#0b559f", ""), ("#9ecae1", "//"), ("#dddddd", ".."), ("#ffffff", ""))
 
@@ -187,13 +190,13 @@ def sizes(files: Sequence[tuple[str, Mapping[str, int]]], path: Path) -> None:
 
 
 def bench_name(row: Mapping[str, Any]) -> str:
-    """A row of bench.json: its file, and whether it ran with our kernels."""
+    """Return the name of a row of bench.json: its file, and whether it ran with our kernels."""
     return str(row["file"]) + (" with kernels" if row.get("kernels") else "")
 
 
 def throughput(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Decode and prefill of files side by side, the most threads measured: medians, bars from the least sample to the
-    most."""
+    """Draw decode and prefill of files side by side, in tokens/s: medians, with error bars from the slowest to the
+    fastest sample."""
     looks = (("decode_tps", "decode", "#0b559f", ""), ("prefill_tps", "prefill", "#9ecae1", "//"))
 
     def draw(axes: Sequence[Any]) -> None:
@@ -215,12 +218,12 @@ def throughput(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def unit_of(n_bytes: int) -> tuple[int, str]:
-    """What sizes around this one are shown in."""
+    """Return the unit, in bytes and by name, that sizes around this one are shown in."""
     return (1024**3, "GiB") if n_bytes > 2**30 // 10 else (1024**2, "MiB")
 
 
 def trade_off(points: Sequence[Mapping[str, Any]], path: Path) -> bool:
-    """Mean KLD against the file's size: orders of low layers, and uniform files; False where no KLD was measured."""
+    """Draw mean KLD by file size, for orders of low layers and uniform files; return False if no KLD was measured."""
     shown = [point for point in points if value_of(point, "kld") and point["order"] != uniform.REFERENCE]
     if not shown:
         return False
@@ -242,7 +245,7 @@ def trade_off(points: Sequence[Mapping[str, Any]], path: Path) -> bool:
                 va="top" if below else "bottom",
             )  # fmt: skip
         axes.plot([], [], "D", color="black", markerfacecolor="white", label="uniform file, same imatrix")
-        axes.set(xlabel=f"size of the text model's file, {name}", ylabel="mean KLD from 16 bit, nats")
+        axes.set(xlabel=f"size of the text model file, {name}", ylabel="mean KLD from the 16-bit file, nats")
         _log_scale(axes)
         axes.legend(frameon=False, fontsize=8)
 

@@ -1,4 +1,4 @@
-"""One self-contained page of all that a run folder knows, and its figures as PNG files."""
+"""Writes one self-contained page with all that is known of a run folder, and its figures as PNG files."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: sentences, a table, figures, and the conditions of its figures."""
+    """A section of the page: sentences, a table, images, and the conditions of the measurements."""
 
     title: str
     texts: Sequence[str] = ()
@@ -69,7 +69,7 @@ def _image(path: Path, caption: str, conditions: str = "") -> Image:
 
 
 def render(title: str, sections: Sequence[Section]) -> str:
-    """HTML without anything from elsewhere; all texts are escaped."""
+    """Render HTML that loads nothing from elsewhere; all texts are escaped."""
     environment = jinja2.Environment(autoescape=True)
     return environment.from_string(_PAGE).render(title=title, sections=sections)
 
@@ -83,14 +83,14 @@ def profile_section(profile: Profile, plan: Plan | None, folder: Path) -> Sectio
     what = "Entropy of each decoder layer's outputs; bars: standard deviation over K-means seeds"
     images = [_image(folder / "entropy.png", what, conditions)]
     if figures.entropy_by_modality(profile, folder / "modality.png"):
-        what = "Entropy against depth: tokens of samples with images, and of samples without"
+        what = "Entropy by depth, for tokens of samples with images and of samples without"
         images.append(_image(folder / "modality.png", what, conditions))
     taus = ranking.agreement(profile.rankings)
     texts = []
     if taus:
         agreement = ", ".join(f"{way} {tau:.2f}" for way, tau in taus.items())
         texts.append(
-            f"Agreement of the ranking between ways of estimating it (Kendall's tau, 1 is the same order): {agreement}."
+            f"Agreement of the ranking between ways of estimating it (Kendall's tau; 1 is the same order): {agreement}."
         )
     return Section(
         "Entropy", texts, images=images, conditions=_conditions_line({**profile.calibration, **profile.estimator})
@@ -104,7 +104,9 @@ def plan_section(plan: Plan, types: Path | None) -> Section:
     ]
     if measured := plan.measured_kld:
         interval = f"{measured['low']:.3g} to {measured['high']:.3g}"
-        texts.append(f"Measured while planning: mean KLD {measured['mean']:.3g} ({interval}), and of other files:")
+        texts.append(
+            f"Measured during planning: mean KLD {measured['mean']:.3g} ({interval}). Other files that were measured:"
+        )
         texts += [
             f"{entry['name']}, {format_size(entry['file_bytes'])}: {entry['kld']:.3g}." for entry in plan.compared
         ]
@@ -112,8 +114,8 @@ def plan_section(plan: Plan, types: Path | None) -> Section:
         texts.append(f"{better[0].upper()}{better[1:]}.")
     if unsettled := unsettled_line(plan):
         texts.append(f"{unsettled[0].upper()}{unsettled[1:]}.")
-    images = [_image(types, "Types of every layer's matrices in the written file")] if types else []
-    counted = "The size is the text model's; mmproj and KV cache are not counted."
+    images = [_image(types, "Tensor types of every layer's matrices in the written file")] if types else []
+    counted = "The size is that of the text model; the mmproj and the KV cache are not included."
     return Section("Plan", texts, images=images, conditions=counted)
 
 
@@ -123,41 +125,42 @@ def sweep_section(sweep: Mapping[str, Any], folder: Path) -> Section:
     for metric, what in (("kld", "mean KLD"), ("accuracy", "accuracy")):
         drawn = folder / f"order-{metric}.png"
         if figures.order_matters(points, metric, drawn):
-            images.append(_image(drawn, f"Order matters: {what} against the number of low layers", conditions))
+            images.append(_image(drawn, f"Order matters: {what} by the number of low layers", conditions))
     if figures.trade_off(points, folder / "trade-off.png"):
-        what = "Trade-off: divergence against bytes, beside llama-quantize's uniform files"
+        what = "Trade-off: KL divergence by file size, compared with llama-quantize's uniform files"
         images.append(_image(folder / "trade-off.png", what, conditions))
     uniform = sorted((p for p in points if p["n_low"] is None), key=lambda p: (p["n_bytes"], p["order"]))
     rows = [_row(ftype_of(p["order"]), p) for p in uniform]
     paper = [p for p in points if p["order"] == "entropy"]
     rows += [_row(f"LUQ, {p['n_low']} low", p) for p in sorted(paper, key=lambda p: p["n_low"])]
-    head = ("file", "size", "bits of layers", "mean KLD", "95% interval", "same top", "accuracy")
+    head = ("file", "size", "bits per weight of layers", "mean KLD", "95% interval", "same top token", "accuracy")
     return Section("Sweep", (), head, rows, images, _conditions_line(sweep["conditions"]))
 
 
 def _measured_on(conditions: Mapping[str, Any]) -> str:
     n = f"{conditions['n_samples']} questions" if conditions["n_samples"] else f"{conditions['n_chunks']} chunks"
     return (
-        f"{n} of {conditions['data']}, behind every text token, against {conditions['reference']}; "
+        f"{n} of {conditions['data']}, after every text token, compared with {conditions['reference']}; "
         f"low {conditions['low']}, high {conditions['high']}"
     )
 
 
 def mix_section(content: Mapping[str, Any], folder: Path) -> Section:
-    """What follows alpha: files with its ranking, its importance, or both."""
+    """Make the section on what changes with alpha: files with its ranking, its importance, or both."""
     points, conditions = content["points"], content["conditions"]
     caption_conditions = (
-        f"{_measured_on(conditions)}; what does not follow alpha is the run's own, {content['run_alpha']:g}"
+        f"{_measured_on(conditions)}; what does not change with alpha is the run's own, of alpha "
+        f"{content['run_alpha']:g}"
     )
     images = []
     for count in sorted({point["n_low"] for point in points}):
         drawn = folder / f"alpha-{count}.png"
         if figures.mix_effect(points, count, "kld", drawn):
-            what = f"Mean KLD against alpha with {count} low layers; bars: 95% intervals"
+            what = f"Mean KLD by alpha with {count} low layers; bars: 95% intervals"
             images.append(_image(drawn, what, caption_conditions))
     taus = ", ".join(f"{row['alpha']:g}: {row['kendall_tau']:.2f}" for row in content["rankings"])
     texts = [f"Kendall's tau between each alpha's ranking and the run's own (alpha {content['run_alpha']:g}): {taus}."]
-    head = ("alpha", "low layers", "follows alpha", "mean KLD", "95% interval", "accuracy")
+    head = ("alpha", "low layers", "changes with alpha", "mean KLD", "95% interval", "accuracy")
     rows = []
     for point in sorted(points, key=lambda p: (p["n_low"], p["alpha"])):
         _, _, _, kld, interval, _, accuracy = _row("", point)
@@ -168,22 +171,22 @@ def mix_section(content: Mapping[str, Any], folder: Path) -> Section:
 
 def sizes_section(files: Sequence[tuple[str, Mapping[str, int]]], folder: Path) -> Section:
     figures.sizes(files, folder / "sizes.png")
-    head = ("file", *files[0][1], "together")
+    head = ("file", *files[0][1], "total")
     rows = [[name, *map(format_size, parts.values()), format_size(sum(parts.values()))] for name, parts in files]
-    return Section("Sizes", (), head, rows, [_image(folder / "sizes.png", "Bytes of the files of this run")])
+    return Section("Sizes", (), head, rows, [_image(folder / "sizes.png", "Sizes of the files of this run")])
 
 
 def throughput_section(content: Mapping[str, Any], folder: Path) -> Section:
-    """bench.json: files by decode and prefill, with the machine they were measured on."""
+    """Make the section on bench.json: decode and prefill of files, with the machine that they were measured on."""
     conditions, machine = content["conditions"], content["machine"]
     most = max(conditions["threads"])
     rows = [row for row in content["rows"] if row["threads"] == most]
     figures.throughput(rows, folder / "throughput.png")
     length = max(conditions["prompt_tokens"], default=0)
     caption_conditions = (
-        f"{machine['cpu']}, {most} threads, {conditions['repetitions']} turns, prompts of {length} tokens"
+        f"{machine['cpu']}, {most} threads, {conditions['repetitions']} repetitions, prompts of {length} tokens"
     )
-    what = "Decode and prefill; bars: medians, lines: from the least to the most of all turns"
+    what = "Decode and prefill; bars: medians, lines: from the slowest to the fastest repetition"
     images = [_image(folder / "throughput.png", what, caption_conditions)]
     baseline = conditions["baseline"] or "Q4_K_M"
     head = ("file", "threads", "decode", f"x {baseline}", "prefill", f"x {baseline}", "peak memory")
@@ -225,12 +228,12 @@ def eval_section(content: Mapping[str, Any]) -> Section:
         ]
         for entry in entries
     ]
-    head = ("file", "mean KLD", "noise floor", "same top", "accuracy", "perplexity", "samples")
-    return Section("Files measured", (), head, rows, conditions=_conditions_line(content["conditions"]))
+    head = ("file", "mean KLD", "noise floor", "same top token", "accuracy", "perplexity", "samples")
+    return Section("Measured files", (), head, rows, conditions=_conditions_line(content["conditions"]))
 
 
 def benchmarks_section(content: Mapping[str, Any]) -> Section:
-    """Without rows where no benchmark was measured."""
+    """Make the section on benchmarks; it has no rows if none was measured."""
     rows = [
         [
             entry["file"],
@@ -243,7 +246,7 @@ def benchmarks_section(content: Mapping[str, Any]) -> Section:
         for name, benchmark in (entry.get("benchmarks") or {}).items()
         for metric, figure in benchmark["metrics"].items()
     ]
-    return Section("Benchmarks", ("By lmms-eval's runner and scores.",), _BENCHMARK_HEAD, rows)
+    return Section("Benchmarks", ("Run and scored by lmms-eval.",), _BENCHMARK_HEAD, rows)
 
 
 def _plain(value: Any) -> str:

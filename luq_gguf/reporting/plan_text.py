@@ -11,11 +11,11 @@ from luq_gguf.method.two_type_plan import ENDS, UNQUANTIZED
 
 
 def describe(plan: Plan) -> str:
-    """What a plan gives its layers, for people."""
+    """Return a sentence about the types that a plan gives its layers, for people."""
     if plan.ranking != "best":
         return (
             f"{len(plan.low_layers)} of {len(plan.order)} layers in {plan.low}, by {plan.ranking}: "
-            f"{', '.join(map(str, plan.low_layers)) or 'none'}; all else as in {plan.high}"
+            f"{', '.join(map(str, plan.low_layers)) or 'none'}; everything else as in {plan.high}"
         )
     inside = Counter(k for name, k in plan.tensor_types.items() if layer_of(name) is not None and k not in UNQUANTIZED)
     counted = ", ".join(f"{kind} {count}" for kind, count in inside.most_common())
@@ -24,13 +24,14 @@ def describe(plan: Plan) -> str:
 
 
 def unsettled_line(plan: Plan) -> str | None:
-    """One sentence on the layers that only some ways of estimating the entropies would choose, and how many do."""
+    """Return a sentence on the layers that only some ways of estimating the entropies choose, and how many do."""
     shares = ", ".join(f"{layer} ({share:.0%})" for layer, share in sorted(plan.unsettled.items()))
-    return f"not settled, low in so many ways of estimating the ranking: {shares}" if shares else None
+    what = "unsettled layers, with the share of the ways of estimating the ranking that make them low"
+    return f"{what}: {shares}" if shares else None
 
 
 def better_line(plan: Plan) -> str | None:
-    """One sentence where something else was measured to be better than the plan's file with no more bytes."""
+    """Return a sentence if another file of at most the same size was measured to be better than the plan's."""
     if plan.measured_kld is None:
         return None
     ours = float(plan.measured_kld["mean"])
@@ -39,7 +40,7 @@ def better_line(plan: Plan) -> str | None:
         return None
     best = min(better, key=lambda other: float(other["kld"]))
     return (
-        f"better with no more bytes, measured on the same questions: {best['name']}, "
-        f"{format_size(best['file_bytes'])}, "
-        f"mean KLD {best['kld']:.3g} where this plan has {ours:.3g}; --plan best looks for better still"
+        f"better at the same size or smaller, measured on the same questions: {best['name']}, "
+        f"{format_size(best['file_bytes'])}, mean KLD {best['kld']:.3g} compared with {ours:.3g} for this plan; "
+        "--plan best searches for an even better one"
     )

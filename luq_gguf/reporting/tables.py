@@ -1,4 +1,4 @@
-"""Measurements as tables for people."""
+"""Makes tables of measurements for people."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from luq_gguf.reporting import figures
 
 
 def eval_table(content: dict[str, Any]) -> Table:
-    """What was measured of a file, one figure a row, each with its interval or spread."""
+    """Make a table of what was measured of a file, one figure per row, with its interval or spread."""
     against = f"\nagainst {content['reference']}" if content["reference"] else ""
     data = f"\n{content['n_samples']} samples of {content['conditions']['data']}" if content["n_samples"] else ""
     table = Table(title=f"{content['file']}{against}{data}")
@@ -53,7 +53,7 @@ def eval_table(content: dict[str, Any]) -> Table:
 
 
 def sweep_tables(content: dict[str, Any]) -> list[Table]:
-    """KLD and accuracy by number of low layers and order; and uniform files beside the paper's order at their bytes."""
+    """Make a table of KLD and accuracy by number of low layers and order, and one of uniform files next to LUQ."""
     points = [point for point in content["points"] if point["n_low"] is not None]
     others = [point for point in content["points"] if point["n_low"] is None]
     columns = sorted({(p["order"], p["seed"]) for p in points}, key=lambda c: [p["order"] for p in points].index(c[0]))
@@ -69,25 +69,25 @@ def sweep_tables(content: dict[str, Any]) -> list[Table]:
         size = format_size(next(iter(row.values()))["n_bytes"])
         by_count.add_row(str(count), size, *(_figures(row.get(column)) for column in columns))
     uniform = Table(title="uniform files")
-    for name in ("file", "size", "bpw", "mean KLD (accuracy)", "LUQ of no more bytes"):
+    for name in ("file", "size", "bpw", "mean KLD (accuracy)", "LUQ at the same size"):
         uniform.add_column(name, justify="left" if name == "file" else "right")
     paper = [p for p in points if p["order"] == "entropy"]
     for point in sorted(others, key=lambda p: p["n_bytes"]):
         within = [p for p in paper if p["n_bytes"] <= point["n_bytes"]]
         best = min(within, key=lambda p: p["n_low"]) if within else None
-        luq_cell = f"{best['n_low']} low: {_figures(best)}" if best else "none so small"
+        luq_cell = f"{best['n_low']} low: {_figures(best)}" if best else "none that small"
         name = ftype_of(point["order"])
         uniform.add_row(name, format_size(point["n_bytes"]), f"{point['bpw']:.2f}", _figures(point), luq_cell)
     return [by_count, uniform]
 
 
 def mix_table(content: dict[str, Any]) -> Table:
-    """KLD by alpha, where it changes ranking and importance, or one of them."""
+    """Make a table of KLD by alpha, where it changes the ranking, the importance, or both."""
     conditions, arms = content["conditions"], ("both", "ranking", "imatrix")
     table = Table(
         title=f"mean KLD in nats (accuracy) by alpha, the share of samples with images\n"
-        f"{conditions['n_samples'] or conditions['n_chunks']} samples of {conditions['data']}; what is not changed "
-        f"is the run's own, alpha {content['run_alpha']:g}"
+        f"{conditions['n_samples'] or conditions['n_chunks']} samples of {conditions['data']}; what does not "
+        f"change is the run's own, of alpha {content['run_alpha']:g}"
     )
     for name in ("low", "alpha", "tau of ranking", *(f"changes {arm}" for arm in arms)):
         table.add_column(name, justify="right")
@@ -108,11 +108,11 @@ def _figures(point: dict[str, Any] | None) -> str:
 
 
 def bench_tables(content: dict[str, Any]) -> list[Table]:
-    """Decode, prefill, and what the files take: a row for every file and number of threads."""
+    """Make tables of decode, prefill and memory, with a row for every file and number of threads."""
     conditions, rows = content["conditions"], content["rows"]
     names = _apart([figures.bench_name(row) for row in rows])
-    turns = f"{conditions['repetitions']} turns on {content['machine']['cpu']}"
-    baseline = names.get(conditions["baseline"], "Q4_K_M, not given")
+    turns = f"{conditions['repetitions']} repetitions on {content['machine']['cpu']}"
+    baseline = names.get(conditions["baseline"], "Q4_K_M (not given)")
     decode = _speed_table(f"decode of {conditions['generated_tokens']} tokens, tokens/s, {turns}", baseline)
     prefill = _speed_table(f"prefill, tokens/s, {turns}", baseline, "prompt")
     files = Table(title="files")
@@ -127,7 +127,7 @@ def bench_tables(content: dict[str, Any]) -> list[Table]:
         if row["threads"] == max(conditions["threads"]):
             times = ("encode_seconds", "first_token_seconds", "answer_seconds")
             seconds = [f"{row['image'][key]['median']:.2f} s" for key in times] if row["image"] else ["", "", ""]
-            beyond = "" if row["fits_memory"] else " (beyond free memory)"
+            beyond = "" if row["fits_memory"] else " (exceeds free memory)"
             size, peak = format_size(row["n_bytes"]), format_size(row["peak_rss_bytes"])
             files.add_row(names[figures.bench_name(row)] + beyond, size, peak, *seconds)
     return [decode, prefill, files]
@@ -141,7 +141,7 @@ def _speed_table(title: str, baseline: str, *more: str) -> Table:
 
 
 def _apart(names: list[str]) -> dict[str, str]:
-    """File names without the words, between hyphens, that all of them begin with: the model's name."""
+    """Return file names without the words, between hyphens, that all of them begin with: the model's name."""
     words = [name.replace(".gguf", "").split("-") for name in names]
     same = len(list(itertools.takewhile(lambda column: len(set(column)) == 1, zip(*words, strict=False))))
     return {name: "-".join(parts[same:]) or name for name, parts in zip(names, words, strict=True)}
@@ -152,9 +152,9 @@ def _speeds(spread: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def types_table(rows: list[dict[str, Any]], model: str, table: SpeedTable) -> Table:
-    """What layers in each type do, beside Q4_K."""
+    """Make a table of the speed of layers in each type, compared with Q4_K."""
     shown = Table(title=f"layers of {model} by type, {table.threads} threads, prefill of {table.n_prompt} tokens")
-    for name in ("type", "bpw", "GB/s", "decode, 10^9 weights/s", "of Q4_K", "prefill, 10^9 weights/s", "of Q4_K"):
+    for name in ("type", "bpw", "GB/s", "decode, 10^9 weights/s", "x Q4_K", "prefill, 10^9 weights/s", "x Q4_K"):
         shown.add_column(name, justify="left" if name == "type" else "right")
     for row in rows:
         decode, prefill = row["decode_weights_per_second"], row["prefill_weights_per_second"]

@@ -1,4 +1,4 @@
-"""A GGUF file's tensor types by layer: as JSON, as a coloured terminal table, as a picture."""
+"""Shows a GGUF file's tensor types by layer: as JSON, as a coloured terminal table, as an image."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from luq_gguf.core.units import format_size
 from luq_gguf.method.tensor_types import layer_of
 
 _ORDER = ("attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
-_HATCHED = 2.0  # bits per weight below which cells are hatched too: grey print knows no red
+_HATCHED = 2.0  # bits per weight below which cells are hatched too: grey print has no red
 # Bits per weight below which a type is drawn in this colour: red for ultra-low, green for 16 bits and more.
 _COLOURS = ((2.0, "#d73027"), (3.0, "#fc8d59"), (4.0, "#fee08b"), (5.0, "#91bfdb"), (7.0, "#4575b4"), (99.0, "#1a9850"))
 
 
 @dataclass(frozen=True)
 class TypeMap:
-    """Types by layer and tensor, and bits per weight of every type seen."""
+    """Types by layer and tensor, and bits per weight of every type in the file."""
 
     name: str
     arch: str
@@ -35,7 +35,7 @@ class TypeMap:
 
     @staticmethod
     def of(info: Any) -> TypeMap:
-        """From a file's header (llamacpp.gguf_files.GGUFInfo)."""
+        """Make a type map from a file's header (llamacpp.gguf.reader.GGUFInfo)."""
         layers: dict[int, dict[str, str]] = {}
         other: dict[str, str] = {}
         layer_bytes: dict[int, int] = {}
@@ -54,7 +54,7 @@ class TypeMap:
 
     @property
     def matrices(self) -> list[str]:
-        """Names of the quantized matrices of layers, in the usual order."""
+        """The names of the quantized matrices of layers, in the usual order."""
         seen = {n for types in self.layers.values() for n, t in types.items() if t != "F32"}
         return [n for n in _ORDER if n in seen] + sorted(seen - set(_ORDER))
 
@@ -74,7 +74,7 @@ def colour(bpw: float) -> str:
 
 
 def table(types: TypeMap) -> Table:
-    """One row per layer, matrices as columns, coloured by bits per weight."""
+    """Make a table with one row per layer and matrices as columns, coloured by bits per weight."""
     # as Text: square brackets in a file's names are not rich's markup
     title = Text(f"{types.name}: {types.arch}, {format_size(types.n_bytes)}, {types.bpw:.3f} bpw")
     rest = Text("other tensors: ") + Text(", ").join(
@@ -104,7 +104,7 @@ def _look(kind: str, types: TypeMap) -> dict[str, Any]:
 
 
 def draw(types: TypeMap, path: Path) -> None:
-    """A PNG: layers across, matrices down, coloured by bits per weight."""
+    """Draw a PNG: layers across, matrices down, coloured by bits per weight."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -113,7 +113,7 @@ def draw(types: TypeMap, path: Path) -> None:
     from matplotlib.patches import Patch, Rectangle
 
     names = types.matrices
-    width = min(120.0, max(6.0, 0.34 * len(types.layers) + 3.2))  # inches: a picture that can still be opened
+    width = min(120.0, max(6.0, 0.34 * len(types.layers) + 3.2))  # inches: an image that can still be opened
     figure, axes = plt.subplots(figsize=(width, min(40.0, 0.36 * len(names) + 1.5)), layout="constrained")
     used: dict[str, str] = {}
     for column, (_, row) in enumerate(types.layers.items()):

@@ -135,7 +135,7 @@ def test_a_metric_without_answers_is_refused(cli, run, converted, tmp_path):
 def test_the_reference_of_another_model_is_refused(cli, run, converted, questions):
     done = cli("eval", run / converted.model.name, "--reference", run / converted.mmproj.name, "--data", questions)
     assert done.returncode == 2
-    assert "are not the same model (other architecture" in done.stderr
+    assert "are not the same model (different architecture" in done.stderr
 
 
 @one_model

@@ -152,9 +152,9 @@ def test_a_hub_that_asks_to_wait_is_waited_for(hub, start, folder):
     hub.faults = [Fault("/commit/", 429, headers={"Retry-After": "2"}), Fault("/commit/", 429), Fault("/commit/", 409)]
     told = ask(child)
     assert told["said"][:3] == [
-        "the Hub answered 429; going on in 2 s (1 of 4)",
-        "the Hub answered 429; going on in 2 s (2 of 4)",
-        "the Hub answered 409; going on in 4 s (3 of 4)",
+        "the Hub answered 429; trying again in 2 s (1 of 4)",
+        "the Hub answered 429; trying again in 2 s (2 of 4)",
+        "the Hub answered 409; trying again in 4 s (3 of 4)",
     ]
     assert_whole(hub, folder)
     forget(hub)
@@ -184,7 +184,7 @@ def test_somebody_who_commits_in_between_is_not_overwritten(hub, start, folder):
 def test_a_permission_that_is_lacking_after_all_is_told(hub, start, status):
     hub.faults = [Fault("/preupload/", status)]
     told = ask(start())
-    assert "lacks the permission" in told["error"]
+    assert "access token lacks permission" in told["error"]
     assert told["exit_code"] == 2
     assert not any(name.endswith(".gguf") for name in hub.repositories[REPO].files)
 
@@ -199,4 +199,4 @@ def test_what_arrived_otherwise_than_it_was_sent_is_told(hub, start, folder):
 
     hub.on_request = spoil
     told = ask(child)
-    assert "holds something else than was sent: model.gguf" in told["error"] or "mmproj.gguf" in told["error"]
+    assert "does not match what was sent: model.gguf" in told["error"] or "mmproj.gguf" in told["error"]

@@ -75,7 +75,7 @@ def test_the_card_tells_what_was_measured_and_the_hub_reads_it(upload, hub, run)
     evaluated = json.loads((run / "eval.json").read_text())
     metrics = {m["name"]: m["value"] for r in data["model-index"][0]["results"] for m in r["metrics"]}
     assert metrics["accuracy (exact)"] == pytest.approx(100 * evaluated["accuracy"]["value"], abs=0.01)
-    assert metrics["mean KL divergence from 16 bit"] == pytest.approx(evaluated["kld"]["mean"], rel=0.01)
+    assert metrics["mean KL divergence from the 16-bit file"] == pytest.approx(evaluated["kld"]["mean"], rel=0.01)
     row = next(line for line in text.splitlines() if line.startswith("|") and "LUQ6" in line)
     assert f"{evaluated['kld']['mean']:.2e}" in row
     bench = json.loads((run / "bench.json").read_text())
@@ -95,7 +95,7 @@ def test_nothing_is_told_that_was_not_measured(upload, hub, run):
     (run / "bench.json").unlink()
     assert upload(run, "--create").returncode == 0
     card = hub.repositories[REPO].files["README.md"].decode()
-    assert "Neither quality nor speed of this file was measured." in card
+    assert "Neither the quality nor the speed of this file was measured." in card
     assert "KLD" not in card
     assert "tokens/s" not in card
     assert "model-index" not in card

@@ -128,10 +128,10 @@ def test_an_interrupted_bench_leaves_what_was_finished_and_one_model_runs_at_a_t
 
 def test_what_cannot_be_measured_is_refused(cli, run, converted, tmp_path):
     for arguments, words in (
-        ((converted.mmproj,), "is no text model"),
+        ((converted.mmproj,), "is not a text model"),
         ((), "Give FILES, --run DIR or --shape MODEL"),
-        (("--shape", "no-such-model"), "no built-in name"),
-        (("--shape", tmp_path), "no folder with a config.json"),
+        (("--shape", "no-such-model"), "or a built-in name"),
+        (("--shape", tmp_path), "not a folder with a config.json"),
         (("--shape", "llava-1.5-7b", "--low-layers", 33), "32 decoder layers"),
         (("--shape", "llava-1.5-7b", "--low", "Q9_Z"), "--low Q9_Z"),
         ((converted.model, "--prompt", "x"), "'x' is no number"),
@@ -146,7 +146,7 @@ def test_what_cannot_be_measured_is_refused(cli, run, converted, tmp_path):
 def test_a_file_beyond_free_memory_is_refused_or_marked(converted):
     arm = file_benchmark.make_arm(converted.model)
     large = file_benchmark.Arm(arm.path, 2**50, arm.bpw, arm.types)
-    with pytest.raises(EvaluationError, match="its speed would be the disk's") as refused:
+    with pytest.raises(EvaluationError, match="its speed would be that of the disk") as refused:
         file_benchmark.check_memory([arm, large], allow_swap=False)
     assert converted.model.name in refused.value.message
     assert "--allow-swap" in refused.value.hint

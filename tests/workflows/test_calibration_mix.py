@@ -89,7 +89,7 @@ def test_the_report_shows_what_alpha_does(cli, ablated, run):
     done = cli("report", run)
     assert done.returncode == 0, done.stderr
     page = (run / "report.html").read_text()
-    assert "what follows alpha" not in page  # in the picture only
+    assert "what changes with alpha" not in page  # in the image only
     assert "importance alone" in page
     assert (run / "figures" / "alpha-6.png").exists()
     assert (run / "figures" / "sizes.png").exists()

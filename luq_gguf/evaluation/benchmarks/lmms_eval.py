@@ -1,7 +1,7 @@
-"""lmms-eval's own runner as a child process, asking an OpenAI-like server, and what it wrote read back.
+"""Runs lmms-eval's own runner as a child process against an OpenAI-compatible server, and reads back its results.
 
-lmms-eval ends with exit code 0 whatever happened, and counts a question whose request failed as answered wrongly. So a
-failed request ends the run here, and a run without results is a failure with lmms-eval's last words.
+lmms-eval ends with exit code 0 whatever happens, and counts a question whose request failed as answered wrongly. So a
+failed request ends the run here, and a run without results is an error with the end of lmms-eval's output.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _PROGRESS = re.compile(r"Model Responding:.*?\s(\d+)/(\d+)")
 _FAILED = re.compile(r"All \d+ attempts failed\. Last error: (.*)")
 _ERROR = re.compile(r"Error during evaluation: (.*?)(?:\. Please set `--verbosity=DEBUG`.*)?$")
-_OWN_WORDS = "The lines above are lmms-eval's own."
+_OWN_WORDS = "The lines above are lmms-eval's own output."
 
 
 def version() -> str:
-    """Raises ToolsError where lmms-eval is not installed."""
+    """Return lmms-eval's version. Raises ToolsError if it is not installed."""
     try:
         return importlib.metadata.version("lmms-eval")
     except importlib.metadata.PackageNotFoundError:
         raise ToolsError(
-            "Benchmarks are run by lmms-eval, which is not installed.", "pip install 'luq-gguf[lmms]'"
+            "Benchmarks are run by lmms-eval, which is not installed.", "Install it with: pip install 'luq-gguf[lmms]'"
         ) from None
 
 
 def knows(name: str, tasks: Path | None) -> bool:
-    """Whether a definition of lmms-eval's, or of a folder, names a task, group or tag so.
+    """Return whether a definition of lmms-eval's, or one in the folder `tasks`, names a task, group or tag like this.
 
-    A look at the text, which takes a moment; lmms-eval itself reads all definitions for many seconds.
+    This only searches the text, which takes a moment; lmms-eval itself needs many seconds to read all definitions.
     """
     package = importlib.util.find_spec("lmms_eval")
     shipped = Path((package.submodule_search_locations or [""])[0]) / "tasks" if package else None
@@ -58,9 +58,10 @@ def run(
     limit: int | None = None,
     progress: Callable[[float, float], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Ask a task's questions, with temperature 0 unless the task says otherwise; returns lmms-eval's results.
+    """Ask a task's questions, with temperature 0 unless the task says otherwise, and return lmms-eval's results.
 
-    Its results, answers and submission files lie in `folder`, which is emptied first. Raises BenchmarkError.
+    Its results, answers and submission files are in `folder`, which is emptied first. Raises BenchmarkError, and
+    EvaluationError for an unknown task or a question that is longer than the context.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -88,9 +89,11 @@ def run(
     )
     results_files = sorted((folder / MODEL).glob(_RESULTS))
     if "Tasks not found" in output and not results_files:
-        raise EvaluationError(f"lmms-eval knows no task named {task}.", "`lmms-eval tasks list` shows what it knows.")
+        raise EvaluationError(
+            f"lmms-eval does not have a task named {task}.", "`lmms-eval tasks list` shows the tasks that it has."
+        )
     if not results_files:
-        raise BenchmarkError(f"lmms-eval gave no results of {task}:\n{_last_words(output)}", _OWN_WORDS)
+        raise BenchmarkError(f"lmms-eval returned no results for {task}:\n{_last_words(output)}", _OWN_WORDS)
     results: dict[str, Any] = json.loads(results_files[-1].read_text(encoding="utf-8"))
     return results
 
@@ -103,11 +106,12 @@ def _unanswered(task: str, error: str) -> EvaluationError | BenchmarkError:
     sizes = re.search(r"\((\d+) tokens\).*context size \((\d+) tokens\)", error)
     if sizes:
         return EvaluationError(
-            f"A question of {task} has {sizes[1]} tokens, more than the context of {sizes[2]}.",
+            f"A question of {task} has {sizes[1]} tokens, which is more than the context size of {sizes[2]}.",
             f"Add --ctx {-(-int(sizes[1]) * 5 // 4096) * 1024} or more.",
         )
     return BenchmarkError(
-        f"llama-server did not answer a question of {task}: {error}", "The words behind the task are its own."
+        f"llama-server did not answer a question of {task}: {error}",
+        "The text after the task's name is llama-server's own message.",
     )
 
 
@@ -118,9 +122,9 @@ def _last_words(output: str) -> str:
 
 
 def read(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What eval.json keeps of results: of every task its metrics, number of samples and version.
+    """Return what eval.json keeps of results: for every task its metrics, number of samples and version.
 
-    A metric that is no number, such as a file for a test server, is left out; lmms-eval names it null.
+    A metric that is not a number, such as a file for a test server, is left out; it is null in lmms-eval's results.
     """
     entries = {}
     for task, counts in results["n-samples"].items():

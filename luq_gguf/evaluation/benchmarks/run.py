@@ -1,4 +1,4 @@
-"""The paper's benchmarks, and any other task of lmms-eval, on a file in llama-server. What was finished is kept."""
+"""Runs the paper's benchmarks and any other task of lmms-eval on a file in llama-server. Finished ones are kept."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ WITHOUT_LOGIN = {"textvqa"}  # lmms-eval asks the Hub with a login for all other
 
 @dataclass(frozen=True)
 class BenchmarkRequest:
-    """Benchmarks by the paper's names or lmms-eval's; a folder of further tasks; so many samples of each."""
+    """Benchmarks by the paper's names or lmms-eval's, a folder of further tasks, and the number of samples of each."""
 
     names: tuple[str, ...]
     tasks: Path | None = None
@@ -46,15 +46,15 @@ class BenchmarkRequest:
 
 
 def make_request(names: str | None, tasks: Path | None, limit: int | None) -> BenchmarkRequest | None:
-    """Of "paper", or names with commas. Raises EvaluationError."""
+    """Make a request from "paper" or names separated by commas; None without names. Raises EvaluationError."""
     if names is None:
         if tasks or limit:
             option = "--benchmark-tasks" if tasks else "--limit"
-            raise EvaluationError(f"{option} is for benchmarks, and none were given.", "Give --benchmarks LIST too.")
+            raise EvaluationError(f"{option} is for benchmarks, but none were given.", "Give --benchmarks LIST too.")
         return None
     requested = [name.strip() for name in names.split(",") if name.strip()]
     if not requested:
-        raise EvaluationError("--benchmarks names none.", f"Give paper, or some of {', '.join(PAPER)}.")
+        raise EvaluationError("--benchmarks does not name a benchmark.", f"Give paper, or some of {', '.join(PAPER)}.")
     listed = [task for name in requested for task in (PAPER if name == "paper" else (name,))]
     return BenchmarkRequest(tuple(dict.fromkeys(listed)), tasks, limit)
 
@@ -64,12 +64,12 @@ def task_of(name: str) -> str:
 
 
 def needs_judge(task: str) -> bool:
-    """Whether a language model elsewhere reads the answers. Known of the nine's families; others are not looked at."""
+    """Return whether a language model elsewhere judges the answers. Only the families of the nine are known."""
     return task.startswith("mathvista") or (task.startswith("mmbench") and not task.endswith("_static"))
 
 
 def check(request: BenchmarkRequest) -> None:
-    """Refuse, before anything heavy, what would fail or mean nothing. Raises ToolsError and EvaluationError."""
+    """Refuse, before any heavy work, what would fail or be meaningless. Raises ToolsError and EvaluationError."""
     lmms_eval.version()
     tools.find().tool("llama-server")
     _check_judge(request)
@@ -77,7 +77,7 @@ def check(request: BenchmarkRequest) -> None:
     unknown = [name for name in request.names if name not in PAPER and not lmms_eval.knows(name, request.tasks)]
     if unknown:
         raise EvaluationError(
-            f"lmms-eval knows no task named {unknown[0]}.",
+            f"lmms-eval does not have a task named {unknown[0]}.",
             f"Give some of {', '.join(PAPER)}, a task that `lmms-eval tasks list` shows, or --benchmark-tasks DIR.",
         )
 
@@ -86,9 +86,9 @@ def _check_judge(request: BenchmarkRequest) -> None:
     judged = [name for name in request.names if needs_judge(task_of(name))]
     if judged and not os.environ.get("OPENAI_API_KEY") and not os.environ.get("API_TYPE"):
         raise EvaluationError(
-            f"lmms-eval has a language model read the answers of {judged[0]}, and OPENAI_API_KEY is not set; without "
+            f"lmms-eval has a language model judge the answers of {judged[0]}, but OPENAI_API_KEY is not set; without "
             "it they would count as wrong or be guessed.",
-            f"Set OPENAI_API_KEY (and MODEL_VERSION to a model other than {_judge()}), or leave {judged[0]} away.",
+            f"Set OPENAI_API_KEY (and MODEL_VERSION to a model other than {_judge()}), or leave {judged[0]} out.",
         )
 
 
@@ -98,7 +98,7 @@ def _check_login(request: BenchmarkRequest) -> None:
     asking = [name for name in request.names if name in PAPER and name not in WITHOUT_LOGIN]
     if asking and not get_token() and not constants.HF_HUB_OFFLINE:
         raise EvaluationError(
-            f"lmms-eval asks the Hugging Face Hub for {asking[0]} with a login, and there is none here.",
+            f"lmms-eval needs a Hugging Face Hub login to download {asking[0]}, but you are not logged in.",
             "Run `hf auth login`, or set HF_TOKEN.",
         )
 
@@ -110,17 +110,17 @@ def _judge() -> str:
 def measure(
     request: BenchmarkRequest, target: EvalTarget, work: Path, reporter: Reporter = Reporter()
 ) -> dict[str, Any]:
-    """Of every benchmark its metrics; what was finished for this file before is read, the others are run one by one.
+    """Return the metrics of every benchmark; those finished before for this file are read, the others run one by one.
 
-    A group of tasks gives an entry a task. A run that is killed repeats the benchmark it was in.
+    A group of tasks has an entry for each task. A run that was killed repeats the benchmark it was in.
     """
     folder = work / f"benchmarks-{target.key()}"
     folder.mkdir(parents=True, exist_ok=True)
     entries: dict[str, Any] = {}
     if not _keeps_template(target.model):
         reporter.info(
-            f"llama-server leaves out text that {target.model.name}'s chat template writes beside an image: answers to "
-            "benchmarks may differ from those to --data."
+            f"llama-server leaves out text that {target.model.name}'s chat template adds to an image, so answers to "
+            "benchmarks may differ from those to --data"
         )
     with ExitStack() as stack:
         address = ""
@@ -161,7 +161,7 @@ def _run(
 
 
 def _key(request: BenchmarkRequest, name: str, target: EvalTarget) -> str:
-    """Changes with all that an answer or its score depends on, besides the files."""
+    """Return a hash that changes with everything that an answer or its score depends on, except the files."""
     judge = _judge() if needs_judge(task_of(name)) else None
     tasks_digest = _digest(request.tasks) if request.tasks and name not in PAPER else None
     build = tools.version(tools.find())
@@ -169,8 +169,8 @@ def _key(request: BenchmarkRequest, name: str, target: EvalTarget) -> str:
 
 
 def _keeps_template(model: Path) -> bool:
-    """Whether llama-server's prompt is the chat template's: it hands an image on as text, so a template that writes
-    more for an image than special tokens, such as LLaVA-1.5's line break, does not write it."""
+    """Return whether llama-server's prompt is the chat template's: it passes an image on as text, so a template that
+    adds more to an image than special tokens, such as LLaVA-1.5's line break, does not add it."""
     template = reader.read(model).metadata.get("tokenizer.chat_template")
     try:
         return chat_template.render(template, "x", "<image>") == chat_template.render(template, "<image>x", None)
@@ -187,7 +187,7 @@ def _digest(folder: Path) -> str:
 
 
 def conditions(request: BenchmarkRequest, target: EvalTarget) -> Mapping[str, Any]:
-    """What the figures were measured with, as eval.json has it."""
+    """Return what the figures were measured with, as eval.json has it."""
     judged = any(needs_judge(task_of(name)) for name in request.names)
     return {
         "lmms_eval": lmms_eval.version(),
