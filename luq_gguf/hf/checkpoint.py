@@ -123,14 +123,15 @@ def _open_folder(
 def _read_json(path: Path, folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(
-            f"{folder} is no checkpoint: it has no {path.name}.", "Give the folder with config.json and *.safetensors."
+            f"{folder} is not a checkpoint: it has no {path.name}.",
+            "Give the folder with config.json and *.safetensors.",
         )
     try:
         loaded = json_input.read(path)
     except ValueError:
-        raise CheckpointError(f"{path} is not valid JSON.", "Fetch the checkpoint again.") from None
+        raise CheckpointError(f"{path} is not valid JSON.", "Download the checkpoint again.") from None
     if not isinstance(loaded, dict):
-        raise CheckpointError(f"{path} holds no JSON object.", "Fetch the checkpoint again.")
+        raise CheckpointError(f"{path} does not contain a JSON object.", "Download the checkpoint again.")
     return loaded
 
 
@@ -139,7 +140,7 @@ def _check_config(config: dict[str, Any], folder: Path, *, trust_remote_code: bo
     named = isinstance(architectures, list) and all(isinstance(name, str) for name in architectures)
     if not named or not architectures or not isinstance(config.get("model_type"), str):
         raise CheckpointError(
-            f"{folder}/config.json names no architecture.",
+            f"{folder}/config.json does not name an architecture.",
             "It needs `architectures` and `model_type`, as save_pretrained writes them.",
         )
     from transformers import __version__
@@ -154,7 +155,7 @@ def _check_config(config: dict[str, Any], folder: Path, *, trust_remote_code: bo
         )
     raise CheckpointError(
         f"transformers {__version__} does not know the architecture {architectures[0]} ({config['model_type']}).",
-        "Upgrade transformers, or choose a model it knows.",
+        "Upgrade transformers, or choose a model that it knows.",
     )
 
 
@@ -173,8 +174,8 @@ def _check_counts(config: dict[str, Any], shapes: Mapping[str, tuple[int, ...]],
                 level.append(value)
             elif name in most and isinstance(value, int | float) and not 0 <= value <= most[name]:
                 raise CheckpointError(
-                    f"{folder.name}/config.json claims {name} {value}, its tensors have room for {most[name]}.",
-                    "Fetch the checkpoint again.",
+                    f"{folder.name}/config.json claims {name} {value}, but its tensors have room for {most[name]}.",
+                    "Download the checkpoint again.",
                 )
 
 
@@ -184,26 +185,26 @@ def _shards(folder: Path) -> list[Path]:
     read_anyway = (folder / "mask_embedding.pt").exists()  # of one family of draft models
     if read_anyway or (pickles and not any(folder.glob("model*.safetensors"))):
         raise CheckpointError(
-            f"{folder} has {'some' if read_anyway else 'its'} weights as pickles only, which can run code when read.",
-            "Use a safetensors version of the model (many have one on the Hub; or save_pretrained where you trust it).",
+            f"{folder} has {'some' if read_anyway else 'its'} weights only as pickles, which can run code when read.",
+            "Use a safetensors version: many have one on the Hub, and save_pretrained writes one if you trust it.",
         )
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         mapped = _read_json(index, folder).get("weight_map")
         given = list(mapped.values()) if isinstance(mapped, dict) else []
         if not given or not all(isinstance(name, str) and _is_shard(name) for name in given):
-            raise CheckpointError(f"{index} names no usable shards.", "Fetch the checkpoint again.")
+            raise CheckpointError(f"{index} does not name any usable shards.", "Download the checkpoint again.")
         names = sorted(set(given))
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise CheckpointError(
-                f"{folder} lacks the shard {missing[0]}{more}, which its index names.", "Fetch the checkpoint again."
+                f"{folder} lacks the shard {missing[0]}{more}, which its index names.", "Download the checkpoint again."
             )
         return [folder / name for name in names]
     unindexed = sorted(folder.glob("*.safetensors"))
     if not unindexed:
-        raise CheckpointError(f"{folder} holds no *.safetensors.", "Give the folder with the model's weights.")
+        raise CheckpointError(f"{folder} contains no *.safetensors files.", "Give the folder with the model's weights.")
     return unindexed
 
 
@@ -224,7 +225,7 @@ def safetensors_entries(path: Path) -> tuple[int, dict[str, dict[str, Any]]]:
     Raises CheckpointError where they do not, and where the header is none.
     """
     size = path.stat().st_size
-    broken = CheckpointError(f"{path.name} is truncated or damaged.", "Fetch that file again.")
+    broken = CheckpointError(f"{path.name} is truncated or damaged.", "Download that file again.")
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(_HEADER_LIMIT, size - 8):
@@ -250,7 +251,7 @@ def safetensors_entries(path: Path) -> tuple[int, dict[str, dict[str, Any]]]:
 def _whole_numbers(given: Any) -> tuple[int, ...]:
     """Raises ValueError for anything but a short list of natural numbers: products of those stay small."""
     if not isinstance(given, list) or len(given) > 16 or not all(type(n) is int and 0 <= n < 2**63 for n in given):
-        raise ValueError("no list of natural numbers")
+        raise ValueError("not a list of natural numbers")
     return tuple(given)
 
 
@@ -261,5 +262,5 @@ def _check_index(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
         if absent:
             raise CheckpointError(
                 f"The shards of {folder.name} lack the tensor {absent[0]}, which the index names.",
-                "Fetch the checkpoint again.",
+                "Download the checkpoint again.",
             )

@@ -42,7 +42,9 @@ def read_calibration(
     their images: nothing is fetched that was not asked for.
     """
     if not 0 <= alpha <= 1:
-        raise CalibrationError(f"--alpha {alpha} is no share.", "Give a number from 0 (text only) to 1 (images only).")
+        raise CalibrationError(
+            f"--alpha {alpha} is not a share.", "Give a number from 0 (text only) to 1 (images only)."
+        )
     if n_samples < 1:
         raise CalibrationError("--samples must be at least 1.", "The default is 128.")
     n_multimodal = round(alpha * n_samples)
@@ -53,7 +55,7 @@ def read_calibration(
     if n_multimodal or (n_text and images and text is None):
         pool = list(_read_set(image_set, seed, n_samples, cache))
         if not pool:
-            raise CalibrationError(f"{image_set} holds no calibration samples.", "Give images, or .jsonl lines.")
+            raise CalibrationError(f"{image_set} contains no calibration samples.", "Give images or .jsonl lines.")
         image_source = source_name(image_set)
     rng = np.random.default_rng(seed)
     order = [pool[i] for i in rng.permutation(len(pool))]
@@ -61,7 +63,7 @@ def read_calibration(
     if n_multimodal and not multimodal:
         raise CalibrationError(
             f"None of the {len(skipped)} images of {image_set} can be read (first: {skipped[0]}).",
-            "They must be files that Pillow opens, beside the .jsonl or in the folder.",
+            "They must be files that Pillow can open, in the folder or next to the .jsonl file.",
         )
     samples: tuple[Sample, ...] = ()
     document = None
@@ -92,7 +94,9 @@ def read_questions(source: str, n_samples: int | None, seed: int, cache: Path) -
     """Questions to measure with, all or so many by chance. Raises CalibrationError where an image is missing."""
     samples = list(_read_set(source, seed, n_samples or 1000, cache, TO_MEASURE))
     if not samples:
-        raise CalibrationError(f"{source} holds no questions.", 'Give a .jsonl of {"image", "prompt", "answers"}.')
+        raise CalibrationError(
+            f"{source} contains no questions.", 'Give a .jsonl file with lines of {"image", "prompt", "answers"}.'
+        )
     if n_samples is not None and n_samples < len(samples):
         samples = [samples[i] for i in np.sort(np.random.default_rng(seed).permutation(len(samples))[:n_samples])]
     with_image = [sample for sample in samples if sample.image]
@@ -100,7 +104,8 @@ def read_questions(source: str, n_samples: int | None, seed: int, cache: Path) -
     if bad:
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
         raise CalibrationError(
-            f"{source}: the image {bad[0]}{more} cannot be read.", "Figures of half a set would mislead: mend the set."
+            f"{source}: the image {bad[0]}{more} cannot be read.",
+            "Results on an incomplete set would be misleading: repair the set.",
         )
     return tuple(samples)
 
@@ -152,7 +157,7 @@ def _read_set(
     if "/" in source and not source.startswith((".", "/", "~")) and path.suffix != ".jsonl":
         return samples_from_rows(_hub_rows(source, seed, splits), n_samples, cache)
     raise CalibrationError(
-        f"{source}: no such file or folder.", "Give a folder of images, a .jsonl or a Hub dataset id."
+        f"{source}: no such file or folder.", "Give a folder of images, a .jsonl file or a Hub dataset id."
     )
 
 
@@ -167,7 +172,7 @@ def read_jsonl(path: Path) -> Iterator[Sample]:
                 prompt, image, given = _fields(json_input.parse(line, LONGEST_LINE))
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise CalibrationError(
-                    f"{path.name}, line {number}: not a calibration sample.",
+                    f"{path.name}, line {number} is not a calibration sample.",
                     'Each line is an object {"image": "a.png", "prompt": "...", "answers": ["..."]}.',
                 ) from None
             yield Sample(prompt, path.parent / image if image else None, given)
@@ -203,7 +208,8 @@ def _hub_rows(source: str, seed: int, splits: Sequence[str] = TO_LEARN) -> Itera
     except (*network_errors(), ValueError, datasets.exceptions.DatasetNotFoundError) as error:
         raise CalibrationError(
             f"The Hub dataset {source} could not be read ({type(error).__name__}).",
-            "Check its name and the network; or give --calib a folder of images or a .jsonl, and --calib-text a file.",
+            "Check its name and the network, or give --calib a folder of images or a .jsonl file and --calib-text a "
+            "text file.",
         ) from None
 
 
@@ -253,7 +259,9 @@ def _read_text(source: str, n_characters: int) -> str:
             if len(text) >= n_characters:
                 break
     else:
-        raise CalibrationError(f"{source}: no such text file.", "Give --calib-text a file or a Hub dataset id.")
+        raise CalibrationError(f"{source}: no such text file.", "Give --calib-text a text file or a Hub dataset id.")
     if not text.strip():
-        raise CalibrationError(f"{source} holds no text.", "Give --calib-text a file or a dataset with a text column.")
+        raise CalibrationError(
+            f"{source} contains no text.", "Give --calib-text a file or a dataset with a text column."
+        )
     return text

@@ -20,8 +20,8 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
     layers = getattr(decoder, "layers", None)
     if not isinstance(layers, nn.ModuleList) or len(layers) == 0:
         raise CheckpointError(
-            f"{type(model).__name__} keeps its decoder layers in no place that luq-gguf knows.",
-            "Please report it with the model's name.",
+            f"luq-gguf cannot find the decoder layers of {type(model).__name__}.",
+            "Please report this with the model's name.",
         )
     return layers
 
@@ -78,9 +78,10 @@ def decoder_matrices(model: nn.Module, names: TensorNames) -> Matrices:
                 matrices.experts[module] = _expert_names(names, name)
             elif not isinstance(module, nn.Conv1d) and any(p.ndim > 2 for p in module.parameters(recurse=False)):
                 raise CheckpointError(
-                    f"{name} ({type(module).__name__}) computes experts in a way of its own, so transformers gives no "
-                    "place to listen to each expert's inputs.",
-                    "luq-gguf cannot profile this model; dense models and mixtures such as Qwen3-MoE it can.",
+                    f"{name} ({type(module).__name__}) computes its experts in its own way, so transformers offers no "
+                    "place to hook each expert's inputs.",
+                    "luq-gguf cannot profile this model, but it can profile dense models and mixtures of experts such "
+                    "as Qwen3-MoE.",
                 )
     return matrices
 
@@ -100,6 +101,6 @@ def _named(names: TensorNames, what: str, path: str) -> str:
     if name is None:
         raise CheckpointError(
             f"{what} {path} has no GGUF tensor of its own in the architecture {names.arch}.",
-            "luq-gguf cannot profile this model yet; please report it with the model's name.",
+            "luq-gguf cannot profile this model yet; please report this with the model's name.",
         )
     return name

@@ -78,7 +78,7 @@ def choose_device(
     try:
         requested = torch.device(device)
     except RuntimeError:
-        raise DeviceError(f"--device {device}: torch knows no such device.", "Try auto, cpu or cuda.") from None
+        raise DeviceError(f"--device {device}: torch does not know this device.", "Try auto, cpu or cuda.") from None
     if requested.type == "cpu":
         return Placement(torch.device("cpu"))
     problem = shortcoming(look(requested))
@@ -100,7 +100,7 @@ def pick(facts: Facts, weights: int, layer: int, *, alone: bool) -> tuple[Placem
     problem = shortcoming(facts)
     if not problem and facts.free is not None and facts.free < (layer if spread else weights + layer):
         what = f"one layer takes {format_size(layer)}" if spread else f"the model takes {format_size(weights + layer)}"
-        problem = Shortcoming(f"{format_size(facts.free)} of its memory is free, {what}", "")
+        problem = Shortcoming(f"{format_size(facts.free)} of its memory is free, but {what}", "")
     if not problem:
         return Placement(torch.device(facts.device), spread), None
     return Placement(
@@ -112,15 +112,15 @@ def shortcoming(facts: Facts) -> Shortcoming | None:
     """Why nothing can be computed on it; None where a product on it came out right."""
     kind = facts.device.partition(":")[0]
     if facts.built_for != kind:
-        what = facts.built_for or "the CPU alone"
+        what = facts.built_for or "the CPU only"
         return Shortcoming(f"this torch is built for {what}", f"Install a build of torch for {kind}")
     if not facts.available and facts.hidden:
         return Shortcoming(f"{facts.hidden} hides every device", f"Unset {facts.hidden}")
     if not facts.available:
-        return Shortcoming(_first_sentence(facts.fault) or "torch finds none", "Install or update its driver")
+        return Shortcoming(_first_sentence(facts.fault) or "torch does not find one", "Install or update its driver")
     if facts.fault:
-        reason = f"it does not compute ({_first_sentence(facts.fault)})"
-        return Shortcoming(reason, "Free its memory, or install a build of torch that supports it")
+        reason = f"a test computation on it failed ({_first_sentence(facts.fault)})"
+        return Shortcoming(reason, "Free some of its memory, or install a build of torch that supports it")
     return None
 
 
@@ -148,14 +148,14 @@ def memory_errors(placement: Placement) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise MemoryLimitError(
             f"{placement.device} has too little free memory: {_first_sentence(str(error))}.",
-            "Free its memory, or use --device cpu; what is done so far is kept.",
+            "Free some of its memory, or use --device cpu; what has been done so far is kept.",
         ) from None
     except RuntimeError as error:
         if "DefaultCPUAllocator" not in str(error):
             raise
         raise MemoryLimitError(
-            "The system gave the reference model no more memory.",
-            "Close other programs or raise the limit of memory (ulimit -v); what is done so far is kept.",
+            "The system did not give the reference model any more memory.",
+            "Close other programs or raise the memory limit (ulimit -v); what has been done so far is kept.",
         ) from None
 
 

@@ -37,7 +37,7 @@ def clip_vision(checkpoint: Checkpoint) -> ClipVision:
     except Exception as error:  # what transformers raises, or its values lead to, where a config is not LLaVA's
         raise CheckpointError(
             f"transformers cannot read the config of {checkpoint.name}: {type(error).__name__}",
-            "Is the checkpoint complete and unmodified?",
+            "Check that the checkpoint is complete and unmodified.",
         ) from None
 
 
@@ -59,7 +59,7 @@ def _clip_vision(checkpoint: Checkpoint) -> ClipVision:
     pictures = _image_processor(checkpoint)
     crop = _side(pictures.crop_size if getattr(pictures, "do_center_crop", False) else pictures.size)
     if crop != tower.image_size:
-        raise _unlike(f"cuts pictures to {crop} pixels for a tower of {tower.image_size}")
+        raise _unlike(f"crops images to {crop} pixels for a tower of {tower.image_size}")
     return ClipVision(
         n_layers=tower.num_hidden_layers,
         width=tower.hidden_size,
@@ -78,7 +78,8 @@ def _clip_vision(checkpoint: Checkpoint) -> ClipVision:
 
 def _unlike(what: str) -> CheckpointError:
     return CheckpointError(
-        f"This LLaVA {what}, which llama.cpp's LLaVA does not do.", "Choose a checkpoint of LLaVA-1.5's usual form."
+        f"This LLaVA {what}, which llama.cpp's LLaVA does not support.",
+        "Choose a checkpoint in LLaVA-1.5's usual form.",
     )
 
 
@@ -115,7 +116,7 @@ def vision_names(checkpoint: Checkpoint, vision: ClipVision) -> dict[str, str]:
             if name is None:
                 raise CheckpointError(
                     f"The vision tensor {hf_name} has no name in llama.cpp's LLaVA.",
-                    "luq-gguf cannot convert this model yet; please report it with the model's name.",
+                    "luq-gguf cannot convert this model yet; please report this with the model's name.",
                 )
             file_names[hf_name] = name
     return dict(sorted(file_names.items(), key=lambda item: item[1]))
