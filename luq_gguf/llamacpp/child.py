@@ -93,7 +93,7 @@ def ended(code: int) -> str:
 
 def crash_hint(code: int, otherwise: str) -> str:
     """What to do about a child's end."""
-    return "`luq-gguf doctor` tests whether llama.cpp computes on this CPU." if code < 0 else otherwise
+    return "`luq-gguf doctor` tests whether llama.cpp computes correctly on this CPU." if code < 0 else otherwise
 
 
 def missing_library(output: str) -> ToolsError | None:
@@ -146,8 +146,8 @@ def run(
         interrupts.check()
     if code and into and shutil.disk_usage(into).free < FULL:
         raise DiskSpaceError(
-            f"The disk that holds {into} is full, and {what} could not go on.",
-            "Free some room and run the same command again: finished stages are kept.",
+            f"The disk that holds {into} is full, and {what} could not continue.",
+            "Free some space and run the same command again: finished stages are kept.",
         )
     if code:
         plain = [line for line in lines if line.strip() and not line.startswith((" ", "Traceback"))]

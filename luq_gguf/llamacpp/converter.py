@@ -50,7 +50,10 @@ def text_tensors(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> dic
         environment=tools.python_environment(),
     )
     if not tensors:
-        raise CheckpointError("llama.cpp's converter tells of no tensor.", "Is this llama.cpp another than the pin?")
+        raise CheckpointError(
+            "llama.cpp's converter did not list any tensors.",
+            "Check with luq-gguf doctor whether this llama.cpp is the pinned version.",
+        )
     return tensors
 
 

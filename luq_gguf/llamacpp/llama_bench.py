@@ -77,7 +77,7 @@ def run(
         if kernels and PLUGIN_NAME not in str(rows[0]["backends"]).split(","):
             errors.seek(0)
             refused = [line.strip() for line in errors if line.startswith("luq kernels")]
-            raise RunnerError(f"llama-bench did not take {kernels.name}. {' '.join(refused)}", "Leave --kernels out.")
+            raise RunnerError(f"llama-bench did not load {kernels.name}. {' '.join(refused)}", "Leave --kernels out.")
     elapsed = time.monotonic() - started
     others = machine.busy_seconds() - busy - usage.ru_utime - usage.ru_stime
     samples = {}

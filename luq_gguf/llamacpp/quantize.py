@@ -29,7 +29,9 @@ def check_ftype(llama: LlamaCpp, ftype: str) -> str:
     """The canonical name of a quantizing ftype. Raises TypeNameError with the known ones."""
     names = [name for name in ftypes(llama) if name not in ("F16", "BF16", "F32", "COPY")]
     if ftype.upper() not in names:
-        raise TypeNameError(f"--high {ftype}: llama-quantize knows no such file type.", f"One of: {', '.join(names)}.")
+        raise TypeNameError(
+            f"--high {ftype}: llama-quantize does not know this file type.", f"Choose one of: {', '.join(names)}."
+        )
     return ftype.upper()
 
 
@@ -103,7 +105,10 @@ def stock_types(
     types = dry_run(llama, source.path, ftype)
     missing = [t.name for t in source.tensors if t.name not in types]
     if missing:
-        raise ConversionError(f"llama-quantize's dry run does not tell of {missing[0]}.", "Is this build too old?")
+        raise ConversionError(
+            f"llama-quantize's dry run does not list {missing[0]}.",
+            "This build may be too old: use the pinned llama.cpp.",
+        )
     unmeasured = _without_importance(_quantized(source, types), has_imatrix)
     for name in unmeasured:
         if reader.needs_importance(name, types[name], ftype):
@@ -201,8 +206,10 @@ def verify(path: Path, plan: Plan) -> None:
     if wrong:
         raise VerificationError(
             f"{len(wrong)} tensors are not as planned: {'; '.join(wrong[:5])}.",
-            "The file was removed. This is a bug or a llama.cpp that ignores overrides: see luq-gguf doctor.",
+            "The file was removed. This is a bug, or this llama.cpp ignores overrides: run luq-gguf doctor.",
         )
     for key, value in info.metadata.items():
         if isinstance(value, str) and value.startswith(("/", "~/", "\\\\")) and not key.startswith("tokenizer."):
-            raise VerificationError(f"The file's metadata {key} holds a local path: {value}.", "The file was removed.")
+            raise VerificationError(
+                f"The file's metadata {key} contains a local path: {value}.", "The file was removed."
+            )

@@ -87,7 +87,7 @@ def self_test(llama: LlamaCpp) -> SelfTest:
 def _hint() -> str:
     return (
         f"Build the pinned llama.cpp with `python {recipe()}` (several minutes, once), "
-        f"or set {ENVIRONMENT_VARIABLE} to your own llama.cpp; `luq-gguf doctor` checks."
+        f"or set {ENVIRONMENT_VARIABLE} to your own llama.cpp; then check it with `luq-gguf doctor`."
     )
 
 
@@ -122,7 +122,7 @@ def _find_own(root: Path) -> LlamaCpp:
     if tools is None or converter is None:
         missing = "llama-quantize" if tools is None else CONVERTER
         raise ToolsError(
-            f"{ENVIRONMENT_VARIABLE}={root} holds no {missing}.",
+            f"{ENVIRONMENT_VARIABLE}={root} does not contain {missing}.",
             "Point it to a llama.cpp source tree that was built in build/, or unset it to use the pinned build.",
         )
     libraries = next(
@@ -142,7 +142,7 @@ def _prove(llama: LlamaCpp) -> None:
     failures = self_test(llama).failures
     if failures:
         raise child.missing_library(failures[0]) or ToolsError(
-            f"The llama.cpp that {ENVIRONMENT_VARIABLE} names does not compute on this CPU: {failures[0]}.",
+            f"The llama.cpp that {ENVIRONMENT_VARIABLE} names does not compute correctly on this CPU: {failures[0]}.",
             "Unset it to use the pinned build; `luq-gguf doctor` tests again.",
         )
     passed.parent.mkdir(parents=True, exist_ok=True)

@@ -99,5 +99,8 @@ def _cast(tensor: str, values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     with np.errstate(over="ignore"):
         cast = np.ascontiguousarray(values.astype(dtype))
     if not np.isfinite(cast).all():
-        raise ConversionError(f"The vision tensor {tensor} has values that 16 bits cannot hold.", "Is it damaged?")
+        raise ConversionError(
+            f"The vision tensor {tensor} has values that do not fit in 16 bits.",
+            "Check that the checkpoint is not damaged.",
+        )
     return cast

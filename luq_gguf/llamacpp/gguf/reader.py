@@ -58,7 +58,9 @@ class GGUFInfo:
         """A whole number of the architecture's metadata. Raises GGUFFileError where the file has none."""
         value = self.metadata.get(f"{self.arch}.{key}")
         if not isinstance(value, int):
-            raise GGUFFileError(f"{self.path} has no {key} of its architecture.", "Is it a text model's GGUF file?")
+            raise GGUFFileError(
+                f"{self.path} has no {key} for its architecture.", "Give the GGUF file of a text model."
+            )
         return value
 
     @property
@@ -195,6 +197,6 @@ def check_type(kind: str, option: str) -> str:
     types = [t.name for t in gguf.GGMLQuantizationType if t.name.startswith(("Q", "IQ", "TQ")) and "Q8_K" not in t.name]
     if name not in types or name == "Q8_1":
         raise TypeNameError(
-            f"{option} {kind}: GGUF has no such quantized type.", f"One of: {', '.join(sorted(types))}."
+            f"{option} {kind}: GGUF has no quantized type of this name.", f"Choose one of: {', '.join(sorted(types))}."
         )
     return name

@@ -43,7 +43,9 @@ def splice(
             (p for p in files if name in tensors_of[p] and tensors_of[p][name].tensor_type.name == types[name]), None
         )
         if source is None:
-            raise VerificationError(f"The layer bank holds no {name} in {types[name]}.", "Run the same command again.")
+            raise VerificationError(
+                f"The quantized variants do not contain {name} in {types[name]}.", "Run the same command again."
+            )
         tensor = tensors_of[source][name]
         chosen.append((source, int(tensor.data_offset), int(tensor.n_bytes)))
         infos += _info(name, tensor, at)

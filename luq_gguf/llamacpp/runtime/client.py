@@ -167,7 +167,7 @@ class LlamaClient:
         assert self._child.stdout
         # A reply is one line, so nothing waits in the buffer when one is asked for.
         if self._timeout is not None and not select.select([self._child.stdout], [], [], self._timeout)[0]:
-            raise RunnerError(f"llama.cpp gave no answer on {self._name} in {self._timeout:.0f} seconds.", "")
+            raise RunnerError(f"llama.cpp did not answer for {self._name} within {self._timeout:.0f} seconds.", "")
         line = self._child.stdout.readline()
         if not line:
             code = self._child.wait()

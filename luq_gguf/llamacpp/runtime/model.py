@@ -51,7 +51,7 @@ def load_plugin(path: Path) -> None:
     load = libggml.ggml_backend_load
     load.restype = ctypes.c_void_p
     if not load(str(path).encode()):
-        raise WorkerError(f"ggml does not load {path.name}")
+        raise WorkerError(f"ggml cannot load {path.name}")
 
 
 class Model:
@@ -143,7 +143,7 @@ class Model:
         """float32 [n_vocab] behind a token of the last batch."""
         pointer = llama_cpp.llama_get_logits_ith(self.context, index)
         if not pointer:
-            raise WorkerError("libllama has no logits for this model")
+            raise WorkerError("libllama returned no logits for this model")
         return np.ctypeslib.as_array(pointer, (self.n_vocab,))
 
     def decode(self, tokens: list[int], position: int, rows: list[np.ndarray] | None = None) -> None:
@@ -167,7 +167,7 @@ class Model:
     def read(self, text: str, image: str | None, rows: list[np.ndarray] | None = None) -> tuple[int, list[int], int]:
         """Read a prompt into an empty context: the next position, its text tokens, and its length with the image's."""
         if image is not None and self.mtmd is None:
-            raise WorkerError("an image was given and no mmproj")
+            raise WorkerError("an image was given without an mmproj")
         self.clear()
         if self.mtmd:
             return self._read_media(text, image, rows)
@@ -247,7 +247,7 @@ class Model:
 
     def _check_room(self, n: int) -> None:
         if n >= self.n_ctx:
-            raise WorkerError(f"the prompt has {n} tokens, the context {self.n_ctx}")
+            raise WorkerError(f"the prompt has {n} tokens, but the context size is {self.n_ctx}")
 
     def text(self, tokens: list[int]) -> str:
         if not tokens:
