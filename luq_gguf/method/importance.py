@@ -19,7 +19,7 @@ def merge(parts: Sequence[ImportanceMatrix]) -> ImportanceMatrix:
     for part in parts:
         for name, sums in part.in_sum2.items():
             if name in in_sum2 and in_sum2[name].shape != sums.shape:
-                raise ValueError(f"{name} is {sums.shape} here and {in_sum2[name].shape} there")
+                raise ValueError(f"{name} has the shape {sums.shape} in one part and {in_sum2[name].shape} in another")
             in_sum2[name] = in_sum2[name] + sums if name in in_sum2 else sums.copy()
             counts[name] = counts[name] + part.counts[name] if name in counts else part.counts[name].copy()
     return ImportanceMatrix(in_sum2, counts, sum(part.n_samples for part in parts))

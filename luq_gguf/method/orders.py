@@ -88,24 +88,24 @@ ORDERS: Mapping[str, Order] = {
         lambda layers, seed, measure: _prefixes(ranking.shuffled(layers, seed)),
         "random (band: seeds)",
         _line("#777777", "x", ":"),
-        "Low layers were drawn by chance, which is not the LUQ rule",
+        "Low layers were drawn at random, which is not the LUQ rule",
         seeded=True,
     ),
     "kld": Order(
         _alone,
         "least KLD alone first",
         _line("#1b7837", "^", "-."),
-        "Layers became low in the order of the KL divergence that each alone causes, which is not the LUQ rule",
+        "Layers became low in the order of the KL divergence that each causes on its own, which is not the LUQ rule",
         by_size=True,
         n_files=lambda n_layers, n_low: n_layers,
-        counted="layers, each alone low",
+        counted="layers, each low on its own",
     ),
     "greedy": Order(
         lambda layers, seed, measure: greedy.steps(ranking.by_entropy(layers, 1), measure),
         "greedy",
         _line("#762a83", "v", "--"),
-        "Layers became low one after another, each the one that measured best beside those that were low, which is not "
-        "the LUQ rule",
+        "Layers became low one after another, each time the one that measured best together with those already low, "
+        "which is not the LUQ rule",
         by_default=False,  # it costs more than all the others
         by_size=True,
         n_files=greedy.most_files,

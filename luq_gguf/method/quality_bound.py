@@ -64,7 +64,7 @@ def most_low_layers(budget: Budget, n_layers: int, measure: Callable[[int], floa
             f"--max-kld {budget.max_kld:g}" if budget.max_kld is not None else f"--min-accuracy {budget.min_accuracy:g}"
         )
         raise BudgetError(
-            f"No number of low layers meets {bound}: the best is {best.figure:.3g}, with {best.n_low} low.",
+            f"No number of low layers meets {bound}: the best is {best.figure:.3g}, with {best.n_low} low layers.",
             "Loosen the bound, or choose a larger --high type.",
         )
     return low, _in_order(tried)

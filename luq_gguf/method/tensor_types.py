@@ -39,7 +39,9 @@ def from_text(text: str) -> dict[str, str]:
     for entry in text.split():
         match = re.match(r"^\^([a-z0-9_.\\]+)\$=([a-z0-9_]+)$", entry)
         if not match:
-            raise InputError(f"tensor-types.txt: {entry!r} is no line of luq-gguf's.", "Run luq-gguf plan again.")
+            raise InputError(
+                f"tensor-types.txt: {entry!r} is not a line that luq-gguf writes.", "Run luq-gguf plan again."
+            )
         types[match[1].replace("\\.", ".")] = match[2].upper()
     return types
 

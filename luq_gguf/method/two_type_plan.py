@@ -115,9 +115,9 @@ def _fewest_for_speed(
     if count is None:
         best = max(range(len(speeds)), key=speeds.__getitem__)
         raise BudgetError(
-            f"No number of layers in {tensors.low} reaches {target_tps:g} tokens/s on this machine: the most that is "
-            f"predicted is {speeds[best]:.1f}, with {best} low.",
-            "Ask for less, or choose a --low type that is faster here: luq-gguf bench --types lists them.",
+            f"No number of layers in {tensors.low} reaches {target_tps:g} tokens/s on this machine: the highest "
+            f"predicted speed is {speeds[best]:.1f}, with {best} low layers.",
+            "Ask for a lower speed, or choose a --low type that is faster here: luq-gguf bench --types lists them.",
         )
     return count
 

@@ -46,7 +46,7 @@ def accuracy(scores: np.ndarray, seed: int = 0) -> Estimate:
 def paired_difference(first: np.ndarray, second: np.ndarray, seed: int = 0) -> Estimate:
     """Mean of other - one over the same samples, with its interval: far narrower than two intervals apart."""
     if first.shape != second.shape:
-        raise ValueError("paired values are of the same samples")
+        raise ValueError("paired values must come from the same samples")
     interval = bootstrap(second.astype(np.float64) - first.astype(np.float64), seed)
     if interval.low == interval.high == 0.0:  # no pair differs: as many samples as these leave this much doubt
         width = share(0, len(first), "exact").high
@@ -58,7 +58,7 @@ def ratio_of_means(first: Sequence[np.ndarray], second: Sequence[np.ndarray], se
     """mean(other) / mean(one) over all values of the same samples, resampling whole samples: a sample's values are not
     independent."""
     if [len(values) for values in first] != [len(values) for values in second]:
-        raise ValueError("paired values are of the same samples")
+        raise ValueError("paired values must come from the same samples")
     sums = np.array([[values.sum() for values in side] for side in (first, second)], np.float64)
     rng = np.random.default_rng(seed)
     drawn = rng.integers(0, len(first), (RESAMPLES // 5, len(first)))
@@ -74,7 +74,7 @@ def paired_ratio(first: np.ndarray, second: np.ndarray) -> Ratio:
     logarithms; the difference of two such means has twice the variance of one).
     """
     if first.shape != second.shape or len(first) == 0:
-        raise ValueError("paired values are of the same measurements")
+        raise ValueError("paired values must come from the same measurements")
     logs = np.log(second / first)
     middle, n = float(logs.mean()), len(logs)
     if n == 1:

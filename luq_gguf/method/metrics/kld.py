@@ -46,7 +46,7 @@ def kl_from_top(reference: TopLogprobs, other: np.ndarray) -> np.ndarray:
     Raises ValueError where positions or vocabulary do not fit.
     """
     if len(reference.tokens) != len(other) or (reference.tokens.size and reference.tokens.max() >= other.shape[1]):
-        raise ValueError(f"{reference.tokens.shape} and {other.shape} are not of the same positions and vocabulary")
+        raise ValueError(f"{reference.tokens.shape} and {other.shape} do not have the same positions and vocabulary")
     p = reference.log_probabilities.astype(np.float64)
     q = np.take_along_axis(other, reference.tokens.astype(np.int64), axis=1).astype(np.float64)
     over_top = (np.exp(p) * (p - q)).sum(axis=1)
@@ -64,7 +64,7 @@ def kl_divergence(reference: np.ndarray, other: np.ndarray) -> np.ndarray:
     Raises ValueError where the shapes differ.
     """
     if reference.shape != other.shape:
-        raise ValueError(f"{reference.shape} and {other.shape} are not of the same positions and vocabulary")
+        raise ValueError(f"{reference.shape} and {other.shape} do not have the same positions and vocabulary")
     p, q = reference.astype(np.float64), other.astype(np.float64)
     return np.asarray(np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0.0))
 
