@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
 """Build the pinned llama.cpp once and keep it in the user's cache folder.
 
-    python vendor/build.py               build where no build for this CPU is there; print the folder
+    python vendor/build.py               build llama.cpp unless there is a build for this CPU; print the folder
     python vendor/build.py --portable    build for every x86-64 CPU with AVX2 (x86-64-v3), or armv8.2 with dot products
     python vendor/build.py --where       only print the folder
     python vendor/build.py --headers     fetch ggml's headers, for luq_gguf/kernels; print the folder
     python vendor/build.py --old         list builds that this version does not use; --remove-old deletes them
 
 The folder holds llama_cpp/ (llama-cpp-python's bindings, with lib/ and bin/) and converter/, all of one sdist. A build
-is taken into use when selftest.py has shown that it computes; where a feature of the CPU fails there, it is built again
-without that feature. Needs a C++ compiler and a package index; CMake and ninja come from the index where the machine
-has none. Standard library only.
+is used only after selftest.py has shown that it computes correctly; if a feature of the CPU fails there, llama.cpp is
+built again without that feature. This needs a C++ compiler and a package index; CMake and ninja come from the index
+where the machine does not have them. The script uses the standard library only.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def fetch_sdist(folder: Path) -> Path:
     sdist = next(folder.glob("*.tar.gz"))
     found = hashlib.sha256(sdist.read_bytes()).hexdigest()
     if found != PIN["sha256"]:
-        raise SystemExit(f"{sdist.name} has sha256 {found}, the pin says {PIN['sha256']}: it is not built.")
+        raise SystemExit(f"{sdist.name} has sha256 {found}, but the pin says {PIN['sha256']}, so it is not built.")
     return sdist
 
 
@@ -120,7 +120,9 @@ def _pip(command: list[str], failure: str) -> None:
     """Run pip. Its warnings, which are about how the machine is set up, are shown only where it fails."""
     run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if run.returncode:
-        raise SystemExit("\n".join(run.stdout.splitlines()[-8:]) + f"\n{failure}. Is the package index reachable?")
+        raise SystemExit(
+            "\n".join(run.stdout.splitlines()[-8:]) + f"\n{failure}. Check that the package index is reachable."
+        )
 
 
 def extract(sdist: Path, into: Path, wanted: Callable[[str], str | None]) -> None:
@@ -171,7 +173,7 @@ def _program(name: str, beside: Path) -> str:
     if found:
         return found
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    _pip([*command, "--target", str(beside / name), name], f"There is no {name} here, and pip cannot get it")
+    _pip([*command, "--target", str(beside / name), name], f"{name} is not installed, and pip cannot install it")
     packed = beside / name / name / "data" / "bin" / name  # bin/cmake beside it is a script that looks for its package
     return str(packed if packed.exists() else beside / name / "bin" / name)
 
@@ -281,8 +283,8 @@ def build(*, portable: bool = False) -> Path:
             without = cpu.without(chosen, failures[0].buffer)
             if without is None:
                 raise SystemExit(
-                    f"llama.cpp was compiled, and does not compute on this CPU: {failures[0]}.\n"
-                    f"It is not taken into use. Please report this with {log} and the output of `lscpu`."
+                    f"llama.cpp was compiled but does not compute correctly on this CPU: {failures[0]}.\n"
+                    f"This build will not be used. Please report this with {log} and the output of `lscpu`."
                 )
             left_out[without[0]] = str(failures[0])
             print(f"{failures[0]}: compiling again without {without[0]}", file=sys.stderr)
@@ -315,11 +317,13 @@ def _list_unused(remove: bool) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--portable", action="store_true", help="for every CPU of x86-64-v3, or armv8.2 with dotprod")
+    parser.add_argument(
+        "--portable", action="store_true", help="build for every CPU of x86-64-v3, or armv8.2 with dotprod"
+    )
     parser.add_argument("--where", action="store_true", help="only print where the build is or would be")
     parser.add_argument("--headers", action="store_true", help="only fetch ggml's headers and print their folder")
     parser.add_argument("--old", action="store_true", help="only list builds that this version does not use")
-    parser.add_argument("--remove-old", action="store_true", help="delete them")
+    parser.add_argument("--remove-old", action="store_true", help="delete the builds that this version does not use")
     args = parser.parse_args()
     if args.old or args.remove_old:
         return _list_unused(args.remove_old)
@@ -330,7 +334,7 @@ def main() -> None:
     old = unused()
     if old:
         print(
-            f"{len(old)} older builds of llama.cpp ({sum(n for _, n in old) / 2**20:.0f} MiB) are not used any more: "
+            f"{len(old)} older builds of llama.cpp ({sum(n for _, n in old) / 2**20:.0f} MiB) are no longer used: "
             f"`python {Path(__file__)} --remove-old` deletes {', '.join(path.name for path, _ in old)}",
             file=sys.stderr,
         )

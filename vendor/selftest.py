@@ -104,7 +104,7 @@ def ended(code: int) -> str:
     except ValueError:
         return f"was killed by signal {-code}"
     if number == signal.SIGKILL:
-        return "was killed (perhaps for want of memory)"
+        return "was killed (perhaps because memory ran out)"
     crashes = ("SIGSEGV", "SIGILL", "SIGABRT", "SIGBUS", "SIGFPE", "SIGTRAP")
     words = (signal.strsignal(number) or number.name).lower()
     return f"crashed ({words})" if number.name in crashes else f"was killed ({words})"
@@ -357,7 +357,7 @@ def run_tools(tools: Path) -> Iterator[Result]:
                         else f"{ended(child.returncode)} {' '.join(child.stderr.split()[-30:])}"
                     )
                 except subprocess.TimeoutExpired:
-                    how = f"did not end within {SECONDS} seconds"
+                    how = f"did not finish within {SECONDS} seconds"
                 except OSError as error:
                     how = f"cannot be run: {error.strerror}"
                 if how:
