@@ -31,8 +31,9 @@ _LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer", "dept
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose files are complete. Of every tensor: `shapes`, its shape in the safetensors header;
-    `sizes`, its bytes there; `shards`, the file that holds it. `revision` is the commit of one from the Hub."""
+    """A checkpoint whose files are complete. For every tensor, `shapes` has its shape in the safetensors header,
+    `sizes` its bytes there, and `shards` the file that contains it. `revision` is the commit of a checkpoint from the
+    Hub."""
 
     folder: Path
     name: str
@@ -55,12 +56,13 @@ class Checkpoint:
 
     @property
     def identity(self) -> str:
-        """A hash of config and tensors' shapes, the same on every machine; `fingerprint` knows times of files."""
+        """Return a hash of config and tensor shapes that is the same on every machine; `fingerprint` also depends on
+        file times."""
         return hashlib.sha256(json.dumps([self.config, self.shapes], sort_keys=True).encode()).hexdigest()
 
 
 def open_checkpoint(model: str, *, trust_remote_code: bool = False, revision: str | None = None) -> Checkpoint:
-    """Check a local folder, or fetch a Hub id's files (at a commit, or the newest) and check them.
+    """Check a local folder, or download a Hub id's files (at a commit, or the newest) and check them.
 
     Raises CheckpointError, and what `download.fetch` raises.
     """
@@ -214,15 +216,15 @@ def _is_shard(name: str) -> bool:
 
 
 def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes from a safetensors header. Raises as `safetensors_entries` does."""
+    """Return the shapes in a safetensors header. Raises CheckpointError as `safetensors_entries` does."""
     return {name: tuple(entry["shape"]) for name, entry in safetensors_entries(path)[1].items()}
 
 
 def safetensors_entries(path: Path) -> tuple[int, dict[str, dict[str, Any]]]:
-    """Where the data begin, and of every tensor its dtype, shape and data_offsets, from a safetensors header, after
-    checking that tensors lie one behind the other and fill the file.
+    """Return where the data begins, and every tensor's dtype, shape and data_offsets, from a safetensors header, after
+    checking that the tensors follow each other without gaps and fill the file.
 
-    Raises CheckpointError where they do not, and where the header is none.
+    Raises CheckpointError where they do not, and where the header is not valid.
     """
     size = path.stat().st_size
     broken = CheckpointError(f"{path.name} is truncated or damaged.", "Download that file again.")

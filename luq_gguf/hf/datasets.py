@@ -39,7 +39,7 @@ def read_calibration(
     """Draw a calibration set. `cache` receives images of Hub datasets. Raises CalibrationError.
 
     Where images are given and text is not, the text-only samples are the same set's prompts and answers without
-    their images: nothing is fetched that was not asked for.
+    their images, so that nothing is downloaded that was not asked for.
     """
     if not 0 <= alpha <= 1:
         raise CalibrationError(
@@ -91,7 +91,8 @@ def read_calibration(
 
 
 def read_questions(source: str, n_samples: int | None, seed: int, cache: Path) -> tuple[Sample, ...]:
-    """Questions to measure with, all or so many by chance. Raises CalibrationError where an image is missing."""
+    """Return the questions to measure with, all of them or a random sample. Raises CalibrationError where an image is
+    missing."""
     samples = list(_read_set(source, seed, n_samples or 1000, cache, TO_MEASURE))
     if not samples:
         raise CalibrationError(
@@ -111,7 +112,7 @@ def read_questions(source: str, n_samples: int | None, seed: int, cache: Path) -
 
 
 def source_name(source: str) -> str:
-    """How a source is named in files that are published: a Hub id, or a file's name without its folders."""
+    """Return how a source is named in published files: a Hub id, or a file's name without its folders."""
     return Path(source).expanduser().name if _is_local(source) else source
 
 
@@ -162,7 +163,8 @@ def _read_set(
 
 
 def read_jsonl(path: Path) -> Iterator[Sample]:
-    """Lines {"image", "prompt", "answers"}; paths are relative to the file. Raises CalibrationError with the line."""
+    """Yield a sample for each line {"image", "prompt", "answers"}; paths are relative to the file. Raises
+    CalibrationError with the line number."""
     with path.open(encoding="utf-8", errors="replace") as file:
         # readline with a limit: a file without line ends may be larger than memory
         for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), ""), 1):
@@ -179,7 +181,7 @@ def read_jsonl(path: Path) -> Iterator[Sample]:
 
 
 def _fields(row: Any) -> tuple[str, str | None, tuple[str, ...]]:
-    """Raises one of four errors where a line is no sample."""
+    """Return prompt, image and answers of a line. Raises one of four errors where it is not a sample."""
     prompt, image = row["prompt"], row.get("image")
     answers = row.get("answers", row.get("answer")) or []
     if not isinstance(prompt, str) or not isinstance(image, str | None) or not isinstance(answers, str | list):
@@ -226,7 +228,8 @@ def _commit_of(source: str) -> str:
 
 
 def samples_from_rows(rows: Iterable[dict[str, Any]], count: int, cache: Path) -> Iterator[Sample]:
-    """Rows with an image column and a question; images are kept in `cache`, named by their content."""
+    """Yield samples from rows with an image column and a question; images are kept in `cache`, named by their
+    content."""
     for row in itertools.islice(rows, count):
         image: Any = next((row[k] for k in ("image", "images") if row.get(k) is not None), None)
         image = image[0] if isinstance(image, list) and image else image

@@ -1,6 +1,7 @@
-"""Fetch a checkpoint from the Hub: only what is needed, of one revision, and nothing large before the small is checked.
+"""Download a checkpoint from the Hub: only the files that are needed, at one revision, and small files are checked
+before large ones are downloaded.
 
-huggingface_hub keeps the files in its cache and goes on with half-fetched ones; its bars show the progress.
+huggingface_hub keeps the files in its cache and resumes partial downloads; its progress bars are shown.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ _AGAIN = "run the same command again: it continues where it stopped"
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A fetched checkpoint: where it lies, and the commit it is of."""
+    """A downloaded checkpoint: its folder, and its commit."""
 
     folder: Path
     revision: str
 
 
 def fetch(model: str, revision: str | None, check: Callable[[Path], None], *, code: bool = False) -> Snapshot:
-    """Fetch a model's configuration, tokenizer and safetensors at a revision (None: the newest).
+    """Download a model's configuration, tokenizer and safetensors at a revision (None: the newest).
 
-    `check` is called with the folder when it holds all but the weights; what it raises ends the fetching. Raises
+    `check` is called with the folder when it holds all but the weights; what it raises ends the download. Raises
     CheckpointError or DiskSpaceError with what to do. `code`: Python files too.
     """
     from huggingface_hub import HfApi, snapshot_download
@@ -66,7 +67,7 @@ def fetch(model: str, revision: str | None, check: Callable[[Path], None], *, co
 
 
 def fetch_config(model: str) -> Path:
-    """config.json alone, of the newest revision or as it was fetched before. Raises as `fetch` does."""
+    """Download config.json alone, at the newest revision or as it is in the cache. Raises the errors of `fetch`."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
@@ -164,13 +165,14 @@ def _one_sentence(model: str) -> Iterator[None]:
 
 
 def status_of(error: Exception) -> int:
-    """The HTTP status behind an error of the client's; 0 where there was no answer."""
+    """Return the HTTP status behind an error of the Hub client; 0 where there was no answer."""
     return int(getattr(getattr(error, "response", None), "status_code", 0) or 0)
 
 
 @contextmanager
 def hub_errors(what: str) -> Any:
-    """Errors of the network and of an overloaded Hub in one sentence; refusals are passed on. Raises UploadError."""
+    """Turn errors of the network and of an overloaded Hub into one sentence; refusals are passed on. Raises
+    UploadError."""
     from huggingface_hub.constants import ENDPOINT
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
@@ -191,7 +193,8 @@ def hub_errors(what: str) -> Any:
 
 
 def network_errors() -> tuple[type[Exception], ...]:
-    """OSError, and the base of what the client's own HTTP library raises: it has changed its name with versions."""
+    """Return OSError and the base class of what the client's HTTP library raises, whose name has changed between
+    versions."""
     from huggingface_hub.errors import HfHubHTTPError
 
     base = HfHubHTTPError.__mro__[1]

@@ -22,14 +22,15 @@ _UNUSED = re.compile(r"post_layernorm|position_ids$")  # hidden states are read 
 
 
 def is_clip_llava(checkpoint: Checkpoint) -> bool:
-    """Whether the vision half is a CLIP tower, which llama.cpp's converter does not write."""
+    """Return whether the vision half is a CLIP tower, which llama.cpp's converter does not write."""
     vision = checkpoint.config.get("vision_config")
     kind = vision.get("model_type") if isinstance(vision, dict) else None
     return checkpoint.architecture == "LlavaForConditionalGeneration" and kind == "clip_vision_model"
 
 
 def clip_vision(checkpoint: Checkpoint) -> ClipVision:
-    """The tower and its projector. Raises CheckpointError for a variant that libmtmd would compute otherwise."""
+    """Return the tower and its projector. Raises CheckpointError for a variant that libmtmd would compute
+    differently."""
     try:
         return _clip_vision(checkpoint)
     except CheckpointError:
@@ -99,7 +100,7 @@ def _side(size: Any) -> int:
 
 
 def vision_names(checkpoint: Checkpoint, vision: ClipVision) -> dict[str, str]:
-    """HF name -> name in the mmproj file, of the tower's and the projector's tensors, in the file's order.
+    """Return HF name -> name in the mmproj file for the tensors of the tower and the projector, in the file's order.
 
     Raises CheckpointError naming a tensor without a name there.
     """
@@ -123,7 +124,7 @@ def vision_names(checkpoint: Checkpoint, vision: ClipVision) -> dict[str, str]:
 
 
 def read_tensor(checkpoint: Checkpoint, name: str) -> np.ndarray:
-    """float32 tensor of a checkpoint, read from its shard alone."""
+    """Return a float32 tensor of a checkpoint, reading its shard only."""
     import torch
     from safetensors import safe_open
 

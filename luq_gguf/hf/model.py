@@ -17,7 +17,7 @@ from luq_gguf.hf.processor import load_processor
 
 
 def meta_model(checkpoint: Checkpoint) -> nn.Module:
-    """The model's modules without weights (torch's meta device): seconds for any size.
+    """Return the model's modules without weights (torch's meta device), in seconds for any size.
 
     Raises CheckpointError where transformers cannot make a model of the config.
     """
@@ -34,7 +34,7 @@ def meta_model(checkpoint: Checkpoint) -> nn.Module:
 
 
 def load_reference(checkpoint: Checkpoint, placement: Placement) -> tuple[nn.Module, Any]:
-    """The model in eval mode and its processor (a tokenizer for text-only models), where `placement` has them.
+    """Return the model in eval mode and its processor (a tokenizer for text-only models), placed on `placement`.
 
     Raises CheckpointError where transformers refuses the checkpoint, and what `devices.memory_errors` raises.
     """
