@@ -21,7 +21,7 @@ PACKAGES = ("torch", "transformers", "safetensors", "gguf", "numpy", "scikit-lea
 
 
 def examine() -> list[Check]:
-    """All checks, in the order in which one would mend them."""
+    """Return all checks, in the order in which one would fix them."""
     return [*_python(), *_tools(), _bindings(), _converter(), *_machine()]
 
 

@@ -32,7 +32,7 @@ _PAIRS = (("qwen2vl", "qwen2"), ("qwen3vl", "qwen3"))
 
 
 def verify(target: Path, mmproj: Path | None = None, threads: int | None = None) -> list[Check]:
-    """All checks of a run folder or a file. Raises InputError's children where the target is neither."""
+    """Return all checks of a run folder or a file. Raises a child of InputError where the target is neither."""
     if target.is_dir():
         run = RunFolder(target)
         if mmproj:

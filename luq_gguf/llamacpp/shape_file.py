@@ -29,8 +29,8 @@ def write(
     changes: Mapping[str, object] | None = None,
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> reader.GGUFInfo:
-    """A file with a header-only GGUF's metadata and these types; `shapes` (torch order) are the header-only GGUF's
-    unless given.
+    """Write a file with a header-only GGUF's metadata and these types; `shapes` (torch order) are the header-only
+    GGUF's unless given.
 
     Raises DiskSpaceError before anything is written, ConversionError where ggml cannot make a type's rows.
     """

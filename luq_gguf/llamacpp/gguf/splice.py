@@ -28,7 +28,7 @@ def splice(
     order: Iterable[str] | None = None,
     changes: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the file that has each tensor in the given type, taking it from the first of the files that holds it so.
+    """Write a file with each tensor in the given type, copied from the first of the files that has it in that type.
 
     Metadata are those of the first file, but for `changes` of texts. `order` is that of the tensors, if not all that
     are wanted lie in the first file. Raises VerificationError naming a tensor that none holds in its type.

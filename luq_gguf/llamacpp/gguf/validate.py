@@ -36,8 +36,8 @@ class _DamageError(Exception):
 
 @dataclass(frozen=True)
 class GGUFHeader:
-    """Where a header ends, before padding; the alignment; of every tensor the name, type's number and shape (columns
-    first)."""
+    """Where a header ends (before padding), its alignment, and the name, type number and shape (columns first) of every
+    tensor."""
 
     end: int
     alignment: int
@@ -54,7 +54,7 @@ class _Cursor:
         return len(self.data) - self.at
 
     def skip(self, n: int, what: str) -> int:
-        """Go on by n bytes; returns where they began."""
+        """Advance by n bytes, and return where they began."""
         if n > self.left():
             raise _DamageError(f"it ends within {what}")
         self.at += n
@@ -83,8 +83,8 @@ class _Cursor:
 
 
 def check(path: Path) -> GGUFHeader:
-    """What a header says without its metadata. Raise GGUFFileError, with what is wrong, where it contradicts itself or
-    the file."""
+    """Return what a header says, without its metadata. Raises GGUFFileError, with what is wrong, where it contradicts
+    itself or the file."""
     if not path.is_file():
         raise GGUFFileError(f"{path} is not a file.", "Give the path of a .gguf file.")
     if path.stat().st_size == 0:
@@ -94,7 +94,7 @@ def check(path: Path) -> GGUFHeader:
 
 
 def check_bytes(data: mmap.mmap | bytes, name: str) -> GGUFHeader:
-    """The same of a file's bytes."""
+    """Return the same as `check`, for a file's bytes."""
     if data[:4] != b"GGUF":
         raise GGUFFileError(f"{name} is not a GGUF file.", "It does not begin with GGUF's magic number.")
     try:

@@ -26,7 +26,8 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
 
 def render(template: str | None, prompt: str, marker: str | None, bos: str = "", eos: str = "") -> str:
-    """One user turn and the beginning of the answer; `marker` stands for an image before the prompt (None: no image).
+    """Return one user turn and the beginning of the answer; `marker` stands for an image before the prompt (None: no
+    image).
 
     The template is rendered as transformers does, with an image in the turn's content, and without it: what the image
     adds is replaced by the marker, and of what was there only its special tokens are dropped, because libmtmd writes
