@@ -25,7 +25,7 @@ COMPILERS = ("c++", "g++", "clang++")
 
 
 def folder() -> Path:
-    """Where the build of these sources for this pin lies or will lie."""
+    """Return where the build of these sources for this pin is or will be."""
     pin = tools.pin()
     digest = hashlib.sha256(f"{pin['sha256']} {platform.machine()}".encode())
     for path in sorted(SOURCES.iterdir()):
@@ -35,13 +35,14 @@ def folder() -> Path:
 
 
 def built() -> Path | None:
-    """The library, if it has been built."""
+    """Return the library, if it has been built."""
     path = folder() / LIBRARY
     return path if path.exists() else None
 
 
 def library(info: Callable[[str], None] = lambda sentence: None) -> Path:
-    """The library, built where it is not yet: half a minute, once. Raises KernelsError where that cannot be."""
+    """Return the library, building it the first time, which takes half a minute. Raises KernelsError where it cannot be
+    built."""
     present = built()
     if present:
         return present
@@ -65,7 +66,7 @@ def library(info: Callable[[str], None] = lambda sentence: None) -> Path:
 
 
 def compile_sources(into: Path, *arguments: str, targets: tuple[str, ...] = ("luq-kernels",)) -> None:
-    """Run CMake; `arguments` are further ones of its first step."""
+    """Run CMake; `arguments` are additional ones for its first step."""
     try:
         headers = tools.ggml_headers()
     except (OSError, subprocess.CalledProcessError) as error:
@@ -88,7 +89,7 @@ def compile_sources(into: Path, *arguments: str, targets: tuple[str, ...] = ("lu
 
 
 def ggml_version(headers: Path) -> str:
-    """What ggml of these headers calls itself."""
+    """Return the version in these ggml headers."""
     text = (headers / "CMakeLists.txt").read_text()
     matches = (re.search(rf"set\(GGML_VERSION_{part} (\d+)\)", text) for part in ("MAJOR", "MINOR", "PATCH"))
     return ".".join(match[1] if match else "?" for match in matches)

@@ -27,7 +27,7 @@ SECONDS = 5.0
 
 
 def gain(library: Path, threads: int | None = None, seconds: float = SECONDS) -> dict[str, Any]:
-    """How many times as fast as ggml alone: value, low, high and the conditions.
+    """Return how many times as fast as ggml alone the kernels are: value, low, high and the conditions.
 
     Raises ToolsError without the pinned llama.cpp, KernelsError where its ggml does not take the library.
     """

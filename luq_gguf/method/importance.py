@@ -10,7 +10,7 @@ from luq_gguf.core.types import ImportanceMatrix
 
 
 def merge(parts: Sequence[ImportanceMatrix]) -> ImportanceMatrix:
-    """The importance over all tokens of all parts: sums and counts add up.
+    """Return the importance over all tokens of all parts: sums and counts are added up.
 
     Raises ValueError where a tensor's shape differs between parts.
     """
@@ -26,7 +26,7 @@ def merge(parts: Sequence[ImportanceMatrix]) -> ImportanceMatrix:
 
 
 def mean_squares(matrix: ImportanceMatrix, name: str) -> np.ndarray:
-    """Mean of x^2 per input column, float64 [n_mat, n_in]: what llama-quantize weighs errors with.
+    """Return the mean of x^2 per input column, float64 [n_mat, n_in], by which llama-quantize weighs errors.
 
     An expert without tokens has weight 1 everywhere, as there (tools/quantize/quantize.cpp).
     """

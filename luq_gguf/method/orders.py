@@ -48,8 +48,8 @@ class Order:
         measure: Measure,
         enough: Callable[[tuple[int, ...]], bool] = lambda chosen: False,
     ) -> tuple[int, ...]:
-        """All layers, those first that become low first: by steps until `enough` says that they are, then those of
-        lowest entropy."""
+        """Return all layers, beginning with those that become low first: by steps until `enough` says that they are
+        enough, then those of lowest entropy."""
         steps = self.steps(layers, seed, measure)
         chosen = next((step for step in steps if enough(step) or len(step) == len(layers)), ())
         return (*chosen, *(layer for layer in ranking.by_entropy(layers, 1) if layer not in chosen))
@@ -120,7 +120,7 @@ SWEPT = tuple(name for name, order in ORDERS.items() if order.by_default)
 
 
 def rank(layers: Sequence[LayerEntropy], name: str, seed: int = 0) -> tuple[int, ...]:
-    """Layer numbers in one of the UNMEASURED orders, the one to quantize first in front."""
+    """Return layer numbers in one of the UNMEASURED orders, beginning with the one to quantize first."""
 
     def measure(low: tuple[int, ...]) -> float:
         raise ValueError(f"the order {name} is measured")

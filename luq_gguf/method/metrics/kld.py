@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class TopLogprobs:
-    """Log-probabilities at n positions: of the k most expected tokens, and of all others together.
+    """Log-probabilities at n positions: of the k most probable tokens, and of all others together.
 
     tokens: int32 [n, k]; log_probabilities: float32 [n, k], descending; tail: float32 [n], -inf where k is all.
     """
@@ -20,7 +20,7 @@ class TopLogprobs:
 
 
 def keep_top(log_probabilities: np.ndarray, k: int) -> TopLogprobs:
-    """The k largest of each row [n, n_vocab]; all of them where the vocabulary has no more."""
+    """Return the k largest of each row [n, n_vocab]; all of them where the vocabulary has no more."""
     n_vocab = log_probabilities.shape[1]
     if k >= n_vocab:
         order = np.argsort(-log_probabilities, axis=1, kind="stable")
@@ -40,7 +40,7 @@ def _log_rest(log_probabilities: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 
 def kl_from_top(reference: TopLogprobs, other: np.ndarray) -> np.ndarray:
-    """KL(reference || other) in nats, float64 [n], with all tokens beyond the reference's k taken as one.
+    """Return KL(reference || other) in nats, float64 [n], with all tokens beyond the reference's k taken as one.
 
     Never more than the full divergence, and equal to it where k is the whole vocabulary. `other`: [n, n_vocab].
     Raises ValueError where positions or vocabulary do not fit.
@@ -59,7 +59,7 @@ def kl_from_top(reference: TopLogprobs, other: np.ndarray) -> np.ndarray:
 
 
 def kl_divergence(reference: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """KL(reference || other) in nats, float64 [n], of log-probabilities [n, n_vocab]; never below zero.
+    """Return KL(reference || other) in nats, float64 [n], of log-probabilities [n, n_vocab]; never below zero.
 
     Raises ValueError where the shapes differ.
     """
@@ -70,5 +70,5 @@ def kl_divergence(reference: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def same_top(reference: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Whether both expect the same token most, bool [n], of log-probabilities [n, n_vocab]."""
+    """Return whether both predict the same most probable token, bool [n], of log-probabilities [n, n_vocab]."""
     return np.asarray(reference.argmax(axis=1) == other.argmax(axis=1))
