@@ -4,7 +4,7 @@
     python vendor/build.py               build llama.cpp unless there is a build for this CPU; print the folder
     python vendor/build.py --portable    build for every x86-64 CPU with AVX2 (x86-64-v3), or armv8.2 with dot products
     python vendor/build.py --where       only print the folder
-    python vendor/build.py --headers     fetch ggml's headers, for luq_gguf/kernels; print the folder
+    python vendor/build.py --headers     download ggml's headers, for luq_gguf/kernels; print the folder
     python vendor/build.py --old         list builds that this version does not use; --remove-old deletes them
 
 The folder holds llama_cpp/ (llama-cpp-python's bindings, with lib/ and bin/) and converter/, all of one sdist. A build
@@ -46,7 +46,7 @@ X86_OFF = tuple(f"-DGGML_{name}=OFF" for name in ("NATIVE", "SSE42", "AVX", "AVX
 
 
 def cache_root() -> Path:
-    """The folder that builds are kept in."""
+    """Return the folder that builds are kept in."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "luq-gguf"
 
 
@@ -60,13 +60,13 @@ def _recipe() -> str:
 
 
 def folder_for(features: frozenset[str]) -> Path:
-    """Where a build for these features lies or will lie."""
+    """Return where a build for these features is or will be."""
     key = hashlib.sha256(json.dumps([_recipe(), platform.machine(), sorted(features)]).encode()).hexdigest()[:12]
     return cache_root() / f"llama.cpp-{PIN['version']}-{key}"
 
 
 def facts(folder: Path) -> dict[str, object] | None:
-    """What build.json says of a finished build; None where there is none."""
+    """Return what build.json says about a finished build; None where there is none."""
     try:
         read: dict[str, object] = json.loads((folder / FACTS).read_text())
     except (OSError, ValueError):
@@ -75,7 +75,7 @@ def facts(folder: Path) -> dict[str, object] | None:
 
 
 def usable(folder: Path) -> bool:
-    """Whether a build is of this recipe, has passed the self-test, and asks for nothing that this CPU lacks."""
+    """Return whether a build is of this recipe, has passed the self-test, and needs nothing that this CPU lacks."""
     known = facts(folder)
     if known is None or known.get("recipe") != _recipe() or known.get("machine") != platform.machine():
         return False
@@ -84,8 +84,8 @@ def usable(folder: Path) -> bool:
 
 
 def cache_folder() -> Path:
-    """The build for this CPU: the one made for it, else the one that uses most of what it can do, else where it will
-    lie. A cache that several machines share never gives one a build that it cannot run."""
+    """Return the build for this CPU: the one made for it, else the one that uses most of its features, else where it
+    will be. A cache that several machines share never gives one a build that it cannot run."""
     own = folder_for(cpu.usable_features())
     if usable(own):
         return own
@@ -94,7 +94,7 @@ def cache_folder() -> Path:
 
 
 def unused() -> list[tuple[Path, int]]:
-    """Builds that no machine can take into use any more, and what killed ones left behind: folder and bytes."""
+    """Return builds that no machine can use any more, and what killed builds left behind: folder and bytes."""
     found = []
     for path in sorted(cache_root().glob("llama.cpp-*")):
         known = facts(path)
@@ -105,7 +105,7 @@ def unused() -> list[tuple[Path, int]]:
 
 
 def fetch_sdist(folder: Path) -> Path:
-    """The sdist, from pip's index, checked against the pin."""
+    """Download the sdist from pip's index, check it against the pin, and return its path."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--no-binary", PIN["package"], "--dest", str(folder)]
     _pip([*command, f"{PIN['package']}=={PIN['version']}"], f"The pinned {PIN['package']} could not be fetched")
@@ -126,7 +126,7 @@ def _pip(command: list[str], failure: str) -> None:
 
 
 def extract(sdist: Path, into: Path, wanted: Callable[[str], str | None]) -> None:
-    """The members of the sdist for which `wanted` names a path, never outside the folder."""
+    """Extract the members of the sdist for which `wanted` returns a path, never outside the folder."""
     with tarfile.open(sdist) as archive:
         for member in archive:
             name = wanted(member.name.partition("/")[2])
@@ -136,14 +136,14 @@ def extract(sdist: Path, into: Path, wanted: Callable[[str], str | None]) -> Non
 
 
 def is_needed(name: str) -> str | None:
-    """llama.cpp without what is not compiled, and the bindings."""
+    """Return a member's path if it belongs to the bindings or to the part of llama.cpp that is compiled, else None."""
     if re.match(r"vendor/llama\.cpp/(media|docs|benches|pocs|models|tests|examples)/", name):
         return None
     return name if name.startswith(("vendor/llama.cpp/", "llama_cpp/")) else None
 
 
 def headers() -> Path:
-    """ggml's headers of the pin, taken out of the sdist when first asked for."""
+    """Return the folder of the pinned ggml's headers, taken out of the sdist the first time they are needed."""
     target = cache_root() / f"ggml-headers-{PIN['version']}-{PIN['sha256'][:12]}"
     if target.exists():
         return target
@@ -224,7 +224,8 @@ def compile_into(
     extra: tuple[str, ...] = (),
     targets: tuple[str, ...] = (),
 ) -> Path:
-    """Configure and compile what is not compiled yet, all tools or the given targets; the folder of what was made."""
+    """Configure and compile what is not compiled yet, all tools or the given targets; return the folder of the
+    results."""
     cmake, ninja = _program("cmake", tree.parent), _program("ninja", tree.parent)
     rpath = "-DCMAKE_INSTALL_RPATH=$ORIGIN;$ORIGIN/../lib"
     configure = [cmake, "-S", str(source / "vendor" / "llama.cpp"), "-B", str(tree), "-G", "Ninja"]
@@ -237,7 +238,7 @@ def compile_into(
 
 
 def assemble(source: Path, binaries: Path, folder: Path) -> Path:
-    """Bindings, libraries, tools and converter as they are used."""
+    """Copy bindings, libraries, tools and converter to where they are used."""
     shutil.copytree(source / "llama_cpp", folder / "llama_cpp", dirs_exist_ok=True)
     for kind, pattern in (("lib", "lib*"), ("bin", "llama-*")):
         (folder / "llama_cpp" / kind).mkdir(exist_ok=True)
@@ -251,7 +252,7 @@ def assemble(source: Path, binaries: Path, folder: Path) -> Path:
 
 
 def build(*, portable: bool = False) -> Path:
-    """The finished folder; built beside its name, tested there, and renamed when whole."""
+    """Return the finished folder; it is built next to its name, tested there, and renamed when complete."""
     features = cpu.portable_features() if portable else cpu.usable_features()
     target = folder_for(features) if portable else cache_folder()
     if usable(target):
@@ -321,7 +322,7 @@ def main() -> None:
         "--portable", action="store_true", help="build for every CPU of x86-64-v3, or armv8.2 with dotprod"
     )
     parser.add_argument("--where", action="store_true", help="only print where the build is or would be")
-    parser.add_argument("--headers", action="store_true", help="only fetch ggml's headers and print their folder")
+    parser.add_argument("--headers", action="store_true", help="only download ggml's headers and print their folder")
     parser.add_argument("--old", action="store_true", help="only list builds that this version does not use")
     parser.add_argument("--remove-old", action="store_true", help="delete the builds that this version does not use")
     args = parser.parse_args()
