@@ -108,7 +108,7 @@ def fetch_sdist(folder: Path) -> Path:
     """Download the sdist from pip's index, check it against the pin, and return its path."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--no-binary", PIN["package"], "--dest", str(folder)]
-    _pip([*command, f"{PIN['package']}=={PIN['version']}"], f"The pinned {PIN['package']} could not be fetched")
+    _pip([*command, f"{PIN['package']}=={PIN['version']}"], f"The pinned {PIN['package']} could not be downloaded")
     sdist = next(folder.glob("*.tar.gz"))
     found = hashlib.sha256(sdist.read_bytes()).hexdigest()
     if found != PIN["sha256"]:

@@ -71,7 +71,7 @@ def compile_sources(into: Path, *arguments: str, targets: tuple[str, ...] = ("lu
         headers = tools.ggml_headers()
     except (OSError, subprocess.CalledProcessError) as error:
         raise KernelsError(
-            f"The kernels cannot be built: the pinned llama.cpp's headers cannot be fetched ({error}).",
+            f"The kernels cannot be built: the pinned llama.cpp's headers cannot be downloaded ({error}).",
             "They are downloaded once, with its sdist, from the package index: try again with a network connection.",
         ) from None
     cmake, ninja = _tool("cmake", into.parent), None if shutil.which("make") else _tool("ninja", into.parent)
