@@ -33,7 +33,7 @@ def main() -> int:
             emulator = ROOT / "tests" / "support" / "amx_emulator.c"
             subprocess.run(["gcc", "-O1", "-fPIC", "-shared", emulator, "-o", library], check=True)
             os.environ["LD_PRELOAD"] = str(library)
-        print(f"AMX {'emulated' if emulated else 'of this CPU'}; compiler: {_compiler()}")
+        print(f"AMX {'is emulated' if emulated else 'is that of this CPU'}; compiler: {_compiler()}")
         outcomes = {}
         for barrier in ("ON", "OFF"):
             tree, chosen = folder / f"barrier-{barrier}", cpu.choose(cpu.usable_features().union(AMX))

@@ -48,7 +48,8 @@ _ASK_ABSENT = (
 
 
 def labelled_train_images() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Train pictures whose questions tell both attributes: uint8 [n, SIDE, SIDE, 3], shape and colour index [n]."""
+    """Return train images whose questions tell both attributes: uint8 [n, SIDE, SIDE, 3], shape and colour index
+    [n]."""
     told: dict[Path, dict[str, str]] = defaultdict(dict)
     for question in questions("train"):
         if question.answer in SHAPES:
@@ -63,7 +64,8 @@ def labelled_train_images() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def draw(rng: np.random.Generator, shape: int, color: int) -> np.ndarray:
-    """One picture in easy-VQA's manner, uint8 [SIDE, SIDE, 3]; sizes and grounds are those seen in its train split."""
+    """Draw one image in easy-VQA's manner, uint8 [SIDE, SIDE, 3]; sizes and backgrounds are those seen in its train
+    split."""
     scale = 4  # drawn large and shrunk, for the same soft edges
     ground = tuple(int(v) for v in rng.integers(230, 256, size=3))
     canvas = Image.new("RGB", (64 * scale, 64 * scale), ground)
@@ -86,7 +88,8 @@ def draw(rng: np.random.Generator, shape: int, color: int) -> np.ndarray:
 
 
 def ask(rng: np.random.Generator, shape: int, color: int, negated_share: float) -> tuple[str, str]:
-    """A random question about a picture of that shape and colour, with its answer: a third about attributes."""
+    """Return a random question about an image of that shape and colour, with its answer; a third are about
+    attributes."""
     noun, hue = SHAPES[shape], list(COLORS)[color]
     kind = rng.random()
     if kind < 0.16:
@@ -102,7 +105,7 @@ def ask(rng: np.random.Generator, shape: int, color: int, negated_share: float) 
 
 
 def all_questions() -> list[str]:
-    """Every question text that easy-VQA asks, from the templates; the trainer checks that none is missing."""
+    """Return every question text that easy-VQA asks, from the templates; the trainer checks that none is missing."""
     attribute = [t.format(color=c) for t in _ASK_SHAPE for c in COLORS]
     attribute += [t.format(shape="shape", noun=n) for t in _ASK_COLOR for n in SHAPES]
     subjects = [*SHAPES, *(f"{c} shape" for c in COLORS)]

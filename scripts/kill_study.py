@@ -51,7 +51,7 @@ def main() -> None:
                     wrong += 1
                     print(stop, flush=True)
             same += disturbed.files(folder) == files
-            told = f"{wrong} ended otherwise than they should; {same} conversions with the undisturbed files"
+            told = f"{wrong} ended in an unexpected way; {same} conversions have the undisturbed files"
             print(f"{sum(stages.values())} stops in {conversions} conversions; {told}", flush=True)
     print(f"SIG{args.signal}, by the stage that was running: {dict(stages)}")
     sys.exit(bool(wrong) or same < conversions)

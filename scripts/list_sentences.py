@@ -24,7 +24,7 @@ JINJA = re.compile(r"{%.*?%}|{#.*?#}", re.DOTALL)
 
 
 def text_of(node: ast.AST) -> str | None:
-    """The text of a string expression, with holes as {expression}; None where it is not one."""
+    """Return the text of a string expression, with holes as {expression}; None where it is not one."""
     match node:
         case ast.Constant(value=str(text)):
             return text
@@ -43,7 +43,7 @@ def text_of(node: ast.AST) -> str | None:
 
 
 def holes(node: ast.AST) -> Iterator[ast.AST]:
-    """The expressions inside a string expression that are not text themselves."""
+    """Yield the expressions inside a string expression that are not text themselves."""
     match node:
         case ast.JoinedStr(values=parts):
             yield from (part.value for part in parts if isinstance(part, ast.FormattedValue))
@@ -53,7 +53,8 @@ def holes(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def sentences_of_python(node: ast.AST, told: bool = False) -> Iterator[tuple[int, str]]:
-    """Line and sentence of all strings below a node; `told` if the node is an argument of what speaks to the user."""
+    """Yield line and sentence of all strings below a node; `told` if the node is an argument of what speaks to the
+    user."""
     text = text_of(node)
     if text is not None:
         if told or WORDS.search(text):
@@ -71,7 +72,7 @@ def sentences_of_python(node: ast.AST, told: bool = False) -> Iterator[tuple[int
 
 
 def sentences(path: Path) -> Iterator[tuple[int, str]]:
-    """Line and sentence of everything in a file that a user can meet."""
+    """Yield line and sentence of everything in a file that a user can meet."""
     content = path.read_text()
     if path.suffix == ".py":
         yield from sentences_of_python(ast.parse(content))

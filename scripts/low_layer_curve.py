@@ -26,7 +26,7 @@ from luq_gguf.workflows import demo, easy_vqa, pipeline
 
 
 def scores(model: Path, mmproj: Path, asked, pictures) -> list[np.ndarray]:
-    """Log-probabilities behind every text token of each question with its right answer."""
+    """Return log-probabilities after every text token of each question with its correct answer."""
     with LlamaClient(model, mmproj, n_ctx=512) as runner:
         return [runner.score(q.text, pictures[q.image], answer=q.answer).log_probabilities for q in asked]
 

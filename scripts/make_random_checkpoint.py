@@ -86,7 +86,7 @@ def _little(shape: str) -> str:
 
 
 def tensors(config: Any, shape: str) -> dict[str, tuple[int, ...]]:
-    """Name -> shape, in transformers' order, under the published names."""
+    """Return name -> shape, in transformers' order, under the published names."""
     from transformers import AutoModelForImageTextToText
 
     with torch.device("meta"):
@@ -99,7 +99,7 @@ def tensors(config: Any, shape: str) -> dict[str, tuple[int, ...]]:
 
 
 def shards(shapes: dict[str, tuple[int, ...]]) -> list[dict[str, tuple[int, ...]]]:
-    """In order, each below the limit unless one tensor alone is above it."""
+    """Return shards in order, each below the limit unless a single tensor is above it."""
     found: list[dict[str, tuple[int, ...]]] = [{}]
     for name, shape in shapes.items():
         held = sum(2 * math.prod(one) for one in found[-1].values())
@@ -110,7 +110,8 @@ def shards(shapes: dict[str, tuple[int, ...]]) -> list[dict[str, tuple[int, ...]
 
 
 def draw(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Any:
-    """Pieces of a tensor in bfloat16. Norms are one, biases zero, matrices keep a vector's length about as it is."""
+    """Yield pieces of a tensor in bfloat16. Norms are one, biases are zero, and matrices roughly preserve a vector's
+    length."""
     left = math.prod(shape)
     n_in = math.prod(shape[1:]) if len(shape) > 1 else 1
     while left:
@@ -139,7 +140,7 @@ def write_shard(path: Path, shapes: dict[str, tuple[int, ...]], generator: torch
 
 
 def write_processor(shape: str, folder: Path) -> None:
-    """The little model's, with the published sizes of pictures."""
+    """Write the tiny model's processor, with the published image sizes."""
     source = LITTLE / _little(shape)
     for name in COPIED:
         shutil.copy(source / name, folder / name)

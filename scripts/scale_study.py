@@ -43,7 +43,7 @@ class Watched:
 
 
 def watch(command: Sequence[str | Path], folder: Path, enough: Callable[[], bool] = lambda: False) -> Watched:
-    """Run a command silently, to its end or until it is `enough`. Raises CalledProcessError where it fails."""
+    """Run a command silently, to its end or until `enough` returns True. Raises CalledProcessError where it fails."""
     found, started, stopped = Watched(), time.monotonic(), False
     child = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while child.poll() is None:
@@ -88,7 +88,7 @@ def _disk(folder: Path) -> int:
 
 
 def by_hand(run: Path, checkpoint: Path, work: Path, threads: int, only_16_bit: bool) -> dict[str, Watched]:
-    """The same files in `work` by llama.cpp's own tools."""
+    """Make the same files in `work` with llama.cpp's own tools."""
     clear(run, work)
     llama, f16 = tools.find(), work / "by-hand-F16.gguf"
     convert = [sys.executable, llama.converter, checkpoint, "--outtype", "f16", "--model-name", checkpoint.name]
@@ -105,7 +105,7 @@ def by_hand(run: Path, checkpoint: Path, work: Path, threads: int, only_16_bit: 
 
 
 def clear(*folders: Path) -> None:
-    """Remove the files of the turn before and let the disk finish: both sides begin with no work left for it."""
+    """Remove the files of the previous turn and let the disk finish, so that both sides begin with an idle disk."""
     for folder in folders:
         for path in folder.glob("*.gguf"):
             if path.name != header_only.IMATRIX_NAME:
@@ -115,7 +115,8 @@ def clear(*folders: Path) -> None:
 
 
 def ours(run: Path, work: Path, threads: int, only_16_bit: bool, *more: str) -> tuple[Watched, dict[str, float]]:
-    """Mmproj, 16-bit file and LUQ file once more: the whole command, and its stages' seconds."""
+    """Make the mmproj, 16-bit file and LUQ file again; return what the whole command took, and the seconds of its
+    stages."""
     clear(run, work)
     with RunFolder(run) as held:
         for stage in ("mmproj", "f16", "quantize"):

@@ -50,7 +50,7 @@ A model reads the picture and answers the question with one word: yes or no, a s
 
 
 def build(architecture: str, folder: Path, questions: list[str], answers: tuple[str, ...]):
-    """A random model and its processor; tokenizer, processor and configuration are saved in the folder."""
+    """Return a random model and its processor; tokenizer, processor and configuration are saved in the folder."""
     tokenizer = _tokenizer(architecture, folder, questions, answers)
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in _CONTROLS[architecture]}
     if architecture == "qwen2.5-vl":
@@ -66,7 +66,7 @@ def build(architecture: str, folder: Path, questions: list[str], answers: tuple[
 
 
 def complete_tokenizer_config(path: Path, add_bos: bool, prefix: bool = True) -> None:
-    """transformers saves neither `legacy` nor `add_bos_token`, but how the tokenizer happened to be loaded.
+    """Write `legacy` and `add_bos_token`, which transformers saves only as the tokenizer happened to be loaded.
 
     Without the second, llama.cpp begins every prompt with a token that transformers does not add.
     """
@@ -96,9 +96,9 @@ def train_tokenizer(
     whole: tuple[str, ...] = (),
     prefix: bool = True,
 ):
-    """A SentencePiece tokenizer of these lines; its tokenizer.model is what llama.cpp's converter reads.
+    """Train a SentencePiece tokenizer on these lines; its tokenizer.model is what llama.cpp's converter reads.
 
-    `whole` are pieces of text that are never cut; `prefix` puts a space before every piece of text behind a special
+    `whole` are pieces of text that are never cut; `prefix` puts a space before every piece of text after a special
     token, as llama.cpp's SentencePiece tokenizer does unless a model's family says otherwise.
     """
     from transformers import AddedToken, LlamaTokenizer

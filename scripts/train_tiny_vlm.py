@@ -57,7 +57,7 @@ MIDDLE = 5  # the layer whose output the heads in the middle read
 
 
 class Batches:
-    """Pictures, labels and tokenised questions of a step, from the seed and the step's number alone."""
+    """Images, labels and tokenised questions of a step, from the seed and the step's number alone."""
 
     def __init__(self, processor, seed: int):
         self.processor, self.seed = processor, seed
@@ -83,7 +83,7 @@ class Batches:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """ids, loss weights and validity, each [images, QUESTIONS, length]; and what is asked, int [.., .., 4]:
 
-        position of the last prompt token, subject, negated (-1 where the question is no yes/no question), truth.
+        position of the last prompt token, subject, negated (-1 where the question is not a yes/no question), truth.
         """
         rng = np.random.default_rng([self.seed, step, 1])
         size = (len(shapes), QUESTIONS, self.length)
@@ -103,7 +103,8 @@ class Batches:
 
 
 def topic(text: str, answer: str, shape: int, color: int) -> tuple[int, int, int]:
-    """What is asked about, whether it is negated, and what the picture has there; first and last are TOPICS indices."""
+    """Return what is asked about, whether it is negated, and what the image has there; first and last are TOPICS
+    indices."""
     about_color = answer in COLORS
     subject = negated = -1
     if answer in ("yes", "no"):
@@ -115,7 +116,8 @@ def topic(text: str, answer: str, shape: int, color: int) -> tuple[int, int, int
 def chat_pieces(
     processor, pairs: list[tuple[str, str]]
 ) -> tuple[list[int], dict[tuple[str, str], tuple[list[int], int]]]:
-    """The prompt up to and with the image, and for each pair the tokens behind it with the length of their answer."""
+    """Return the prompt up to and including the image, and for each pair the tokens after it with the length of their
+    answer."""
     image, picture = processor.image_token_id, np.zeros((SIDE, SIDE, 3), np.uint8)
 
     def tokens(turns: list[dict], generate: bool) -> list[int]:
@@ -139,7 +141,7 @@ def chat_pieces(
 
 
 def positions(model, prefix: Tensor, n_behind: int) -> Tensor:
-    """Position ids [3, 1, T] (Qwen's three axes) or [1, T] of the prefix and n_behind text tokens."""
+    """Return position ids [3, 1, T] (Qwen's three axes) or [1, T] of the prefix and n_behind text tokens."""
     ids = torch.cat([prefix, torch.zeros(n_behind, dtype=torch.long)])[None]
     if hasattr(model.model, "get_rope_index"):
         side = SIDE // 14
@@ -164,9 +166,9 @@ class Packing:
         self.mask.masked_fill_(~seen.to(device), torch.finfo(torch.float32).min)
 
     def hidden(self, model, features: Tensor, ids: Tensor, keep: list[int] | None = None) -> tuple[Tensor, Tensor]:
-        """Hidden states at the last prefix token and the questions' tokens: [B, 1 + n_questions*length, h].
+        """Return hidden states at the last prefix token and the questions' tokens: [B, 1 + n_questions*length, h].
 
-        The final ones, and those behind the layer MIDDLE.
+        The final ones, and those after the layer MIDDLE.
         """
         batch, decoder = features.shape[0], model.model.language_model
         embed = model.get_input_embeddings()
@@ -203,7 +205,8 @@ def only_layers(decoder, keep: list[int] | None):
 
 
 def answer_loss(model, hidden: Tensor, ids: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Weighted cross entropy of every token from the one before it, and how often an answer's first token is right."""
+    """Return the weighted cross entropy of every token from the one before it, and how often an answer's first token is
+    correct."""
     batch, n_questions, length = ids.shape
     last, behind = hidden[:, :1], hidden[:, 1:].reshape(batch, n_questions, length, -1)
     before = torch.cat([last[:, :, None].expand(-1, n_questions, -1, -1), behind[:, :, :-1]], dim=2)
@@ -217,7 +220,7 @@ def answer_loss(model, hidden: Tensor, ids: Tensor, weight: Tensor) -> tuple[Ten
 
 
 def middle_loss(heads: nn.ModuleList, middle: Tensor, about: Tensor) -> Tensor:
-    """Subject, negation and truth, told by the last prompt token behind the layer MIDDLE."""
+    """Return the loss of subject, negation and truth, predicted from the last prompt token after the layer MIDDLE."""
     batch, n_questions, _ = about.shape
     tokens = middle[:, 1:].reshape(batch, n_questions, -1, middle.shape[-1])
     at = about[..., :1].unsqueeze(-1).expand(-1, -1, 1, middle.shape[-1])
@@ -227,7 +230,7 @@ def middle_loss(heads: nn.ModuleList, middle: Tensor, about: Tensor) -> Tensor:
 
 
 def self_check(model, processor, batches: Batches, packing: Packing) -> None:
-    """Packed training sees what the model's own forward pass sees, for one question and one picture."""
+    """Check that packed training sees what the model's own forward pass sees, for one question and one image."""
     pixels, shapes, colors = batches.pictures(0, 2)
     ids, _, valid, _ = batches.questions(0, shapes, colors)
     model.eval()
@@ -253,7 +256,7 @@ def model_features(model, processor, pixels: list[np.ndarray]) -> Tensor:
 
 
 def initialise(model, seed: int) -> None:
-    """Scaled by fan-in, and residual branches by depth: little models learn slowly from transformers' 0.02."""
+    """Scale weights by fan-in, and residual branches by depth: tiny models learn slowly from transformers' 0.02."""
     generator = torch.Generator().manual_seed(seed)
     depth = model.config.text_config.num_hidden_layers
     for name, weight in model.named_parameters():
@@ -268,7 +271,7 @@ def initialise(model, seed: int) -> None:
 
 @torch.no_grad()
 def begin_as(model, tokenizer, folder: Path) -> None:
-    """Take over the decoder of another little model: what is of the same name and shape, and known tokens' rows."""
+    """Copy the decoder of another tiny model: tensors with the same name and shape, and the rows of known tokens."""
     from transformers import AutoModelForImageTextToText
 
     other = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
@@ -286,13 +289,15 @@ def begin_as(model, tokenizer, folder: Path) -> None:
 
 
 def negated_share(step: int, tower: int, steps: int) -> float:
-    """A tenth in the first half of the whole model's steps, then rising to the half that easy-VQA has."""
+    """Return the share of negated questions: a tenth in the first half of the whole model's steps, then rising to the
+    half that easy-VQA has."""
     at = (step - tower) / max(1, steps - tower)
     return float(np.clip(0.1 + 0.4 * (at - 0.5) / 0.1, 0.1, 0.5))
 
 
 def kept_layers(n_layers: int, step: int, tower: int, args: argparse.Namespace) -> list[int]:
-    """All layers until the questions are understood, then a random choice of most of them."""
+    """Return the layers of a step: all of them until the questions are understood, then a random choice of most of
+    them."""
     if step < tower + 0.6 * (args.steps - tower):
         return list(range(n_layers))
     left_out = np.random.default_rng([args.seed, step, 2]).random(n_layers) < SKIP
@@ -300,7 +305,7 @@ def kept_layers(n_layers: int, step: int, tower: int, args: argparse.Namespace) 
 
 
 def learning_rate(step: int, tower: int, steps: int, peak: float) -> float:
-    """Warm-up and cosine for the tower's steps, and again for the whole model's."""
+    """Return the learning rate: warm-up and cosine for the tower's steps, and again for the whole model's."""
     at, span = (step, tower * 2) if step < tower else (step - tower, steps - tower)
     return peak * min(1.0, (at + 1) / 150) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, at / span))))
 
@@ -402,7 +407,8 @@ class ExactBfloat16(torch.overrides.TorchFunctionMode):
 
 @torch.no_grad()
 def evaluate(path: Path, device: torch.device, seed: int, dtype: torch.dtype = torch.bfloat16) -> dict[str, float]:
-    """Accuracy of generated answers on easy-VQA's test split, with the right images and with images swapped."""
+    """Return the accuracy of generated answers on easy-VQA's test split, with the correct images and with images
+    swapped."""
     from transformers import AutoModelForImageTextToText
 
     processor = load_processor(path)

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
 """Build the pinned llama.cpp once and keep it in the user's cache folder.
 
-    python vendor/build.py               build where no build for this CPU is there; print the folder
+    python vendor/build.py               build llama.cpp unless there is a build for this CPU; print the folder
     python vendor/build.py --portable    build for every x86-64 CPU with AVX2 (x86-64-v3), or armv8.2 with dot products
     python vendor/build.py --where       only print the folder
-    python vendor/build.py --headers     fetch ggml's headers, for luq_gguf/kernels; print the folder
+    python vendor/build.py --headers     download ggml's headers, for luq_gguf/kernels; print the folder
     python vendor/build.py --old         list builds that this version does not use; --remove-old deletes them
 
 The folder holds llama_cpp/ (llama-cpp-python's bindings, with lib/ and bin/) and converter/, all of one sdist. A build
-is taken into use when selftest.py has shown that it computes; where a feature of the CPU fails there, it is built again
-without that feature. Needs a C++ compiler and a package index; CMake and ninja come from the index where the machine
-has none. Standard library only.
+is used only after selftest.py has shown that it computes correctly; if a feature of the CPU fails there, llama.cpp is
+built again without that feature. This needs a C++ compiler and a package index; CMake and ninja come from the index
+where the machine does not have them. The script uses the standard library only.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ X86_OFF = tuple(f"-DGGML_{name}=OFF" for name in ("NATIVE", "SSE42", "AVX", "AVX
 
 
 def cache_root() -> Path:
-    """The folder that builds are kept in."""
+    """Return the folder that builds are kept in."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "luq-gguf"
 
 
@@ -60,13 +60,13 @@ def _recipe() -> str:
 
 
 def folder_for(features: frozenset[str]) -> Path:
-    """Where a build for these features lies or will lie."""
+    """Return where a build for these features is or will be."""
     key = hashlib.sha256(json.dumps([_recipe(), platform.machine(), sorted(features)]).encode()).hexdigest()[:12]
     return cache_root() / f"llama.cpp-{PIN['version']}-{key}"
 
 
 def facts(folder: Path) -> dict[str, object] | None:
-    """What build.json says of a finished build; None where there is none."""
+    """Return what build.json says about a finished build; None where there is none."""
     try:
         read: dict[str, object] = json.loads((folder / FACTS).read_text())
     except (OSError, ValueError):
@@ -75,7 +75,7 @@ def facts(folder: Path) -> dict[str, object] | None:
 
 
 def usable(folder: Path) -> bool:
-    """Whether a build is of this recipe, has passed the self-test, and asks for nothing that this CPU lacks."""
+    """Return whether a build is of this recipe, has passed the self-test, and needs nothing that this CPU lacks."""
     known = facts(folder)
     if known is None or known.get("recipe") != _recipe() or known.get("machine") != platform.machine():
         return False
@@ -84,8 +84,8 @@ def usable(folder: Path) -> bool:
 
 
 def cache_folder() -> Path:
-    """The build for this CPU: the one made for it, else the one that uses most of what it can do, else where it will
-    lie. A cache that several machines share never gives one a build that it cannot run."""
+    """Return the build for this CPU: the one made for it, else the one that uses most of its features, else where it
+    will be. A cache that several machines share never gives one a build that it cannot run."""
     own = folder_for(cpu.usable_features())
     if usable(own):
         return own
@@ -94,7 +94,7 @@ def cache_folder() -> Path:
 
 
 def unused() -> list[tuple[Path, int]]:
-    """Builds that no machine can take into use any more, and what killed ones left behind: folder and bytes."""
+    """Return builds that no machine can use any more, and what killed builds left behind: folder and bytes."""
     found = []
     for path in sorted(cache_root().glob("llama.cpp-*")):
         known = facts(path)
@@ -105,14 +105,14 @@ def unused() -> list[tuple[Path, int]]:
 
 
 def fetch_sdist(folder: Path) -> Path:
-    """The sdist, from pip's index, checked against the pin."""
+    """Download the sdist from pip's index, check it against the pin, and return its path."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--no-binary", PIN["package"], "--dest", str(folder)]
-    _pip([*command, f"{PIN['package']}=={PIN['version']}"], f"The pinned {PIN['package']} could not be fetched")
+    _pip([*command, f"{PIN['package']}=={PIN['version']}"], f"The pinned {PIN['package']} could not be downloaded")
     sdist = next(folder.glob("*.tar.gz"))
     found = hashlib.sha256(sdist.read_bytes()).hexdigest()
     if found != PIN["sha256"]:
-        raise SystemExit(f"{sdist.name} has sha256 {found}, the pin says {PIN['sha256']}: it is not built.")
+        raise SystemExit(f"{sdist.name} has sha256 {found}, but the pin says {PIN['sha256']}, so it is not built.")
     return sdist
 
 
@@ -120,11 +120,13 @@ def _pip(command: list[str], failure: str) -> None:
     """Run pip. Its warnings, which are about how the machine is set up, are shown only where it fails."""
     run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if run.returncode:
-        raise SystemExit("\n".join(run.stdout.splitlines()[-8:]) + f"\n{failure}. Is the package index reachable?")
+        raise SystemExit(
+            "\n".join(run.stdout.splitlines()[-8:]) + f"\n{failure}. Check that the package index is reachable."
+        )
 
 
 def extract(sdist: Path, into: Path, wanted: Callable[[str], str | None]) -> None:
-    """The members of the sdist for which `wanted` names a path, never outside the folder."""
+    """Extract the members of the sdist for which `wanted` returns a path, never outside the folder."""
     with tarfile.open(sdist) as archive:
         for member in archive:
             name = wanted(member.name.partition("/")[2])
@@ -134,14 +136,14 @@ def extract(sdist: Path, into: Path, wanted: Callable[[str], str | None]) -> Non
 
 
 def is_needed(name: str) -> str | None:
-    """llama.cpp without what is not compiled, and the bindings."""
+    """Return a member's path if it belongs to the bindings or to the part of llama.cpp that is compiled, else None."""
     if re.match(r"vendor/llama\.cpp/(media|docs|benches|pocs|models|tests|examples)/", name):
         return None
     return name if name.startswith(("vendor/llama.cpp/", "llama_cpp/")) else None
 
 
 def headers() -> Path:
-    """ggml's headers of the pin, taken out of the sdist when first asked for."""
+    """Return the folder of the pinned ggml's headers, taken out of the sdist the first time they are needed."""
     target = cache_root() / f"ggml-headers-{PIN['version']}-{PIN['sha256'][:12]}"
     if target.exists():
         return target
@@ -171,7 +173,7 @@ def _program(name: str, beside: Path) -> str:
     if found:
         return found
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    _pip([*command, "--target", str(beside / name), name], f"There is no {name} here, and pip cannot get it")
+    _pip([*command, "--target", str(beside / name), name], f"{name} is not installed, and pip cannot install it")
     packed = beside / name / name / "data" / "bin" / name  # bin/cmake beside it is a script that looks for its package
     return str(packed if packed.exists() else beside / name / "bin" / name)
 
@@ -222,7 +224,8 @@ def compile_into(
     extra: tuple[str, ...] = (),
     targets: tuple[str, ...] = (),
 ) -> Path:
-    """Configure and compile what is not compiled yet, all tools or the given targets; the folder of what was made."""
+    """Configure and compile what is not compiled yet, all tools or the given targets; return the folder of the
+    results."""
     cmake, ninja = _program("cmake", tree.parent), _program("ninja", tree.parent)
     rpath = "-DCMAKE_INSTALL_RPATH=$ORIGIN;$ORIGIN/../lib"
     configure = [cmake, "-S", str(source / "vendor" / "llama.cpp"), "-B", str(tree), "-G", "Ninja"]
@@ -235,7 +238,7 @@ def compile_into(
 
 
 def assemble(source: Path, binaries: Path, folder: Path) -> Path:
-    """Bindings, libraries, tools and converter as they are used."""
+    """Copy bindings, libraries, tools and converter to where they are used."""
     shutil.copytree(source / "llama_cpp", folder / "llama_cpp", dirs_exist_ok=True)
     for kind, pattern in (("lib", "lib*"), ("bin", "llama-*")):
         (folder / "llama_cpp" / kind).mkdir(exist_ok=True)
@@ -249,7 +252,7 @@ def assemble(source: Path, binaries: Path, folder: Path) -> Path:
 
 
 def build(*, portable: bool = False) -> Path:
-    """The finished folder; built beside its name, tested there, and renamed when whole."""
+    """Return the finished folder; it is built next to its name, tested there, and renamed when complete."""
     features = cpu.portable_features() if portable else cpu.usable_features()
     target = folder_for(features) if portable else cache_folder()
     if usable(target):
@@ -281,8 +284,8 @@ def build(*, portable: bool = False) -> Path:
             without = cpu.without(chosen, failures[0].buffer)
             if without is None:
                 raise SystemExit(
-                    f"llama.cpp was compiled, and does not compute on this CPU: {failures[0]}.\n"
-                    f"It is not taken into use. Please report this with {log} and the output of `lscpu`."
+                    f"llama.cpp was compiled but does not compute correctly on this CPU: {failures[0]}.\n"
+                    f"This build will not be used. Please report this with {log} and the output of `lscpu`."
                 )
             left_out[without[0]] = str(failures[0])
             print(f"{failures[0]}: compiling again without {without[0]}", file=sys.stderr)
@@ -315,11 +318,13 @@ def _list_unused(remove: bool) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--portable", action="store_true", help="for every CPU of x86-64-v3, or armv8.2 with dotprod")
+    parser.add_argument(
+        "--portable", action="store_true", help="build for every CPU of x86-64-v3, or armv8.2 with dotprod"
+    )
     parser.add_argument("--where", action="store_true", help="only print where the build is or would be")
-    parser.add_argument("--headers", action="store_true", help="only fetch ggml's headers and print their folder")
+    parser.add_argument("--headers", action="store_true", help="only download ggml's headers and print their folder")
     parser.add_argument("--old", action="store_true", help="only list builds that this version does not use")
-    parser.add_argument("--remove-old", action="store_true", help="delete them")
+    parser.add_argument("--remove-old", action="store_true", help="delete the builds that this version does not use")
     args = parser.parse_args()
     if args.old or args.remove_old:
         return _list_unused(args.remove_old)
@@ -330,7 +335,7 @@ def main() -> None:
     old = unused()
     if old:
         print(
-            f"{len(old)} older builds of llama.cpp ({sum(n for _, n in old) / 2**20:.0f} MiB) are not used any more: "
+            f"{len(old)} older builds of llama.cpp ({sum(n for _, n in old) / 2**20:.0f} MiB) are no longer used: "
             f"`python {Path(__file__)} --remove-old` deletes {', '.join(path.name for path, _ in old)}",
             file=sys.stderr,
         )

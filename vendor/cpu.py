@@ -56,7 +56,7 @@ def is_x86() -> bool:
 
 
 def listed(cpuinfo: str) -> frozenset[str]:
-    """The features that count, of the text of /proc/cpuinfo."""
+    """Return the features that matter, from the text of /proc/cpuinfo."""
     for line in cpuinfo.splitlines():
         if line.startswith(("flags", "Features")):
             return frozenset(line.split(":", 1)[1].split()).intersection({*X86, *ARM})
@@ -65,7 +65,7 @@ def listed(cpuinfo: str) -> frozenset[str]:
 
 @cache
 def present() -> frozenset[str]:
-    """The features of this CPU; none where the system does not tell."""
+    """Return the features of this CPU; none where the system does not list them."""
     try:
         return listed(Path("/proc/cpuinfo").read_text())
     except OSError:
@@ -74,7 +74,7 @@ def present() -> frozenset[str]:
 
 @cache
 def usable_features() -> frozenset[str]:
-    """Those for which the compiler has flags: an old one does not know what a new CPU can do."""
+    """Return the features that the compiler has flags for: an old one does not know what a new CPU can do."""
     if not is_x86():
         return present()
     here = present().intersection(X86)
@@ -90,19 +90,21 @@ def _accepts(compiler: str, *flags: str) -> bool:
 
 
 def portable_features() -> frozenset[str]:
-    """What every CPU of a portable build has: x86-64-v3 (Haswell, Zen and later), or armv8.2 with dot products."""
+    """Return what every CPU of a portable build has: x86-64-v3 (Haswell, Zen and later), or armv8.2 with dot
+    products."""
     return frozenset(X86_64_V3 if is_x86() else ARM_V8_2)
 
 
 def choose(features: frozenset[str]) -> Choice:
-    """The flags for these features. On Arm the compiler asks the CPU itself, except for a portable build."""
+    """Return the flags for these features. On Arm the compiler asks the CPU itself, except for a portable build."""
     if is_x86():
         return Choice(features, tuple(flag for name, flag in X86.items() if name in features))
     return Choice(features, (), ARM_V8_2_FLAGS if features == portable_features() else ("-DGGML_NATIVE=ON",))
 
 
 def without(choice: Choice, buffer: str) -> tuple[str, Choice] | None:
-    """What to leave out when products in a buffer type fail, and what remains; None where nothing is left to try."""
+    """Return what to leave out when products in a buffer type fail, and what remains; None where nothing is left to
+    try."""
     amx = {name for name in choice.needs if name.startswith("amx")}
     if buffer == "AMX" and amx:
         return "AMX", replace(choose(choice.needs - amx), cmake_args=choice.cmake_args)

@@ -43,7 +43,8 @@ SECONDS = 120
 
 @dataclass(frozen=True)
 class Result:
-    """One product, or the tiny file. `failure` is empty where it went well, `error` relative to the product's norm."""
+    """One product, or the tiny file. `failure` is empty where it succeeded; `error` is relative to the product's
+    norm."""
 
     type: str
     buffer: str
@@ -63,8 +64,8 @@ class Result:
 
 
 def run(libraries: Path, tools: Path | None = None) -> list[Result]:
-    """All products with the libraries of a folder, and the tiny file with its tools. A crash costs one result: a new
-    child goes on behind it."""
+    """Compute all products with the libraries of a folder, and run the tiny file with its tools. A crash costs one
+    result: a new child continues after it."""
     results: list[Result] = []
     begin = 0
     while True:
@@ -96,7 +97,7 @@ def run(libraries: Path, tools: Path | None = None) -> list[Result]:
 
 
 def ended(code: int) -> str:
-    """How a child ended, in words, of its return code."""
+    """Return in words how a child ended, from its return code."""
     if code >= 0:
         return f"ended with exit code {code}"
     try:
@@ -104,7 +105,7 @@ def ended(code: int) -> str:
     except ValueError:
         return f"was killed by signal {-code}"
     if number == signal.SIGKILL:
-        return "was killed (perhaps for want of memory)"
+        return "was killed (perhaps because memory ran out)"
     crashes = ("SIGSEGV", "SIGILL", "SIGABRT", "SIGBUS", "SIGFPE", "SIGTRAP")
     words = (signal.strsignal(number) or number.name).lower()
     return f"crashed ({words})" if number.name in crashes else f"was killed ({words})"
@@ -169,7 +170,7 @@ class _Ggml:
         self.device = self.ggml_backend_reg_dev_get(self.ggml_backend_cpu_reg(), 0)
 
     def buffers(self) -> list[tuple[str, int]]:
-        """The CPU backend's buffer types: the plain one, and those that hold weights in another form."""
+        """Return the CPU backend's buffer types: the plain one, and those that keep weights in another form."""
         plain = self.ggml_backend_cpu_buffer_type()
         address = self.ggml_backend_reg_get_proc_address(
             self.ggml_backend_cpu_reg(), b"ggml_backend_dev_get_extra_bufts"
@@ -305,7 +306,8 @@ class _Product:
 
 
 def tiny_gguf(path: Path) -> None:
-    """A llama model of one layer with random 16-bit weights and no vocabulary, 1 MiB: the least that libllama loads."""
+    """Write a llama model of one layer with random 16-bit weights and no vocabulary, 1 MiB: the least that libllama
+    loads."""
     width, vocabulary, heads = 256, 64, 4
     matrix, norm = (1, lambda n: struct.pack(f"<{n}e", *(random.gauss(0, 0.05) for _ in range(n)))), (0, None)
     tensors = {"token_embd.weight": ((width, vocabulary), matrix), "output_norm.weight": ((width,), norm)}
@@ -337,7 +339,7 @@ def tiny_gguf(path: Path) -> None:
 
 
 def run_tools(tools: Path) -> Iterator[Result]:
-    """A tiny file quantized by llama-quantize and run by llama-bench, which computes with libllama."""
+    """Quantize a tiny file with llama-quantize and run it with llama-bench, which computes with libllama."""
     with tempfile.TemporaryDirectory() as name:
         source, made = Path(name) / "f16.gguf", Path(name) / "quantized.gguf"
         tiny_gguf(source)
@@ -357,7 +359,7 @@ def run_tools(tools: Path) -> Iterator[Result]:
                         else f"{ended(child.returncode)} {' '.join(child.stderr.split()[-30:])}"
                     )
                 except subprocess.TimeoutExpired:
-                    how = f"did not end within {SECONDS} seconds"
+                    how = f"did not finish within {SECONDS} seconds"
                 except OSError as error:
                     how = f"cannot be run: {error.strerror}"
                 if how:

@@ -21,7 +21,7 @@ PACKAGES = ("torch", "transformers", "safetensors", "gguf", "numpy", "scikit-lea
 
 
 def examine() -> list[Check]:
-    """All checks, in the order in which one would mend them."""
+    """Return all checks, in the order in which one would fix them."""
     return [*_python(), *_tools(), _bindings(), _converter(), *_machine()]
 
 
@@ -69,7 +69,7 @@ def _tool(llama: LlamaCpp, name: str, origin: str) -> Check:
     except LuqError as error:
         return Check.failed(name, error.message, error.hint)
     except subprocess.TimeoutExpired:
-        return Check.failed(name, f"{path} did not end within a minute", again)
+        return Check.failed(name, f"{path} did not finish within a minute", again)
     except OSError as error:
         return Check.failed(name, f"{path}: {error.strerror}", again)
     return Check.passed(name, f"{path} ({origin})")
@@ -83,14 +83,14 @@ def _build(llama: LlamaCpp) -> Iterator[Check]:
         assert isinstance(needs, list)
         assert isinstance(left_out, dict)
         kind = "portable, for CPUs with" if facts.get("portable") else "for CPUs with"
-        without = "".join(f"; without {feature}, since {why}" for feature, why in left_out.items())
+        without = "".join(f"; without {feature}, because {why}" for feature, why in left_out.items())
         yield Check.passed("llama.cpp build", f"{kind} {' '.join(needs)}{without}")
     unused = tools.unused_builds()
     if unused:
         size = sum(n_bytes for _, n_bytes in unused) / 1024**2
         names = ", ".join(path.name for path, _ in unused)
         hint = f"python {recipe()} --remove-old deletes them."
-        yield Check.passed("older builds", f"{names} ({size:.0f} MiB), not used any more", hint)
+        yield Check.passed("older builds", f"{names} ({size:.0f} MiB), no longer used", hint)
 
 
 def _computes(llama: LlamaCpp) -> Check:
@@ -99,13 +99,13 @@ def _computes(llama: LlamaCpp) -> Check:
     if test.failures:
         more = f", and {len(test.failures) - 1} more of {test.n_results}" if len(test.failures) > 1 else ""
         hint = (
-            f"Build it again without what fails: delete {llama.tools.parent.parent} and run python {recipe()}"
+            f"Build it again without the part that fails: delete {llama.tools.parent.parent} and run python {recipe()}"
             if llama.pinned
             else f"This build is broken on this CPU: unset {tools.ENVIRONMENT_VARIABLE} to use the pinned one."
         )
         return Check.failed(name, f"{test.failures[0]}{more}", hint)
-    buffers = f"; buffers: {', '.join(test.buffers)}" if test.buffers else " (statically linked: a tiny file only)"
-    return Check.passed(name, f"all {test.n_results} products and tiny files are right{buffers}")
+    buffers = f"; buffers: {', '.join(test.buffers)}" if test.buffers else " (statically linked, so only tiny files)"
+    return Check.passed(name, f"all {test.n_results} products and tiny files are correct{buffers}")
 
 
 def _bindings() -> Check:
@@ -141,8 +141,8 @@ def _machine() -> Iterator[Check]:
         built = bool(tools.find(untested=True))
     except LuqError:
         built = False
-    hint = "" if compiler or built else "Needed to build llama.cpp: install g++ or clang++."
-    yield Check("C++ compiler", ok=bool(compiler) or built, found=compiler or "none (not needed any more)", hint=hint)
+    hint = "" if compiler or built else "A C++ compiler is needed to build llama.cpp: install g++ or clang++."
+    yield Check("C++ compiler", ok=bool(compiler) or built, found=compiler or "none (no longer needed)", hint=hint)
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     features = [

@@ -24,7 +24,7 @@ from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder
 
 LASTING = ("profile", "plan", "mmproj", "quantize")  # stages whose files belong to a run; others' may have been deleted
-AGAIN = "Run the command that made it again: it makes what is not as it was."
+AGAIN = "Run the command that made it again: it replaces files that have changed."
 _SOUND = "Convert it again from a sound checkpoint."
 _TEXT = "The quick brown fox jumps over the lazy dog."
 # Text architectures with positions in three directions, and the projectors that are made for them.
@@ -32,15 +32,15 @@ _PAIRS = (("qwen2vl", "qwen2"), ("qwen3vl", "qwen3"))
 
 
 def verify(target: Path, mmproj: Path | None = None, threads: int | None = None) -> list[Check]:
-    """All checks of a run folder or a file. Raises InputError's children where the target is neither."""
+    """Return all checks of a run folder or a file. Raises a child of InputError where the target is neither."""
     if target.is_dir():
         run = RunFolder(target)
         if mmproj:
-            raise RunFolderError("--mmproj goes with a file: a run folder has its own.", "Leave it away.")
+            raise RunFolderError("--mmproj is for a GGUF file: a run folder has its own.", "Leave it out.")
         return list(_folder(run, threads))
     for path in (target, mmproj):
         if path and not path.is_file():
-            raise GGUFFileError(f"{path} is no file and no folder.", "Give a run folder or a GGUF file.")
+            raise GGUFFileError(f"{path} is neither a file nor a folder.", "Give a run folder or a GGUF file.")
     return list(_files(target, mmproj, threads))
 
 
@@ -78,11 +78,11 @@ def _output(path: Path, name: str, fact: dict[str, Any], *, lasting: bool) -> Ch
         return Check(name, ok=not lasting, found=summary, hint=AGAIN * lasting)
     size = path.stat().st_size
     if size != fact["n_bytes"]:
-        return Check.failed(name, f"has {size} bytes, was written with {fact['n_bytes']}", AGAIN)
+        return Check.failed(name, f"has {size} bytes, but was written with {fact['n_bytes']}", AGAIN)
     if not fact["sha256"]:
-        return Check.passed(name, f"{format_size(size)}; it only passes through, so it was not hashed")
+        return Check.passed(name, f"{format_size(size)}; it is an intermediate file, so it was not hashed")
     if sha256_of(path) != fact["sha256"]:
-        return Check.failed(name, "its sha256 is not the recorded one: it was changed or damaged", AGAIN)
+        return Check.failed(name, "its sha256 differs from the recorded one: it was changed or damaged", AGAIN)
     return Check.passed(name, f"{format_size(size)}, sha256 {fact['sha256'][:12]}... as recorded")
 
 
@@ -138,7 +138,7 @@ def _imatrix(path: Path) -> Iterator[Check]:
 def _weights(info: GGUFInfo) -> Check:
     name, bad = f"{info.path.name}: weights", reader.first_not_finite(info.path)
     if bad:
-        return Check.failed(name, f"{bad} holds values that are no numbers", _SOUND)
+        return Check.failed(name, f"{bad} contains values that are not finite", _SOUND)
     return Check.passed(name, f"{info.bpw:.2f} bits each; those in 16 and 32 bits are finite")
 
 
@@ -158,24 +158,28 @@ def _types(info: GGUFInfo, run: RunFolder) -> Check:
 def _projector(info: GGUFInfo) -> Check:
     width, kind = info.metadata.get("clip.vision.projection_dim"), reader.projector_of(info)
     ok = isinstance(width, int) and bool(kind)
-    summary = f"{kind}, for text models of width {width}" if ok else "names no projector, or no width of its text model"
+    summary = (
+        f"{kind}, for text models of width {width}"
+        if ok
+        else "does not name a projector and the width of its text model"
+    )
     return Check(f"{info.path.name}: projector", ok=ok, found=summary, hint="" if ok else "Convert it again.")
 
 
 def _belongs(model: GGUFInfo, vision: GGUFInfo) -> Check:
     """Whether an mmproj was made for such a text model."""
-    name, hint = f"{vision.path.name}: belongs", "Take the mmproj that was made of the same checkpoint."
+    name, hint = f"{vision.path.name}: belongs", "Use the mmproj that was made from the same checkpoint."
     if reader.kind_of(vision) != "mmproj":
-        return Check.failed(name, f"it is no mmproj but {vision.arch or 'something else'}", hint)
+        return Check.failed(name, f"it is not an mmproj but {vision.arch or 'something else'}", hint)
     projector_check = _projector(vision)
     width, projector = model.metadata.get(f"{model.arch}.embedding_length"), reader.projector_of(vision)
     if not projector_check.ok:
         return Check.failed(name, projector_check.found, hint)
     made_for = vision.metadata["clip.vision.projection_dim"]
     if made_for != width:
-        return Check.failed(name, f"it is made for a text model of width {made_for}, this one has {width}", hint)
+        return Check.failed(name, f"it was made for a text model of width {made_for}, but this one has {width}", hint)
     if any(model.arch.startswith(arch) != projector.startswith(kind) for arch, kind in _PAIRS):
-        return Check.failed(name, f"a projector {projector} is not {model.arch}'s", hint)
+        return Check.failed(name, f"the projector {projector} does not belong to {model.arch}", hint)
     return Check.passed(name, f"{projector}, width {width}, as {model.path.name}")
 
 
@@ -199,7 +203,7 @@ def _runs(info: GGUFInfo, mmproj: Path | None, threads: int | None) -> Iterator[
                 done = 3
     except LuqError as error:
         # A crash speaks against the build, not against the file: its hint says so.
-        hint = error.hint or "Convert it again; does luq-gguf doctor find everything?"
+        hint = error.hint or "Convert it again, and check the installation with luq-gguf doctor."
         yield Check.failed(names[done], error.message, hint)
 
 
@@ -214,5 +218,5 @@ def _with_picture(client: LlamaClient) -> np.ndarray:
 
 def _finite(name: str, rows: np.ndarray) -> Check:
     if rows.size and np.isfinite(rows).all():
-        return Check.passed(name, f"finite behind {len(rows)} tokens")
+        return Check.passed(name, f"finite after {len(rows)} tokens")
     return Check.failed(name, "not finite: its weights are damaged", _SOUND)

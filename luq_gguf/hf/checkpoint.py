@@ -31,8 +31,9 @@ _LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer", "dept
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose files are complete. Of every tensor: `shapes`, its shape in the safetensors header;
-    `sizes`, its bytes there; `shards`, the file that holds it. `revision` is the commit of one from the Hub."""
+    """A checkpoint whose files are complete. For every tensor, `shapes` has its shape in the safetensors header,
+    `sizes` its bytes there, and `shards` the file that contains it. `revision` is the commit of a checkpoint from the
+    Hub."""
 
     folder: Path
     name: str
@@ -55,12 +56,13 @@ class Checkpoint:
 
     @property
     def identity(self) -> str:
-        """A hash of config and tensors' shapes, the same on every machine; `fingerprint` knows times of files."""
+        """Return a hash of config and tensor shapes that is the same on every machine; `fingerprint` also depends on
+        file times."""
         return hashlib.sha256(json.dumps([self.config, self.shapes], sort_keys=True).encode()).hexdigest()
 
 
 def open_checkpoint(model: str, *, trust_remote_code: bool = False, revision: str | None = None) -> Checkpoint:
-    """Check a local folder, or fetch a Hub id's files (at a commit, or the newest) and check them.
+    """Check a local folder, or download a Hub id's files (at a commit, or the newest) and check them.
 
     Raises CheckpointError, and what `download.fetch` raises.
     """
@@ -123,14 +125,15 @@ def _open_folder(
 def _read_json(path: Path, folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(
-            f"{folder} is no checkpoint: it has no {path.name}.", "Give the folder with config.json and *.safetensors."
+            f"{folder} is not a checkpoint: it has no {path.name}.",
+            "Give the folder with config.json and *.safetensors.",
         )
     try:
         loaded = json_input.read(path)
     except ValueError:
-        raise CheckpointError(f"{path} is not valid JSON.", "Fetch the checkpoint again.") from None
+        raise CheckpointError(f"{path} is not valid JSON.", "Download the checkpoint again.") from None
     if not isinstance(loaded, dict):
-        raise CheckpointError(f"{path} holds no JSON object.", "Fetch the checkpoint again.")
+        raise CheckpointError(f"{path} does not contain a JSON object.", "Download the checkpoint again.")
     return loaded
 
 
@@ -139,7 +142,7 @@ def _check_config(config: dict[str, Any], folder: Path, *, trust_remote_code: bo
     named = isinstance(architectures, list) and all(isinstance(name, str) for name in architectures)
     if not named or not architectures or not isinstance(config.get("model_type"), str):
         raise CheckpointError(
-            f"{folder}/config.json names no architecture.",
+            f"{folder}/config.json does not name an architecture.",
             "It needs `architectures` and `model_type`, as save_pretrained writes them.",
         )
     from transformers import __version__
@@ -154,7 +157,7 @@ def _check_config(config: dict[str, Any], folder: Path, *, trust_remote_code: bo
         )
     raise CheckpointError(
         f"transformers {__version__} does not know the architecture {architectures[0]} ({config['model_type']}).",
-        "Upgrade transformers, or choose a model it knows.",
+        "Upgrade transformers, or choose a model that it knows.",
     )
 
 
@@ -173,8 +176,8 @@ def _check_counts(config: dict[str, Any], shapes: Mapping[str, tuple[int, ...]],
                 level.append(value)
             elif name in most and isinstance(value, int | float) and not 0 <= value <= most[name]:
                 raise CheckpointError(
-                    f"{folder.name}/config.json claims {name} {value}, its tensors have room for {most[name]}.",
-                    "Fetch the checkpoint again.",
+                    f"{folder.name}/config.json claims {name} {value}, but its tensors have room for {most[name]}.",
+                    "Download the checkpoint again.",
                 )
 
 
@@ -184,26 +187,26 @@ def _shards(folder: Path) -> list[Path]:
     read_anyway = (folder / "mask_embedding.pt").exists()  # of one family of draft models
     if read_anyway or (pickles and not any(folder.glob("model*.safetensors"))):
         raise CheckpointError(
-            f"{folder} has {'some' if read_anyway else 'its'} weights as pickles only, which can run code when read.",
-            "Use a safetensors version of the model (many have one on the Hub; or save_pretrained where you trust it).",
+            f"{folder} has {'some' if read_anyway else 'its'} weights only as pickles, which can run code when read.",
+            "Use a safetensors version: many have one on the Hub, and save_pretrained writes one if you trust it.",
         )
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         mapped = _read_json(index, folder).get("weight_map")
         given = list(mapped.values()) if isinstance(mapped, dict) else []
         if not given or not all(isinstance(name, str) and _is_shard(name) for name in given):
-            raise CheckpointError(f"{index} names no usable shards.", "Fetch the checkpoint again.")
+            raise CheckpointError(f"{index} does not name any usable shards.", "Download the checkpoint again.")
         names = sorted(set(given))
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise CheckpointError(
-                f"{folder} lacks the shard {missing[0]}{more}, which its index names.", "Fetch the checkpoint again."
+                f"{folder} lacks the shard {missing[0]}{more}, which its index names.", "Download the checkpoint again."
             )
         return [folder / name for name in names]
     unindexed = sorted(folder.glob("*.safetensors"))
     if not unindexed:
-        raise CheckpointError(f"{folder} holds no *.safetensors.", "Give the folder with the model's weights.")
+        raise CheckpointError(f"{folder} contains no *.safetensors files.", "Give the folder with the model's weights.")
     return unindexed
 
 
@@ -213,18 +216,18 @@ def _is_shard(name: str) -> bool:
 
 
 def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes from a safetensors header. Raises as `safetensors_entries` does."""
+    """Return the shapes in a safetensors header. Raises CheckpointError as `safetensors_entries` does."""
     return {name: tuple(entry["shape"]) for name, entry in safetensors_entries(path)[1].items()}
 
 
 def safetensors_entries(path: Path) -> tuple[int, dict[str, dict[str, Any]]]:
-    """Where the data begin, and of every tensor its dtype, shape and data_offsets, from a safetensors header, after
-    checking that tensors lie one behind the other and fill the file.
+    """Return where the data begins, and every tensor's dtype, shape and data_offsets, from a safetensors header, after
+    checking that the tensors follow each other without gaps and fill the file.
 
-    Raises CheckpointError where they do not, and where the header is none.
+    Raises CheckpointError where they do not, and where the header is not valid.
     """
     size = path.stat().st_size
-    broken = CheckpointError(f"{path.name} is truncated or damaged.", "Fetch that file again.")
+    broken = CheckpointError(f"{path.name} is truncated or damaged.", "Download that file again.")
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(_HEADER_LIMIT, size - 8):
@@ -250,7 +253,7 @@ def safetensors_entries(path: Path) -> tuple[int, dict[str, dict[str, Any]]]:
 def _whole_numbers(given: Any) -> tuple[int, ...]:
     """Raises ValueError for anything but a short list of natural numbers: products of those stay small."""
     if not isinstance(given, list) or len(given) > 16 or not all(type(n) is int and 0 <= n < 2**63 for n in given):
-        raise ValueError("no list of natural numbers")
+        raise ValueError("not a list of natural numbers")
     return tuple(given)
 
 
@@ -261,5 +264,5 @@ def _check_index(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
         if absent:
             raise CheckpointError(
                 f"The shards of {folder.name} lack the tensor {absent[0]}, which the index names.",
-                "Fetch the checkpoint again.",
+                "Download the checkpoint again.",
             )

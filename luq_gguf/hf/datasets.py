@@ -39,10 +39,12 @@ def read_calibration(
     """Draw a calibration set. `cache` receives images of Hub datasets. Raises CalibrationError.
 
     Where images are given and text is not, the text-only samples are the same set's prompts and answers without
-    their images: nothing is fetched that was not asked for.
+    their images, so that nothing is downloaded that was not asked for.
     """
     if not 0 <= alpha <= 1:
-        raise CalibrationError(f"--alpha {alpha} is no share.", "Give a number from 0 (text only) to 1 (images only).")
+        raise CalibrationError(
+            f"--alpha {alpha} is not a share.", "Give a number from 0 (text only) to 1 (images only)."
+        )
     if n_samples < 1:
         raise CalibrationError("--samples must be at least 1.", "The default is 128.")
     n_multimodal = round(alpha * n_samples)
@@ -53,7 +55,7 @@ def read_calibration(
     if n_multimodal or (n_text and images and text is None):
         pool = list(_read_set(image_set, seed, n_samples, cache))
         if not pool:
-            raise CalibrationError(f"{image_set} holds no calibration samples.", "Give images, or .jsonl lines.")
+            raise CalibrationError(f"{image_set} contains no calibration samples.", "Give images or .jsonl lines.")
         image_source = source_name(image_set)
     rng = np.random.default_rng(seed)
     order = [pool[i] for i in rng.permutation(len(pool))]
@@ -61,7 +63,7 @@ def read_calibration(
     if n_multimodal and not multimodal:
         raise CalibrationError(
             f"None of the {len(skipped)} images of {image_set} can be read (first: {skipped[0]}).",
-            "They must be files that Pillow opens, beside the .jsonl or in the folder.",
+            "They must be files that Pillow can open, in the folder or next to the .jsonl file.",
         )
     samples: tuple[Sample, ...] = ()
     document = None
@@ -89,10 +91,13 @@ def read_calibration(
 
 
 def read_questions(source: str, n_samples: int | None, seed: int, cache: Path) -> tuple[Sample, ...]:
-    """Questions to measure with, all or so many by chance. Raises CalibrationError where an image is missing."""
+    """Return the questions to measure with, all of them or a random sample. Raises CalibrationError where an image is
+    missing."""
     samples = list(_read_set(source, seed, n_samples or 1000, cache, TO_MEASURE))
     if not samples:
-        raise CalibrationError(f"{source} holds no questions.", 'Give a .jsonl of {"image", "prompt", "answers"}.')
+        raise CalibrationError(
+            f"{source} contains no questions.", 'Give a .jsonl file with lines of {"image", "prompt", "answers"}.'
+        )
     if n_samples is not None and n_samples < len(samples):
         samples = [samples[i] for i in np.sort(np.random.default_rng(seed).permutation(len(samples))[:n_samples])]
     with_image = [sample for sample in samples if sample.image]
@@ -100,13 +105,14 @@ def read_questions(source: str, n_samples: int | None, seed: int, cache: Path) -
     if bad:
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
         raise CalibrationError(
-            f"{source}: the image {bad[0]}{more} cannot be read.", "Figures of half a set would mislead: mend the set."
+            f"{source}: the image {bad[0]}{more} cannot be read.",
+            "Results on an incomplete set would be misleading: repair the set.",
         )
     return tuple(samples)
 
 
 def source_name(source: str) -> str:
-    """How a source is named in files that are published: a Hub id, or a file's name without its folders."""
+    """Return how a source is named in published files: a Hub id, or a file's name without its folders."""
     return Path(source).expanduser().name if _is_local(source) else source
 
 
@@ -152,12 +158,13 @@ def _read_set(
     if "/" in source and not source.startswith((".", "/", "~")) and path.suffix != ".jsonl":
         return samples_from_rows(_hub_rows(source, seed, splits), n_samples, cache)
     raise CalibrationError(
-        f"{source}: no such file or folder.", "Give a folder of images, a .jsonl or a Hub dataset id."
+        f"{source}: no such file or folder.", "Give a folder of images, a .jsonl file or a Hub dataset id."
     )
 
 
 def read_jsonl(path: Path) -> Iterator[Sample]:
-    """Lines {"image", "prompt", "answers"}; paths are relative to the file. Raises CalibrationError with the line."""
+    """Yield a sample for each line {"image", "prompt", "answers"}; paths are relative to the file. Raises
+    CalibrationError with the line number."""
     with path.open(encoding="utf-8", errors="replace") as file:
         # readline with a limit: a file without line ends may be larger than memory
         for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), ""), 1):
@@ -167,14 +174,14 @@ def read_jsonl(path: Path) -> Iterator[Sample]:
                 prompt, image, given = _fields(json_input.parse(line, LONGEST_LINE))
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise CalibrationError(
-                    f"{path.name}, line {number}: not a calibration sample.",
+                    f"{path.name}, line {number} is not a calibration sample.",
                     'Each line is an object {"image": "a.png", "prompt": "...", "answers": ["..."]}.',
                 ) from None
             yield Sample(prompt, path.parent / image if image else None, given)
 
 
 def _fields(row: Any) -> tuple[str, str | None, tuple[str, ...]]:
-    """Raises one of four errors where a line is no sample."""
+    """Return prompt, image and answers of a line. Raises one of four errors where it is not a sample."""
     prompt, image = row["prompt"], row.get("image")
     answers = row.get("answers", row.get("answer")) or []
     if not isinstance(prompt, str) or not isinstance(image, str | None) or not isinstance(answers, str | list):
@@ -203,7 +210,8 @@ def _hub_rows(source: str, seed: int, splits: Sequence[str] = TO_LEARN) -> Itera
     except (*network_errors(), ValueError, datasets.exceptions.DatasetNotFoundError) as error:
         raise CalibrationError(
             f"The Hub dataset {source} could not be read ({type(error).__name__}).",
-            "Check its name and the network; or give --calib a folder of images or a .jsonl, and --calib-text a file.",
+            "Check its name and the network, or give --calib a folder of images or a .jsonl file and --calib-text a "
+            "text file.",
         ) from None
 
 
@@ -220,7 +228,8 @@ def _commit_of(source: str) -> str:
 
 
 def samples_from_rows(rows: Iterable[dict[str, Any]], count: int, cache: Path) -> Iterator[Sample]:
-    """Rows with an image column and a question; images are kept in `cache`, named by their content."""
+    """Yield samples from rows with an image column and a question; images are kept in `cache`, named by their
+    content."""
     for row in itertools.islice(rows, count):
         image: Any = next((row[k] for k in ("image", "images") if row.get(k) is not None), None)
         image = image[0] if isinstance(image, list) and image else image
@@ -253,7 +262,9 @@ def _read_text(source: str, n_characters: int) -> str:
             if len(text) >= n_characters:
                 break
     else:
-        raise CalibrationError(f"{source}: no such text file.", "Give --calib-text a file or a Hub dataset id.")
+        raise CalibrationError(f"{source}: no such text file.", "Give --calib-text a text file or a Hub dataset id.")
     if not text.strip():
-        raise CalibrationError(f"{source} holds no text.", "Give --calib-text a file or a dataset with a text column.")
+        raise CalibrationError(
+            f"{source} contains no text.", "Give --calib-text a file or a dataset with a text column."
+        )
     return text

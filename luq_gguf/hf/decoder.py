@@ -14,22 +14,23 @@ from luq_gguf.hf.tensor_names import TensorNames
 
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
-    """The decoder's layers, in order. Raises CheckpointError where the model has none in the usual place."""
+    """Return the decoder's layers, in order. Raises CheckpointError where the model has none in the usual place."""
     find: Any = getattr(model, "get_decoder", None)
     decoder = find() if find else None
     layers = getattr(decoder, "layers", None)
     if not isinstance(layers, nn.ModuleList) or len(layers) == 0:
         raise CheckpointError(
-            f"{type(model).__name__} keeps its decoder layers in no place that luq-gguf knows.",
-            "Please report it with the model's name.",
+            f"luq-gguf cannot find the decoder layers of {type(model).__name__}.",
+            "Please report this with the model's name.",
         )
     return layers
 
 
 @dataclass(frozen=True)
 class Matrices:
-    """The decoder layers' matrices by GGUF name. Experts: which of their two products reads -> names. `orders`: which
-    of transformers' columns stands at each place of the file's matrix, where the converter puts them in another order.
+    """The decoder layers' matrices by GGUF name. `experts` maps each module of experts to the names that each of its
+    two products reads. `orders` gives, for each place in the file's matrix, the column in transformers, where the
+    converter reorders columns.
     """
 
     linears: dict[nn.Linear, str]
@@ -37,7 +38,7 @@ class Matrices:
     orders: dict[nn.Linear, np.ndarray]
 
     def shapes(self) -> dict[str, tuple[int, int]]:
-        """(n_mat, n_in) of every matrix: what its importance will look like."""
+        """Return (n_mat, n_in) of every matrix: the shape that its importance will have."""
         shapes = {name: (1, linear.in_features) for linear, name in self.linears.items()}
         for module, products in self.experts.items():
             for which, names in products.items():
@@ -45,7 +46,8 @@ class Matrices:
         return shapes
 
     def column_energies(self) -> dict[str, np.ndarray]:
-        """Sums of squared weights per column, float64 [n_in], of one linear layer of each kind, in the file's order.
+        """Return sums of squared weights per column, float64 [n_in], of one linear layer of each kind, in the file's
+        order.
 
         Sums do not depend on the order of rows, so they tell whether a converted matrix has the same columns.
         """
@@ -58,7 +60,7 @@ class Matrices:
 
 
 def decoder_matrices(model: nn.Module, names: TensorNames) -> Matrices:
-    """Every matrix of the decoder's layers that can be calibrated.
+    """Return every matrix of the decoder's layers that can be calibrated.
 
     Raises CheckpointError naming a linear layer without a GGUF name, or experts that cannot be calibrated.
     """
@@ -78,9 +80,10 @@ def decoder_matrices(model: nn.Module, names: TensorNames) -> Matrices:
                 matrices.experts[module] = _expert_names(names, name)
             elif not isinstance(module, nn.Conv1d) and any(p.ndim > 2 for p in module.parameters(recurse=False)):
                 raise CheckpointError(
-                    f"{name} ({type(module).__name__}) computes experts in a way of its own, so transformers gives no "
-                    "place to listen to each expert's inputs.",
-                    "luq-gguf cannot profile this model; dense models and mixtures such as Qwen3-MoE it can.",
+                    f"{name} ({type(module).__name__}) computes its experts in its own way, so transformers offers no "
+                    "place to hook each expert's inputs.",
+                    "luq-gguf cannot profile this model, but it can profile dense models and mixtures of experts such "
+                    "as Qwen3-MoE.",
                 )
     return matrices
 
@@ -100,6 +103,6 @@ def _named(names: TensorNames, what: str, path: str) -> str:
     if name is None:
         raise CheckpointError(
             f"{what} {path} has no GGUF tensor of its own in the architecture {names.arch}.",
-            "luq-gguf cannot profile this model yet; please report it with the model's name.",
+            "luq-gguf cannot profile this model yet; please report this with the model's name.",
         )
     return name

@@ -1,5 +1,5 @@
-"""Where the reference model is computed. What torch was built for is not what is there: an accelerator is taken only
-when a product on it comes out right and its memory holds what it is to hold."""
+"""Choose where the reference model is computed. Torch may be built for an accelerator that is not there, so one is used
+only when a product on it is correct and its memory is large enough."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Placement:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What weights are held in: bfloat16 where the device has it, else float32."""
+        """Return the type of the weights: bfloat16 where the device computes fast in it, else float32."""
         return torch.bfloat16 if has_fast_bfloat16(self.device) else torch.float32
 
 
@@ -64,8 +64,9 @@ class Shortcoming:
 def choose_device(
     device: str, checkpoint: Checkpoint, info: Callable[[str], None] = lambda sentence: None
 ) -> Placement:
-    """ "auto" is the accelerator where it works and has room, else the CPU, of which `info` is told; under a launcher
-    each process has one of its own. Any other device is taken or refused. Raises DeviceError."""
+    """Return where the reference model runs. "auto" is the accelerator if it works and has room, else the CPU, and then
+    `info` is given the reason; under a launcher each process has its own accelerator. Any other device is used or
+    refused. Raises DeviceError."""
     if device == "auto":
         facts = _look_for_auto()
         if facts is None:
@@ -78,7 +79,7 @@ def choose_device(
     try:
         requested = torch.device(device)
     except RuntimeError:
-        raise DeviceError(f"--device {device}: torch knows no such device.", "Try auto, cpu or cuda.") from None
+        raise DeviceError(f"--device {device}: torch does not know this device.", "Try auto, cpu or cuda.") from None
     if requested.type == "cpu":
         return Placement(torch.device("cpu"))
     problem = shortcoming(look(requested))
@@ -90,7 +91,7 @@ def choose_device(
 
 
 def pick(facts: Facts, weights: int, layer: int, *, alone: bool) -> tuple[Placement, str | None]:
-    """What "auto" is, and a sentence where that is the CPU though torch was built for an accelerator.
+    """Return what "auto" means, and a sentence where that is the CPU although torch was built for an accelerator.
 
     `weights` and `layer` are bytes of the whole model and of its largest decoder layer; `alone` whether a launcher
     gave this process one device. A model is spread where there are several GPUs and the first has no room for it.
@@ -100,7 +101,7 @@ def pick(facts: Facts, weights: int, layer: int, *, alone: bool) -> tuple[Placem
     problem = shortcoming(facts)
     if not problem and facts.free is not None and facts.free < (layer if spread else weights + layer):
         what = f"one layer takes {format_size(layer)}" if spread else f"the model takes {format_size(weights + layer)}"
-        problem = Shortcoming(f"{format_size(facts.free)} of its memory is free, {what}", "")
+        problem = Shortcoming(f"{format_size(facts.free)} of its memory is free, but {what}", "")
     if not problem:
         return Placement(torch.device(facts.device), spread), None
     return Placement(
@@ -109,28 +110,29 @@ def pick(facts: Facts, weights: int, layer: int, *, alone: bool) -> tuple[Placem
 
 
 def shortcoming(facts: Facts) -> Shortcoming | None:
-    """Why nothing can be computed on it; None where a product on it came out right."""
+    """Return why nothing can be computed on an accelerator; None where a product on it was correct."""
     kind = facts.device.partition(":")[0]
     if facts.built_for != kind:
-        what = facts.built_for or "the CPU alone"
+        what = facts.built_for or "the CPU only"
         return Shortcoming(f"this torch is built for {what}", f"Install a build of torch for {kind}")
     if not facts.available and facts.hidden:
         return Shortcoming(f"{facts.hidden} hides every device", f"Unset {facts.hidden}")
     if not facts.available:
-        return Shortcoming(_first_sentence(facts.fault) or "torch finds none", "Install or update its driver")
+        return Shortcoming(_first_sentence(facts.fault) or "torch does not find one", "Install or update its driver")
     if facts.fault:
-        reason = f"it does not compute ({_first_sentence(facts.fault)})"
-        return Shortcoming(reason, "Free its memory, or install a build of torch that supports it")
+        reason = f"a test computation on it failed ({_first_sentence(facts.fault)})"
+        return Shortcoming(reason, "Free some of its memory, or install a build of torch that supports it")
     return None
 
 
 def needs_several(n_bytes: int, free: int) -> bool:
-    """Whether weights of so many bytes leave less than a sixth of the free bytes for what is computed."""
+    """Return whether weights of so many bytes leave less than a sixth of the free bytes for activations."""
     return 6 * n_bytes > 5 * free
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 matrix products are faster than float32 ones here; on older CPUs they are 100 times slower."""
+    """Return whether bfloat16 matrix products are faster than float32 ones here; on older CPUs they are 100 times
+    slower."""
     if device.type != "cpu":
         return True
     try:
@@ -142,26 +144,26 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 
 @contextmanager
 def memory_errors(placement: Placement) -> Iterator[None]:
-    """What torch raises when memory is refused, as a MemoryLimitError that says what to do."""
+    """Turn what torch raises when memory is refused into a MemoryLimitError that says what to do."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise MemoryLimitError(
             f"{placement.device} has too little free memory: {_first_sentence(str(error))}.",
-            "Free its memory, or use --device cpu; what is done so far is kept.",
+            "Free some of its memory, or use --device cpu; what has been done so far is kept.",
         ) from None
     except RuntimeError as error:
         if "DefaultCPUAllocator" not in str(error):
             raise
         raise MemoryLimitError(
-            "The system gave the reference model no more memory.",
-            "Close other programs or raise the limit of memory (ulimit -v); what is done so far is kept.",
+            "The system did not give the reference model any more memory.",
+            "Close other programs or raise the memory limit (ulimit -v); what has been done so far is kept.",
         ) from None
 
 
 def look(device: torch.device) -> Facts:
-    """Ask torch about a device, and compute on it. What torch warns of on the way is not shown: it says the same, and
-    every time, in what it raises."""
+    """Ask torch about a device, and compute on it. Torch's warnings are not shown: what it raises says the same, and
+    every time."""
     accelerator = torch.accelerator.current_accelerator()
     built_for = accelerator.type if accelerator else None
     if device.type != built_for:

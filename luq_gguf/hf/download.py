@@ -1,6 +1,7 @@
-"""Fetch a checkpoint from the Hub: only what is needed, of one revision, and nothing large before the small is checked.
+"""Download a checkpoint from the Hub: only the files that are needed, at one revision, and small files are checked
+before large ones are downloaded.
 
-huggingface_hub keeps the files in its cache and goes on with half-fetched ones; its bars show the progress.
+huggingface_hub keeps the files in its cache and resumes partial downloads; its progress bars are shown.
 """
 
 from __future__ import annotations
@@ -20,21 +21,21 @@ from luq_gguf.core.units import format_size
 
 _SMALL = ("*.json", "*.jinja", "*.model", "*.txt", "README.md")
 _PICKLES = ("*.bin", "*.pt", "*.pth")
-_AGAIN = "run the same command again: it goes on where it stopped"
+_AGAIN = "run the same command again: it continues where it stopped"
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A fetched checkpoint: where it lies, and the commit it is of."""
+    """A downloaded checkpoint: its folder, and its commit."""
 
     folder: Path
     revision: str
 
 
 def fetch(model: str, revision: str | None, check: Callable[[Path], None], *, code: bool = False) -> Snapshot:
-    """Fetch a model's configuration, tokenizer and safetensors at a revision (None: the newest).
+    """Download a model's configuration, tokenizer and safetensors at a revision (None: the newest).
 
-    `check` is called with the folder when it holds all but the weights; what it raises ends the fetching. Raises
+    `check` is called with the folder when it holds all but the weights; what it raises ends the download. Raises
     CheckpointError or DiskSpaceError with what to do. `code`: Python files too.
     """
     from huggingface_hub import HfApi, snapshot_download
@@ -51,10 +52,10 @@ def fetch(model: str, revision: str | None, check: Callable[[Path], None], *, co
             return cached
         small = [name for name in sizes if _matches(name, _SMALL) or (code and name.endswith(".py"))]
         if "config.json" not in sizes:
-            raise CheckpointError(f"{model} is no checkpoint: it has no config.json.", "Choose another model.")
+            raise CheckpointError(f"{model} is not a checkpoint: it has no config.json.", "Choose another model.")
         if not any(name.endswith(".safetensors") for name in sizes) and any(_matches(n, _PICKLES) for n in sizes):
             raise CheckpointError(
-                f"{model} has its weights as pickles only, which can run code when read.",
+                f"{model} has its weights only as pickles, which can run code when read.",
                 "Choose a version of it with safetensors.",
             )
         folder = Path(snapshot_download(model, revision=commit, allow_patterns=small))
@@ -66,7 +67,7 @@ def fetch(model: str, revision: str | None, check: Callable[[Path], None], *, co
 
 
 def fetch_config(model: str) -> Path:
-    """config.json alone, of the newest revision or as it was fetched before. Raises as `fetch` does."""
+    """Download config.json alone, at the newest revision or as it is in the cache. Raises the errors of `fetch`."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
@@ -112,8 +113,8 @@ def _check_room(model: str, folder: Path, sizes: dict[str, int]) -> None:
     free = shutil.disk_usage(folder).free
     if missing > free:
         raise DiskSpaceError(
-            f"{model} takes {format_size(missing)} more, the disk of the Hub's cache has {format_size(free)} free.",
-            f"Free some room, or put the cache elsewhere (export HF_HOME=/other/disk), and {_AGAIN}.",
+            f"{model} needs {format_size(missing)} more, but the disk of the Hub cache has {format_size(free)} free.",
+            f"Free some space, or put the cache elsewhere (export HF_HOME=/other/disk), and {_AGAIN}.",
         )
 
 
@@ -145,32 +146,33 @@ def _one_sentence(model: str) -> Iterator[None]:
         ) from None
     except RepositoryNotFoundError:
         raise CheckpointError(
-            f"{model} is neither a folder here nor a model on the Hub that you can see.",
+            f"{model} is neither a local folder nor a model on the Hub that you have access to.",
             "Check the spelling; for a private model run: hf auth login",
         ) from None
     except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else "no status"
-        raise DownloadError(f"The Hub answered {status} for {model}.", f"Wait a little and {_AGAIN}.") from None
+        status = error.response.status_code if error.response is not None else "without a status"
+        raise DownloadError(f"The Hub answered {status} for {model}.", f"Wait a moment and {_AGAIN}.") from None
     except network_errors() as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskSpaceError(
-                f"The disk is full in the middle of fetching {model}.",
-                f"Free some room, or put the cache elsewhere (export HF_HOME=/other/disk), and {_AGAIN}.",
+                f"The disk is full, so {model} could not be downloaded completely.",
+                f"Free some space, or put the cache elsewhere (export HF_HOME=/other/disk), and {_AGAIN}.",
             ) from None
         raise DownloadError(
-            f"{model} is no folder here and could not be fetched from {ENDPOINT} ({type(error).__name__}).",
-            f"Check the network (and HF_HUB_OFFLINE), and {_AGAIN}; or give a local folder.",
+            f"{model} is not a local folder and could not be downloaded from {ENDPOINT} ({type(error).__name__}).",
+            f"Check the network (and HF_HUB_OFFLINE), and {_AGAIN}. You can also give a local folder.",
         ) from None
 
 
 def status_of(error: Exception) -> int:
-    """The HTTP status behind an error of the client's; 0 where there was no answer."""
+    """Return the HTTP status behind an error of the Hub client; 0 where there was no answer."""
     return int(getattr(getattr(error, "response", None), "status_code", 0) or 0)
 
 
 @contextmanager
 def hub_errors(what: str) -> Any:
-    """Errors of the network and of an overloaded Hub in one sentence; refusals are passed on. Raises UploadError."""
+    """Turn errors of the network and of an overloaded Hub into one sentence; refusals are passed on. Raises
+    UploadError."""
     from huggingface_hub.constants import ENDPOINT
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
@@ -182,7 +184,7 @@ def hub_errors(what: str) -> Any:
         status = status_of(error)
         if status != 429 and status < 500:
             raise
-        raise UploadError(f"The Hub answered {status} for {what}.", "Wait a little and run the same again.") from None
+        raise UploadError(f"The Hub answered {status} for {what}.", "Wait a moment and run the same again.") from None
     except network_errors() as error:
         raise UploadError(
             f"The Hub at {ENDPOINT} could not be reached ({type(error).__name__}).",
@@ -191,7 +193,8 @@ def hub_errors(what: str) -> Any:
 
 
 def network_errors() -> tuple[type[Exception], ...]:
-    """OSError, and the base of what the client's own HTTP library raises: it has changed its name with versions."""
+    """Return OSError and the base class of what the client's HTTP library raises, whose name has changed between
+    versions."""
     from huggingface_hub.errors import HfHubHTTPError
 
     base = HfHubHTTPError.__mro__[1]

@@ -27,24 +27,24 @@ def register() -> None:
 
 
 def is_experts(module: nn.Module) -> bool:
-    """Whether transformers computes this module by a registered function."""
+    """Return whether transformers computes this module by a registered function."""
     return all(hasattr(module, name) for name in ("has_gate", "is_transposed", "has_bias", "down_proj"))
 
 
 def shape(module: Any, product: str) -> tuple[int, int]:
-    """(number of experts, width of the product's input)."""
+    """Return (number of experts, width of the product's input)."""
     entry = "gate_up_proj" if module.has_gate else "up_proj"
     n_experts, n_out, n_in = getattr(module, entry if product == INTO else "down_proj").shape
     return n_experts, n_out if module.is_transposed else n_in
 
 
 def set_hook(module: nn.Module, hook: ExpertHook | None) -> None:
-    """From now on tell `reporter` of the inputs of every expert of this module; None ends it."""
+    """Call `hook` with the inputs of every expert of this module from now on; None removes the hook."""
     object.__setattr__(module, "_luq_hook", hook)
 
 
 def forward(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-    """Outputs [n_tokens, n_out] of the experts that a router has chosen for each token, weighted and summed.
+    """Return outputs [n_tokens, n_out] of the experts that a router has chosen for each token, weighted and summed.
 
     hidden [n_tokens, n_in]; top_k_index and top_k_weights [n_tokens, k].
     """

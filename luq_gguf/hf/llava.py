@@ -22,14 +22,15 @@ _UNUSED = re.compile(r"post_layernorm|position_ids$")  # hidden states are read 
 
 
 def is_clip_llava(checkpoint: Checkpoint) -> bool:
-    """Whether the vision half is a CLIP tower, which llama.cpp's converter does not write."""
+    """Return whether the vision half is a CLIP tower, which llama.cpp's converter does not write."""
     vision = checkpoint.config.get("vision_config")
     kind = vision.get("model_type") if isinstance(vision, dict) else None
     return checkpoint.architecture == "LlavaForConditionalGeneration" and kind == "clip_vision_model"
 
 
 def clip_vision(checkpoint: Checkpoint) -> ClipVision:
-    """The tower and its projector. Raises CheckpointError for a variant that libmtmd would compute otherwise."""
+    """Return the tower and its projector. Raises CheckpointError for a variant that libmtmd would compute
+    differently."""
     try:
         return _clip_vision(checkpoint)
     except CheckpointError:
@@ -37,7 +38,7 @@ def clip_vision(checkpoint: Checkpoint) -> ClipVision:
     except Exception as error:  # what transformers raises, or its values lead to, where a config is not LLaVA's
         raise CheckpointError(
             f"transformers cannot read the config of {checkpoint.name}: {type(error).__name__}",
-            "Is the checkpoint complete and unmodified?",
+            "Check that the checkpoint is complete and unmodified.",
         ) from None
 
 
@@ -59,7 +60,7 @@ def _clip_vision(checkpoint: Checkpoint) -> ClipVision:
     pictures = _image_processor(checkpoint)
     crop = _side(pictures.crop_size if getattr(pictures, "do_center_crop", False) else pictures.size)
     if crop != tower.image_size:
-        raise _unlike(f"cuts pictures to {crop} pixels for a tower of {tower.image_size}")
+        raise _unlike(f"crops images to {crop} pixels for a tower of {tower.image_size}")
     return ClipVision(
         n_layers=tower.num_hidden_layers,
         width=tower.hidden_size,
@@ -78,7 +79,8 @@ def _clip_vision(checkpoint: Checkpoint) -> ClipVision:
 
 def _unlike(what: str) -> CheckpointError:
     return CheckpointError(
-        f"This LLaVA {what}, which llama.cpp's LLaVA does not do.", "Choose a checkpoint of LLaVA-1.5's usual form."
+        f"This LLaVA {what}, which llama.cpp's LLaVA does not support.",
+        "Choose a checkpoint in LLaVA-1.5's usual form.",
     )
 
 
@@ -98,7 +100,7 @@ def _side(size: Any) -> int:
 
 
 def vision_names(checkpoint: Checkpoint, vision: ClipVision) -> dict[str, str]:
-    """HF name -> name in the mmproj file, of the tower's and the projector's tensors, in the file's order.
+    """Return HF name -> name in the mmproj file for the tensors of the tower and the projector, in the file's order.
 
     Raises CheckpointError naming a tensor without a name there.
     """
@@ -115,14 +117,14 @@ def vision_names(checkpoint: Checkpoint, vision: ClipVision) -> dict[str, str]:
             if name is None:
                 raise CheckpointError(
                     f"The vision tensor {hf_name} has no name in llama.cpp's LLaVA.",
-                    "luq-gguf cannot convert this model yet; please report it with the model's name.",
+                    "luq-gguf cannot convert this model yet; please report this with the model's name.",
                 )
             file_names[hf_name] = name
     return dict(sorted(file_names.items(), key=lambda item: item[1]))
 
 
 def read_tensor(checkpoint: Checkpoint, name: str) -> np.ndarray:
-    """float32 tensor of a checkpoint, read from its shard alone."""
+    """Return a float32 tensor of a checkpoint, reading its shard only."""
     import torch
     from safetensors import safe_open
 

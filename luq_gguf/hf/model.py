@@ -17,7 +17,7 @@ from luq_gguf.hf.processor import load_processor
 
 
 def meta_model(checkpoint: Checkpoint) -> nn.Module:
-    """The model's modules without weights (torch's meta device): seconds for any size.
+    """Return the model's modules without weights (torch's meta device), in seconds for any size.
 
     Raises CheckpointError where transformers cannot make a model of the config.
     """
@@ -34,7 +34,7 @@ def meta_model(checkpoint: Checkpoint) -> nn.Module:
 
 
 def load_reference(checkpoint: Checkpoint, placement: Placement) -> tuple[nn.Module, Any]:
-    """The model in eval mode and its processor (a tokenizer for text-only models), where `placement` has them.
+    """Return the model in eval mode and its processor (a tokenizer for text-only models), placed on `placement`.
 
     Raises CheckpointError where transformers refuses the checkpoint, and what `devices.memory_errors` raises.
     """
@@ -55,7 +55,8 @@ def load_reference(checkpoint: Checkpoint, placement: Placement) -> tuple[nn.Mod
         processor = load_processor(checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code)
     if any(parameter.is_meta for parameter in model.parameters()):  # accelerate keeps what has no room elsewhere
         raise CheckpointError(
-            f"{checkpoint.name} does not fit on the accelerators of this machine.", "Use --device cpu, or a larger one."
+            f"{checkpoint.name} does not fit on the accelerators of this machine.",
+            "Use --device cpu, or a larger accelerator.",
         )
     with devices.memory_errors(placement):
         placed: nn.Module = (model if placement.spread else model.to(placement.device)).eval()
@@ -77,5 +78,6 @@ def _refusals(checkpoint: Checkpoint) -> Iterator[None]:
     except Exception as error:  # what transformers raises of a config or a tokenizer that somebody made up
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
-            f"transformers cannot load {checkpoint.name}: {reason}", "Is the checkpoint complete and unmodified?"
+            f"transformers cannot load {checkpoint.name}: {reason}",
+            "Check that the checkpoint is complete and unmodified.",
         ) from None

@@ -12,7 +12,7 @@ from typing import Any
 
 
 def images_and_text(processor_class: type) -> type:
-    """The same processor class without a video processor."""
+    """Return the same processor class without a video processor."""
     if "video_processor" not in processor_class.get_attributes():  # type: ignore[attr-defined]
         return processor_class
 
@@ -21,7 +21,7 @@ def images_and_text(processor_class: type) -> type:
 
         @classmethod
         def get_attributes(cls) -> list[str]:
-            """The parts to load and to save. What the parent passes on beyond them, last, falls away."""
+            """Return the parts to load and to save. What the parent passes on beyond them, last, is dropped."""
             return [name for name in super().get_attributes() if name != "video_processor"]
 
         @classmethod
@@ -33,7 +33,7 @@ def images_and_text(processor_class: type) -> type:
 
 
 def load_processor(folder: Path, *, trust_remote_code: bool = False) -> Any:
-    """The processor saved in a checkpoint folder, or its tokenizer where the model reads text only.
+    """Return the processor saved in a checkpoint folder, or its tokenizer where the model reads text only.
 
     Raises what transformers raises when a part is missing or unreadable.
     """

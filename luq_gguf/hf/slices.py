@@ -19,7 +19,8 @@ _NOT_LINKED = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 
 
 def slices(checkpoint: Checkpoint) -> list[tuple[str, ...]]:
-    """Names of the text model's tensors: first those of no layer, then whole layers, as many as make a part.
+    """Return names of the text model's tensors: first those outside the layers, then whole layers, as many as fit in a
+    slice.
 
     Where a name misleads, the part is too large, or the converter finds a tensor missing: files are compared with the
     plan afterwards.
@@ -39,8 +40,8 @@ def slices(checkpoint: Checkpoint) -> list[tuple[str, ...]]:
 
 
 def by_layer(checkpoint: Checkpoint) -> dict[int, list[str]]:
-    """Names of the text model's tensors by decoder layer, -1 for those of none. What belongs to the vision half by its
-    name is left out."""
+    """Return names of the text model's tensors by decoder layer, with -1 for those outside the layers. Tensors whose
+    names belong to the vision half are left out."""
     groups: dict[int, list[str]] = {}
     for name in checkpoint.shapes:
         if _OTHER_HALF.match(name):
@@ -51,12 +52,12 @@ def by_layer(checkpoint: Checkpoint) -> dict[int, list[str]]:
 
 
 def slice_bytes(checkpoint: Checkpoint, names: Sequence[str]) -> int:
-    """Bytes that the tensors take in the checkpoint's files."""
+    """Return the bytes that the tensors take in the checkpoint's files."""
     return sum(checkpoint.sizes[name] for name in names)
 
 
 def write(checkpoint: Checkpoint, names: Sequence[str], folder: Path) -> None:
-    """Make `folder` a checkpoint that has these tensors alone: links to the small files, and a copy of the tensors."""
+    """Make `folder` a checkpoint that has only these tensors: links to the small files, and a copy of the tensors."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for path in checkpoint.folder.iterdir():

@@ -12,7 +12,7 @@ from luq_gguf.core.errors import CheckpointError
 
 
 class TensorNames:
-    """The names of one architecture and depth, limited to `tensors`: what the converter writes for the model.
+    """The tensor names of one architecture and depth, limited to `tensors`, which the converter writes for the model.
 
     Raises CheckpointError where gguf does not know the architecture.
     """
@@ -28,7 +28,7 @@ class TensorNames:
         self.arch = arch
 
     def weight(self, hf_name: str) -> str | None:
-        """The GGUF tensor of a weight such as ``model.layers.0.mlp.up_proj``; None where the file has none.
+        """Return the GGUF tensor of a weight such as ``model.layers.0.mlp.up_proj``; None where the file has none.
 
         A vision-language model's text half is named as if it stood alone, as the converter does.
         """
@@ -38,7 +38,7 @@ class TensorNames:
         return gguf_name if gguf_name in self._tensors else None
 
     def column_order(self, name: str, parent: Any) -> np.ndarray | None:
-        """Which of transformers' columns stands at each place of this tensor, where the converter reorders them.
+        """Return which of transformers' columns is at each place of this tensor, where the converter reorders them.
 
         It does so for linear attention with more value than key heads: value heads grouped by key head become value
         heads dealt out to the key heads in turn (conversion/qwen.py). `parent` is the module that holds the matrix.

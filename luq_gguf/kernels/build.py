@@ -25,7 +25,7 @@ COMPILERS = ("c++", "g++", "clang++")
 
 
 def folder() -> Path:
-    """Where the build of these sources for this pin lies or will lie."""
+    """Return where the build of these sources for this pin is or will be."""
     pin = tools.pin()
     digest = hashlib.sha256(f"{pin['sha256']} {platform.machine()}".encode())
     for path in sorted(SOURCES.iterdir()):
@@ -35,27 +35,28 @@ def folder() -> Path:
 
 
 def built() -> Path | None:
-    """The library, if it has been built."""
+    """Return the library, if it has been built."""
     path = folder() / LIBRARY
     return path if path.exists() else None
 
 
 def library(info: Callable[[str], None] = lambda sentence: None) -> Path:
-    """The library, built where it is not yet: half a minute, once. Raises KernelsError where that cannot be."""
+    """Return the library, building it the first time, which takes half a minute. Raises KernelsError where it cannot be
+    built."""
     present = built()
     if present:
         return present
     if sys.platform == "win32":
         raise KernelsError(
-            "The kernels cannot be built on Windows: ggml does not export there what they need.",
-            "Use stock llama.cpp; everything else works without.",
+            "The kernels cannot be built on Windows: ggml does not export what they need there.",
+            "Use stock llama.cpp; everything else works without them.",
         )
     if not any(map(shutil.which, COMPILERS)):
         raise KernelsError(
             f"The kernels cannot be built: there is no C++ compiler ({', '.join(COMPILERS)}).",
-            "Install g++ or clang++; everything else works without.",
+            "Install g++ or clang++; everything else works without them.",
         )
-    info("building the kernels: half a minute, once")
+    info("building the kernels: this takes half a minute, once")
     target = folder()
     with atomic.whole_folder(target) as new_folder:
         build = new_folder.parent / "build"
@@ -65,13 +66,13 @@ def library(info: Callable[[str], None] = lambda sentence: None) -> Path:
 
 
 def compile_sources(into: Path, *arguments: str, targets: tuple[str, ...] = ("luq-kernels",)) -> None:
-    """Run CMake; `arguments` are further ones of its first step."""
+    """Run CMake; `arguments` are additional ones for its first step."""
     try:
         headers = tools.ggml_headers()
     except (OSError, subprocess.CalledProcessError) as error:
         raise KernelsError(
-            f"The kernels cannot be built: the pinned llama.cpp's headers cannot be fetched ({error}).",
-            "They come from the package index with its sdist, once; try again with a connection.",
+            f"The kernels cannot be built: the pinned llama.cpp's headers cannot be downloaded ({error}).",
+            "They are downloaded once, with its sdist, from the package index: try again with a network connection.",
         ) from None
     cmake, ninja = _tool("cmake", into.parent), None if shutil.which("make") else _tool("ninja", into.parent)
     configure = [cmake, "-S", str(SOURCES), "-B", str(into), "-DCMAKE_BUILD_TYPE=Release", f"-DGGML_HEADERS={headers}"]
@@ -83,12 +84,12 @@ def compile_sources(into: Path, *arguments: str, targets: tuple[str, ...] = ("lu
         except OSError as error:
             raise KernelsError(
                 f"The kernels cannot be built: {command[0]}: {error.strerror}.",
-                "Install CMake; everything else works without.",
+                "Install CMake; everything else works without them.",
             ) from None
 
 
 def ggml_version(headers: Path) -> str:
-    """What ggml of these headers calls itself."""
+    """Return the version in these ggml headers."""
     text = (headers / "CMakeLists.txt").read_text()
     matches = (re.search(rf"set\(GGML_VERSION_{part} (\d+)\)", text) for part in ("MAJOR", "MINOR", "PATCH"))
     return ".".join(match[1] if match else "?" for match in matches)
@@ -102,6 +103,8 @@ def _tool(name: str, folder: Path) -> str:
     into = folder / name
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", str(into)]
     if subprocess.run([*pip, name]).returncode:
-        raise KernelsError(f"The kernels cannot be built: there is no {name}, nor can pip get it.", f"Install {name}.")
+        raise KernelsError(
+            f"The kernels cannot be built: {name} is not installed, and pip cannot install it.", f"Install {name}."
+        )
     packed = into / name / "data" / "bin" / name  # beside it, bin/cmake is a script that looks for its package
     return str(packed if packed.exists() else into / "bin" / name)

@@ -30,7 +30,7 @@ class BlockType(NamedTuple):
     n_bytes: int
 
     def columns(self, blocks: Bytes) -> int:
-        """Weights in each row of bytes."""
+        """Return the number of weights in each row of bytes."""
         return int(blocks.shape[1]) // self.n_bytes * BLOCK
 
 
@@ -94,7 +94,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
 
 
 class Ggml:
-    """The libraries of a folder, loaded; `load` adds the kernels."""
+    """The loaded libraries of a folder; `load` adds the kernels."""
 
     def __init__(self, folder: Path) -> None:
         self._libraries = [ctypes.CDLL(str(folder / f"lib{name}.so")) for name in ("ggml-base", "ggml-cpu", "ggml")]
@@ -108,15 +108,15 @@ class Ggml:
         raise AttributeError(name)
 
     def load(self, library: Path) -> bool:
-        """As GGML_BACKEND_PATH does; whether ggml took it."""
+        """Load a library as GGML_BACKEND_PATH does, and return whether ggml accepted it."""
         return bool(self.ggml_backend_load(str(library).encode()))
 
     def stock(self) -> int:
-        """The buffer type of the CPU backend."""
+        """Return the buffer type of the CPU backend."""
         return int(self.ggml_backend_cpu_buffer_type())
 
     def kernels(self) -> int | None:
-        """The kernels' buffer type, if the CPU backend lists it."""
+        """Return the kernels' buffer type, if the CPU backend lists it."""
         register = self.ggml_backend_cpu_reg()
         device = self.ggml_backend_reg_dev_get(register, 0)
         address = self.ggml_backend_reg_get_proc_address(register, b"ggml_backend_dev_get_extra_bufts")
@@ -129,14 +129,14 @@ class Ggml:
         return None
 
     def dequantize(self, blocks: Bytes, kind: BlockType = IQ1_M) -> Floats:
-        """Blocks, in rows of bytes, to weights."""
+        """Convert blocks, in rows of bytes, to weights."""
         values = np.empty((len(blocks), kind.columns(blocks)), np.float32)
         to_float = self.ggml_get_type_traits(kind.number).contents.to_float
         to_float(np.ascontiguousarray(blocks).ctypes.data, values.ctypes.data, values.size)
         return values
 
     def quantize(self, activations: Floats) -> Bytes:
-        """Rows of activations to Q8_K blocks, as ggml does before a product."""
+        """Convert rows of activations to Q8_K blocks, as ggml does before a product."""
         rows = np.ascontiguousarray(activations, np.float32)
         blocks = np.zeros((len(rows), rows.shape[1] // BLOCK * Q8_BYTES), np.uint8)
         from_float = self.ggml_get_type_traits_cpu(Q8_K).contents.from_float
@@ -145,7 +145,7 @@ class Ggml:
         return blocks
 
     def dot(self, blocks: Bytes, q8: Bytes, kind: BlockType = IQ1_M) -> Floats:
-        """ggml's own products of rows of blocks with rows of Q8_K: [row of q8][row of blocks]."""
+        """Return ggml's own products of rows of blocks with rows of Q8_K: [row of q8][row of blocks]."""
         n = kind.columns(blocks)
         out = np.empty((len(q8), len(blocks)), np.float32)
         vec_dot = self.ggml_get_type_traits_cpu(kind.number).contents.vec_dot
@@ -156,7 +156,7 @@ class Ggml:
 
 
 class Product:
-    """Matrices of a type in a buffer type, each multiplied with the same activations in one graph.
+    """Matrices of a type in a buffer type, each multiplied by the same activations in one graph.
 
     `blocks`: matrices as rows of bytes; `shape`: of the activations, columns last, as numpy has them.
     """
@@ -208,7 +208,7 @@ class Product:
         return out
 
     def read_weights(self, which: int = 0) -> Bytes:
-        """The matrix again, as it is in a file."""
+        """Return the matrix as it is in a file."""
         out = np.empty(self._ggml.ggml_nbytes(self.weights[which]), np.uint8)
         self._ggml.ggml_backend_tensor_get(self.weights[which], out.ctypes.data, 0, out.nbytes)
         return out
@@ -222,7 +222,7 @@ class Product:
 
 
 def random_blocks(rng: np.random.Generator, n_rows: int, n_columns: int, kind: BlockType = IQ1_M) -> Bytes:
-    """Rows of blocks with everything random, and scales d of the size that models have."""
+    """Return rows of random blocks, with scales d of the size that models have."""
     blocks = rng.integers(0, 256, (n_rows, n_columns // BLOCK, kind.n_bytes), np.uint8)
     d = rng.uniform(1e-3, 1e-2, blocks.shape[:2]).astype(np.float16).view(np.uint16)
     if kind == IQ1_S:

@@ -27,7 +27,7 @@ SECONDS = 5.0
 
 
 def gain(library: Path, threads: int | None = None, seconds: float = SECONDS) -> dict[str, Any]:
-    """How many times as fast as ggml alone: value, low, high and the conditions.
+    """Return how many times as fast as ggml alone the kernels are: value, low, high and the conditions.
 
     Raises ToolsError without the pinned llama.cpp, KernelsError where its ggml does not take the library.
     """
@@ -50,7 +50,7 @@ def _pairs(folder: Path, library: Path, threads: int, seconds: float) -> list[tu
     taken = ggml.load(library)
     kernels = ggml.kernels()
     if not taken or kernels is None:
-        sys.exit("ggml did not take the kernels.")
+        sys.exit("ggml did not load the kernels.")
     rng = np.random.default_rng(0)
     rows = random_blocks(rng, N_ROWS // 64, N_COLUMNS)
     blocks = np.tile(rows, (64, 1))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class State:
-    """`path`: what this CPU takes, None where that is nothing; `bits_per_weight`: of a repacked tensor."""
+    """`path` is what this CPU uses, None where that is nothing; `bits_per_weight` is that of a repacked tensor."""
 
     library: Path
     path: str | None
@@ -17,7 +17,7 @@ class State:
 
 
 def of(library: Path) -> State:
-    """Asks the library; nothing is registered by that."""
+    """Ask the library for its state, without registering anything."""
     loaded = ctypes.CDLL(str(library))
     loaded.luq_kernels_path.restype, loaded.luq_kernels_bits.restype = ctypes.c_char_p, ctypes.c_double
     path = loaded.luq_kernels_path()

@@ -20,7 +20,7 @@ from luq_gguf.llamacpp import tools
 
 
 def library() -> ctypes.CDLL:
-    """ggml of the pinned build, whose quantizers llama-quantize uses."""
+    """Load ggml of the pinned build, whose quantizers llama-quantize uses."""
     library = ctypes.CDLL(str(tools.pinned_build() / "llama_cpp" / "lib" / "libggml-base.so"))
     library.ggml_quantize_chunk.restype = ctypes.c_size_t
     library.ggml_quantize_chunk.argtypes = [
@@ -36,7 +36,8 @@ def library() -> ctypes.CDLL:
 
 
 def random_rows(ggml: ctypes.CDLL, kind: str, n_columns: int, n_rows: int) -> bytes:
-    """Rows of normally distributed weights of a trained model's usual size; float32 ones are 1, as norms are."""
+    """Return rows of normally distributed weights of a trained model's usual size; float32 weights are 1, as norms
+    are."""
     if kind == "F32":
         return np.ones((n_rows, n_columns), np.float32).tobytes()
     weights = np.random.default_rng(n_columns).normal(0, 0.02, (n_rows, n_columns)).astype(np.float32)
@@ -46,7 +47,8 @@ def random_rows(ggml: ctypes.CDLL, kind: str, n_columns: int, n_rows: int) -> by
 
 
 def quantized_rows(ggml: ctypes.CDLL, kind: str, weights: np.ndarray, importance: np.ndarray) -> np.ndarray:
-    """Rows of float32 weights [n_rows, n_columns] as rows of a type's bytes; importance [n_rows or 1, n_columns]."""
+    """Quantize rows of float32 weights [n_rows, n_columns] to rows of a type's bytes; importance [n_rows or 1,
+    n_columns]."""
     number, (n_rows, n_columns) = gguf.GGMLQuantizationType[kind].value, weights.shape
     block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
     out = np.zeros((n_rows, n_columns // block * size), np.uint8)

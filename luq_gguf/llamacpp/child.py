@@ -44,7 +44,7 @@ def start(
     stdout: int | IO[Any] | None = None,
     stderr: int | IO[Any] | None = None,
 ) -> Popen[str]:
-    """A child in text mode, for `end`. It has a session of its own, so that Ctrl-C reaches us alone and we end it."""
+    """Start a child in text mode, for `end`. It has its own session, so that Ctrl-C reaches only us and we end it."""
     return Popen(
         [str(part) for part in command],
         stdin=stdin,
@@ -71,7 +71,7 @@ def end(child: Popen[str]) -> None:
 
 @contextmanager
 def started(command: Sequence[object], environment: Mapping[str, str], **where: Any) -> Iterator[Popen[str]]:
-    """A child that has ended when the block has; `where` is what `start` takes."""
+    """Run a child that has ended when the block has; `where` is what `start` takes."""
     child = start(command, environment, **where)
     try:
         yield child
@@ -80,24 +80,25 @@ def started(command: Sequence[object], environment: Mapping[str, str], **where: 
 
 
 def die_with_parent() -> None:
-    """In a child on Linux: end when our process is killed, so that no orphan writes on into files of the next run."""
+    """End a child on Linux when our process is killed, so that no orphan keeps writing to files of the next run."""
     if _LIBC is not None:
         _LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def ended(code: int) -> str:
-    """How a child ended, in words, of its return code: "crashed (segmentation fault)"."""
+    """Return in words how a child ended, from its return code: "crashed (segmentation fault)"."""
     words: str = vendor("selftest").ended(code)
     return words
 
 
 def crash_hint(code: int, otherwise: str) -> str:
-    """What to do about a child's end."""
-    return "`luq-gguf doctor` tests whether llama.cpp computes on this CPU." if code < 0 else otherwise
+    """Return what to do about how a child ended."""
+    return "`luq-gguf doctor` tests whether llama.cpp computes correctly on this CPU." if code < 0 else otherwise
 
 
 def missing_library(output: str) -> ToolsError | None:
-    """The error of a program that could not start for want of a shared library, of what the loader said."""
+    """Return the error of a program that could not start because a shared library is missing, from the loader's
+    output."""
     match = re.search(
         r"(?:error while loading shared libraries: |^|: )(lib[\w.+-]+?\.so[.\d]*): cannot open shared", output
     )
@@ -114,8 +115,8 @@ def missing_library(output: str) -> ToolsError | None:
 
 
 def failed(error: type[LuqError], code: int, message: str, output: str, hint: str = "") -> LuqError:
-    """The error of a child that ended with `code`: that it lacks a library where its output says so, else `message`,
-    with `hint` unless it crashed."""
+    """Return the error of a child that ended with `code`: that a library is missing where its output says so, else
+    `message`, with `hint` unless it crashed."""
     return missing_library(output) or error(message, crash_hint(code, hint))
 
 
@@ -146,8 +147,8 @@ def run(
         interrupts.check()
     if code and into and shutil.disk_usage(into).free < FULL:
         raise DiskSpaceError(
-            f"The disk that holds {into} is full, and {what} could not go on.",
-            "Free some room and run the same command again: finished stages are kept.",
+            f"The disk that holds {into} is full, and {what} could not continue.",
+            "Free some space and run the same command again: finished stages are kept.",
         )
     if code:
         plain = [line for line in lines if line.strip() and not line.startswith((" ", "Traceback"))]

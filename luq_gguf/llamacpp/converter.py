@@ -21,7 +21,7 @@ def _command(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> list[st
 
 
 def metadata_only(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> reader.GGUFInfo:
-    """Write the model's metadata and vocabulary, without tensors: seconds for any size of model.
+    """Write the model's metadata and vocabulary without tensors, in seconds for any size of model.
 
     Raises CheckpointError with the converter's words, as for a tokenizer it does not know.
     """
@@ -31,7 +31,8 @@ def metadata_only(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> re
 
 
 def text_tensors(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """GGUF name -> 16-bit type and shape (torch order) of every tensor the converter would write for the text model.
+    """Return GGUF name -> 16-bit type and shape (torch order) of every tensor that the converter would write for the
+    text model.
 
     It walks through the checkpoint without reading weights, so split, fused, added and skipped tensors are all as in
     the real file. Raises CheckpointError with its words where it cannot convert the model.
@@ -50,7 +51,10 @@ def text_tensors(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> dic
         environment=tools.python_environment(),
     )
     if not tensors:
-        raise CheckpointError("llama.cpp's converter tells of no tensor.", "Is this llama.cpp another than the pin?")
+        raise CheckpointError(
+            "llama.cpp's converter did not list any tensors.",
+            "Check with luq-gguf doctor whether this llama.cpp is the pinned version.",
+        )
     return tensors
 
 
@@ -77,7 +81,8 @@ def to_16_bit(
     mmproj: bool = False,
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> reader.GGUFInfo:
-    """Convert the text model, or the vision half, to a 16-bit GGUF; written beside its name and renamed when whole.
+    """Convert the text model, or the vision half, to a 16-bit GGUF file; it is written next to its name and renamed
+    when complete.
 
     Returns its tensors, without metadata.
     """

@@ -46,9 +46,8 @@ def run(
     kernels: Path | None = None,
     repack: bool = True,
 ) -> Run:
-    """Load a file once and measure prefill of each prompt length and decode, at each number of threads; with a plugin
-    of kernels where one is given, which llama-bench must have taken; without llama.cpp's own repacking where it is not
-    wanted.
+    """Load a file once and measure prefill for each prompt length and decode, at each number of threads. If a plugin of
+    kernels is given, llama-bench must have loaded it; `repack` False turns off llama.cpp's own repacking.
 
     llama-bench warms up before each measurement by itself. Raises RunnerError with its words where it fails.
     """
@@ -77,7 +76,7 @@ def run(
         if kernels and PLUGIN_NAME not in str(rows[0]["backends"]).split(","):
             errors.seek(0)
             refused = [line.strip() for line in errors if line.startswith("luq kernels")]
-            raise RunnerError(f"llama-bench did not take {kernels.name}. {' '.join(refused)}", "Leave --kernels out.")
+            raise RunnerError(f"llama-bench did not load {kernels.name}. {' '.join(refused)}", "Leave --kernels out.")
     elapsed = time.monotonic() - started
     others = machine.busy_seconds() - busy - usage.ru_utime - usage.ru_stime
     samples = {}

@@ -21,20 +21,22 @@ _FTYPE = re.compile(r"^\s*\d+\s+or\s+(\w+)\s*:", re.MULTILINE)
 
 
 def ftypes(llama: LlamaCpp) -> list[str]:
-    """The file types llama-quantize offers, as its help names them."""
+    """Return the file types that llama-quantize offers, as its help names them."""
     return _FTYPE.findall(tools.output(llama.tool("llama-quantize"), "--help"))
 
 
 def check_ftype(llama: LlamaCpp, ftype: str) -> str:
-    """The canonical name of a quantizing ftype. Raises TypeNameError with the known ones."""
+    """Return the canonical name of a quantized ftype. Raises TypeNameError with the known ones."""
     names = [name for name in ftypes(llama) if name not in ("F16", "BF16", "F32", "COPY")]
     if ftype.upper() not in names:
-        raise TypeNameError(f"--high {ftype}: llama-quantize knows no such file type.", f"One of: {', '.join(names)}.")
+        raise TypeNameError(
+            f"--high {ftype}: llama-quantize does not know this file type.", f"Choose one of: {', '.join(names)}."
+        )
     return ftype.upper()
 
 
 def dry_run(llama: LlamaCpp, source: Path, ftype: str, types: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The type llama-quantize would give every tensor of a 16-bit file (or of its header-only GGUF)."""
+    """Return the type that llama-quantize would give every tensor of a 16-bit file (or of its header-only GGUF)."""
     command: list[str | Path] = [llama.tool("llama-quantize"), "--dry-run"]
     listed = source.with_name("dry-run-types.txt")
     try:
@@ -61,7 +63,7 @@ def model_tensors(
     has_imatrix: Collection[str],
     datasets: tuple[str, ...] = (),
 ) -> ModelTensors:
-    """Both possible types and sizes of every tensor: stock types from a dry run, low ones from another.
+    """Return both possible types and sizes of every tensor: stock types from one dry run, low types from another.
 
     A decoder layer's low type holds for all its matrices; where a row does not fit the type's blocks,
     llama-quantize's fallback is what the second dry run tells. Tensors that are not `has_imatrix` (they will have no
@@ -98,12 +100,15 @@ def model_tensors(
 def stock_types(
     llama: LlamaCpp, source: reader.GGUFInfo, ftype: str, has_imatrix: Collection[str]
 ) -> tuple[dict[str, str], list[str]]:
-    """The type of every tensor in llama-quantize's own file of an ftype; and the matrices not `has_imatrix`, which
-    get types that need no importance."""
+    """Return the type of every tensor in llama-quantize's own file of an ftype, and the matrices not in `has_imatrix`,
+    which get types that need no importance."""
     types = dry_run(llama, source.path, ftype)
     missing = [t.name for t in source.tensors if t.name not in types]
     if missing:
-        raise ConversionError(f"llama-quantize's dry run does not tell of {missing[0]}.", "Is this build too old?")
+        raise ConversionError(
+            f"llama-quantize's dry run does not list {missing[0]}.",
+            "This build may be too old: use the pinned llama.cpp.",
+        )
     unmeasured = _without_importance(_quantized(source, types), has_imatrix)
     for name in unmeasured:
         if reader.needs_importance(name, types[name], ftype):
@@ -123,8 +128,8 @@ def _without_importance(matrices: Collection[str], has_imatrix: Collection[str])
 def types_if_all(
     llama: LlamaCpp, source: reader.GGUFInfo, kind: str, tensors: ModelTensors, *, has_imatrix: Collection[str]
 ) -> dict[str, str]:
-    """The type of every tensor when each matrix that is quantized at all is asked to have this one, embeddings and head
-    too. It is llama-quantize's fallback where rows do not fit, the stock type where a matrix lacks importance."""
+    """Return the type of every tensor if each quantized matrix, including embeddings and head, is requested in this
+    type. It is llama-quantize's fallback where rows do not fit, and the stock type where a matrix lacks importance."""
     stock = {choice.name: choice.high_type for choice in tensors.choices}
     matrices = _quantized(source, stock)
 
@@ -138,17 +143,17 @@ def types_if_all(
 
 
 def stock_map(source: reader.GGUFInfo, types: Mapping[str, str]) -> dict[str, str]:
-    """Overrides for the tensors that are quantized at all; the others keep their type by themselves."""
+    """Return overrides for the tensors that are quantized at all; the others keep their type by themselves."""
     return {t.name: types[t.name] for t in source.tensors if types[t.name] != t.type}
 
 
 def overrides(source: reader.GGUFInfo, plan: Plan) -> dict[str, str]:
-    """What tensor-types.txt holds for this plan and source."""
+    """Return what tensor-types.txt contains for this plan and source."""
     return stock_map(source, plan.tensor_types)
 
 
 def fallbacks(tensors: ModelTensors) -> dict[str, list[str]]:
-    """Tensors of decoder layers whose low type is not the one asked for: type they get -> names."""
+    """Return tensors of decoder layers whose low type is not the requested one: type they get -> names."""
     by_type: dict[str, list[str]] = {}
     fine = {tensors.low, "F32", "F16", "BF16"}  # these were not quantized at all
     for choice in tensors.choices:
@@ -169,7 +174,8 @@ def quantize(
     threads: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Run llama-quantize in the source's folder, with relative paths: it writes the imatrix's path into the file.
+    """Run llama-quantize in the source's folder with relative paths, because it writes the imatrix's path into the
+    file.
 
     The file is read again and every tensor's type compared with the plan. Raises VerificationError, naming the
     tensors, after removing a file that differs.
@@ -195,14 +201,16 @@ def quantize(
 
 
 def verify(path: Path, plan: Plan) -> None:
-    """Compare a written file with its plan: every tensor's type, and no local path in the metadata."""
+    """Compare a written file with its plan: the type of every tensor, and that the metadata contains no local path."""
     info = reader.read(path)
     wrong = tensor_types.differences(plan.tensor_types, info.types)
     if wrong:
         raise VerificationError(
             f"{len(wrong)} tensors are not as planned: {'; '.join(wrong[:5])}.",
-            "The file was removed. This is a bug or a llama.cpp that ignores overrides: see luq-gguf doctor.",
+            "The file was removed. This is a bug, or this llama.cpp ignores overrides: run luq-gguf doctor.",
         )
     for key, value in info.metadata.items():
         if isinstance(value, str) and value.startswith(("/", "~/", "\\\\")) and not key.startswith("tokenizer."):
-            raise VerificationError(f"The file's metadata {key} holds a local path: {value}.", "The file was removed.")
+            raise VerificationError(
+                f"The file's metadata {key} contains a local path: {value}.", "The file was removed."
+            )

@@ -11,7 +11,7 @@ from types import ModuleType
 
 
 def recipe() -> Path:
-    """vendor/build.py: beside the package in a checkout, inside it when installed from a wheel."""
+    """Return the path of vendor/build.py: next to the package in a checkout, inside it when installed from a wheel."""
     package = Path(__file__).resolve().parent.parent
     installed = package / "_vendor" / "build.py"
     return installed if installed.exists() else package.parent / "vendor" / "build.py"
@@ -19,7 +19,7 @@ def recipe() -> Path:
 
 @cache
 def vendor(module: str) -> ModuleType:
-    """A module of the recipe. Its folder is a package that nothing else knows by name."""
+    """Import a module of the recipe. Its folder is a package that nothing else knows by name."""
     name, folder = "luq_gguf_vendor", recipe().parent
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(

@@ -26,8 +26,8 @@ ROWS = 16
 
 
 def sampled_errors(source: Path, imatrix: Path, types: Mapping[str, Collection[str]]) -> dict[str, dict[str, float]]:
-    """Relative output errors (llamacpp/gguf/quant_error.py) of each matrix in each of its `types` types: name -> type
-    -> error."""
+    """Return relative output errors (llamacpp/gguf/quant_error.py) of each matrix in each of its `types` types: name ->
+    type -> error."""
     with tempfile.TemporaryDirectory() as folder:
         job, out = Path(folder) / "job.json", Path(folder) / "out.json"
         listed = {name: sorted(kinds) for name, kinds in types.items()}

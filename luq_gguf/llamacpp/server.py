@@ -29,7 +29,7 @@ def serve(
     n_ctx: int = 4096,
     progress: Callable[[float, float], None] = lambda done, total: None,
 ) -> Iterator[str]:
-    """The address of a llama-server that answers one question at a time; it ends when the context does.
+    """Yield the address of a llama-server that answers one question at a time; it ends when the context does.
 
     Its output goes to `log`. Raises RunnerError where the file does not load, and where the server ended meanwhile.
     """

@@ -29,8 +29,8 @@ def write(
     changes: Mapping[str, object] | None = None,
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> reader.GGUFInfo:
-    """A file with a header-only GGUF's metadata and these types; `shapes` (torch order) are the header-only GGUF's
-    unless given.
+    """Write a file with a header-only GGUF's metadata and these types; `shapes` (torch order) are the header-only
+    GGUF's unless given.
 
     Raises DiskSpaceError before anything is written, ConversionError where ggml cannot make a type's rows.
     """
@@ -41,8 +41,8 @@ def write(
     free = shutil.disk_usage(out.parent).free
     if free < n_bytes + MARGIN:
         raise DiskSpaceError(
-            f"{out.parent} has {free / 2**30:.2f} GiB free; {out.name} takes {n_bytes / 2**30:.2f} GiB.",
-            "Free some room, or give --out a folder on another disk.",
+            f"{out.parent} has {free / 2**30:.2f} GiB free, but {out.name} takes {n_bytes / 2**30:.2f} GiB.",
+            "Free some space, or give --out a folder on another disk.",
         )
     with atomic.whole(out) as part:
         header_only.write(part, source.path, tensors, {"quantize.imatrix.file": None} | dict(changes or {}))

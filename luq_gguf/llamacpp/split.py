@@ -21,8 +21,8 @@ def split(llama: LlamaCpp, path: Path, folder: Path, max_bytes: int) -> list[Pat
     free, n_bytes = shutil.disk_usage(folder.parent).free, path.stat().st_size
     if n_bytes > free:
         raise DiskSpaceError(
-            f"The shards of {path.name} take {format_size(n_bytes)}, the disk has {format_size(free)} free.",
-            "Free some room and run the same command again.",
+            f"The shards of {path.name} take {format_size(n_bytes)}, but the disk has {format_size(free)} free.",
+            "Free some space and run the same command again.",
         )
     with atomic.whole(folder) as part:
         shutil.rmtree(part, ignore_errors=True)

@@ -26,7 +26,7 @@ _GGML_CPU = "libggml-cpu.so"
 
 @dataclass(frozen=True)
 class LlamaCpp:
-    """Where the tools and the shared libraries are. `pinned` tells the project's own build from a user's; a user's may
+    """Where the tools and the shared libraries are. `pinned` tells the project's own build from a user's, which may
     have been linked statically, without libraries."""
 
     tools: Path
@@ -35,7 +35,7 @@ class LlamaCpp:
     libraries: Path | None
 
     def tool(self, name: str) -> Path:
-        """The path of one tool. Raises ToolsError where it is absent."""
+        """Return the path of one tool. Raises ToolsError where it is absent."""
         path = self.tools / name
         if not path.is_file():
             raise ToolsError(f"llama.cpp's {name} is not in {self.tools}.", _hint())
@@ -43,32 +43,33 @@ class LlamaCpp:
 
 
 def pin() -> dict[str, object]:
-    """The pin of llama.cpp: package, version, sha256, flags, tools."""
+    """Return the pin of llama.cpp: package, version, sha256, flags, tools."""
     content: dict[str, object] = vendor("build").PIN
     return content
 
 
 def ggml_headers() -> Path:
-    """ggml's headers of the pin, fetched with its sdist where they are not in the cache yet."""
+    """Return the folder of the pinned ggml's headers, downloaded with its sdist where they are not in the cache yet."""
     folder: Path = vendor("build").headers()
     return folder
 
 
 def unused_builds() -> list[tuple[Path, int]]:
-    """Builds in the cache that this version does not use: folder and bytes."""
+    """Return builds in the cache that this version does not use: folder and bytes."""
     builds: list[tuple[Path, int]] = vendor("build").unused()
     return builds
 
 
 def build_facts() -> dict[str, object]:
-    """What build.json says of the pinned build: `portable`, `needs` (CPU features), `left_out` (feature -> why)."""
+    """Return what build.json says about the pinned build: `portable`, `needs` (CPU features), `left_out` (feature ->
+    why)."""
     facts: dict[str, object] | None = vendor("build").facts(pinned_build())
     return facts or {}
 
 
 @dataclass(frozen=True)
 class SelfTest:
-    """What was computed: results by type, buffer and number of columns, and sentences of those that failed."""
+    """What was computed: results by type, buffer and number of columns, and sentences about those that failed."""
 
     n_results: int
     buffers: tuple[str, ...]
@@ -76,8 +77,8 @@ class SelfTest:
 
 
 def self_test(llama: LlamaCpp) -> SelfTest:
-    """Matrix products of every type in every buffer that this CPU offers, and a tiny file, in child processes; a
-    statically linked build shows the tiny file alone. Takes seconds. See vendor/selftest.py."""
+    """Compute matrix products of every type in every buffer that this CPU offers, and a tiny file, in child processes;
+    a statically linked build is tested with the tiny file only. This takes seconds. See vendor/selftest.py."""
     module = vendor("selftest")
     results = list(module.run(llama.libraries, llama.tools) if llama.libraries else module.run_tools(llama.tools))
     buffers = dict.fromkeys(result.buffer for result in results if result.buffer != "file")
@@ -87,12 +88,13 @@ def self_test(llama: LlamaCpp) -> SelfTest:
 def _hint() -> str:
     return (
         f"Build the pinned llama.cpp with `python {recipe()}` (several minutes, once), "
-        f"or set {ENVIRONMENT_VARIABLE} to your own llama.cpp; `luq-gguf doctor` checks."
+        f"or set {ENVIRONMENT_VARIABLE} to your own llama.cpp; then check it with `luq-gguf doctor`."
     )
 
 
 def pinned_build() -> Path:
-    """The folder of the pinned build for this CPU. Raises ToolsError where there is none that has passed its test."""
+    """Return the folder of the pinned build for this CPU. Raises ToolsError where there is none that has passed its
+    test."""
     recipe_module = vendor("build")
     folder: Path = recipe_module.cache_folder()
     if not recipe_module.usable(folder):
@@ -101,7 +103,7 @@ def pinned_build() -> Path:
 
 
 def find(*, untested: bool = False) -> LlamaCpp:
-    """Locate tools and converter. A user's own build is tested when it is first met, unless `untested` is enough.
+    """Locate tools and converter. A user's own build is tested when it is first used, unless `untested` is enough.
 
     Raises ToolsError with what to do where they are missing, or do not compute on this CPU.
     """
@@ -122,7 +124,7 @@ def _find_own(root: Path) -> LlamaCpp:
     if tools is None or converter is None:
         missing = "llama-quantize" if tools is None else CONVERTER
         raise ToolsError(
-            f"{ENVIRONMENT_VARIABLE}={root} holds no {missing}.",
+            f"{ENVIRONMENT_VARIABLE}={root} does not contain {missing}.",
             "Point it to a llama.cpp source tree that was built in build/, or unset it to use the pinned build.",
         )
     libraries = next(
@@ -142,7 +144,7 @@ def _prove(llama: LlamaCpp) -> None:
     failures = self_test(llama).failures
     if failures:
         raise child.missing_library(failures[0]) or ToolsError(
-            f"The llama.cpp that {ENVIRONMENT_VARIABLE} names does not compute on this CPU: {failures[0]}.",
+            f"The llama.cpp that {ENVIRONMENT_VARIABLE} names does not compute correctly on this CPU: {failures[0]}.",
             "Unset it to use the pinned build; `luq-gguf doctor` tests again.",
         )
     passed.parent.mkdir(parents=True, exist_ok=True)
@@ -150,13 +152,13 @@ def _prove(llama: LlamaCpp) -> None:
 
 
 def bindings_environment() -> dict[str, str]:
-    """The environment of a child that imports llama_cpp: that of the pinned build, whatever else is installed."""
+    """Return the environment of a child that imports llama_cpp of the pinned build, whatever else is installed."""
     path = [str(pinned_build()), *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {"PYTHONPATH": os.pathsep.join(path)}
 
 
 def output(tool: Path, *arguments: str) -> str:
-    """What a tool prints of itself: its help or version. Raises ToolsError where it does not start."""
+    """Return what a tool prints about itself: its help or version. Raises ToolsError where it does not start."""
     run = subprocess.run([tool, *arguments], capture_output=True, text=True, errors="replace", timeout=60)
     words = run.stdout + run.stderr
     # Of some tools --help ends with 1; what cannot start ends with 127 or by a signal, and says nothing of its usage.
@@ -166,13 +168,14 @@ def output(tool: Path, *arguments: str) -> str:
 
 
 def version(llama: LlamaCpp) -> str:
-    """The tools' own words about their version."""
+    """Return the version that the tools report."""
     match = re.search(r"version:\s*(.+)", output(llama.tool("llama-server"), "--version"))
     return match[1].strip() if match else "unknown"
 
 
 def python_environment() -> dict[str, str]:
-    """For the converter, which runs under our Python: no progress threads, no network, its own gguf first."""
+    """Return what the converter needs, which runs under our Python: no progress threads, no network, its own gguf
+    first."""
     return {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 
 

@@ -13,7 +13,7 @@ K = 100
 
 
 def histogram_entropy(counts: np.ndarray) -> float:
-    """Entropy in bits of a histogram: counts [k], non-negative with a positive sum."""
+    """Return the entropy in bits of a histogram: counts [k], non-negative with a positive sum."""
     total = counts.sum()
     if total <= 0:
         raise ValueError("the histogram is empty")
@@ -22,7 +22,8 @@ def histogram_entropy(counts: np.ndarray) -> float:
 
 
 def cluster_histogram(vectors: np.ndarray, k: int, seed: int) -> np.ndarray:
-    """Tokens per cluster, int64 [k], of token vectors [n_tokens, width]. Raises ValueError where n_tokens < k."""
+    """Return tokens per cluster, int64 [k], of token vectors [n_tokens, width]. Raises ValueError where n_tokens <
+    k."""
     if len(vectors) < k:
         raise ValueError(f"{len(vectors)} token vectors cannot fill {k} clusters")
     # The k-means++ start is most of the work, and in float32 scikit-learn converts all vectors for each of its k steps.
@@ -32,13 +33,13 @@ def cluster_histogram(vectors: np.ndarray, k: int, seed: int) -> np.ndarray:
 
 
 def mean_and_spread(entropies_bits: np.ndarray) -> tuple[float, float]:
-    """Mean and standard deviation (of the sample; 0 for one seed) over seeds [n_seeds]."""
+    """Return mean and standard deviation (of the sample; 0 for one seed) over seeds [n_seeds]."""
     spread = float(np.std(entropies_bits, ddof=1)) if len(entropies_bits) > 1 else 0.0
     return float(np.mean(entropies_bits)), spread
 
 
 def variant_histograms(vectors: np.ndarray, first_half: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """The same layer clustered in other ways, to see whether the ranking of layers depends on them.
+    """Cluster the same layer in other ways, to see whether the ranking of layers depends on them.
 
     vectors [n_tokens, width]; first_half bool [n_tokens], by calibration samples. Halves of the data, other K, fewer
     tokens; a way that has too few tokens is left out.

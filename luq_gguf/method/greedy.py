@@ -8,13 +8,13 @@ WIDTH = 4  # candidates a step: the layers of lowest entropy that are left
 
 
 def most_files(n_layers: int, n_low: int) -> int:
-    """How many files `steps` measures at most for so many low layers."""
+    """Return how many files `steps` measures at most for so many low layers."""
     steps = [min(WIDTH, n_layers - step) for step in range(n_low)]
     return sum(steps) + max(0, n_low - 1)  # the paper's own choices of more than one layer
 
 
 def steps(order: Sequence[int], measure: Callable[[tuple[int, ...]], float]) -> Iterator[tuple[int, ...]]:
-    """The layers that are low, from none to all: each step adds the best of the next few candidates.
+    """Yield the layers that are low, from none to all: each step adds the best of the next few candidates.
 
     `order` is lowest entropy first; `measure` gives the KLD of a file with these layers low. At every number of layers
     the front of the order itself is measured too, and taken where it is better: no step is worse than the paper's

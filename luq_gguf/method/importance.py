@@ -10,7 +10,7 @@ from luq_gguf.core.types import ImportanceMatrix
 
 
 def merge(parts: Sequence[ImportanceMatrix]) -> ImportanceMatrix:
-    """The importance over all tokens of all parts: sums and counts add up.
+    """Return the importance over all tokens of all parts: sums and counts are added up.
 
     Raises ValueError where a tensor's shape differs between parts.
     """
@@ -19,14 +19,14 @@ def merge(parts: Sequence[ImportanceMatrix]) -> ImportanceMatrix:
     for part in parts:
         for name, sums in part.in_sum2.items():
             if name in in_sum2 and in_sum2[name].shape != sums.shape:
-                raise ValueError(f"{name} is {sums.shape} here and {in_sum2[name].shape} there")
+                raise ValueError(f"{name} has the shape {sums.shape} in one part and {in_sum2[name].shape} in another")
             in_sum2[name] = in_sum2[name] + sums if name in in_sum2 else sums.copy()
             counts[name] = counts[name] + part.counts[name] if name in counts else part.counts[name].copy()
     return ImportanceMatrix(in_sum2, counts, sum(part.n_samples for part in parts))
 
 
 def mean_squares(matrix: ImportanceMatrix, name: str) -> np.ndarray:
-    """Mean of x^2 per input column, float64 [n_mat, n_in]: what llama-quantize weighs errors with.
+    """Return the mean of x^2 per input column, float64 [n_mat, n_in], by which llama-quantize weighs errors.
 
     An expert without tokens has weight 1 everywhere, as there (tools/quantize/quantize.cpp).
     """

@@ -18,8 +18,9 @@ _SCALE = 1e6  # of the objective: HiGHS stops at an absolute gap of 1e-6
 
 @dataclass(frozen=True)
 class Options:
-    """What each group may become. [n_groups, n_types]: bytes in the file, seconds in a decoded token; a type that a
-    group cannot have is False in `allowed`. `fixed_bytes` and `fixed_seconds` are of all that has no choice."""
+    """What each group may become, as arrays [n_groups, n_types]: bytes in the file, seconds in a decoded token; a type
+    that a group cannot have is False in `allowed`. `fixed_bytes` and `fixed_seconds` are those of everything that has
+    no choice."""
 
     n_bytes: np.ndarray
     allowed: np.ndarray
@@ -40,17 +41,17 @@ class Allocation:
 
 
 def smallest_bytes(options: Options) -> int:
-    """Bytes of the smallest file."""
+    """Return the bytes of the smallest file."""
     return options.fixed_bytes + int(np.where(options.allowed, options.n_bytes, np.iinfo(np.int64).max).min(1).sum())
 
 
 def n_bytes_of(options: Options, choice: tuple[int, ...]) -> int:
-    """Bytes of the file with these choices."""
+    """Return the bytes of the file with these choices."""
     return options.fixed_bytes + int(options.n_bytes[np.arange(len(choice)), list(choice)].sum())
 
 
 def seconds_of(options: Options, choice: tuple[int, ...]) -> float:
-    """Seconds of a decoded token with these choices."""
+    """Return the seconds of a decoded token with these choices."""
     assert options.seconds is not None
     return options.fixed_seconds + float(options.seconds[np.arange(len(choice)), list(choice)].sum())
 
@@ -58,7 +59,8 @@ def seconds_of(options: Options, choice: tuple[int, ...]) -> float:
 def solve(
     costs: np.ndarray, options: Options, most_bytes: int, most_seconds: float | None = None, gap: float = 0.0
 ) -> Allocation:
-    """The choices of the least sum of costs [n_groups, n_types] within the budget; `gap` more, as a share, will do.
+    """Return the choices with the least sum of costs [n_groups, n_types] within the budget; `gap` is how much more, as
+    a share, is acceptable.
 
     Raises BudgetError where none are within it.
     """

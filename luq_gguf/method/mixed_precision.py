@@ -43,7 +43,7 @@ class SearchSpace:
 
     @cached_property
     def options(self) -> Options:
-        """The groups' choices."""
+        """Return the groups' choices."""
         seconds = None if self.seconds is None else self._by_choice_group(self.seconds)
         allowed = np.ones((self.n_choice_groups, self.errors.shape[1]), bool)
         n_bytes = self._by_choice_group(self.n_bytes).astype(np.int64)
@@ -59,7 +59,7 @@ class SearchSpace:
         return sums
 
     def tensor_group_errors(self, types: Types) -> np.ndarray:
-        """Errors of a file's tensor groups, [n_tensor_groups]."""
+        """Return the errors of a file's tensor groups, [n_tensor_groups]."""
         return np.bincount(self.tensor_group, self._of(self.errors, types), len(self.tensor_groups))
 
     def file_bytes(self, types: Types) -> int:
@@ -73,21 +73,22 @@ class SearchSpace:
         return values[np.arange(len(types)), list(types)]
 
     def costs(self, sensitivities: np.ndarray) -> np.ndarray:
-        """Estimated KLD of every group's options, [n_groups, n_types]."""
+        """Return the estimated KLD of every group's options, [n_groups, n_types]."""
         return self._by_choice_group(self.errors * sensitivities[self.tensor_group][:, None])
 
     def spread(self, choice: Sequence[int]) -> Types:
-        """Groups' types to matrices' types."""
+        """Convert groups' types to matrices' types."""
         return self.first(tuple(int(choice[group]) for group in self.choice_group))
 
     def first(self, types: Types) -> Types:
-        """The same file, every type by its first number."""
+        """Return the same file, with every type by its first number."""
         return tuple(int(self.same[tensor, kind]) for tensor, kind in enumerate(types))
 
 
 @dataclass(frozen=True)
 class Constraints:
-    """What the file may be, and how long is searched. `enough` ends the search early, as when its time is used."""
+    """What the file may be, and how long to search. `enough` ends the search early, for example when its time is used
+    up."""
 
     n_bytes: int
     seconds: float | None = None
@@ -102,7 +103,7 @@ class Constraints:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The types with the least measured KLD, all that was measured (in its order), and what had been expected of them.
+    """The types with the least measured KLD, everything that was measured (in order), and the predictions for them.
 
     `predicted` and `predicted_error` are in nats, from all files but this one; `bound` is the least KLD that any choice
     can have by the final estimate, `estimate` the least that the knapsack found.
@@ -127,19 +128,19 @@ class Search:
         self.measured: dict[Types, float] = {}
 
     def try_types(self, types: Types) -> float:
-        """The KLD of a file; measured once."""
+        """Return the KLD of a file, which is measured once."""
         if types not in self.measured:
             self.measured[types] = self._measure(types)
         return self.measured[types]
 
     @property
     def best(self) -> Types:
-        """The file within the limits that measured best."""
+        """Return the file within the limits that measured best."""
         within = [types for types in self.measured if self._constraints.met(self._space, types)]
         return min(within, key=lambda types: (self.measured[types], types))
 
     def learnt(self, but: Types | None = None) -> Sensitivity:
-        """Sensitivities from all that is measured, `but` one."""
+        """Return sensitivities from everything that has been measured, except `but`."""
         used = [types for types in self.measured if types != but]
         errors = np.array([self._space.tensor_group_errors(types) for types in used])
         noise = np.array(
@@ -150,15 +151,15 @@ class Search:
         )
 
     def solve(self, sensitivities: np.ndarray, gap: float = GAP) -> knapsack.Allocation:
-        """The knapsack's choice; nearly the best will do for a file to measure."""
+        """Return the knapsack's choice; nearly the best is good enough for a file to measure."""
         constraints = self._constraints
         return knapsack.solve(
             self._space.costs(sensitivities), self._space.options, constraints.n_bytes, constraints.seconds, gap
         )
 
     def probe(self, seed: int) -> None:
-        """Parts and blocks of layers quantized apart; then the knapsack's choices by what that has taught, and under
-        sensitivities that may be as well."""
+        """Measure parts and blocks of layers quantized on their own; then the knapsack's choices from what these
+        taught, and from other plausible sensitivities."""
         for types in probes(self._space, self._constraints.n_bytes):
             if self._constraints.enough() and self.measured:
                 break
@@ -174,8 +175,8 @@ class Search:
                 break
 
     def swap(self) -> tuple[int, int]:
-        """Measure what is expected to be better than the best so far, until nothing is; how many were measured, and how
-        many helped."""
+        """Measure what is predicted to be better than the best so far, until nothing is; return how many were measured,
+        and how many helped."""
         tried = helped = 0
         while tried < self._constraints.swaps and not self._constraints.enough():
             best = self.best
@@ -269,8 +270,8 @@ def _other_options(space: SearchSpace, types: Types) -> tuple[np.ndarray, np.nda
 
 
 def probes(space: SearchSpace, most_bytes: int) -> list[Types]:
-    """Files that tell sensitivities apart: every matrix in the largest type; and each part of all layers, and each
-    block of layers, in the type whose uniform file is nearest to the budget."""
+    """Return files that tell sensitivities apart: every matrix in the largest type; and each part of all layers, and
+    each block of layers, in the type whose uniform file is nearest to the budget."""
     n = len(space.tensor_group)
     sizes = {kind: space.file_bytes((kind,) * n) for kind in space.plain}
     largest = max(sizes, key=sizes.__getitem__)
@@ -292,7 +293,7 @@ def probes(space: SearchSpace, most_bytes: int) -> list[Types]:
 
 
 def most_files(space: SearchSpace, most_bytes: int, swaps: int, n_starts: int) -> int:
-    """How many files a search measures at most."""
+    """Return how many files a search measures at most."""
     return n_starts + len(probes(space, most_bytes)) + CHOICES + swaps
 
 
@@ -303,7 +304,7 @@ def search(
     starts: Sequence[Types] = (),
     seed: int = 0,
 ) -> SearchResult:
-    """The best types found. `starts` are files to begin with, those within the limits.
+    """Return the best types found. `starts` are files to begin with, if they are within the limits.
 
     Raises BudgetError where no choice is within them.
     """

@@ -48,8 +48,8 @@ class Order:
         measure: Measure,
         enough: Callable[[tuple[int, ...]], bool] = lambda chosen: False,
     ) -> tuple[int, ...]:
-        """All layers, those first that become low first: by steps until `enough` says that they are, then those of
-        lowest entropy."""
+        """Return all layers, beginning with those that become low first: by steps until `enough` says that they are
+        enough, then those of lowest entropy."""
         steps = self.steps(layers, seed, measure)
         chosen = next((step for step in steps if enough(step) or len(step) == len(layers)), ())
         return (*chosen, *(layer for layer in ranking.by_entropy(layers, 1) if layer not in chosen))
@@ -88,24 +88,24 @@ ORDERS: Mapping[str, Order] = {
         lambda layers, seed, measure: _prefixes(ranking.shuffled(layers, seed)),
         "random (band: seeds)",
         _line("#777777", "x", ":"),
-        "Low layers were drawn by chance, which is not the LUQ rule",
+        "Low layers were drawn at random, which is not the LUQ rule",
         seeded=True,
     ),
     "kld": Order(
         _alone,
         "least KLD alone first",
         _line("#1b7837", "^", "-."),
-        "Layers became low in the order of the KL divergence that each alone causes, which is not the LUQ rule",
+        "Layers became low in the order of the KL divergence that each causes on its own, which is not the LUQ rule",
         by_size=True,
         n_files=lambda n_layers, n_low: n_layers,
-        counted="layers, each alone low",
+        counted="layers, each low on its own",
     ),
     "greedy": Order(
         lambda layers, seed, measure: greedy.steps(ranking.by_entropy(layers, 1), measure),
         "greedy",
         _line("#762a83", "v", "--"),
-        "Layers became low one after another, each the one that measured best beside those that were low, which is not "
-        "the LUQ rule",
+        "Layers became low one after another, each time the one that measured best together with those already low, "
+        "which is not the LUQ rule",
         by_default=False,  # it costs more than all the others
         by_size=True,
         n_files=greedy.most_files,
@@ -120,7 +120,7 @@ SWEPT = tuple(name for name, order in ORDERS.items() if order.by_default)
 
 
 def rank(layers: Sequence[LayerEntropy], name: str, seed: int = 0) -> tuple[int, ...]:
-    """Layer numbers in one of the UNMEASURED orders, the one to quantize first in front."""
+    """Return layer numbers in one of the UNMEASURED orders, beginning with the one to quantize first."""
 
     def measure(low: tuple[int, ...]) -> float:
         raise ValueError(f"the order {name} is measured")

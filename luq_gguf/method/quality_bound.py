@@ -13,7 +13,7 @@ from luq_gguf.core.types import Budget
 
 @dataclass(frozen=True)
 class Attempt:
-    """A number of low layers, the figure measured, and whether it meets the bound."""
+    """A number of low layers, the measured figure, and whether it meets the bound."""
 
     n_low: int
     figure: float
@@ -21,7 +21,7 @@ class Attempt:
 
 
 def figure_of(budget: Budget, metrics: Metrics) -> float:
-    """The figure that a quality budget bounds."""
+    """Return the figure that a quality budget bounds."""
     if budget.max_kld is not None:
         return metrics.divergence.mean
     if not metrics.accuracy:
@@ -30,14 +30,14 @@ def figure_of(budget: Budget, metrics: Metrics) -> float:
 
 
 def meets(budget: Budget, figure: float) -> bool:
-    """Whether a figure is within the bound."""
+    """Return whether a figure is within the bound."""
     if budget.max_kld is not None:
         return figure <= budget.max_kld
     return budget.min_accuracy is not None and figure >= budget.min_accuracy
 
 
 def most_low_layers(budget: Budget, n_layers: int, measure: Callable[[int], float]) -> tuple[int, tuple[Attempt, ...]]:
-    """The largest number of low layers that meets the bound, and all that was tried.
+    """Return the largest number of low layers that meets the bound, and everything that was tried.
 
     By bisection; where the figures tried contradict each other (more low layers, yet better), by trying all from the
     top down. Raises BudgetError with the figure of no low layers where not even that meets the bound.
@@ -64,7 +64,8 @@ def most_low_layers(budget: Budget, n_layers: int, measure: Callable[[int], floa
             f"--max-kld {budget.max_kld:g}" if budget.max_kld is not None else f"--min-accuracy {budget.min_accuracy:g}"
         )
         raise BudgetError(
-            f"No number of low layers meets {bound}: the best is {best.figure:.3g}, with {best.n_low} low.",
+            f"No number of low layers meets {bound}: the best is {best.figure:.3g}, "
+            f"with {best.n_low} low layer{'s' * (best.n_low != 1)}.",
             "Loosen the bound, or choose a larger --high type.",
         )
     return low, _in_order(tried)

@@ -11,23 +11,25 @@ from luq_gguf.core.types import LayerEntropy
 
 
 def by_entropy(layers: Sequence[LayerEntropy], sign: int) -> tuple[int, ...]:
-    """Layer numbers by entropy: `sign` 1 is lowest first, the paper's rule, -1 its opposite. Equal ones by depth."""
+    """Return layer numbers by entropy: `sign` 1 is lowest first, the paper's rule, and -1 its opposite. Ties are
+    ordered by depth."""
     return tuple(layer.layer for layer in sorted(layers, key=lambda item: (sign * item.bits, item.layer)))
 
 
 def shuffled(layers: Sequence[LayerEntropy], seed: int) -> tuple[int, ...]:
-    """Layer numbers as a seed shuffles them."""
+    """Return layer numbers as a seed shuffles them."""
     numbers = np.array([layer.layer for layer in layers])
     return tuple(int(n) for n in np.random.default_rng(seed).permutation(numbers))
 
 
 def rank_by(figures: Mapping[int, float]) -> tuple[int, ...]:
-    """Layer numbers by a measured figure, the smallest in front; equal ones by depth."""
+    """Return layer numbers by a measured figure, smallest first; ties are ordered by depth."""
     return tuple(sorted(figures, key=lambda layer: (figures[layer], layer)))
 
 
 def near_ties(layers: Sequence[LayerEntropy], order: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """Neighbours in the order whose entropies differ by no more than the spread of their difference over seeds."""
+    """Return neighbours in the order whose entropies differ by no more than the spread of their difference over
+    seeds."""
     by_number = {layer.layer: layer for layer in layers}
     ties = []
     for first, second in itertools.pairwise(order):
@@ -38,7 +40,7 @@ def near_ties(layers: Sequence[LayerEntropy], order: Sequence[int]) -> tuple[tup
 
 
 def agreement(rankings: Mapping[str, Sequence[float]]) -> dict[str, float | None]:
-    """Kendall's tau between ways of estimating the entropies: 1 where they rank all layers alike, 0 by chance.
+    """Return Kendall's tau between ways of estimating the entropies: 1 where they rank all layers alike, 0 by chance.
 
     "seeds": the mean over all pairs of K-means seeds; "halves": between the halves of the data; others: between that
     way and the mean over seeds.
@@ -57,7 +59,7 @@ def agreement(rankings: Mapping[str, Sequence[float]]) -> dict[str, float | None
 
 
 def tau(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray) -> float:
-    """Kendall's tau between two estimates of the layers' entropies."""
+    """Return Kendall's tau between two estimates of the layers' entropies."""
     from scipy.stats import kendalltau  # takes a second to import
 
     value = float(kendalltau(first, second).statistic)
@@ -65,7 +67,8 @@ def tau(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarra
 
 
 def unsettled(rankings: Mapping[str, Sequence[float]], n_low: int, sign: int = 1) -> dict[int, float]:
-    """Layers that are among the first `n_low` in some ways of estimating and not in others: in what share of them.
+    """Return layers that are among the first `n_low` in some ways of estimating and not in others, with the share of
+    those ways.
 
     `sign` is that of the order by entropy (`by_entropy`), 0 for other orders, of which nothing is unsettled.
     """

@@ -21,7 +21,7 @@ STEPS = 50
 
 @dataclass(frozen=True)
 class TensorGroup:
-    """A matrix kind of one layer (`layer` None: embeddings or head): what has a sensitivity of its own."""
+    """A kind of matrix in one layer (`layer` None: embeddings or head), which has its own sensitivity."""
 
     layer: int | None
     part: str
@@ -29,8 +29,8 @@ class TensorGroup:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """KLD in nats for a relative output error of 1: mean [n_tensor_groups] and covariance
-    [n_tensor_groups, n_tensor_groups] of logarithms."""
+    """KLD in nats for a relative output error of 1: mean [n_tensor_groups] and covariance [n_tensor_groups,
+    n_tensor_groups] of the logarithms."""
 
     log_mean: np.ndarray
     covariance: np.ndarray
@@ -40,17 +40,17 @@ class Sensitivity:
         return np.asarray(np.exp(self.log_mean))
 
     def predict(self, errors: np.ndarray) -> tuple[float, float]:
-        """KLD, and its standard error, of a file whose tensor groups have these errors [n_tensor_groups]."""
+        """Return the KLD, and its standard error, of a file whose tensor groups have these errors [n_tensor_groups]."""
         value = float(errors @ self.values)
         return value, float(np.hypot(self.standard_error(errors), NOISE * value))
 
     def standard_error(self, errors: np.ndarray) -> float:
-        """Standard error of the KLD of errors, or of a difference of errors, [n_tensor_groups]."""
+        """Return the standard error of the KLD of errors, or of a difference of errors, [n_tensor_groups]."""
         slope = errors * self.values
         return float(np.sqrt(max(0.0, slope @ self.covariance @ slope)))
 
     def drawn(self, rng: np.random.Generator) -> np.ndarray:
-        """Sensitivities [n_tensor_groups] that may be, by chance."""
+        """Return plausible sensitivities [n_tensor_groups], drawn at random."""
         values, vectors = np.linalg.eigh(self.covariance)
         normal = rng.standard_normal(len(values)) * np.sqrt(np.maximum(values, 0.0))
         return np.asarray(np.exp(self.log_mean + vectors @ normal))
@@ -59,8 +59,8 @@ class Sensitivity:
 def fit(
     tensor_groups: Sequence[TensorGroup], errors: np.ndarray, measured: np.ndarray, noise: np.ndarray
 ) -> Sensitivity:
-    """Sensitivities after files of `errors` [n_files, n_tensor_groups] had the divergences `measured` [n_files], in
-    nats.
+    """Return the sensitivities after files of `errors` [n_files, n_tensor_groups] had the divergences `measured`
+    [n_files], in nats.
 
     `noise` [n_files]: standard deviation of each one's logarithm, of what a sum does not explain. Without files the
     sensitivities are 1: estimates are then in no unit, and only compare.

@@ -14,7 +14,7 @@ from luq_gguf.core.types import ModelTensors, TensorChoice
 
 @dataclass(frozen=True)
 class TypeRate:
-    """What layers in one type do: weights per second in decode (one token at a time), and in prefill (weights times
+    """Rates of layers in one type: weights per second in decode (one token at a time), and in prefill (weights times
     tokens per second)."""
 
     decode_weights_per_second: float
@@ -23,9 +23,9 @@ class TypeRate:
 
 @dataclass(frozen=True)
 class SpeedTable:
-    """Rates by type on one CPU, number of threads and geometry; the constants are seconds of a token beside its layers:
-    the head's, in its stock type, and all that no matrix explains. `n_prompt` is the prompt length that prefill was
-    measured with."""
+    """Rates by type for one CPU, number of threads and geometry. The constants are the seconds of a token outside its
+    layers: the head, in its stock type, and everything that no matrix explains. `n_prompt` is the prompt length that
+    prefill was measured with."""
 
     rates: Mapping[str, TypeRate]
     decode_constant: float
@@ -43,17 +43,17 @@ class Speed:
 
 
 def types_of(tensors: ModelTensors) -> frozenset[str]:
-    """The types that a prediction of any plan of these tensors needs."""
+    """Return the types that a prediction of any plan of these tensors needs."""
     return frozenset(kind for choice in _multiplied(tensors) for kind in (choice.low_type, choice.high_type))
 
 
 def types_in(tensors: ModelTensors, types: Mapping[str, str]) -> frozenset[str]:
-    """Those of a plan that a prediction of it needs."""
+    """Return the types of a plan that a prediction of it needs."""
     return frozenset(types[choice.name] for choice in _multiplied(tensors))
 
 
 def predict(table: SpeedTable, tensors: ModelTensors, types: Mapping[str, str], active_experts: float = 1.0) -> Speed:
-    """Tokens/s of a file with these types.
+    """Return the tokens/s of a file with these types.
 
     `active_experts` is the share of a mixture's experts that a token goes through. Raises KeyError for a type that the
     table does not hold.
@@ -74,8 +74,8 @@ def _multiplied(tensors: ModelTensors) -> list[TensorChoice]:
 
 
 def smallest_faster(table: SpeedTable, low: str, high: str, bits: Mapping[str, float]) -> str | None:
-    """Of the types in `bits`, the one of fewest bits, beyond the low one's, whose layers decode faster than the high
-    type's; None if none."""
+    """Return, of the types in `bits`, the one with the fewest bits above the low type's whose layers decode faster than
+    the high type's; None if there is none."""
     faster = [
         kind
         for kind, rate in table.rates.items()

@@ -17,13 +17,14 @@ _NAME = re.compile(r"^[a-z0-9_.]+$")
 
 
 def layer_of(tensor: str) -> int | None:
-    """The decoder layer of a GGUF tensor name, None for embeddings, head and norms outside the layers."""
+    """Return the decoder layer of a GGUF tensor name, None for embeddings, head and norms outside the layers."""
     match = _LAYER.match(tensor)
     return int(match[1]) if match else None
 
 
 def to_text(types: Mapping[str, str]) -> str:
-    """One ``pattern=type`` a line, in the map's order. Raises InputError for names that patterns cannot carry."""
+    """Return one ``pattern=type`` per line, in the map's order. Raises InputError for names that patterns cannot
+    carry."""
     for name in types:
         if not _NAME.match(name):
             raise InputError(
@@ -34,18 +35,20 @@ def to_text(types: Mapping[str, str]) -> str:
 
 
 def from_text(text: str) -> dict[str, str]:
-    """The map that `to_text` wrote. Raises InputError where a line is not one of its."""
+    """Return the map that `to_text` wrote. Raises InputError where a line is not in its format."""
     types = {}
     for entry in text.split():
         match = re.match(r"^\^([a-z0-9_.\\]+)\$=([a-z0-9_]+)$", entry)
         if not match:
-            raise InputError(f"tensor-types.txt: {entry!r} is no line of luq-gguf's.", "Run luq-gguf plan again.")
+            raise InputError(
+                f"tensor-types.txt: {entry!r} is not a line that luq-gguf writes.", "Run luq-gguf plan again."
+            )
         types[match[1].replace("\\.", ".")] = match[2].upper()
     return types
 
 
 def differences(planned: Mapping[str, str], written: Mapping[str, str]) -> list[str]:
-    """Sentences, one for each tensor whose type is not as wanted, or that is missing or too many."""
+    """Return one sentence for each tensor whose type is not as planned, or that is missing or not in the plan."""
     sentences = [
         f"{n}: planned {t}, found {written.get(n, 'no such tensor')}" for n, t in planned.items() if written.get(n) != t
     ]

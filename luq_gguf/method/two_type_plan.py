@@ -13,31 +13,31 @@ ENDS = ("token_embd.weight", "output.weight")
 
 
 def tensor_types(tensors: ModelTensors, low_layers: Sequence[int]) -> dict[str, str]:
-    """The type of every tensor when these layers are low and all else has its stock type."""
+    """Return the type of every tensor when these layers are low and everything else has its stock type."""
     low = set(low_layers)
     return {c.name: c.low_type if c.layer in low else c.high_type for c in tensors.choices}
 
 
 def data_bytes(tensors: ModelTensors, low_layers: Sequence[int]) -> int:
-    """Bytes of all tensors, without header and padding: the sum that llama-quantize's dry run gives."""
+    """Return the bytes of all tensors, without header and padding: the sum that llama-quantize's dry run gives."""
     low = set(low_layers)
     return sum(c.low_bytes if c.layer in low else c.high_bytes for c in tensors.choices)
 
 
 def file_bytes(tensors: ModelTensors, low_layers: Sequence[int]) -> int:
-    """Bytes of the whole file: header, and every tensor padded to the alignment."""
+    """Return the bytes of the whole file: header, and every tensor padded to the alignment."""
     low = set(low_layers)
     sizes = (c.low_bytes if c.layer in low else c.high_bytes for c in tensors.choices)
     return tensors.header_bytes + sum(padded(size, tensors.alignment) for size in sizes)
 
 
 def bits_per_weight(tensors: ModelTensors, low_layers: Sequence[int]) -> float:
-    """8 x tensor bytes / weights of the text model, embeddings and head included."""
+    """Return 8 x tensor bytes / weights of the text model, embeddings and head included."""
     return 8 * data_bytes(tensors, low_layers) / tensors.n_weights
 
 
 def layer_bits(tensors: ModelTensors, low_layers: Sequence[int]) -> float:
-    """Average bits of the decoder layers' weights alone: what the paper calls bits."""
+    """Return the average bits of the decoder layers' weights alone, which the paper calls bits."""
     low, inside = set(low_layers), [c for c in tensors.choices if c.layer is not None]
     n_bytes = sum(c.low_bytes if c.layer in low else c.high_bytes for c in inside)
     return 8 * n_bytes / sum(c.n_weights for c in inside)
@@ -76,7 +76,7 @@ def low_layer_count(
     budget: Budget,
     decode_tps: Callable[[Sequence[int]], float] | None = None,
 ) -> int:
-    """The fewest layers, taken from the front of the order, that meet the budget.
+    """Return the fewest layers, taken from the front of the order, that meet the budget.
 
     `decode_tps` predicts the speed of a choice of low layers; a budget of speed needs it.
     """
@@ -97,7 +97,7 @@ def is_met(
     budget: Budget,
     decode_tps: Callable[[Sequence[int]], float] | None = None,
 ) -> bool:
-    """Whether these low layers are enough for a budget that is not of quality."""
+    """Return whether these low layers are enough for a budget that is not one of quality."""
     if budget.decode_tps is not None and decode_tps is not None:
         return decode_tps(low_layers) >= budget.decode_tps
     if budget.low_layers is not None:
@@ -115,9 +115,9 @@ def _fewest_for_speed(
     if count is None:
         best = max(range(len(speeds)), key=speeds.__getitem__)
         raise BudgetError(
-            f"No number of layers in {tensors.low} reaches {target_tps:g} tokens/s on this machine: the most that is "
-            f"predicted is {speeds[best]:.1f}, with {best} low.",
-            "Ask for less, or choose a --low type that is faster here: luq-gguf bench --types lists them.",
+            f"No number of layers in {tensors.low} reaches {target_tps:g} tokens/s on this machine: the highest "
+            f"predicted speed is {speeds[best]:.1f}, with {best} low layer{'s' * (best != 1)}.",
+            "Ask for a lower speed, or choose a --low type that is faster here: luq-gguf bench --types lists them.",
         )
     return count
 
@@ -130,7 +130,8 @@ def make_plan(
     near_ties: Sequence[tuple[int, int]] = (),
     decode_tps: Callable[[Sequence[int]], float] | None = None,
 ) -> Plan:
-    """Layers in the order given become low until the budget is met; raises BudgetError where it cannot be."""
+    """Return the plan in which layers become low, in the given order, until the budget is met. Raises BudgetError where
+    it cannot be met."""
     low = tuple(sorted(order[: low_layer_count(tensors, order, budget, decode_tps)]))
     return Plan(
         low=tensors.low,

@@ -15,17 +15,17 @@ _PREFIX = "uniform "
 
 
 def name_of(ftype: str) -> str:
-    """What the file of a type is called in sweep.json and plan.json, where orders of layers have names too."""
+    """Return what the file of a type is called in sweep.json and plan.json, where orders of layers have names too."""
     return _PREFIX + ftype
 
 
 def ftype_of(name: str) -> str:
-    """The type of the file of such a name."""
+    """Return the type of the file with such a name."""
     return name.removeprefix(_PREFIX)
 
 
 def is_uniform(name: str) -> bool:
-    """Whether this is a quantized uniform file's name, not an order's."""
+    """Return whether this is the name of a quantized uniform file, not of an order."""
     return name.startswith(_PREFIX) and name != REFERENCE
 
 

@@ -34,13 +34,13 @@ def test_every_command_has_help(cli, command):
         (["convert", "M", "--out", "{out}"], "No budget was given"),
         (["convert", "M", "--out", "{out}", "--low-layers", "1", "--target-bpw", "3"], "More than one budget"),
         (["convert", "M", "--out", "{out}", "--target-size", "much"], "is no size"),
-        (["convert", "M", "--out", "{out}", "--low-layers", "1", "--low", "IQ9_Z"], "no such quantized type"),
-        (["convert", "M", "--out", "{out}", "--low-layers", "1", "--high", "Q9"], "no such file type"),
+        (["convert", "M", "--out", "{out}", "--low-layers", "1", "--low", "IQ9_Z"], "no quantized type of this name"),
+        (["convert", "M", "--out", "{out}", "--low-layers", "1", "--high", "Q9"], "does not know this file type"),
         (["convert", "M", "--out", "{out}", "--low-layers", "1"], "no such folder"),
         (["convert", "M", "--out", "{out}", "--low-layers", "1", "--rank", "luck"], "is not one of"),
         (["plan", "{out}", "--low-layers", "1"], "is no run folder"),
         (["quantize", "{out}"], "is no run folder"),
-        (["inspect", "{out}"], "is no file"),
+        (["inspect", "{out}"], "is not a file"),
         (["inspect", __file__], "is not a GGUF file"),
     ],
 )
@@ -82,7 +82,7 @@ def test_doctor_says_what_to_do_about_missing_tools(cli, tmp_path, monkeypatch):
     done = cli("doctor", "--json")
     assert done.returncode == 1
     wrong = [check for check in json.loads(done.stdout)["checks"] if not check["ok"]]
-    assert any("holds no llama-quantize" in check["found"] and check["hint"] for check in wrong)
+    assert any("does not contain llama-quantize" in check["found"] and check["hint"] for check in wrong)
 
 
 def test_a_users_own_llama_cpp_is_used(cli, llama, tmp_path, monkeypatch):

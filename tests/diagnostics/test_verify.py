@@ -143,7 +143,7 @@ def test_an_mmproj_of_another_width(run, small):
 @one_model
 def test_something_else_as_mmproj(small):
     found = wrong(small.model, small.f16)
-    assert "no mmproj" in found[f"{small.f16.name}: belongs"]
+    assert "not an mmproj" in found[f"{small.f16.name}: belongs"]
 
 
 def _overwrite(path: Path, tensor: str, value: float) -> None:

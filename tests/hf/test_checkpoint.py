@@ -44,7 +44,7 @@ def test_the_fingerprint_follows_the_files(folder):
 
 
 def test_a_folder_without_config(tmp_path):
-    assert "is no checkpoint: it has no config.json" in refusal(tmp_path)
+    assert "is not a checkpoint: it has no config.json" in refusal(tmp_path)
 
 
 def test_no_such_folder(tmp_path):
@@ -56,7 +56,7 @@ def test_a_file_is_no_folder(folder):
 
 
 def test_a_hub_id_offline():
-    with pytest.raises(DownloadError, match="could not be fetched") as caught:
+    with pytest.raises(DownloadError, match="could not be downloaded") as caught:
         open_checkpoint("nobody/no-such-model")
     assert "HF_HUB_OFFLINE" in caught.value.hint
 
@@ -76,7 +76,7 @@ def test_a_missing_shard(folder):
 def test_a_shard_name_that_leaves_the_folder(folder):
     index = {"weight_map": {"model.norm.weight": "../model.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert "names no usable shards" in refusal(folder)
+    assert "does not name any usable shards" in refusal(folder)
 
 
 def test_a_tensor_that_no_shard_holds(folder):
@@ -103,7 +103,7 @@ def test_a_header_longer_than_the_file(tmp_path):
 
 def test_pickles_only(folder):
     shutil.move(folder / "model.safetensors", folder / "pytorch_model.bin")
-    assert "pickles only" in refusal(folder)
+    assert "weights only as pickles" in refusal(folder)
 
 
 def test_remote_code_is_named_and_runs_on_request_alone(folder):

@@ -110,7 +110,7 @@ def test_no_such_set_and_no_such_text(pictures, tmp_path):
 
 def test_empty_text(pictures, tmp_path):
     (tmp_path / "empty.txt").write_text("\n \n")
-    with pytest.raises(CalibrationError, match="holds no text"):
+    with pytest.raises(CalibrationError, match="contains no text"):
         read(pictures, tmp_path, text=str(tmp_path / "empty.txt"))
 
 

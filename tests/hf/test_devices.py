@@ -41,15 +41,15 @@ def test_an_accelerator_that_computes_and_has_room_is_taken_without_a_word():
         (replace(NO_DRIVER, hidden="CUDA_VISIBLE_DEVICES"), "CUDA_VISIBLE_DEVICES hides every device"),
         (
             replace(SOUND, fault=KERNEL, free=None),
-            "it does not compute (CUDA error: no kernel image is available for execution on the device)",
+            "a test computation on it failed (CUDA error: no kernel image is available for execution on the device)",
         ),
-        (replace(SOUND, fault=FULL, free=None), "it does not compute (CUDA out of memory)"),
+        (replace(SOUND, fault=FULL, free=None), "a test computation on it failed (CUDA out of memory)"),
         (
             replace(SOUND, fault="a sum of 262144 came out as 0", free=None),
-            "it does not compute (a sum of 262144 came out as 0)",
+            "a test computation on it failed (a sum of 262144 came out as 0)",
         ),
-        (replace(SOUND, free=GIB), "1.00 GiB of its memory is free, the model takes 15.50 GiB"),
-        (replace(SOUND, count=2, free=GIB // 4), "0.25 GiB of its memory is free, one layer takes 0.50 GiB"),
+        (replace(SOUND, free=GIB), "1.00 GiB of its memory is free, but the model takes 15.50 GiB"),
+        (replace(SOUND, count=2, free=GIB // 4), "0.25 GiB of its memory is free, but one layer takes 0.50 GiB"),
     ],
     ids=["no driver", "old driver", "hidden", "no kernel", "full", "wrong sum", "small", "small of two"],
 )
@@ -65,12 +65,12 @@ def test_a_model_is_spread_where_several_gpus_are_ours_and_the_first_is_too_smal
     assert pick(SOUND, weights=20 * GIB + 1) == ("cuda", False, None)
     device, spread, sentence = pick(replace(two, device="cuda:1"), weights=40 * GIB, alone=True)
     assert (device, spread) == ("cpu", False)
-    assert "24.00 GiB of its memory is free, the model takes 40.50 GiB" in sentence
+    assert "24.00 GiB of its memory is free, but the model takes 40.50 GiB" in sentence
 
 
 def test_a_named_device_that_cannot_be_used_says_what_would_help():
     assert devices.shortcoming(SOUND) is None
-    assert devices.shortcoming(Facts("cuda", None)).reason == "this torch is built for the CPU alone"
+    assert devices.shortcoming(Facts("cuda", None)).reason == "this torch is built for the CPU only"
     assert devices.shortcoming(Facts("xpu", "cuda")).remedy == "Install a build of torch for xpu"
     assert devices.shortcoming(NO_DRIVER).remedy == "Install or update its driver"
     assert devices.shortcoming(replace(NO_DRIVER, hidden="CUDA_VISIBLE_DEVICES")).remedy == "Unset CUDA_VISIBLE_DEVICES"
@@ -87,7 +87,7 @@ def test_auto_on_this_machine_is_a_device_that_computes(models):
 
 def test_a_device_that_is_not_here_is_refused(models):
     checkpoint = open_checkpoint(str(models / "tiny-qwen2.5-vl"))
-    with pytest.raises(DeviceError, match="--device tpu: torch knows no such device") as caught:
+    with pytest.raises(DeviceError, match="--device tpu: torch does not know this device") as caught:
         devices.choose_device("tpu", checkpoint)
     assert caught.value.exit_code == 2
     assert str(devices.choose_device("cpu", checkpoint).device) == "cpu"
@@ -100,7 +100,7 @@ def test_a_device_that_is_not_here_is_refused(models):
 
 def test_memory_that_is_refused_is_told_as_such():
     cpu = devices.Placement(torch.device("cpu"))
-    with pytest.raises(MemoryLimitError, match="gave the reference model no more"), devices.memory_errors(cpu):
+    with pytest.raises(MemoryLimitError, match="did not give the reference model any more"), devices.memory_errors(cpu):
         torch.empty(2**62, dtype=torch.uint8)
     told = "cuda has too little free memory: CUDA out of memory.$"
     with pytest.raises(MemoryLimitError, match=told), devices.memory_errors(devices.Placement(torch.device("cuda"))):

@@ -100,8 +100,13 @@ def test_a_cut_connection_is_taken_up_again(hub, profile, checkpoint):
     ("status", "code", "sentence", "exit_code"),
     [
         (403, "GatedRepo", "is gated on the Hub. Accept its terms at", 2),
-        (401, "RepoNotFound", "nor a model on the Hub that you can see. Check the spelling; for a private model", 2),
-        (404, "RepoNotFound", "nor a model on the Hub that you can see", 2),
+        (
+            401,
+            "RepoNotFound",
+            "nor a model on the Hub that you have access to. Check the spelling; for a private model",
+            2,
+        ),
+        (404, "RepoNotFound", "nor a model on the Hub that you have access to", 2),
         (418, "Teapot", "The Hub answered 418", 1),
     ],
 )
@@ -121,7 +126,7 @@ def test_no_network(profile):
     done = profile(url="http://127.0.0.1:9")
     assert done.returncode == 1
     told = " ".join(done.stderr.split())
-    assert "could not be fetched from http://127.0.0.1:9" in told
+    assert "could not be downloaded from http://127.0.0.1:9" in told
     assert "run the same command again" in told
 
 
@@ -143,7 +148,7 @@ def test_pickles_alone_are_refused_unfetched(hub, profile, checkpoint):
         del files[name]
     done = profile()
     assert done.returncode == 2
-    assert "as pickles only" in done.stderr
+    assert "only as pickles" in done.stderr
     assert hub.fetched() == []
 
 
@@ -154,6 +159,6 @@ def test_a_model_that_the_disk_cannot_hold_is_refused_before_its_weights(hub, pr
     done = profile()
     assert done.returncode == 1
     told = " ".join(done.stderr.split())
-    assert "GiB more, the disk of the Hub's cache has" in told
+    assert "GiB more, but the disk of the Hub cache has" in told
     assert "export HF_HOME=" in told
     assert shard not in hub.fetched()

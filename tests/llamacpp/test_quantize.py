@@ -65,7 +65,7 @@ def test_unknown_types_are_refused(spec):
             quantize.check_ftype(spec.llama, "Q7_Z")
         except TypeNameError as error:
             raise TypeNameError(error.hint) from None
-    with pytest.raises(TypeNameError, match="no such quantized type"):
+    with pytest.raises(TypeNameError, match="no quantized type of this name"):
         reader.check_type("F16", "--low")
 
 

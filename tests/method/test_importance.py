@@ -48,5 +48,5 @@ def test_a_written_file_reads_back(tmp_path, sums, counts):
 
 def test_another_gguf_file_is_no_importance_matrix(tmp_path):
     imatrix.write(tmp_path / "empty.gguf", matrix({}, {}), [], 512)
-    with pytest.raises(GGUFFileError, match="no importance matrix"):
+    with pytest.raises(GGUFFileError, match="not a readable importance matrix"):
         imatrix.read(tmp_path / "empty.gguf")

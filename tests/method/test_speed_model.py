@@ -48,5 +48,5 @@ def test_a_budget_of_speed_takes_as_few_layers_as_will_do():
 
 
 def test_a_speed_out_of_reach_is_refused_with_the_most_there_is():
-    with pytest.raises(BudgetError, match="the most that is predicted is 100.0, with 0 low"):
+    with pytest.raises(BudgetError, match="the highest predicted speed is 100.0, with 0 low layers"):
         make_plan(model(), (2, 0, 3, 1), Budget(decode_tps=101), "entropy", (), decode_tps(0.9))

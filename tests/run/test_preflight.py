@@ -228,5 +228,5 @@ def test_a_device_that_does_not_exist_is_refused_and_leaves_nothing(cli, llama, 
     out = tmp_path / "out"
     done = cli(*command, "--out", out, "--device", "tpu")
     assert done.returncode == 2, done.stderr
-    assert "--device tpu: torch knows no such device.\nTry auto, cpu or cuda.\n" in done.stderr
+    assert "--device tpu: torch does not know this device.\nTry auto, cpu or cuda.\n" in done.stderr
     assert not list(tmp_path.rglob("run.json"))

@@ -52,7 +52,7 @@ def test_libraries_that_are_not_there(tmp_path):
 def test_ends_in_words():
     assert selftest.ended(-11) == "crashed (segmentation fault)"
     assert selftest.ended(-4) == "crashed (illegal instruction)"
-    assert selftest.ended(-9) == "was killed (perhaps for want of memory)"
+    assert selftest.ended(-9) == "was killed (perhaps because memory ran out)"
     assert selftest.ended(-15) == "was killed (terminated)"
     assert selftest.ended(3) == "ended with exit code 3"
 

@@ -26,7 +26,7 @@ def write(
     tensors: Mapping[str, tuple[str, tuple[int, ...]]],
     changes: Mapping[str, object] | None = None,
 ) -> gguf_reader.GGUFInfo:
-    """Metadata of another GGUF, and tensors of these types and shapes (torch order).
+    """Write the metadata of another GGUF file, and the headers of tensors of these types and shapes (torch order).
 
     `changes` are metadata that get other values; what is None is left out.
     """
@@ -64,7 +64,7 @@ def write(
 
 
 def quantized_header_bytes(source: gguf_reader.GGUFInfo, datasets: tuple[str, ...]) -> int:
-    """Header size of the file that llama-quantize makes of `source`: it adds four entries about the imatrix.
+    """Return the header size of the file that llama-quantize makes of `source`: it adds four entries about the imatrix.
 
     Source: tools/quantize/quantize.cpp (key-value overrides) and GGUF's layout of key-value pairs; a value is cut at
     127 bytes there.

@@ -32,8 +32,8 @@ def write(path: Path, matrix: ImportanceMatrix, datasets: Sequence[str], chunk_s
 
 
 def read(path: Path) -> ImportanceMatrix:
-    """Read sums and counts. Raises GGUFFileError where the file is no importance matrix."""
-    wrong = GGUFFileError(f"{path} is no importance matrix that can be read here.", "Run luq-gguf profile.")
+    """Read sums and counts. Raises GGUFFileError where the file is not an importance matrix."""
+    wrong = GGUFFileError(f"{path} is not a readable importance matrix.", "Run luq-gguf profile.")
     try:
         reader = gguf_reader.open_reader(path)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Vision halves: which lie beside a text model's file, and LLaVA-1.5's, written as libmtmd reads it: a CLIP tower and
+"""mmproj files: find those next to a text model's file, and write LLaVA-1.5's as libmtmd reads it: a CLIP tower and
 projector type "mlp" (tools/mtmd/clip.cpp)."""
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from luq_gguf.core.types import ClipVision
 
 
 def beside(model: Path) -> list[Path]:
-    """The mmproj files in the folder of a text model's file, by name."""
+    """Return the mmproj files in the folder of a text model's file, by name."""
     return sorted(path for path in model.parent.glob("*.gguf") if is_mmproj_name(path.name))
 
 
 def is_mmproj_name(name: str) -> bool:
-    """Whether a file of this name is a vision half, as llama.cpp and the Hub call them."""
+    """Return whether a file of this name is an mmproj, as llama.cpp and the Hub name them."""
     return name.startswith("mmproj")
 
 
@@ -32,7 +32,7 @@ def write(
     read: Callable[[str], np.ndarray],
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> None:
-    """Write the file beside its name and rename it when whole.
+    """Write the file next to its name and rename it when it is complete.
 
     shapes: names in the file -> shapes (torch order); read(name) gives a tensor when its turn has come. Raises
     ConversionError where a value does not fit 16 bits.
@@ -99,5 +99,8 @@ def _cast(tensor: str, values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     with np.errstate(over="ignore"):
         cast = np.ascontiguousarray(values.astype(dtype))
     if not np.isfinite(cast).all():
-        raise ConversionError(f"The vision tensor {tensor} has values that 16 bits cannot hold.", "Is it damaged?")
+        raise ConversionError(
+            f"The vision tensor {tensor} has values that do not fit in 16 bits.",
+            "Check that the checkpoint is not damaged.",
+        )
     return cast

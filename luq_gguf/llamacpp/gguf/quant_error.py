@@ -22,7 +22,7 @@ def relative_errors(
     importance: ImportanceMatrix,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, list[float]]:
-    """For every name, in each file, sum(m (w - q)^2) / sum(m w^2) over rows spread evenly over the matrix.
+    """Return, for every name and each file, sum(m (w - q)^2) / sum(m w^2) over rows spread evenly over the matrix.
 
     w is the 16-bit weight, q what the file has for it, m the mean squared input of its column (1 where no importance is
     known): the relative error of the matrix's output for inputs whose columns are independent.
@@ -39,7 +39,7 @@ def relative_errors(
 
 
 def share_lost(weights: np.ndarray, quantized: np.ndarray, columns: np.ndarray) -> float:
-    """The relative error of the output."""
+    """Return the relative error of the output."""
     return float(((weights - quantized) ** 2 * columns).sum()) / (float((weights**2 * columns).sum()) or 1.0)
 
 
@@ -63,7 +63,7 @@ def values_of(tensor: gguf.ReaderTensor, rows: np.ndarray) -> np.ndarray:
 
 
 def columns_of(importance: ImportanceMatrix, tensor: gguf.ReaderTensor, rows: np.ndarray) -> np.ndarray:
-    """Mean squared inputs of the rows' columns, [n_rows or 1, n_in]; 1 where they are not known."""
+    """Return mean squared inputs of the rows' columns, [n_rows or 1, n_in]; 1 where they are not known."""
     name, n_rows = tensor.name, len(_matrix(tensor))
     if name not in importance.in_sum2:
         return np.ones((1, 1))

@@ -1,5 +1,5 @@
 """Read GGUF files: tensors, types, metadata, and how long the header is. All through the `gguf` package, after
-`gguf_header` has found that the header can be believed."""
+`validate` has found that the header can be believed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class GGUFInfo:
 
     @property
     def arch(self) -> str:
-        """Empty where the file names none (importance matrices of llama-imatrix)."""
+        """Return the architecture; empty where the file does not name one (importance matrices of llama-imatrix)."""
         name = self.metadata.get("general.architecture", "")
         return name if isinstance(name, str) and name.isprintable() else ""
 
@@ -55,10 +55,12 @@ class GGUFInfo:
         return self.number("block_count")
 
     def number(self, key: str) -> int:
-        """A whole number of the architecture's metadata. Raises GGUFFileError where the file has none."""
+        """Return a whole number from the architecture's metadata. Raises GGUFFileError where the file has none."""
         value = self.metadata.get(f"{self.arch}.{key}")
         if not isinstance(value, int):
-            raise GGUFFileError(f"{self.path} has no {key} of its architecture.", "Is it a text model's GGUF file?")
+            raise GGUFFileError(
+                f"{self.path} has no {key} for its architecture.", "Give the GGUF file of a text model."
+            )
         return value
 
     @property
@@ -71,7 +73,8 @@ class GGUFInfo:
 
 
 def read(path: Path) -> GGUFInfo:
-    """The header of a GGUF file; tensor data is mapped, not read. Raises GGUFFileError where it is none."""
+    """Return the header of a GGUF file; tensor data is mapped, not read. Raises GGUFFileError where it is not a valid
+    one."""
     reader = open_reader(path)
     try:
         tensors = tuple(
@@ -86,7 +89,8 @@ def read(path: Path) -> GGUFInfo:
 
 
 def read_tensors(path: Path) -> GGUFInfo:
-    """The same without metadata but the alignment: a vocabulary of 152 000 tokens takes seconds to read."""
+    """Return the header without metadata other than the alignment: a vocabulary of 152 000 tokens takes seconds to
+    read."""
     header = validate.check(path)
     start = padded(header.end, header.alignment)
     kinds = [(name, gguf.GGMLQuantizationType(kind).name, shape) for name, kind, shape in header.tensors]
@@ -95,7 +99,7 @@ def read_tensors(path: Path) -> GGUFInfo:
 
 
 class Reader(gguf.GGUFReader):  # type: ignore[misc]
-    """The `gguf` package's reader on a plain array: it makes several arrays of each of a vocabulary's strings, and a
+    """The `gguf` package's reader on a plain array: it makes several arrays for each string of a vocabulary, and a
     numpy.memmap takes three times as long for that."""
 
     @property
@@ -108,7 +112,7 @@ class Reader(gguf.GGUFReader):  # type: ignore[misc]
 
 
 def open_reader(path: Path) -> Reader:
-    """A reader, which maps the file. Raises GGUFFileError where it is not to be believed."""
+    """Return a reader, which maps the file. Raises GGUFFileError where its header cannot be trusted."""
     validate.check(path)
     try:
         return Reader(path)
@@ -117,9 +121,9 @@ def open_reader(path: Path) -> Reader:
 
 
 def column_energies(info: GGUFInfo, names: Collection[str]) -> dict[str, np.ndarray]:
-    """Sums of squared weights per column, float64 [n_in], of matrices in F16 or F32.
+    """Return sums of squared weights per column, float64 [n_in], of matrices in F16 or F32.
 
-    Tensors lie one behind the other (`gguf_header` has seen to it), so the header is not read once more.
+    Tensors follow each other without gaps (`validate` has checked that), so the header is not read again.
     """
     energies, at = {}, info.header_bytes
     alignment = int(info.metadata.get("general.alignment", 32))
@@ -136,20 +140,21 @@ def column_energies(info: GGUFInfo, names: Collection[str]) -> dict[str, np.ndar
 
 
 def kind_of(info: GGUFInfo) -> str:
-    """What a file is by its own words: "model", "mmproj" or "imatrix"."""
+    """Return what a file is according to its metadata: "model", "mmproj" or "imatrix"."""
     if info.metadata.get("general.type") == "imatrix" or info.arch == "imatrix":
         return "imatrix"
     return "mmproj" if info.metadata.get("general.type") == "mmproj" or info.arch == "clip" else "model"
 
 
 def projector_of(info: GGUFInfo) -> str:
-    """An mmproj's projector of images; empty where it names none."""
+    """Return the type of an mmproj's projector; empty where the file does not name one."""
     projector = info.metadata.get("clip.projector_type", info.metadata.get("clip.vision.projector_type", ""))
     return projector if isinstance(projector, str) and projector.isprintable() else ""
 
 
 def first_not_finite(path: Path) -> str | None:
-    """The first tensor in 16, 32 or 64 bits with an infinity or no number in it; a few megabytes are read at a time."""
+    """Return the first tensor in 16, 32 or 64 bits with an infinity or a NaN in it; a few megabytes are read at a
+    time."""
     for tensor in open_reader(path).tensors:
         kind, values = tensor.tensor_type.name, tensor.data.reshape(-1)
         if kind not in ("F16", "BF16", "F32", "F64"):
@@ -163,7 +168,7 @@ def first_not_finite(path: Path) -> str | None:
 
 
 def type_bytes(kind: str, n_weights: int) -> int:
-    """Bytes of that many weights in a type; their number divides by the type's block."""
+    """Return the bytes of that many weights in a type; raises ValueError where they do not fill the type's blocks."""
     block: int
     size: int
     block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
@@ -173,28 +178,30 @@ def type_bytes(kind: str, n_weights: int) -> int:
 
 
 def fits_blocks(kind: str, n_columns: int) -> bool:
-    """Whether rows of that many weights divide into a type's blocks."""
+    """Return whether rows of that many weights divide into a type's blocks."""
     return n_columns % int(gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][0]) == 0
 
 
 def bits_per_weight(kind: str) -> float:
-    """Of a tensor type."""
+    """Return the bits per weight of a tensor type."""
     block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
     return 8 * int(size) / int(block)
 
 
 def needs_importance(name: str, kind: str, ftype: str) -> bool:
-    """Whether llama-quantize gives this tensor this type, in a file of this ftype, only with an importance entry."""
+    """Return whether llama-quantize gives this tensor this type, in a file of this ftype, only with an importance
+    entry."""
     needed = kind in IMATRIX_TYPES or (kind == "Q2_K" and ftype == "Q2_K_S")
     return needed and name not in NEVER_MEASURED
 
 
 def check_type(kind: str, option: str) -> str:
-    """The canonical name of a tensor type given by a user. Raises TypeNameError where GGUF has none of that name."""
+    """Return the canonical name of a tensor type given by a user. Raises TypeNameError where GGUF has none of that
+    name."""
     name = kind.upper()
     types = [t.name for t in gguf.GGMLQuantizationType if t.name.startswith(("Q", "IQ", "TQ")) and "Q8_K" not in t.name]
     if name not in types or name == "Q8_1":
         raise TypeNameError(
-            f"{option} {kind}: GGUF has no such quantized type.", f"One of: {', '.join(sorted(types))}."
+            f"{option} {kind}: GGUF has no quantized type of this name.", f"Choose one of: {', '.join(sorted(types))}."
         )
     return name

@@ -28,7 +28,7 @@ def splice(
     order: Iterable[str] | None = None,
     changes: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the file that has each tensor in the given type, taking it from the first of the files that holds it so.
+    """Write a file with each tensor in the given type, copied from the first of the files that has it in that type.
 
     Metadata are those of the first file, but for `changes` of texts. `order` is that of the tensors, if not all that
     are wanted lie in the first file. Raises VerificationError naming a tensor that none holds in its type.
@@ -43,7 +43,9 @@ def splice(
             (p for p in files if name in tensors_of[p] and tensors_of[p][name].tensor_type.name == types[name]), None
         )
         if source is None:
-            raise VerificationError(f"The layer bank holds no {name} in {types[name]}.", "Run the same command again.")
+            raise VerificationError(
+                f"The quantized variants do not contain {name} in {types[name]}.", "Run the same command again."
+            )
         tensor = tensors_of[source][name]
         chosen.append((source, int(tensor.data_offset), int(tensor.n_bytes)))
         infos += _info(name, tensor, at)

@@ -36,8 +36,8 @@ class _DamageError(Exception):
 
 @dataclass(frozen=True)
 class GGUFHeader:
-    """Where a header ends, before padding; the alignment; of every tensor the name, type's number and shape (columns
-    first)."""
+    """Where a header ends (before padding), its alignment, and the name, type number and shape (columns first) of every
+    tensor."""
 
     end: int
     alignment: int
@@ -54,7 +54,7 @@ class _Cursor:
         return len(self.data) - self.at
 
     def skip(self, n: int, what: str) -> int:
-        """Go on by n bytes; returns where they began."""
+        """Advance by n bytes, and return where they began."""
         if n > self.left():
             raise _DamageError(f"it ends within {what}")
         self.at += n
@@ -78,15 +78,15 @@ class _Cursor:
         except UnicodeDecodeError:
             raise _DamageError(f"{what} is not UTF-8") from None
         if not name.isprintable():
-            raise _DamageError(f"{what} holds control characters: {name!r}")
+            raise _DamageError(f"{what} contains control characters: {name!r}")
         return name
 
 
 def check(path: Path) -> GGUFHeader:
-    """What a header says without its metadata. Raise GGUFFileError, with what is wrong, where it contradicts itself or
-    the file."""
+    """Return what a header says, without its metadata. Raises GGUFFileError, with what is wrong, where it contradicts
+    itself or the file."""
     if not path.is_file():
-        raise GGUFFileError(f"{path} is no file.", "Give the path of a .gguf file.")
+        raise GGUFFileError(f"{path} is not a file.", "Give the path of a .gguf file.")
     if path.stat().st_size == 0:
         raise GGUFFileError(f"{path} is empty.", _HINT)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -94,7 +94,7 @@ def check(path: Path) -> GGUFHeader:
 
 
 def check_bytes(data: mmap.mmap | bytes, name: str) -> GGUFHeader:
-    """The same of a file's bytes."""
+    """Return the same as `check`, for a file's bytes."""
     if data[:4] != b"GGUF":
         raise GGUFFileError(f"{name} is not a GGUF file.", "It does not begin with GGUF's magic number.")
     try:
@@ -106,15 +106,15 @@ def check_bytes(data: mmap.mmap | bytes, name: str) -> GGUFHeader:
 def _check(cursor: _Cursor) -> GGUFHeader:
     version = cursor.number("<I", "its version")
     if version & 0xFFFF == 0:
-        raise _DamageError("it is of the other byte order")
+        raise _DamageError("it has the opposite byte order")
     if version not in (2, 3):
-        raise _DamageError(f"GGUF version {version} is none that can be read here")
+        raise _DamageError(f"GGUF version {version} is not supported")
     n_tensors, n_entries = cursor.number("<Q", "its counts"), cursor.number("<Q", "its counts")
     # The least that each takes: a name of one byte, a type, a value; a name, its dimensions, a type, an offset.
     if n_entries > min(MAX_ENTRIES, cursor.left() // 14):
-        raise _DamageError(f"it claims {n_entries} metadata entries")
+        raise _DamageError(f"it claims to have {n_entries} metadata entries")
     if n_tensors > min(MAX_TENSORS, cursor.left() // 24):
-        raise _DamageError(f"it claims {n_tensors} tensors")
+        raise _DamageError(f"it claims to have {n_tensors} tensors")
     alignment = _check_entries(cursor, n_entries)
     tensors = tuple(_check_tensors(cursor, n_tensors, alignment))
     return GGUFHeader(cursor.at, alignment, tensors)
@@ -134,7 +134,7 @@ def _check_entries(cursor: _Cursor, count: int) -> int:
         if key == "general.alignment":
             alignment = struct.unpack_from("<I", cursor.data, at)[0] if kind == _UINT32 else 0
             if alignment == 0 or alignment & (alignment - 1):
-                raise _DamageError("its alignment is no power of two")
+                raise _DamageError("its alignment is not a power of two")
     return alignment
 
 
@@ -157,7 +157,7 @@ def _check_array(cursor: _Cursor, key: str) -> None:
         raise _DamageError(f"{key} is an array of the unknown type {kind}")
     cursor.elements += count
     if count * _SCALARS.get(kind, 8) > cursor.left() or cursor.elements > MAX_ELEMENTS:
-        raise _DamageError(f"the array {key} claims {count} elements")
+        raise _DamageError(f"the array {key} claims to have {count} elements")
     if kind != _STRING:
         cursor.skip(count * _SCALARS[kind], f"the array {key}")
         return
@@ -180,13 +180,13 @@ def _check_tensors(cursor: _Cursor, count: int, alignment: int) -> Iterator[tupl
         kind, shape, n_bytes = _tensor_type(cursor, name)
         offset = cursor.number("<Q", f"the tensor {name}")
         if offset != at:
-            raise _DamageError(f"the data of {name} begins at {offset}, behind the tensor before it is {at}")
+            raise _DamageError(f"the data of {name} begins at {offset}, but the tensor before it ends at {at}")
         end = at + n_bytes
         at += padded(n_bytes, alignment)
         yield name, kind, shape
     start = padded(cursor.at, alignment)
     if count and start + end > len(cursor.data):
-        raise _DamageError(f"its tensors need {start + end} bytes and it has {len(cursor.data)}")
+        raise _DamageError(f"its tensors need {start + end} bytes, but it has {len(cursor.data)}")
 
 
 def _tensor_type(cursor: _Cursor, name: str) -> tuple[int, tuple[int, ...], int]:

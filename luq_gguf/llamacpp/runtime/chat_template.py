@@ -22,11 +22,12 @@ class _Sandbox(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"**"})
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        raise SecurityError("powers are not computed")
+        raise SecurityError("powers are not allowed")
 
 
 def render(template: str | None, prompt: str, marker: str | None, bos: str = "", eos: str = "") -> str:
-    """One user turn and the beginning of the answer; `marker` stands for an image before the prompt (None: no image).
+    """Return one user turn and the beginning of the answer; `marker` stands for an image before the prompt (None: no
+    image).
 
     The template is rendered as transformers does, with an image in the turn's content, and without it: what the image
     adds is replaced by the marker, and of what was there only its special tokens are dropped, because libmtmd writes
@@ -73,7 +74,7 @@ def _replace_image(within: str, without: str, marker: str) -> str:
     added = within[start : start + n_added]
     token = _SPECIAL.search(added)
     if not token:
-        raise TemplateError("an image leaves no token in it")
+        raise TemplateError("an image adds no special token to it")
     head, tail = added[: token.start()], _SPECIAL.sub("", added[token.end() :])
     return within[:start] + head + marker + tail + within[start + n_added :]
 

@@ -31,7 +31,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class TextLogprobs:
-    """What a model expects behind every text token of a prompt with its answer.
+    """What a model predicts after every text token of a prompt with its answer.
 
     tokens: their ids [n]; log_probabilities: float32 [n, n_vocab]; n_prompt counts the image's tokens too.
     """
@@ -43,7 +43,7 @@ class TextLogprobs:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One prompt's greedy answer, and what the model expects behind every text token of the prompt and of an answer.
+    """One prompt's greedy answer, and what the model predicts after every text token of the prompt and of an answer.
 
     `answer` tokens are the greedy ones; `prompt` the prompt's text tokens [n]; `forced` the answer that the
     log-probabilities follow [m]; log_probabilities: float32 [n + m, n_vocab].
@@ -74,7 +74,7 @@ class LlamaClient:
         kernels: Path | None = None,
     ) -> None:
         """For files from anywhere: `timeout` bounds loading and each reply, in seconds, `max_memory` the child's
-        address space, in bytes; `check` refuses weights that are no numbers. `kernels` is a plugin to load."""
+        address space, in bytes; `check` rejects weights that are not finite. `kernels` is a plugin to load."""
         self._command = [sys.executable, "-m", "luq_gguf.llamacpp.runtime.worker", str(model), "--ctx", str(n_ctx)]
         self._command += ["--batch", str(n_batch)]
         self._command += ["--mmproj", str(mmproj)] if mmproj else []
@@ -105,24 +105,26 @@ class LlamaClient:
         self._stop()
 
     def ask(self, prompt: str, image: Path | None = None, *, max_tokens: int = 64) -> Answer:
-        """The model's greedy answer to a prompt in its own chat format."""
+        """Return the model's greedy answer to a prompt in its own chat format."""
         reply = self._request(prompt=prompt, image=str(image) if image else None, max_tokens=max_tokens)
         return Answer(reply["text"], tuple(reply["tokens"]), reply["n_prompt"])
 
     def score(self, prompt: str, image: Path | None = None, *, answer: str = "") -> TextLogprobs:
-        """What the model expects behind every text token of the prompt in its chat format and of an answer."""
+        """Return what the model predicts after every text token of the prompt in its chat format and of an answer."""
         text = self._request(render=prompt, image=image is not None)["text"]
         return self.score_text(text + answer, image)
 
     def score_text(self, text: str, image: Path | None = None) -> TextLogprobs:
-        """The same for a text as it stands, with libmtmd's marker ``<__media__>`` where the image goes."""
+        """Return the same as `score` for a text as it is, with libmtmd's marker ``<__media__>`` where the image
+        goes."""
         reply, rows = self._scores(text=text, image=str(image) if image else None)
         return TextLogprobs(tuple(reply["tokens"]), rows, reply["n_prompt"])
 
     def measure(
         self, prompt: str, image: Path | None = None, *, max_tokens: int = 64, forced: Sequence[int] | None = None
     ) -> Measurement:
-        """Answer and log-probabilities of one prompt, which is read once; `forced` None follows the greedy answer."""
+        """Return the answer and log-probabilities of one prompt, which is read once; with `forced` None they follow the
+        greedy answer."""
         reply, rows = self._scores(
             measure=prompt,
             image=str(image) if image else None,
@@ -133,22 +135,23 @@ class LlamaClient:
         return Measurement(reply["text"], tuple(reply["tokens"]), prompt_tokens, followed, rows)
 
     def time(self, prompt: str, image: Path | None, *, max_tokens: int) -> dict[str, float]:
-        """Seconds of one answer of so many tokens: encode_seconds (the vision half), first_token_seconds,
+        """Return the seconds of one answer of so many tokens: encode_seconds (the vision half), first_token_seconds,
         answer_seconds; and n_prompt, n_answer tokens."""
         return self._request(time=prompt, image=str(image) if image else None, max_tokens=max_tokens)
 
     @property
     def pid(self) -> int:
-        """The process that holds the model."""
+        """Return the id of the process that has loaded the model."""
         return self._child.pid
 
     def tokenize(self, text: str) -> tuple[list[int], int | None]:
-        """Token ids of a plain text, begun with the BOS token where the tokenizer adds one; and that token."""
+        """Return the token ids of a plain text, beginning with the BOS token where the tokenizer adds one, and that
+        token."""
         reply = self._request(tokenize=text)
         return list(reply["tokens"]), reply["bos"]
 
     def score_tokens(self, tokens: Sequence[int], start: int) -> np.ndarray:
-        """Log-probabilities behind the tokens from `start` on, float32 [len(tokens) - start, n_vocab]."""
+        """Return log-probabilities after the tokens from `start` on, float32 [len(tokens) - start, n_vocab]."""
         return self._scores(tokens=[int(token) for token in tokens], start=start)[1]
 
     def _scores(self, **request: Any) -> tuple[dict[str, Any], np.ndarray]:
@@ -167,7 +170,7 @@ class LlamaClient:
         assert self._child.stdout
         # A reply is one line, so nothing waits in the buffer when one is asked for.
         if self._timeout is not None and not select.select([self._child.stdout], [], [], self._timeout)[0]:
-            raise RunnerError(f"llama.cpp gave no answer on {self._name} in {self._timeout:.0f} seconds.", "")
+            raise RunnerError(f"llama.cpp did not answer for {self._name} within {self._timeout:.0f} seconds.", "")
         line = self._child.stdout.readline()
         if not line:
             code = self._child.wait()

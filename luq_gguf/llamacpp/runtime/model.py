@@ -25,7 +25,7 @@ N_BATCH = 512  # an image that is read non-causally must fit in one batch
 
 
 class WorkerError(Exception):
-    """Something in libllama or libmtmd said no; the message says what."""
+    """A call to libllama or libmtmd failed; the message says how."""
 
 
 _error_lines: list[str] = []  # errors so far
@@ -47,18 +47,19 @@ def _why() -> str:
 
 
 def load_plugin(path: Path) -> None:
-    """Let ggml load a library of kernels, as llama.cpp's tools do; before the first model. Raises WorkerError."""
+    """Let ggml load a library of kernels, as llama.cpp's tools do. Call it before the first model is loaded. Raises
+    WorkerError."""
     load = libggml.ggml_backend_load
     load.restype = ctypes.c_void_p
     if not load(str(path).encode()):
-        raise WorkerError(f"ggml does not load {path.name}")
+        raise WorkerError(f"ggml cannot load {path.name}")
 
 
 class Model:
-    """A text model, and its mmproj where given, loaded; each call begins with an empty context.
+    """A loaded text model, with its mmproj where one is given; each call begins with an empty context.
 
     Text is computed `n_batch` tokens at once. `embeddings` is a folder that keeps what the mmproj makes of images.
-    `check` lets libllama look at every block of every tensor and refuse scales that are no numbers.
+    `check` lets libllama look at every block of every tensor and reject scales that are not finite.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class Model:
         self.template = llama_cpp.llama_model_chat_template(self.model, None)
 
     def prompt_text(self, text: str, *, has_image: bool) -> str:
-        """The prompt in the file's own chat template, with libmtmd's marker where the image goes."""
+        """Return the prompt in the file's own chat template, with libmtmd's marker where the image goes."""
         template = self.template.decode("utf-8", "replace") if self.template else None
         marker = mtmd.mtmd_default_marker().decode() if has_image else None
         # Where the tokenizer adds the BOS token itself, the template must not.
@@ -118,14 +119,14 @@ class Model:
         return text.decode("utf-8", "replace") if text else ""
 
     def tokenize(self, text: str) -> list[int]:
-        """Token ids of a plain text, with the BOS token where the file's tokenizer adds one."""
+        """Return the token ids of a plain text, with the BOS token where the file's tokenizer adds one."""
         raw = text.encode()
         room = (llama_cpp.llama_token * (len(raw) + 8))()
         n = llama_cpp.llama_tokenize(self.vocab, raw, len(raw), room, len(room), True, False)
         return list(room[: max(n, 0)])
 
     def bos(self) -> int | None:
-        """The BOS token where the tokenizer adds one."""
+        """Return the BOS token where the tokenizer adds one."""
         return int(llama_cpp.llama_vocab_bos(self.vocab)) if llama_cpp.llama_vocab_get_add_bos(self.vocab) else None
 
     def is_end(self, token: int) -> bool:
@@ -136,18 +137,18 @@ class Model:
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)
 
     def forget_from(self, position: int) -> bool:
-        """Drop what was read from a position on; False where the model cannot (recurrent ones)."""
+        """Drop what was read from a position on; return False where the model cannot do that (recurrent ones)."""
         return bool(llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(self.context), 0, position, -1))
 
     def logits(self, index: int) -> np.ndarray:
-        """float32 [n_vocab] behind a token of the last batch."""
+        """Return float32 [n_vocab] after a token of the last batch."""
         pointer = llama_cpp.llama_get_logits_ith(self.context, index)
         if not pointer:
-            raise WorkerError("libllama has no logits for this model")
+            raise WorkerError("libllama returned no logits for this model")
         return np.ctypeslib.as_array(pointer, (self.n_vocab,))
 
     def decode(self, tokens: list[int], position: int, rows: list[np.ndarray] | None = None) -> None:
-        """Read text tokens; logits are kept behind the last one, or behind all where `rows` takes them."""
+        """Read text tokens; logits are kept after the last one, or after all of them where `rows` takes them."""
         for at in range(0, len(tokens), self.n_batch):
             part = tokens[at : at + self.n_batch]
             batch = llama_cpp.llama_batch_init(len(part), 0, 1)
@@ -165,9 +166,10 @@ class Model:
                 llama_cpp.llama_batch_free(batch)
 
     def read(self, text: str, image: str | None, rows: list[np.ndarray] | None = None) -> tuple[int, list[int], int]:
-        """Read a prompt into an empty context: the next position, its text tokens, and its length with the image's."""
+        """Read a prompt into an empty context; return the next position, the text tokens, and the length including the
+        image."""
         if image is not None and self.mtmd is None:
-            raise WorkerError("an image was given and no mmproj")
+            raise WorkerError("an image was given without an mmproj")
         self.clear()
         if self.mtmd:
             return self._read_media(text, image, rows)
@@ -247,7 +249,7 @@ class Model:
 
     def _check_room(self, n: int) -> None:
         if n >= self.n_ctx:
-            raise WorkerError(f"the prompt has {n} tokens, the context {self.n_ctx}")
+            raise WorkerError(f"the prompt has {n} tokens, but the context size is {self.n_ctx}")
 
     def text(self, tokens: list[int]) -> str:
         if not tokens:

@@ -13,7 +13,7 @@ Reads a JSON object a line from stdin and writes one a line to stdout; the first
     {"render": prompt, "image"}                         -> {"text"}: the prompt in the file's chat template
     anything that fails                                 -> {"error"}
 
-What `out` names receives log-probabilities behind every text token, float32 [n, n_vocab].
+What `out` names receives log-probabilities after every text token, float32 [n, n_vocab].
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from luq_gguf.llamacpp.runtime.model import Model, WorkerError, load_plugin
 def generate(
     model: Model, position: int, limit: int, rows: list[np.ndarray] | None = None, *, to_the_end: bool = True
 ) -> list[int]:
-    """Greedy tokens from the last logits on, to the end of the answer; `rows` takes the logits behind each of them."""
+    """Return greedy tokens from the last logits on, to the end of the answer; `rows` takes the logits after each of
+    them."""
     tokens: list[int] = []
     while len(tokens) < limit and position < model.n_ctx:
         token = int(np.argmax(model.logits(-1)))
@@ -56,7 +57,7 @@ def answer(model: Model, text: str, image: str | None, max_tokens: int) -> dict[
 def measure(
     model: Model, text: str, image: str | None, max_tokens: int, forced: list[int] | None, out: Path
 ) -> dict[str, Any]:
-    """The greedy answer, and what is expected behind every text token of the prompt and of an answer.
+    """Return the greedy answer, and save what is predicted after every text token of the prompt and of an answer.
 
     That answer is `forced`, or the greedy one. The prompt is read once: where the greedy answer leaves the forced one,
     the context is rolled back to there.
@@ -84,7 +85,8 @@ def measure(
 
 
 def time_answer(model: Model, text: str, image: str | None, max_tokens: int) -> dict[str, Any]:
-    """How long an answer of so many tokens takes from an empty context: the vision half, until the first token, all."""
+    """Return how long an answer of so many tokens takes from an empty context: the vision half, until the first token,
+    and in all."""
     prompt, encoded, started = (
         model.prompt_text(text, has_image=image is not None),
         model.encode_seconds,
@@ -151,10 +153,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--ctx", type=int, default=4096)
     parser.add_argument("--batch", type=int, default=512, help="tokens computed at once")
-    parser.add_argument("--embeddings", type=Path, help="folder that keeps what the mmproj makes of images")
-    parser.add_argument("--check", action="store_true", help="refuse weights that are no numbers")
-    parser.add_argument("--kernels", type=Path, help="a plugin for ggml to load first")
-    parser.add_argument("--max-memory", type=int, help="most bytes of address space")
+    parser.add_argument("--embeddings", type=Path, help="folder in which image embeddings are cached")
+    parser.add_argument("--check", action="store_true", help="reject weights that are not finite")
+    parser.add_argument("--kernels", type=Path, help="a plugin that ggml loads first")
+    parser.add_argument("--max-memory", type=int, help="limit of the address space in bytes")
     args = parser.parse_args()
     if args.max_memory:
         resource.setrlimit(resource.RLIMIT_AS, (args.max_memory, args.max_memory))

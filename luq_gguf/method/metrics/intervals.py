@@ -13,7 +13,8 @@ RESAMPLES = 10_000
 
 
 def bootstrap(values: np.ndarray, seed: int = 0) -> Estimate:
-    """Mean of per-sample values [n] and its percentile bootstrap interval. Raises ValueError for no samples."""
+    """Return the mean of per-sample values [n] and its percentile bootstrap interval. Raises ValueError for no
+    samples."""
     if len(values) == 0:
         raise ValueError("no samples")
     rng = np.random.default_rng(seed)
@@ -25,8 +26,8 @@ def bootstrap(values: np.ndarray, seed: int = 0) -> Estimate:
 
 
 def share(right: int, n: int, method: Literal["exact", "wilson"]) -> Estimate:
-    """A share of n samples, with its 95% interval: exact (Clopper and Pearson), or Wilson's, narrower and right on
-    average."""
+    """Return a share of n samples with its 95% interval: exact (Clopper and Pearson), or Wilson's, which is narrower
+    and correct on average."""
     from scipy.stats import binomtest  # takes a second to import
 
     interval = binomtest(right, n).proportion_ci(method=method)
@@ -34,8 +35,8 @@ def share(right: int, n: int, method: Literal["exact", "wilson"]) -> Estimate:
 
 
 def accuracy(scores: np.ndarray, seed: int = 0) -> Estimate:
-    """Mean of scores between 0 and 1. Where all are alike at an end, resampling shows no doubt, though n samples leave
-    some: there the exact interval of a share (Clopper and Pearson) is given.
+    """Return the mean of scores between 0 and 1. Where all are 0 or all are 1, resampling shows no doubt, though n
+    samples leave some: the exact interval of a share (Clopper and Pearson) is given there.
     """
     interval = bootstrap(scores, seed)
     if interval.low == interval.high and interval.low in (0.0, 1.0):
@@ -44,9 +45,10 @@ def accuracy(scores: np.ndarray, seed: int = 0) -> Estimate:
 
 
 def paired_difference(first: np.ndarray, second: np.ndarray, seed: int = 0) -> Estimate:
-    """Mean of other - one over the same samples, with its interval: far narrower than two intervals apart."""
+    """Return the mean of second - first over the same samples, with its interval, which is far narrower than two
+    separate intervals."""
     if first.shape != second.shape:
-        raise ValueError("paired values are of the same samples")
+        raise ValueError("paired values must come from the same samples")
     interval = bootstrap(second.astype(np.float64) - first.astype(np.float64), seed)
     if interval.low == interval.high == 0.0:  # no pair differs: as many samples as these leave this much doubt
         width = share(0, len(first), "exact").high
@@ -55,10 +57,10 @@ def paired_difference(first: np.ndarray, second: np.ndarray, seed: int = 0) -> E
 
 
 def ratio_of_means(first: Sequence[np.ndarray], second: Sequence[np.ndarray], seed: int = 0) -> Estimate:
-    """mean(other) / mean(one) over all values of the same samples, resampling whole samples: a sample's values are not
-    independent."""
+    """Return mean(second) / mean(first) over all values of the same samples, resampling whole samples, because a
+    sample's values are not independent."""
     if [len(values) for values in first] != [len(values) for values in second]:
-        raise ValueError("paired values are of the same samples")
+        raise ValueError("paired values must come from the same samples")
     sums = np.array([[values.sum() for values in side] for side in (first, second)], np.float64)
     rng = np.random.default_rng(seed)
     drawn = rng.integers(0, len(first), (RESAMPLES // 5, len(first)))
@@ -68,13 +70,13 @@ def ratio_of_means(first: Sequence[np.ndarray], second: Sequence[np.ndarray], se
 
 
 def paired_ratio(first: np.ndarray, second: np.ndarray) -> Ratio:
-    """Geometric mean of other / one over pairs that were measured one after the other.
+    """Return the geometric mean of second / first over pairs that were measured one after the other.
 
     The interval is of prediction: a second series of as many pairs has its mean there with 95% (Student's t on the
     logarithms; the difference of two such means has twice the variance of one).
     """
     if first.shape != second.shape or len(first) == 0:
-        raise ValueError("paired values are of the same measurements")
+        raise ValueError("paired values must come from the same measurements")
     logs = np.log(second / first)
     middle, n = float(logs.mean()), len(logs)
     if n == 1:
@@ -86,7 +88,7 @@ def paired_ratio(first: np.ndarray, second: np.ndarray) -> Ratio:
 
 
 def format_ratio(ratio: Mapping[str, float | None] | None) -> str:
-    """A ratio's JSON for people: "0.79 (0.75 to 0.83)"; nothing for none."""
+    """Format a ratio's JSON for people: "0.79 (0.75 to 0.83)"; empty for None."""
     if ratio is None:
         return ""
     inside = f" ({ratio['low']:.2f} to {ratio['high']:.2f})" if ratio["low"] is not None else ""
@@ -94,7 +96,7 @@ def format_ratio(ratio: Mapping[str, float | None] | None) -> str:
 
 
 def spread_of(samples: Sequence[float]) -> Samples:
-    """Mean, standard deviation (0 for one sample), median and the samples themselves."""
+    """Return mean, standard deviation (0 for one sample), median and the samples themselves."""
     values = np.array(samples, np.float64)
     deviation = float(values.std(ddof=1)) if len(values) > 1 else 0.0
     return Samples(float(values.mean()), deviation, float(np.median(values)), tuple(values.tolist()))

@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class TopLogprobs:
-    """Log-probabilities at n positions: of the k most expected tokens, and of all others together.
+    """Log-probabilities at n positions: of the k most probable tokens, and of all others together.
 
     tokens: int32 [n, k]; log_probabilities: float32 [n, k], descending; tail: float32 [n], -inf where k is all.
     """
@@ -20,7 +20,7 @@ class TopLogprobs:
 
 
 def keep_top(log_probabilities: np.ndarray, k: int) -> TopLogprobs:
-    """The k largest of each row [n, n_vocab]; all of them where the vocabulary has no more."""
+    """Return the k largest of each row [n, n_vocab]; all of them where the vocabulary has no more."""
     n_vocab = log_probabilities.shape[1]
     if k >= n_vocab:
         order = np.argsort(-log_probabilities, axis=1, kind="stable")
@@ -40,13 +40,13 @@ def _log_rest(log_probabilities: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 
 def kl_from_top(reference: TopLogprobs, other: np.ndarray) -> np.ndarray:
-    """KL(reference || other) in nats, float64 [n], with all tokens beyond the reference's k taken as one.
+    """Return KL(reference || other) in nats, float64 [n], with all tokens beyond the reference's k taken as one.
 
     Never more than the full divergence, and equal to it where k is the whole vocabulary. `other`: [n, n_vocab].
     Raises ValueError where positions or vocabulary do not fit.
     """
     if len(reference.tokens) != len(other) or (reference.tokens.size and reference.tokens.max() >= other.shape[1]):
-        raise ValueError(f"{reference.tokens.shape} and {other.shape} are not of the same positions and vocabulary")
+        raise ValueError(f"{reference.tokens.shape} and {other.shape} do not have the same positions and vocabulary")
     p = reference.log_probabilities.astype(np.float64)
     q = np.take_along_axis(other, reference.tokens.astype(np.int64), axis=1).astype(np.float64)
     over_top = (np.exp(p) * (p - q)).sum(axis=1)
@@ -59,16 +59,16 @@ def kl_from_top(reference: TopLogprobs, other: np.ndarray) -> np.ndarray:
 
 
 def kl_divergence(reference: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """KL(reference || other) in nats, float64 [n], of log-probabilities [n, n_vocab]; never below zero.
+    """Return KL(reference || other) in nats, float64 [n], of log-probabilities [n, n_vocab]; never below zero.
 
     Raises ValueError where the shapes differ.
     """
     if reference.shape != other.shape:
-        raise ValueError(f"{reference.shape} and {other.shape} are not of the same positions and vocabulary")
+        raise ValueError(f"{reference.shape} and {other.shape} do not have the same positions and vocabulary")
     p, q = reference.astype(np.float64), other.astype(np.float64)
     return np.asarray(np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0.0))
 
 
 def same_top(reference: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Whether both expect the same token most, bool [n], of log-probabilities [n, n_vocab]."""
+    """Return whether both predict the same most probable token, bool [n], of log-probabilities [n, n_vocab]."""
     return np.asarray(reference.argmax(axis=1) == other.argmax(axis=1))

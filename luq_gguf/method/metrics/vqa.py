@@ -45,7 +45,7 @@ _RESTORED = _restored()
 
 
 def normalize(answer: str) -> str:
-    """An answer as VQAv2 compares it: lower case, no articles and punctuation, digits for number words."""
+    """Return an answer as VQAv2 compares it: lower case, no articles or punctuation, digits for number words."""
     text = " ".join(answer.split())
     spaced = _COMMA.search(text) is not None
     for mark in _PUNCTUATION:
@@ -60,7 +60,8 @@ def normalize(answer: str) -> str:
 
 
 def vqa(answer: str, references: Sequence[str]) -> float:
-    """VQAv2's soft score: right as far as three others said so, averaged over leaving each person out.
+    """Return VQAv2's soft score: 1 where three other people gave this answer, a third for each of fewer, averaged over
+    leaving each person out.
 
     Made for ten references; a single one is compared as it is.
     """
@@ -73,7 +74,7 @@ def vqa(answer: str, references: Sequence[str]) -> float:
 
 
 def exact(answer: str, references: Sequence[str]) -> float:
-    """1 where the answer has the words of a reference, in any case and punctuation."""
+    """Return 1 where the answer has the words of a reference, in any case and punctuation."""
 
     def words(text: str) -> list[str]:
         return re.findall(r"\w+", text.lower())
@@ -82,25 +83,25 @@ def exact(answer: str, references: Sequence[str]) -> float:
 
 
 def says_yes(answer: str) -> bool:
-    """POPE's reading of free text: no if the first sentence says no or not, else yes."""
+    """Read free text as POPE does: no if the first sentence contains no or not, else yes."""
     words = answer.split(".")[0].replace(",", "").lower().split()
     return not {"no", "not"} & set(words)
 
 
 def yes_no(answer: str, references: Sequence[str]) -> float:
-    """1 where the answer means what the first reference means."""
+    """Return 1 where the answer means what the first reference means."""
     return float(says_yes(answer) == says_yes(references[0]))
 
 
 def f1_of_yes(answers: Sequence[str], references: Sequence[str]) -> float:
-    """POPE's F1 with yes as the positive class; 0 where nothing is rightly answered with yes."""
+    """Return POPE's F1 with yes as the positive class; 0 where no yes is correct."""
     answered, expected = [says_yes(a) for a in answers], [says_yes(r) for r in references]
     hits = sum(a and b for a, b in zip(answered, expected, strict=True))
     return 2 * hits / (sum(answered) + sum(expected)) if hits else 0.0
 
 
 def anls(answer: str, references: Sequence[str]) -> float:
-    """1 - edit distance / length of the longer, at the nearest reference; 0 from half the length on."""
+    """Return 1 - edit distance / length of the longer text, for the nearest reference; 0 from half the length on."""
     from rapidfuzz.distance import Levenshtein  # takes a moment to import
 
     given = " ".join(answer.lower().split())
@@ -121,7 +122,7 @@ def _number(text: str) -> float | None:
 
 
 def relaxed(answer: str, references: Sequence[str]) -> float:
-    """1 where a number is within 5% of a reference, or other text is a reference's."""
+    """Return 1 where a number is within 5% of a reference, or other text equals a reference."""
     given = _number(answer)
     for reference in references:
         expected = _number(reference)

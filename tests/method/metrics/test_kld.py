@@ -19,7 +19,7 @@ def test_rounding_never_makes_it_negative():
 
 
 def test_other_vocabularies_are_refused():
-    with pytest.raises(ValueError, match="not of the same positions"):
+    with pytest.raises(ValueError, match="do not have the same positions"):
         kl_divergence(np.zeros((2, 3)), np.zeros((2, 4)))
 
 
