@@ -31,9 +31,9 @@ class Batch:
 def batches(
     model: nn.Module, processor: Any, calibration: CalibrationSet, start: int = 0, share: ShardSpec = ShardSpec()
 ) -> Iterator[Batch]:
-    """Batches of the set in a fixed order: multimodal samples, then text. `start` skips whole batches.
+    """Yield batches of the set in a fixed order: multimodal samples, then text. `start` skips whole batches.
 
-    A share has whole batches, so each is computed in the same company wherever it is computed, and samples keep their
+    A share has whole batches, so each has the same samples wherever it is computed, and samples keep their
     numbers in the whole set; `start` then counts the share's own.
     """
     groups = _grouped_samples(processor, list(calibration.multimodal), 0)
@@ -55,7 +55,7 @@ class _Chunks:
 
 
 def chunk_tokens(tokenizer: Any, document: str, count: int) -> list[list[int]]:
-    """The first chunks of a text, each begun with the BOS token where the tokenizer adds one, as llama-imatrix does."""
+    """Return the first chunks of a text, each starting with BOS where the tokenizer adds it, as in llama-imatrix."""
     ids = tokenizer(document, add_special_tokens=False)["input_ids"]
     with_special = tokenizer("a")["input_ids"]
     bos = with_special[0] if with_special[0] == tokenizer.bos_token_id else None
@@ -93,7 +93,9 @@ def _chunk_batch(chunks: _Chunks, model: nn.Module) -> Batch:
 
 
 def chat_text(processor: Any, sample: Sample) -> str:
-    """The sample in the model's own chat format, with its answer if it has one; the bare prompt without a template."""
+    """Return the sample in the model's own chat format, with its answer if it has one, or without a template as it is.
+
+    Raises CheckpointError where the template cannot be rendered."""
     tokenizer = getattr(processor, "tokenizer", processor)
     template = getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)
     if not template:
@@ -110,7 +112,7 @@ def chat_text(processor: Any, sample: Sample) -> str:
     except Exception as error:  # a template is a program of somebody's; transformers renders it in a sandbox
         raise CheckpointError(
             f"The checkpoint's chat template cannot be rendered: {type(error).__name__}: {error}",
-            "Is the checkpoint complete and unmodified?",
+            "Check that the checkpoint is complete and unmodified.",
         ) from None
     return text + sample.answer if sample.answer else text
 

@@ -1,4 +1,5 @@
-"""The processes of one launch (torchrun, accelerate launch, srun): what each does, told to all twice a second.
+"""Connects the processes of one launch (torchrun, accelerate launch, srun): each tells all others its state twice a
+second.
 
 It goes through torch.distributed's gloo, also where GPUs compute: nothing but a word and a sentence is exchanged. All
 ranks see the same words in the same turn, so all end together; a process that is gone breaks the connection, and one
@@ -24,7 +25,7 @@ from luq_gguf.core.errors import LuqError, RankError
 TURN_SECONDS = 0.5
 TIMEOUT = timedelta(seconds=120)  # for all to start, and for a turn: then a machine counts as gone
 ENDING_SECONDS = 10.0  # for the others to see how it ended
-AGAIN = "The same command goes on where this one stopped."
+AGAIN = "The same command resumes where this one stopped."
 _START, _WORK, _DONE, _IDLE, _FAILED, _STOPPED = "start", "work", "done", "idle", "failed", "stopped"
 _ENDED = (_DONE, _IDLE, _FAILED, _STOPPED)
 
@@ -39,7 +40,7 @@ class Launch:
 
     @staticmethod
     def of_environment() -> Launch | None:
-        """None where no launcher started this process, or it started this one alone."""
+        """Return the launch, or None where no launcher started this process, or it started this one alone."""
         rank, count = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "")
         if not (rank.isdecimal() and count.isdecimal()) or int(count) < 2:
             return None
@@ -85,7 +86,9 @@ class Ranks:
         except (RuntimeError, ValueError) as error:
             if self._rank:
                 raise SystemExit(1) from None
-            raise RankError(f"The {self._count} processes did not meet: {_first_line(error)}", AGAIN) from None
+            raise RankError(
+                f"The {self._count} processes could not connect to each other: {_first_line(error)}", AGAIN
+            ) from None
         self._turns.start()
         return self
 
@@ -109,19 +112,19 @@ class Ranks:
             raise outcome from None
 
     def wait_for_work(self) -> bool:
-        """Wait for rank 0, which holds the run folder. False where there is nothing to do."""
+        """Wait for rank 0, which uses the run folder. Returns False where there is nothing to do."""
         self._wait(lambda states: states[0].word != _START)
         work = self._all[0].word != _IDLE
         self._mine = _State(_WORK if work else _IDLE)
         return work
 
     def nothing_to_do(self) -> None:
-        """Rank 0: let the others go."""
+        """Let the others end, in rank 0."""
         self._mine = _State(_IDLE)
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Rank 0: let the others begin; where this fails they have ended, or nearly, when it is left."""
+        """Let the others begin, in rank 0; where this fails, they have ended, or nearly, when it is left."""
         self._mine = _State(_WORK)
         try:
             yield
@@ -130,7 +133,7 @@ class Ranks:
             raise
 
     def wait_for_all(self) -> None:
-        """This one's work is done: wait until all others' is."""
+        """Say that this process's work is done, and wait until all others' is."""
         self._mine = _State(_DONE)
         self._wait(lambda states: all(state.word == _DONE for state in states))
 

@@ -1,4 +1,4 @@
-"""A profile's pass shared by several processes: job arrays that are merged later, and processes of one launcher."""
+"""Shares a profile's pass between several processes: job arrays that are merged later, or processes of one launcher."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def profile_shard(
     options: RunOptions = RunOptions(),
     reporter: Reporter = Reporter(),
 ) -> None:
-    """One share of a profile's pass, in a folder of its own. Raises RunFolderError where it holds another share."""
+    """Make one shard of a profile's pass, in a folder of its own. Raises RunFolderError where it has another shard."""
     with RunFolder(out, create=True, overwrite=options.overwrite) as run:
         recorded = run.read().get("shard")
         if recorded not in (None, str(share)) and not options.overwrite:
             raise RunFolderError(
-                f"{out} holds shard {recorded}.",
+                f"{out} contains shard {recorded}.",
                 "Give each shard a folder of its own, or add --overwrite to write over it.",
             )
         session = load_spec_for_profile(run, model, options, reporter)
@@ -74,7 +74,7 @@ def _make_shard(session: Session, request: CalibrationRequest, share: ShardSpec)
             run.work,
             placement=placement,
             share=share,
-            on_samples=lambda done, total: reporter.progress(f"samples of share {share}", done, total),
+            on_samples=lambda done, total: reporter.progress(f"samples of shard {share}", done, total),
         )
         with pass_ as pass_result:
             shard_files.write(run.path, share, spec.checkpoint, calibration, pass_result, whole_key)
@@ -85,7 +85,7 @@ def _make_shard(session: Session, request: CalibrationRequest, share: ShardSpec)
 
 
 def merge(folders: Sequence[Path], out: Path, *, overwrite: bool = False, reporter: Reporter = Reporter()) -> Profile:
-    """Make a profiled run folder of all shards of a pass. Raises ShardError where they are not that."""
+    """Make a profiled run folder from all shards of a pass. Raises ShardError where they are not all of one pass."""
     if out.resolve() in {folder.resolve() for folder in folders}:
         raise ShardError(f"--out {out} is one of the shards.", "Give --out a new or empty folder.")
     shards = _checked(folders)
@@ -106,11 +106,11 @@ def _open_shard(folder: Path) -> Shard:
     from luq_gguf.calibration import shards as shard_files
 
     if not (folder / "run.json").is_file():
-        raise ShardError(f"{folder} is no shard: it has no run.json.", "Give folders of luq-gguf profile --shard.")
+        raise ShardError(f"{folder} is not a shard: it has no run.json.", "Give folders of luq-gguf profile --shard.")
     run = RunFolder(folder)
     if not _has_shard(folder):
-        hint = "Run its luq-gguf profile --shard again; it goes on where it stopped."
-        raise ShardError(f"{folder} holds no finished shard.", hint)
+        hint = "Run its luq-gguf profile --shard again; it resumes where it stopped."
+        raise ShardError(f"{folder} does not contain a finished shard.", hint)
     damaged = run.changed("shard")
     if damaged:
         raise ShardError(f"{folder / damaged[0]} is missing or damaged.", shard_files.AGAIN)
@@ -125,7 +125,7 @@ def profile_together(
     options: RunOptions = RunOptions(),
     reporter: Reporter = Reporter(),
 ) -> Profile | None:
-    """The profile stage by all processes of a launcher; each calls this. The profile in rank 0, None in the others.
+    """Run the profile stage in all processes of a launcher; each calls this. Returns the profile in rank 0, else None.
 
     Every rank leaves a shard in the run folder's .work, which all must see; rank 0 merges them. Raises RankError where
     another rank failed or is gone.
@@ -151,7 +151,7 @@ def profile_together(
                 with RunFolder(folder, create=True) as shard_run:
                     shard_run.update(model=model, revision=session.spec.checkpoint.revision)
                     _make_shard(replace(session, run=shard_run), request, share)
-                reporter.info(f"share {share} is done; waiting for the other processes")
+                reporter.info(f"shard {share} is done; waiting for the other processes")
                 ranks.wait_for_all()
             _check_seen(parts)
             profile = make_merged(run, _checked(parts), reporter)
@@ -167,8 +167,8 @@ def _check_seen(parts: Sequence[Path]) -> None:
     for rank, part in enumerate(parts):
         if not (part / "run.json").is_file():
             raise RankError(
-                f"Rank {rank} has finished, and its shard is not in {part}.",
-                "All processes must see --out on one file system. Without one, use --shard and luq-gguf merge.",
+                f"Rank {rank} has finished, but its shard is not in {part}.",
+                "All processes must see --out on a shared file system. Without one, use --shard and luq-gguf merge.",
             )
 
 

@@ -1,4 +1,4 @@
-"""Entropies of all layers from the vectors that a pass kept. What is finished of an interrupted run is kept too."""
+"""Estimates the entropies of all layers from the vectors that a pass kept. An interrupted run keeps its results."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def entropies(
     key: str,
     on_layers: Callable[[int, int], None],
 ) -> Entropies:
-    """Layers, rankings by way of estimating, and histograms int [n_seeds, K] by "<group>.<layer>".
+    """Return layers, rankings by way of estimating, and histograms int [n_seeds, K] by "<group>.<layer>".
 
-    `work` keeps entropies.npz, of `key`. Raises CalibrationError where tokens are fewer than clusters, or not finite.
+    `work` keeps entropies.npz for `key`. Raises CalibrationError where tokens are fewer than clusters, or not finite.
     """
     n_tokens = sum(sampled.count(name) for name in MODALITIES)
     if n_tokens < entropy.K:
         raise CalibrationError(
-            f"The calibration set gives {n_tokens} tokens; "
-            f"the entropy estimate needs {entropy.K} at least, and some thousands to be worth something.",
+            f"The calibration set has {n_tokens} tokens; "
+            f"the entropy estimate needs at least {entropy.K}, and several thousand to be reliable.",
             "Give more samples (--samples) or longer text.",
         )
     path, key = work / "entropies.npz", f"{key} {seeds}"
@@ -65,8 +65,8 @@ def _histograms(
     vectors = sampled.vectors(group, layer)
     if not np.isfinite(vectors).all():
         raise CalibrationError(
-            f"Layer {layer} puts out values that are not finite in {sampled.dtype}.",
-            "Is the checkpoint intact? Another --device may compute in another precision.",
+            f"Layer {layer} outputs values that are not finite in {sampled.dtype}.",
+            "Check that the checkpoint is intact. Another --device may compute in another precision.",
         )
     counts = [entropy.cluster_histogram(vectors.copy(), entropy.K, seed) for seed in seeds]
     histograms: dict[str, np.ndarray] = {}

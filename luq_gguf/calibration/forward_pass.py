@@ -1,6 +1,6 @@
-"""The pass itself: all batches of a share of the calibration set through the reference model, once.
+"""Makes the pass: all batches of a share of the calibration set go through the reference model once.
 
-Its state is saved now and then, so that an interrupted pass goes on where it stopped. State of another model,
+Its state is saved now and then, so that an interrupted pass resumes where it stopped. State of another model,
 calibration set or share is ignored.
 """
 
@@ -48,7 +48,7 @@ class PassResult:
 def pass_key(
     checkpoint: Checkpoint, calibration: CalibrationSet, dtype: torch.dtype, share: ShardSpec = ShardSpec()
 ) -> str:
-    """What saved state must be of; `dtype` is what weights are held in, and the kept vectors with them."""
+    """Return the key of saved state; `dtype` is that of the weights and of the kept vectors."""
     inputs = [checkpoint.fingerprint, calibration.sha256, calibration.n_text, calibration.seed, CAPACITY, STATE]
     return json.dumps([*inputs, str(dtype), str(share)])
 
@@ -64,7 +64,7 @@ def run_pass(
     share: ShardSpec = ShardSpec(),
     on_samples: Callable[[int, int], None],
 ) -> Iterator[PassResult]:
-    """Make the pass, or the rest of it; the reservoir can be read inside this context, when the model is gone."""
+    """Make the pass, or the rest of it; the reservoir can be read inside this context, after the model is freed."""
     work.mkdir(parents=True, exist_ok=True)
     key, path = pass_key(checkpoint, calibration, placement.dtype, share), work / "pass.npz"
     state = resume.load(path, key)
@@ -132,13 +132,13 @@ def _pass(
 
 
 def forward(model: torch.nn.Module, batch: Batch) -> None:
-    """One forward pass without the head, whose logits over a large vocabulary nobody reads."""
+    """Run one forward pass without the head, whose logits over a large vocabulary are not needed."""
     model.base_model(**batch.inputs, use_cache=False)  # type: ignore[operator]
 
 
 def seen_arrays(reservoir: Reservoir) -> dict[str, np.ndarray]:
-    """What `TokenSample.seen` holds, flat: int arrays of one number a sample, and which of the share's batches it
-    was in."""
+    """Return the contents of `TokenSample.seen`, flat: int arrays with one number per sample, and which of the share's
+    batches it was in."""
     rows = [
         (number, multimodal, sample, length)
         for number, (multimodal, ids, lengths) in enumerate(reservoir.seen)
@@ -149,7 +149,7 @@ def seen_arrays(reservoir: Reservoir) -> dict[str, np.ndarray]:
 
 
 def seen_batches(arrays: dict[str, np.ndarray]) -> list[tuple[bool, tuple[int, ...], tuple[int, ...]]]:
-    """The same as `TokenSample.seen` holds it."""
+    """Return the contents of `TokenSample.seen` from these arrays."""
     names = ("seen.batch", "seen.multimodal", "seen.sample", "seen.tokens")
     number, multimodal, sample, tokens = (arrays[name] for name in names)
     batches = []

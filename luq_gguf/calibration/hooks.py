@@ -1,4 +1,4 @@
-"""Hooks on the decoder while it computes: outputs of layers, inputs of its matrices. Nothing is changed."""
+"""Hooks the decoder while it computes: outputs of layers and inputs of matrices. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class CalibrationHooks:
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Hooks are on the model inside this context only."""
+        """Attach the hooks to the model inside this context only."""
         handles = [linear.register_forward_pre_hook(self._on_input) for linear in self._matrices.linears]
         for number, layer in enumerate(self._layers):
             handles.append(layer.register_forward_hook(self._on_output(number)))
@@ -55,7 +55,7 @@ class CalibrationHooks:
             self._shared = None
 
     def expect(self, valid: Tensor, ids: tuple[int, ...], *, multimodal: bool) -> None:
-        """Say what the next forward pass holds: valid tokens bool [batch, tokens] of these samples."""
+        """Say what the next forward pass contains: valid tokens bool [batch, tokens] of these samples."""
         self._mask = valid.reshape(-1)
         positions = self._mask.nonzero().reshape(-1)
         self._valid = None if bool(self._mask.all()) else positions
@@ -64,10 +64,11 @@ class CalibrationHooks:
         self._rows = positions[torch.from_numpy(chosen)]
 
     def importance(self, n_samples: int) -> ImportanceMatrix:
+        """Return the sums so far as an importance matrix."""
         return ImportanceMatrix(dict(self._sums), dict(self._counts), n_samples)
 
     def restore(self, matrix: ImportanceMatrix) -> None:
-        """Go on from sums of an interrupted pass."""
+        """Resume from the sums of an interrupted pass."""
         self._sums = {name: matrix.in_sum2[name].copy() for name in self._sums}
         self._counts = {name: matrix.counts[name].copy() for name in self._counts}
 

@@ -1,4 +1,4 @@
-"""Shares of one pass put together: sums add up, and of all kept tokens the smallest keys stay.
+"""Merges the shards of one pass: sums add up, and of all kept tokens those with the smallest keys stay.
 
 Which tokens those are, and in which slots, is what a single process would have had: choosing them needs the seed and
 the samples' lengths alone, so it is done again here, in the order of the whole set's batches. The vectors are then
@@ -33,9 +33,10 @@ def replay(sample: TokenSample, seen: Sequence[Sequence[tuple[bool, tuple[int, .
 
 
 def places(chosen: TokenSample, name: str, keys: Sequence[np.ndarray], samples: Sequence[np.ndarray]) -> np.ndarray:
-    """Where the vectors of a modality's slots are: int [capacity, 2], part and row in it; -1 for free slots.
+    """Return where the vectors of a modality's slots are: int [capacity, 2], part and row; -1 for free slots.
 
-    `keys[part]` and `samples[part]` [n_kept] are what each part kept. Raises KeyError where none kept a chosen token.
+    `keys[part]` and `samples[part]` [n_kept] are what each part kept. Raises KeyError where none of them kept a chosen
+    token.
     """
     rows = {
         (sample, key): (part, row)
@@ -63,7 +64,7 @@ class MergedVectors(SampledVectors):
                 for name in MODALITIES
             }
         except KeyError:
-            raise ShardError("A token that belongs to the sample was kept by no shard.", AGAIN) from None
+            raise ShardError("None of the shards kept a token that belongs to the sample.", AGAIN) from None
 
     def _read(self, name: str, layer: int, slots: np.ndarray) -> np.ndarray:
         vectors = np.empty((len(slots), self._width), dtype=np.float32)
@@ -74,7 +75,7 @@ class MergedVectors(SampledVectors):
 
 
 def check(shards: Sequence[Shard]) -> list[Shard]:
-    """The shards in the order of their shares. Raises ShardError where they do not make one whole pass."""
+    """Return the shards in the order of their shares. Raises ShardError where they are not one whole pass."""
     first = shards[0]
     for other in shards[1:]:
         _check_alike(first, other)
@@ -86,7 +87,7 @@ def check(shards: Sequence[Shard]) -> list[Shard]:
     missing = [f"{index}/{count}" for index in range(count) if index not in given]
     if missing:
         raise ShardError(
-            f"Of {count} shards {len(missing)} {'is' if len(missing) == 1 else 'are'} missing: {', '.join(missing)}.",
+            f"{len(missing)} of {count} shards {'is' if len(missing) == 1 else 'are'} missing: {', '.join(missing)}.",
             f"Make them with luq-gguf profile --shard {missing[0]} and so on, and give all {count} to merge.",
         )
     ordered = sorted(shards, key=lambda shard: shard.share.index)
@@ -104,7 +105,7 @@ def _check_alike(first: Shard, other: Shard) -> None:
         )
     for name, energy in first.energies.items():
         if not np.allclose(energy, other.energies.get(name, np.nan), rtol=1e-5):  # devices add up in other orders
-            raise ShardError(f"{first.folder} and {other.folder} are of different weights ({name}).", SAME)
+            raise ShardError(f"{first.folder} and {other.folder} have different weights ({name}).", SAME)
     for what, key in (("seed", "seed"), ("alpha", "alpha"), ("calibration data", "sha256")):
         a, b = first.facts["calibration"][key], other.facts["calibration"][key]
         if a != b:
@@ -127,13 +128,13 @@ def _check_whole(ordered: Sequence[Shard]) -> None:
     samples = [sample for _, ids, _ in replayed.seen for sample in ids]
     if samples != list(range(len(samples))):
         raise ShardError(
-            "The shards' samples do not add up to the whole set, each once.",
+            "The shards' samples do not add up to the whole set with each sample once.",
             "Make all shards with the same versions of luq-gguf and transformers.",
         )
 
 
 def profile_inputs(ordered: Sequence[Shard]) -> ProfileInputs:
-    """What a single process's pass would have left. Shards as `check` returns them."""
+    """Return what a single process's pass would have left, from shards as `check` returns them."""
     first = ordered[0]
     return ProfileInputs(
         first.facts["model"],
@@ -147,7 +148,7 @@ def profile_inputs(ordered: Sequence[Shard]) -> ProfileInputs:
 
 
 def key_of(ordered: Sequence[Shard]) -> str:
-    """Of what is saved of an interrupted merge: the same shards, made of the same tokens in the same precision."""
+    """Return the key of an interrupted merge: the same shards, made from the same tokens in the same precision."""
     identities = [
         [s.facts["model_sha256"], s.facts["calibration"]["sha256"], s.facts["dtype"], str(s.share)] for s in ordered
     ]

@@ -1,5 +1,5 @@
-"""From the calibration set to a profile: one pass through the reference model (forward_pass.py), then entropies of what
-it kept (entropy_estimate.py). Paper, steps 1 and 3."""
+"""Makes a profile from the calibration set: one pass through the reference model (forward_pass.py), then entropies of
+what it kept (entropy_estimate.py). Paper, steps 1 and 3."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def finalize_profile(
     seeds: Sequence[int] | None = None,
     progress: Progress = Progress(),
 ) -> ProfileResult:
-    """Entropies of what a pass kept; `work` keeps those of finished layers, of `key`.
+    """Estimate the entropies of what a pass kept; `work` keeps those of finished layers, for `key`.
 
     Returns the profile, the importance matrix, and arrays: cluster histograms int [n_seeds, K] by "<group>.<layer>",
     and column energies (decoder.Matrices) by "columns.<tensor>".
@@ -122,7 +122,7 @@ def finalize_profile(
 
 
 def calibration_facts(calibration: CalibrationSet) -> dict[str, object]:
-    """What profile.json says of a calibration set; n_text and n_tokens are known after the pass."""
+    """Return what profile.json says about a calibration set; n_text and n_tokens are known after the pass."""
     return {
         "sources": list(calibration.sources),
         "images": calibration.image_source,

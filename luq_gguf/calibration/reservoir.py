@@ -30,9 +30,9 @@ class TokenSample:
         self.seen: list[tuple[bool, tuple[int, ...], tuple[int, ...]]] = []
 
     def choose(self, ids: tuple[int, ...], lengths: list[int], *, multimodal: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Which of a batch's valid tokens (numbered through) are kept, and in which slots: two int arrays [n].
+        """Return which of a batch's valid tokens (numbered through) are kept, and in which slots: two int arrays [n].
 
-        It depends on the seed and on all batches so far alone: who repeats them gets the same slots.
+        It depends only on the seed and on all batches so far: repeating them gives the same slots.
         """
         name = MODALITIES[0 if multimodal else 1]
         self.seen.append((multimodal, ids, tuple(lengths)))
@@ -50,11 +50,11 @@ class TokenSample:
         return tokens, slots
 
     def count(self, name: str) -> int:
-        """Tokens held of a modality."""
+        """Return the number of tokens kept of a modality."""
         return int(np.isfinite(self.keys[name]).sum())
 
     def samples_of_all(self) -> np.ndarray:
-        """The sample's number of each token of the group "all", int [n], in the order of its vectors."""
+        """Return the sample number of each token of the group "all", int [n], in the order of its vectors."""
         slots = self._slots_of_all()
         return np.concatenate(
             [self.samples[name][modality_slots] for name, modality_slots in zip(MODALITIES, slots, strict=True)]
@@ -73,7 +73,7 @@ class SampledVectors(TokenSample, ABC):
     dtype: torch.dtype
 
     def vectors(self, group: str, layer: int) -> np.ndarray:
-        """float32 [n, width] of one layer: of a modality, or "all": the smallest keys of both together."""
+        """Return float32 [n, width] of one layer, for a modality or for "all": the smallest keys of both together."""
         if group != "all":
             return self._read(group, layer, np.flatnonzero(np.isfinite(self.keys[group])))
         first, second = self._slots_of_all()
@@ -109,7 +109,7 @@ class Reservoir(SampledVectors):
             file.write(data[run].tobytes())
 
     def stored_vectors(self, name: str, layer: int) -> Tensor:
-        """Vectors [n, width] of all kept tokens of a modality, as they are stored, in the order of their slots."""
+        """Return vectors [n, width] of all kept tokens of a modality, as stored, in the order of their slots."""
         return self._stored(name, layer, np.flatnonzero(np.isfinite(self.keys[name])))
 
     def _read(self, name: str, layer: int, slots: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Arrays that outlive an interrupted pass: each file is whole, and is of one key or not read."""
+"""Keeps arrays of an interrupted pass: each file is whole, and is read only if its key is the same."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from luq_gguf.core import atomic
 
 
 def save(path: Path, key: str, arrays: dict[str, np.ndarray]) -> None:
-    """Written beside its name, on the disk before it is renamed."""
+    """Save arrays under a temporary name, and rename the file when it is on the disk."""
     buffer = io.BytesIO()
     np.savez(buffer, key=np.array(key), **arrays)  # type: ignore[arg-type]
     with atomic.whole(path) as part, part.open("wb") as file:
@@ -22,7 +22,7 @@ def save(path: Path, key: str, arrays: dict[str, np.ndarray]) -> None:
 
 
 def load(path: Path, key: str) -> dict[str, np.ndarray] | None:
-    """Saved arrays, None where there are none, or of other inputs, or unreadable."""
+    """Return the saved arrays, or None where they are missing, unreadable or from other inputs."""
     try:
         with np.load(path, allow_pickle=False) as saved:
             arrays = {name: saved[name] for name in saved.files}

@@ -1,4 +1,4 @@
-"""What one share of the pass leaves on disk, and several shares put together again.
+"""Reads and writes what one share of the pass leaves on disk.
 
 shard.json             of which model, calibration set and share it is
 shard.safetensors      importance sums and counts, column energies, keys of kept tokens, which samples were seen
@@ -46,7 +46,7 @@ class Shard:
     seen: list[tuple[bool, tuple[int, ...], tuple[int, ...]]]
 
     def vectors(self, name: str, layer: int) -> np.ndarray:
-        """float32 [n_kept, width] of a modality. Raises ShardError where the file cannot be read."""
+        """Read the vectors of a modality, float32 [n_kept, width]. Raises ShardError where the file cannot be read."""
         path = self.folder / _vectors_name(layer)
         try:
             with safe_open(path, "pt") as file:
@@ -57,7 +57,7 @@ class Shard:
 
 
 def names(n_layers: int) -> tuple[str, ...]:
-    """Of a shard's files."""
+    """Return the names of a shard's files."""
     return ("shard.json", "shard.safetensors", *(_vectors_name(layer) for layer in range(n_layers)))
 
 
@@ -112,12 +112,12 @@ def _put(path: Path, save: Any) -> None:
 
 
 def read(folder: Path) -> Shard:
-    """All of a shard but its vectors. Raises ShardError where it cannot be read, or is of another version."""
+    """Read all of a shard but its vectors. Raises ShardError where it cannot be read, or is from another version."""
     try:
         facts = json.loads((folder / "shard.json").read_text(encoding="utf-8"))
         if facts["version"] != VERSION:
             raise ShardError(
-                f"{folder} is a shard of another version of luq-gguf.", "Make all shards with one version."
+                f"{folder} is a shard from another version of luq-gguf.", "Make all shards with one version."
             )
         arrays = load_file(folder / "shard.safetensors")
         sums = {name.removeprefix("sum."): value for name, value in arrays.items() if name.startswith("sum.")}
@@ -132,4 +132,4 @@ def read(folder: Path) -> Shard:
             seen_batches(arrays),
         )
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise ShardError(f"{folder} holds a shard that cannot be read ({type(error).__name__}).", AGAIN) from None
+        raise ShardError(f"{folder} contains a shard that cannot be read ({type(error).__name__}).", AGAIN) from None

@@ -1,5 +1,5 @@
 """Runs the profile stage: it reads the calibration set, writes files of the run folder, and is skipped while its
-inputs are unchanged. Nothing here prints: `Reporter` is told.
+inputs are unchanged. Nothing here prints: the `Reporter` is told.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class CalibrationRequest:
     seed: int = 0
 
     def key(self) -> str:
-        """Changes when the request or the local files behind it change."""
+        """Return a key that changes when the request or the local files behind it change."""
         return hash_of(vars(self), [_stamps(source) for source in (self.images, self.text)])
 
     def for_text_only(self) -> CalibrationRequest:
@@ -56,7 +56,7 @@ def _stamps(source: str | None) -> list[object]:
 
 
 def request_for(spec: ModelSpec, request: CalibrationRequest, reporter: Reporter = Reporter()) -> CalibrationRequest:
-    """The request as the model can follow it: a model without eyes reads text only."""
+    """Return the request as the model can follow it: without a vision half it reads text only."""
     if spec.checkpoint.has_vision:
         return request
     reporter.info(f"{spec.checkpoint.name} reads text only: alpha is 0")
@@ -64,12 +64,12 @@ def request_for(spec: ModelSpec, request: CalibrationRequest, reporter: Reporter
 
 
 def profile_key(spec: ModelSpec, request: CalibrationRequest, device: str) -> str:
-    """Of the profile stage; the request as `request_for` gives it."""
+    """Return the key of the profile stage, for a request as `request_for` returns it."""
     return hash_of(spec.checkpoint.fingerprint, request.key(), device)
 
 
 def read_request(run: RunFolder, request: CalibrationRequest) -> CalibrationSet:
-    """The calibration set of a request. Raises CalibrationError."""
+    """Read the calibration set of a request. Raises CalibrationError."""
     return datasets.read_calibration(
         request.images,
         request.text,
@@ -81,12 +81,13 @@ def read_request(run: RunFolder, request: CalibrationRequest) -> CalibrationSet:
 
 
 def tell_skipped(calibration: CalibrationSet, reporter: Reporter) -> None:
+    """Tell the reporter which images could not be read."""
     if calibration.skipped:
-        reporter.info(f"{len(calibration.skipped)} unreadable images skipped: {', '.join(calibration.skipped[:5])}")
+        reporter.info(f"skipped {len(calibration.skipped)} unreadable images: {', '.join(calibration.skipped[:5])}")
 
 
 def place(session: Session, copies: int = 1) -> Placement:
-    """Where a pass is made, by so many processes here; whether memory is enough is checked where that is the CPU.
+    """Return where so many processes here make a pass; on the CPU, check that there is enough memory.
 
     Raises DeviceError and MemoryLimitError.
     """
@@ -100,9 +101,9 @@ def place(session: Session, copies: int = 1) -> Placement:
 
 
 def adopt_merged(run: RunFolder, spec: ModelSpec, request: CalibrationRequest, key: str) -> None:
-    """Give a merged profile the key that this machine's stage has, where it is of the same model and data.
+    """Give a merged profile the key that this machine's stage has, where it is from the same model and data.
 
-    Times of files and the device are part of a key, and shards may come from machines where these are others.
+    File times and the device are part of a key, and shards may come from machines where these differ.
     """
     merged = run.read().get("merged")
     stages = run.read()["stages"]
@@ -115,12 +116,12 @@ def adopt_merged(run: RunFolder, spec: ModelSpec, request: CalibrationRequest, k
 
 
 def merged_facts(identity: str, sha256: str, seed: int, alpha: float, n_text: int) -> dict[str, object]:
-    """What run.json says of a merged profile, that `adopt_merged` compares."""
+    """Return what run.json says about a merged profile, which `adopt_merged` compares."""
     return {"model_sha256": identity, "sha256": sha256, "seed": seed, "alpha": alpha, "n_text": n_text}
 
 
 def make_profile(session: Session, request: CalibrationRequest) -> Profile:
-    """Profile stage: profile.json, profile.safetensors, imatrix.gguf."""
+    """Run the profile stage: write profile.json, profile.safetensors and imatrix.gguf."""
     run, spec, reporter = session.run, session.spec, session.reporter
     request = request_for(spec, request, reporter)
     key = profile_key(spec, request, session.options.device)
@@ -144,7 +145,7 @@ def make_profile(session: Session, request: CalibrationRequest) -> Profile:
 
 
 def make_merged(run: RunFolder, shards: Sequence[Shard], reporter: Reporter = Reporter()) -> Profile:
-    """Profile stage of shards that `merge.check` found to be one whole pass: the same files."""
+    """Run the profile stage on shards that `merge.check` found to be one whole pass: write the same files."""
 
     def make() -> None:
         from luq_gguf.calibration import merge, profiler

@@ -17,26 +17,26 @@ from luq_gguf.core import interrupts
 from luq_gguf.core.errors import LuqError, printable
 
 COMMANDS = {
-    "convert": "From a checkpoint to a LUQ GGUF: profile, plan and quantize in one go.",
+    "convert": "Convert a checkpoint to a LUQ GGUF file: profile, plan and quantize in one go.",
     "profile": "Measure layer entropies and the importance matrix of a checkpoint.",
-    "merge": "Put shards of a profile together.",
-    "plan": "Choose a type for every tensor under a budget.",
-    "quantize": "Write and verify the GGUF that a plan describes.",
-    "eval": "Measure divergence, accuracy and perplexity of a GGUF file.",
-    "sweep": "Measure files with more and more low layers, in several orders.",
-    "bench": "Measure decode and prefill speed on this CPU, of files or of a geometry.",
-    "report": "Write report.html and figures of a run.",
+    "merge": "Merge the shards of a profile.",
+    "plan": "Choose a type for every tensor within a budget.",
+    "quantize": "Write and verify the GGUF file that a plan describes.",
+    "eval": "Measure KL divergence, accuracy and perplexity of a GGUF file.",
+    "sweep": "Measure files with increasing numbers of low layers, in several orders.",
+    "bench": "Measure decode and prefill speed of files, or of a model's geometry, on this CPU.",
+    "report": "Write report.html and the figures of a run.",
     "upload": "Publish a finished run on the Hub, with a model card.",
-    "inspect": "Show sizes and types of a GGUF file.",
+    "inspect": "Show the sizes and tensor types of a GGUF file.",
     "verify": "Check a run folder or a GGUF file: hashes, types, structure, finite logits.",
-    "kernels": "Build and measure faster IQ1_M and IQ1_S, which stock llama.cpp loads.",
-    "doctor": "Check that everything needed is there, and say what to do if not.",
-    "demo": "Convert the shipped little model and compare it with its 16-bit and Q4_K_M files.",
+    "kernels": "Build faster IQ1_M and IQ1_S kernels, which stock llama.cpp loads, and measure them.",
+    "doctor": "Check that everything luq-gguf needs is installed, and say what to do if it is not.",
+    "demo": "Convert the bundled tiny model and compare it with its 16-bit and Q4_K_M files.",
 }
 
 
 class _Lazy(click.Group):
-    """Commands by name; help texts come from the table, so listing them imports nothing."""
+    """Finds commands by name; help texts come from the table, so listing them imports nothing."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -55,11 +55,11 @@ class _Lazy(click.Group):
 @click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="luq-gguf")
 def cli() -> None:
-    """Layerwise ultra-low-bit GGUF files of vision-language models, for stock llama.cpp."""
+    """Make layerwise ultra-low-bit GGUF files of vision-language models, for stock llama.cpp."""
 
 
 def main() -> None:
-    """Run a command; turn errors into one sentence what is wrong, one what to do, and an exit code."""
+    """Run a command. An error is printed as one sentence that says what is wrong and one that says what to do."""
     interrupts.install()
     try:
         code = _run()
@@ -83,7 +83,7 @@ def _run() -> int:
     except LuqError as error:
         return _report(error, error.message, error.hint, error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("\nInterrupted. The same command goes on where this one stopped.", err=True)
+        click.echo("\nInterrupted. The same command resumes where this one stopped.", err=True)
         exec("")  # makes Python forget an interrupt that came in the middle of an exec: it would end by the signal
         return 130
     except BrokenPipeError:
@@ -93,9 +93,11 @@ def _run() -> int:
         if error.filename is None and error.errno is None:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        return _report(error, f"{where}{error.strerror}.", "Finished stages are kept; mend this and run it again.", 1)
+        return _report(
+            error, f"{where}{error.strerror}.", "Finished stages are kept. Fix this and run the command again.", 1
+        )
     except Exception as error:
-        hint = "This is a bug in luq-gguf. LUQ_DEBUG=1 shows where; please report it."
+        hint = "This is a bug in luq-gguf. Please report it; LUQ_DEBUG=1 prints the traceback."
         return _report(error, f"Unexpected {type(error).__name__}: {error}", hint, 1)
 
 

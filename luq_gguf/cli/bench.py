@@ -20,28 +20,34 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--run",
     "run_dir",
     type=click.Path(path_type=Path),
-    help="A run folder: its 16-bit, high-type and LUQ files, made where they are missing.",
+    help="Measure a run folder's 16-bit, high-type and LUQ files, which are made if they are missing.",
 )
 @click.option(
     "--shape",
     metavar="MODEL",
-    help="A geometry without weights: a folder or Hub id with config.json, or qwen2.5-vl-7b, qwen2.5-vl-3b, "
-    "llava-1.5-7b, llava-1.5-13b.",
+    help="Measure a geometry without weights: a folder or Hub id with a config.json, or qwen2.5-vl-7b, qwen2.5-vl-3b, "
+    "llava-1.5-7b or llava-1.5-13b.",
 )
-@click.option("--types", "of_types", is_flag=True, help="Every candidate type in layers of the model's shapes.")
-@click.option("--again", is_flag=True, help="With --types: measure also what is known already.")
+@click.option("--types", "of_types", is_flag=True, help="Measure every candidate type in layers of the model's shapes.")
+@click.option("--again", is_flag=True, help="With --types: measure again the types that have been measured already.")
 @click.option("--low-layers", type=click.IntRange(0), help="With --shape: how many layers are low.")
-@click.option("--low", default="IQ1_M", show_default=True, help="With --shape: tensor types of low layers, a list.")
+@click.option("--low", default="IQ1_M", show_default=True, help="With --shape: list of tensor types of the low layers.")
 @click.option("--high", default="Q4_K_M", show_default=True, help="With --shape: file type of everything else.")
-@click.option("--f16", is_flag=True, help="With --shape: the 16-bit file too.")
-@click.option("--threads", metavar="LIST", help="Numbers of threads such as 1,2,4.  [default: physical cores]")
+@click.option("--f16", is_flag=True, help="With --shape: also measure the 16-bit file.")
+@click.option("--threads", metavar="LIST", help="Thread counts such as 1,2,4.  [default: physical cores]")
 @click.option("--prompt", "prompts", default="64,256", show_default=True, help="Prompt lengths in tokens for prefill.")
-@click.option("--generate", default=32, show_default=True, type=click.IntRange(1), help="Tokens written for decode.")
-@click.option("--repetitions", default=10, show_default=True, type=click.IntRange(1), help="Turns of every file.")
-@click.option("--mmproj", type=FILE, help="The vision half.  [default: the only mmproj beside each file]")
-@click.option("--image", type=FILE, help="The picture that is asked about.  [default: a made one, 448 x 448]")
 @click.option(
-    "--kernels", is_flag=True, help="Files in IQ1_M or IQ1_S also with luq-gguf's kernels, beside stock llama.cpp."
+    "--generate", default=32, show_default=True, type=click.IntRange(1), help="Tokens to generate for decode."
+)
+@click.option(
+    "--repetitions", default=10, show_default=True, type=click.IntRange(1), help="Repetitions for every file."
+)
+@click.option("--mmproj", type=FILE, help="The vision half.  [default: the only mmproj next to each file]")
+@click.option("--image", type=FILE, help="The image to ask about.  [default: a generated one, 448 x 448]")
+@click.option(
+    "--kernels",
+    is_flag=True,
+    help="Measure files in IQ1_M or IQ1_S also with luq-gguf's kernels, not just as they are.",
 )
 @click.option("--allow-swap", is_flag=True, help="Also measure a file that does not fit in free memory.")
 @click.option(
@@ -53,14 +59,16 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @options.trust
 @options.as_json
 def command(files: tuple[Path, ...], run_dir: Path | None, shape: str | None, *, of_types: bool, **rest: Any) -> None:
-    """Measure decode and prefill of FILES on this CPU by llama-bench, and whole answers about an image by libmtmd.
+    """Measure decode and prefill of FILES on this CPU with llama-bench, and answers about an image with libmtmd.
 
-    The files take turns. Ratios are to the Q4_K_M file among them. What is finished when it is interrupted is kept.
+    The files take turns. Ratios are relative to the Q4_K_M file among them. An interrupted run keeps what it finished.
     """  # fmt: skip
     as_json = bool(rest.pop("as_json"))
     given = sum((bool(files), run_dir is not None, shape is not None))
     if given > 1 or (given == 0 and not of_types) or (of_types and files):
-        raise click.UsageError("Give FILES, --run DIR or --shape MODEL; or --types, with one of the latter or alone.")
+        raise click.UsageError(
+            "Give FILES, --run DIR or --shape MODEL; or give --types, alone or with one of the latter two."
+        )
     if of_types:
         _types(run_dir, shape, rest, as_json=as_json)
         return
@@ -70,7 +78,7 @@ def command(files: tuple[Path, ...], run_dir: Path | None, shape: str | None, *,
         return
     for table in tables.bench_tables(content):
         output.print_table(table)
-    click.echo(f"figures  {out}\npicture  {out.with_suffix('.png')}")
+    click.echo(f"results  {out}\nfigure   {out.with_suffix('.png')}")
 
 
 def _threads(text: str | None) -> tuple[int, ...]:
@@ -100,7 +108,7 @@ def _bench(
     )
     out = (given["out"] or (run_dir or Path()) / "bench.json").absolute()
     if given["out"] and not out.parent.is_dir():
-        raise click.UsageError(f"{out.parent} is no folder: give --out a file in one that exists.")
+        raise click.UsageError(f"{out.parent} is not a folder. Give --out a file in a folder that exists.")
     with output.reporter() as reporter:
         if run_dir:
             how = RunOptions(trust_remote_code=given["trust_remote_code"])
@@ -118,7 +126,7 @@ def _types(run_dir: Path | None, shape: str | None, given: dict[str, Any], *, as
 
     threads = _threads(given["threads"])
     if len(threads) > 1:
-        raise click.UsageError("--types takes one number of threads.")
+        raise click.UsageError("--types takes a single number of threads.")
     with output.reporter() as reporter:
         model = shape or "qwen2.5-vl-7b"
         table, rows = bench.bench_types(run_dir, model, threads[0], reporter, again=given["again"])

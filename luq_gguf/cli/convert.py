@@ -1,4 +1,4 @@
-"""luq-gguf convert: the whole road."""
+"""luq-gguf convert: from a checkpoint to the file, all stages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from luq_gguf.cli import options, output
 @options.threads
 @options.files
 @click.option(
-    "--upload", "repo", metavar="USER/NAME", help="Publish on the Hub when done; whether that may be is checked first."
+    "--upload", "repo", metavar="USER/NAME", help="Publish on the Hub when done; write access is checked first."
 )
 @options.hub
 @options.trust
@@ -39,7 +39,7 @@ def command(
     as_json: bool,
     **rest: Any,
 ) -> None:
-    """Turn MODEL (a checkpoint folder or a Hub id) into a LUQ GGUF in the folder --out.
+    """Convert MODEL (a checkpoint folder or a Hub id) to a LUQ GGUF file in the folder --out.
 
     \b
     luq-gguf convert Qwen/Qwen2.5-VL-7B-Instruct --out out/ --target-size 3.4GiB

@@ -14,17 +14,19 @@ MODELS = ("qwen2.5-vl", "llava-1.5")
 
 
 @click.command("demo")
-@click.option("--model", type=click.Choice(MODELS), default=MODELS[0], show_default=True, help="Which little model.")
+@click.option("--model", type=click.Choice(MODELS), default=MODELS[0], show_default=True, help="Which tiny model.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/demo"), show_default=True)
 @click.option("--low-layers", default=6, show_default=True, help="How many of the 12 layers become low.")
-@click.option("--questions", default=500, show_default=True, type=click.IntRange(1, 9673), help="Test questions.")
+@click.option(
+    "--questions", default=500, show_default=True, type=click.IntRange(1, 9673), help="Number of test questions."
+)
 @options.device
 @options.threads
 @options.as_json
 def command(
     model: str, out: Path, low_layers: int, questions: int, device: str, threads: int | None, *, as_json: bool
 ) -> None:
-    """Convert a shipped little model; ask its 16-bit, Q4_K_M and LUQ files the same questions about images."""
+    """Convert a bundled tiny model, and ask its 16-bit, Q4_K_M and LUQ files the same questions about images."""
     from rich.table import Table
 
     from luq_gguf.core.units import format_size
@@ -41,8 +43,8 @@ def command(
         output.print_json(done.converted.to_json() | {"n_questions": questions, "files": rows})
         return
     output.print_table(output.profile_table(done.converted.profile, done.converted.plan.low_layers))
-    table = Table(title="The same questions to all three files, through llama.cpp")
-    for name in ("image", "question", "right answer", *(f.label for f in done.files)):
+    table = Table(title="The same questions for all three files, through llama.cpp")
+    for name in ("image", "question", "correct answer", *(f.label for f in done.files)):
         table.add_column(name)
     for i, question in enumerate(done.questions[:SHOWN]):
         answers = [
@@ -67,5 +69,7 @@ def command(
     for f in done.files:
         click.echo(f"{f.label:<8} {f.path}")
     click.echo(f"{'mmproj':<8} {done.converted.mmproj}")
-    click.echo("\nThe same for a real model (disk: its checkpoint, that again as 16-bit GGUF, and the result):")
+    click.echo(
+        "\nThe same for a real model (disk space: its checkpoint, a 16-bit GGUF file of the same size, and the result):"
+    )
     click.echo("  luq-gguf convert Qwen/Qwen2.5-VL-7B-Instruct --out out/qwen --target-size 3.4GiB")

@@ -15,10 +15,10 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.command("eval")
 @click.argument("file", type=FILE)
-@click.option("--reference", type=FILE, help="The 16-bit GGUF of the same checkpoint, for divergence.")
+@click.option("--reference", type=FILE, help="The 16-bit GGUF file of the same checkpoint, for KL divergence.")
 @options.questions
 @options.benchmarks
-@click.option("--mmproj", type=FILE, help="The vision half.  [default: the only mmproj beside FILE]")
+@click.option("--mmproj", type=FILE, help="The vision half.  [default: the only mmproj next to FILE]")
 @options.threads
 @options.as_json
 def command(
@@ -26,8 +26,8 @@ def command(
 ) -> None:
     """Measure FILE on questions about images, on text, or on benchmarks.
 
-    Beside a run.json the result goes to eval.json too. What was measured is kept: the same again takes no time, and an
-    interrupted measurement goes on.
+    In a run folder, the result is also written to eval.json. Measurements are kept: repeating one takes no time, and an
+    interrupted one resumes where it stopped.
     """
     from luq_gguf.workflows import pipeline
 

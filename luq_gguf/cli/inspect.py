@@ -11,10 +11,10 @@ from luq_gguf.cli import options, output
 
 @click.command("inspect")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--png", type=click.Path(path_type=Path), help="Also draw the types as a picture.")
+@click.option("--png", type=click.Path(path_type=Path), help="Also draw the types as an image.")
 @options.as_json
 def command(file: Path, png: Path | None, *, as_json: bool) -> None:
-    """Show sizes, bits per weight and each layer's tensor types of FILE.gguf."""
+    """Show the sizes, bits per weight and tensor types of each layer of FILE."""
     from luq_gguf.llamacpp.gguf import reader
     from luq_gguf.reporting import type_map
 
@@ -27,4 +27,4 @@ def command(file: Path, png: Path | None, *, as_json: bool) -> None:
         return
     output.print_table(type_map.table(picture))
     if png:
-        click.echo(f"picture  {png}")
+        click.echo(f"image  {png}")

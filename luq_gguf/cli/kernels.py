@@ -10,10 +10,10 @@ from luq_gguf.cli import options, output
 
 
 @click.command("kernels")
-@click.option("--path", "only_path", is_flag=True, help="Print the library's path, nothing else; build it if absent.")
+@click.option("--path", "only_path", is_flag=True, help="Print only the library's path; build it if it is missing.")
 @options.as_json
 def command(*, only_path: bool, as_json: bool) -> None:
-    """Build the kernels if they are not, say which path this CPU takes, and measure for 5 seconds what they gain.
+    """Build the kernels if they are missing, show which path this CPU takes, and measure their speedup for 5 seconds.
 
     \b
     export GGML_BACKEND_PATH=$(luq-gguf kernels --path)
@@ -37,9 +37,9 @@ def command(*, only_path: bool, as_json: bool) -> None:
     click.echo(f"library  {library}")
     if not gain:
         wish = os.environ.get("LUQ_KERNELS")
-        click.echo("path     none: " + ("switched off by LUQ_KERNELS" if wish == "off" else "not on this CPU"))
+        click.echo("path     none: " + ("disabled by LUQ_KERNELS" if wish == "off" else "this CPU is not supported"))
         return
-    click.echo(f"path     {status.path}, {status.bits_per_weight:.3f} bits a weight in memory")
+    click.echo(f"path     {status.path}, {status.bits_per_weight:.3f} bits per weight in memory")
     click.echo(f"gain     {format_ratio(gain)} times stock IQ1_M: {gain['conditions']}")
     click.echo(f"use      export GGML_BACKEND_PATH={library}")
     click.echo("         llama-mtmd-cli -m FILE.gguf ..., llama-server -m FILE.gguf -ot '^$=CPU'")

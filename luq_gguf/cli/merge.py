@@ -15,7 +15,7 @@ from luq_gguf.cli import options, output
 @options.permissions("--overwrite")
 @options.as_json
 def command(shards: tuple[Path, ...], out: Path, *, overwrite: bool, allow_fallback: bool, as_json: bool) -> None:
-    """Put SHARDS of luq-gguf profile --shard together; write profile.json and imatrix.gguf into the folder --out."""
+    """Merge SHARDS of luq-gguf profile --shard; write profile.json and imatrix.gguf into the folder --out."""
     from luq_gguf.calibration import distributed_pass
 
     with output.reporter() as reporter:

@@ -19,7 +19,7 @@ _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "KI": 1024, "MI": 1024**
 
 
 class ShardParam(click.ParamType):  # type: ignore[type-arg]
-    """A part such as 0/4: which, counted from 0, of how many."""
+    """Parses a shard such as 0/4: its number, counted from 0, and how many there are."""
 
     name = "share"
 
@@ -28,12 +28,12 @@ class ShardParam(click.ParamType):  # type: ignore[type-arg]
             return value
         match = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", str(value))
         if not match or int(match[1]) >= int(match[2]):
-            self.fail(f"{value!r} is no part; write 0/4, 1/4, 2/4 and 3/4 for four parts.", param, ctx)
+            self.fail(f"{value!r} is not a shard; write 0/4, 1/4, 2/4 and 3/4 for four shards.", param, ctx)
         return ShardSpec(int(match[1]), int(match[2]))
 
 
 class Size(click.ParamType):  # type: ignore[type-arg]
-    """A number of bytes such as 3.4GiB, 900MiB, 3.6GB or 3650000000."""
+    """Parses a number of bytes such as 3.4GiB, 900MiB, 3.6GB or 3650000000."""
 
     name = "size"
 
@@ -42,7 +42,7 @@ class Size(click.ParamType):  # type: ignore[type-arg]
             return value
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]I?|)B?\s*", str(value).upper())
         if not match or float(match[1]) == 0:
-            self.fail(f"{value!r} is no size; write 3.4GiB, 900MiB or 3650000000.", param, ctx)
+            self.fail(f"{value!r} is not a size; write 3.4GiB, 900MiB or 3650000000.", param, ctx)
         return int(float(match[1]) * _UNITS[match[2]])
 
 
@@ -67,8 +67,8 @@ def permissions(*shown: str) -> Callable[[F], F]:
     """Add --overwrite and --allow-fallback, and a hidden --force that means both. A command that runs a stage takes
     both, as `convert` does, and its help shows those of them (`shown`) that mean something to it."""
     texts = {
-        "--overwrite": "Write into a folder that holds another model's run or other files.",
-        "--allow-fallback": "Let rows that --low's blocks do not divide fall back to other types.",
+        "--overwrite": "Write into a folder that contains another model's run or other files.",
+        "--allow-fallback": "Let matrices whose rows --low's blocks do not divide fall back to other types.",
     }
     both = [
         click.option(name, is_flag=True, callback=_or_force, hidden=name not in shown, help=text)
@@ -84,104 +84,115 @@ def permissions(*shown: str) -> Callable[[F], F]:
 
 
 out = click.option("--out", required=True, type=click.Path(path_type=Path), help="The run folder.")
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout, nothing else.")
-device = click.option("--device", default="auto", show_default=True, help="Where the reference model runs.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, to stdout.")
+device = click.option("--device", default="auto", show_default=True, help="Device that the reference model runs on.")
 threads = click.option("--threads", type=click.IntRange(1), help="Threads for llama-quantize.  [default: all cores]")
-trust = click.option("--trust-remote-code", is_flag=True, help="Run Python code from the checkpoint's repository.")
+trust = click.option(
+    "--trust-remote-code", is_flag=True, help="Allow running Python code from the checkpoint's repository."
+)
 files = _chain(
-    click.option("--keep-f16", is_flag=True, help="Keep the 16-bit GGUF."),
-    click.option("--low-disk", is_flag=True, help="Convert and quantize in slices: never a whole 16-bit GGUF."),
+    click.option("--keep-f16", is_flag=True, help="Keep the 16-bit GGUF file."),
+    click.option("--low-disk", is_flag=True, help="Convert and quantize in slices, without a whole 16-bit GGUF file."),
 )
 calibration = _chain(
-    click.option("--calib", metavar="SET", help="Folder of images, a .jsonl, or a Hub dataset id."),
-    click.option("--calib-text", metavar="TEXT", help="A text file or a Hub dataset id for the text-only share."),
+    click.option("--calib", metavar="SET", help="A folder of images, a .jsonl file or a Hub dataset id."),
+    click.option("--calib-text", metavar="TEXT", help="A text file or a Hub dataset id for the text-only samples."),
     click.option("--alpha", default=0.5, show_default=True, help="Share of multimodal samples, 0 to 1."),
-    click.option("--samples", default=128, show_default=True, help="Calibration samples in all."),
-    click.option("--seed", default=0, show_default=True, help="Seed of sampling, K-means and --rank random."),
+    click.option("--samples", default=128, show_default=True, help="Number of calibration samples."),
+    click.option("--seed", default=0, show_default=True, help="Seed for sampling, K-means and --rank random."),
 )
 types = _chain(
-    click.option("--low", default="IQ1_M", show_default=True, help="Tensor type of low layers."),
+    click.option("--low", default="IQ1_M", show_default=True, help="Tensor type of the low layers."),
     click.option("--high", default="Q4_K_M", show_default=True, help="File type of everything else."),
 )
 questions = _chain(
-    click.option("--data", "source", metavar="SET", help="A .jsonl, a folder of images, or a Hub dataset id."),
+    click.option("--data", "source", metavar="SET", help="A .jsonl file, a folder of images or a Hub dataset id."),
     click.option("--text", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-                 help="A text, for perplexity and divergence on text."),
+                 help="A text file, for perplexity and KL divergence on text."),
     click.option("--metric", type=click.Choice(["auto", "vqa", "exact", "yes-no", "anls", "relaxed"]), default="auto",
-                 show_default=True, help="How answers are scored; auto: vqa for several answers each, else exact."),
-    click.option("--samples", type=click.IntRange(1), help="So many questions by chance.  [default: all]"),
-    click.option("--chunks", default=32, show_default=True, help="Most chunks of 512 tokens of --text."),
-    click.option("--max-tokens", default=32, show_default=True, help="Longest answer."),
-    click.option("--ctx", "n_ctx", default=4096, show_default=True, help="Context in tokens."),
-    click.option("--seed", default=0, show_default=True, help="Seed of --samples."),
+                 show_default=True,
+                 help="How answers are scored. auto: vqa for questions with several answers, otherwise exact."),
+    click.option("--samples", type=click.IntRange(1), help="Number of questions, chosen at random.  [default: all]"),
+    click.option("--chunks", default=32, show_default=True, help="Maximum number of 512-token chunks of --text."),
+    click.option("--max-tokens", default=32, show_default=True, help="Maximum number of tokens of an answer."),
+    click.option("--ctx", "n_ctx", default=4096, show_default=True, help="Context size in tokens."),
+    click.option("--seed", default=0, show_default=True, help="Seed for --samples."),
 )  # fmt: skip
 benchmarks = _chain(
     click.option("--benchmarks", metavar="LIST",
-                 help="paper (all nine of the LUQ paper), or lmms-eval's tasks such as mme,pope,textvqa."),
+                 help="paper (the nine benchmarks of the LUQ paper), or lmms-eval tasks such as mme,pope,textvqa."),
     click.option("--benchmark-tasks", type=click.Path(exists=True, file_okay=False, path_type=Path),
-                 help="A folder of further tasks for lmms-eval."),
-    click.option("--limit", type=click.IntRange(1), help="So many samples of each benchmark.  [default: all]"),
+                 help="A folder of additional tasks for lmms-eval."),
+    click.option("--limit", type=click.IntRange(1), help="Number of samples of each benchmark.  [default: all]"),
 )  # fmt: skip
 budget = _chain(
     click.option("--low-layers", type=int, help="How many layers become low."),
-    click.option("--target-size", type=Size(), help="Largest text-model file, e.g. 3.4GiB (mmproj not counted)."),
-    click.option("--target-bpw", type=float, help="Most bits per weight of the text model."),
-    click.option("--target-tps", type=float, help="Least decode tokens/s that are predicted on this machine."),
-    click.option("--max-kld", type=float, help="Most mean KL divergence from the 16-bit file on --eval, in nats."),
-    click.option("--min-accuracy", type=float, help="Least accuracy on --eval, 0 to 1."),
+    click.option("--target-size", type=Size(), help="Maximum text-model file size, e.g. 3.4GiB (without mmproj)."),
+    click.option("--target-bpw", type=float, help="Maximum bits per weight of the text model."),
+    click.option("--target-tps", type=float, help="Minimum predicted decode tokens/s on this machine."),
+    click.option("--max-kld", type=float, help="Maximum mean KL divergence from the 16-bit file on --eval, in nats."),
+    click.option("--min-accuracy", type=float, help="Minimum accuracy on --eval, 0 to 1."),
     click.option("--eval", "eval_source", metavar="SET",
-                 help="Questions that bounds on quality, --rank "
-                 f"{' and '.join(MEASURED)}, and --plan best are measured on."),
+                 help="Questions to measure files on, for --max-kld, --min-accuracy, --rank "
+                 f"{' or '.join(MEASURED)}, and --plan best."),
     click.option("--rank", "rule", type=click.Choice(list(ORDERS)), default="entropy",
                  show_default=True, help="Which layers become low first."),
     click.option("--plan", "plan_kind", type=click.Choice(["luq", "best"]), default="luq", show_default=True,
-                 help="luq: two types, by --rank; best: of many types what measures best within a size."),
+                 help="luq: two types, by --rank. best: the choice of many types that measures best within a size."),
     click.option("--types", "kinds", metavar="LIST",
-                 help="For --plan best.  [default: 1 to 6 bits, as far as this CPU runs them at a useful speed]"),
+                 help="Tensor types for --plan best.  [default: 1 to 6 bits, if this CPU runs them at a useful speed]"),
     click.option("--per", type=click.Choice(["layer", "tensor"]),
-                 help="For --plan best: a type for each layer, or each part of it.  [default: layer]"),
-    click.option("--swaps", type=click.IntRange(0), help="For --plan best: most swaps to measure.  [default: 16]"),
-    click.option("--plan-minutes", type=click.FloatRange(0), help="For --plan best: stop searching after so long."),
+                 help="For --plan best: choose a type for each layer, or for each part of it.  [default: layer]"),
+    click.option("--swaps", type=click.IntRange(0),
+                 help="For --plan best: maximum number of swaps to measure.  [default: 16]"),
+    click.option("--plan-minutes", type=click.FloatRange(0),
+                 help="For --plan best: stop searching after this many minutes."),
 )  # fmt: skip
 hub = _chain(
-    click.option("--create", is_flag=True, help="Make the repository, a public one, if it does not exist."),
-    click.option("--private", is_flag=True, help="Make it, a private one, if it does not exist."),
-    click.option("--revision", metavar="BRANCH", help="Commit to this branch, made if missing.  [default: main]"),
+    click.option("--create", is_flag=True, help="Create the repository as a public one if it does not exist."),
+    click.option("--private", is_flag=True, help="Create the repository as a private one if it does not exist."),
+    click.option(
+        "--revision",
+        metavar="BRANCH",
+        help="Commit to this branch, and create it if it does not exist.  [default: main]",
+    ),
     click.option("--create-pr", is_flag=True, help="Open a pull request instead of committing to main."),
-    click.option("--base-model", metavar="OWNER/NAME", help="The base model, where a local folder is converted."),
+    click.option(
+        "--base-model", metavar="OWNER/NAME", help="Base model on the Hub, if the checkpoint is a local folder."
+    ),
 )
 
 
 def numbers(text: str, option: str) -> tuple[int, ...]:
-    """ "0,4,8" or "0-12" or both mixed. Raises BudgetError."""
+    """Parse "0,4,8" or "0-12" or a mix of both. Raises BudgetError."""
     values: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         if not match:
-            raise BudgetError(f"{option} {text}: {part!r} is no number.", "Write 0,4,8 or 0-12.")
+            raise BudgetError(f"{option} {text}: {part!r} is not a number.", "Write 0,4,8 or 0-12.")
         values += range(int(match[1]), int(match[2] or match[1]) + 1)
     return tuple(values)
 
 
 def shares(text: str, option: str) -> tuple[float, ...]:
-    """ "0,0.5,1": numbers from 0 to 1. Raises CalibrationError."""
+    """Parse "0,0.5,1": numbers from 0 to 1. Raises CalibrationError."""
     try:
         values = tuple(float(part) for part in text.split(","))
     except ValueError:
         values = (-1.0,)
     if not all(0 <= share <= 1 for share in values):
-        raise CalibrationError(f"{option} {text} is no list of shares.", "Write 0,0.25,0.5,0.75,1.")
+        raise CalibrationError(f"{option} {text} is not a list of shares.", "Write 0,0.25,0.5,0.75,1.")
     return values
 
 
 def make_run_options(values: dict[str, Any]) -> RunOptions:
-    """Takes what goes into RunOptions out of a command's values."""
+    """Take the options that RunOptions has out of a command's values."""
     given = [field.name for field in fields(RunOptions) if field.name in values]
     return RunOptions(**{name: values.pop(name) for name in given})
 
 
 def make_plan_request(values: dict[str, Any], seed: int) -> Any:
-    """Takes the options of `budget` and `types` out of a command's values. Raises BudgetError and UsageError."""
+    """Take the options of `budget` and `types` out of a command's values. Raises BudgetError and UsageError."""
     names = ("low_layers", "target_size", "target_bpw", "max_kld", "min_accuracy", "target_tps")
     budget = Budget(*(values.pop(name) for name in names))
     rule, kind, source = values.pop("rule"), values.pop("plan_kind"), values.pop("eval_source")
@@ -190,7 +201,7 @@ def make_plan_request(values: dict[str, Any], seed: int) -> Any:
         f"--{name.replace('kinds', 'types').replace('_', '-')}" for name, v in search.items() if v is not None
     }
     if kind != "best" and search_options:
-        raise click.UsageError(f"{', '.join(sorted(search_options))}: only for --plan best.")
+        raise click.UsageError(f"{', '.join(sorted(search_options))} can only be used with --plan best.")
     if kind == "best" and rule != "entropy":
         raise click.UsageError(
             f"--rank {rule} orders layers for --plan luq; --plan best chooses types without an order."
@@ -215,8 +226,8 @@ def _check_budget(budget: Budget, kind: str) -> None:
         sizes = (budget.n_bytes is not None) + (budget.bpw is not None)
         if sizes != 1 or len(given) != sizes + (budget.decode_tps is not None):
             raise BudgetError(
-                "--plan best is made for a size.",
-                "Give --target-size 3.4GiB or --target-bpw 3.7, and --target-tps X with it if wanted; no other budget.",
+                "--plan best needs a size.",
+                "Give --target-size 3.4GiB or --target-bpw 3.7, optionally with --target-tps X, and no other budget.",
             )
         return
     if len(given) != 1:
@@ -224,7 +235,7 @@ def _check_budget(budget: Budget, kind: str) -> None:
         raise BudgetError(
             problem,
             "Give exactly one of --low-layers N, --target-size 3.4GiB, --target-bpw 3.7, --target-tps X, --max-kld X "
-            "and --min-accuracy A.",
+            "or --min-accuracy A.",
         )
 
 
@@ -232,13 +243,13 @@ def check_files(how: RunOptions, *, measures: bool = False) -> None:
     """Raises UsageError where --low-disk is given together with what needs the whole 16-bit GGUF."""
     if how.low_disk and (how.keep_f16 or measures):
         raise click.UsageError(
-            "--low-disk writes no whole 16-bit GGUF; --keep-f16, --max-kld, --min-accuracy, "
-            f"{MEASURED_OPTIONS} and --plan best need one."
+            "--low-disk does not write a whole 16-bit GGUF file, which --keep-f16, --max-kld, --min-accuracy, "
+            f"{MEASURED_OPTIONS} and --plan best need."
         )
 
 
 def make_questions(values: dict[str, Any]) -> Any:
-    """Takes the options of `questions` out of a command's values."""
+    """Take the options of `questions` out of a command's values."""
     from luq_gguf.evaluation.questions import QuestionSet
 
     names = ("source", "text", "metric", "samples", "chunks", "max_tokens", "n_ctx", "seed")
@@ -246,22 +257,22 @@ def make_questions(values: dict[str, Any]) -> Any:
 
 
 def make_benchmarks(values: dict[str, Any]) -> Any:
-    """Takes the options of `benchmarks` out of a command's values; None where no benchmark was asked for."""
+    """Take the options of `benchmarks` out of a command's values; None where no benchmark was asked for."""
     from luq_gguf.evaluation.benchmarks.run import make_request
 
     return make_request(*(values.pop(name) for name in ("benchmarks", "benchmark_tasks", "limit")))
 
 
 def make_target(repo: str | None, values: dict[str, Any]) -> tuple[Any, str | None]:
-    """Takes the options of `hub` out of a command's values: the target, None without `repo`; and the base model.
+    """Take the options of `hub` out of a command's values: the target, None without `repo`; and the base model.
 
-    Raises UsageError where they were given, and nothing to publish to.
+    Raises UsageError where they were given without a repository to publish to.
     """
     names = ("create", "private", "revision", "create_pr", "base_model")
     create, private, revision, create_pr, base_model = (values.pop(name) for name in names)
     if repo is None:
         if create or private or revision or create_pr or base_model:
-            raise click.UsageError("--create, --private, --revision, --create-pr and --base-model go with --upload.")
+            raise click.UsageError("--create, --private, --revision, --create-pr and --base-model need --upload.")
         return None, None
     from luq_gguf.publishing.access import Target
 

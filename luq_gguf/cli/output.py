@@ -29,7 +29,7 @@ errors = Console(stderr=True)
 
 @contextmanager
 def reporter() -> Iterator[Reporter]:
-    """Bars with rate and time left on stderr while inside."""
+    """Show progress bars with rate and remaining time on stderr while inside."""
     columns = (
         TextColumn("{task.description:<22}"),
         BarColumn(),
@@ -62,7 +62,7 @@ def print_json(content: Any) -> None:
 
 
 def print_table(table: Table) -> None:
-    """To a terminal within its width; to a file or a pipe as wide as it is, so that no figure is cut."""
+    """Print a table within a terminal's width, or at its full width to a file or a pipe, so that no figure is cut."""
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         full_width = console.measure(table, options=console.options.update(max_width=10_000)).maximum
@@ -71,13 +71,13 @@ def print_table(table: Table) -> None:
 
 
 def print_checks(title: str, checks: Sequence[Check], bad: str, *, as_json: bool) -> int:
-    """A table or JSON of checks; the exit code. `bad` is what is said of one that failed."""
+    """Print checks as a table or JSON, and return the exit code. `bad` marks a check that failed."""
     ok = all(check.ok for check in checks)
     if as_json:
         print_json({"ok": ok, "checks": [vars(check) for check in checks]})
         return 0 if ok else 1
     table = Table(title=Text(title))
-    for name in ("", "what", "found", "what to do"):
+    for name in ("", "check", "result", "what to do"):
         table.add_column(name, overflow="fold")
     for check in checks:
         mark = Text("ok", style="green") if check.ok else Text(bad, style="red")
@@ -87,7 +87,7 @@ def print_checks(title: str, checks: Sequence[Check], bad: str, *, as_json: bool
 
 
 def profile_table(profile: Profile, low: tuple[int, ...] = ()) -> Table:
-    """One row per layer: entropy, spread, modalities, and whether it is low."""
+    """Return a table with a row per layer: entropy, spread, modalities, and whether it is low."""
     table = Table(title=Text(f"Entropy of decoder layers of {profile.model}, bits"))
     for name in ("layer", "entropy", "spread", "multimodal", "text", *(["plan"] if low else [])):
         table.add_column(name, justify="right")
@@ -99,13 +99,13 @@ def profile_table(profile: Profile, low: tuple[int, ...] = ()) -> Table:
 
 
 def agreement_line(profile: Profile) -> str:
-    """How well the ways of estimating the entropies agree on the ranking."""
+    """Return a line that says how well the ways of estimating the entropies agree on the ranking."""
     taus = ", ".join(f"{way} {tau:.2f}" for way, tau in ranking.agreement(profile.rankings).items())
     return f"Kendall's tau of the ranking: {taus}" if taus else ""
 
 
 def print_profile(profile: Profile, out: Path, *, as_json: bool) -> None:
-    """The table and where the files are, or JSON."""
+    """Print the table and where the files are, or JSON."""
     if as_json:
         print_json(serialization.profile_to_json(profile))
         return
@@ -120,7 +120,7 @@ def _bits(layer: LayerEntropy, modality: str) -> str:
 
 
 def plan_lines(plan: Plan) -> list[str]:
-    """Sentences about a plan."""
+    """Return sentences about a plan."""
     lines = [
         describe(plan),
         f"predicted file: {format_size(plan.predicted_file_bytes)} ({plan.bpw:.3f} bpw), without mmproj and KV cache",
@@ -134,13 +134,13 @@ def plan_lines(plan: Plan) -> list[str]:
         listed = [f"{name} {plan.tensor_types[name]}" for name in plan.without_importance]
         more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
         lines.append(
-            f"{len(listed)} matrices that the reference model does not compute have no importance, and types that need "
-            f"none: {', '.join(listed[:3])}{more}"
+            f"{len(listed)} matrices that the reference model does not compute have no importance, and get types that "
+            f"need none: {', '.join(listed[:3])}{more}"
         )
     low = set(plan.low_layers)
     crossing = [pair for pair in plan.near_ties if (pair[0] in low) != (pair[1] in low)]
     for a, b in crossing:
-        lines.append(f"near tie at the border: layers {a} and {b} differ by less than the spread over seeds")
+        lines.append(f"near tie at the boundary: layers {a} and {b} differ by less than the spread over seeds")
     inside = [f"{a}~{b}" for a, b in plan.near_ties if (a, b) not in crossing]
     if inside:
         lines.append(f"other near ties in the ranking: {', '.join(inside)}")
@@ -159,11 +159,11 @@ def _quality_lines(plan: Plan) -> list[str]:
     if expected and isinstance(limit := expected.get("of_all_types_within_budget"), dict):
         lines.append(
             f"{expected['files_measured']} files measured, {expected['swaps_measured']} of them swaps, of which "
-            f"{expected['swaps_that_helped']} helped; the least that the estimate gives any choice of types is "
+            f"{expected['swaps_that_helped']} helped; the lowest estimate for any choice of types is "
             f"{limit['estimate']:.3g} (bound {limit['bound']:.3g})"
         )
     for entry in plan.compared:
-        lines.append(f"beside it: {entry['name']}, {format_size(entry['file_bytes'])}, mean KLD {entry['kld']:.3g}")
+        lines.append(f"compared with {entry['name']}, {format_size(entry['file_bytes'])}, mean KLD {entry['kld']:.3g}")
     return lines
 
 
@@ -181,11 +181,12 @@ def _speed_lines(plan: Plan, speed: PredictedSpeed) -> list[str]:
             else f"no type between {plan.low} and {speed.high_type} is faster"
         )
         lines.append(
-            f"layers in {plan.low} decode at {speed.low_layer_ratio:.2f} of {speed.high_type}'s speed here; {other}"
+            f"layers in {plan.low} decode at {speed.low_layer_ratio:.2f} times the speed of {speed.high_type} here; "
+            f"{other}"
         )
         if plan.low in kernels.TYPES:
             lines.append(
-                f"that is stock llama.cpp's speed; luq-gguf kernels is a library with which it runs {plan.low} faster"
+                f"that is the speed of stock llama.cpp; with the library of luq-gguf kernels it runs {plan.low} faster"
             )
     return lines
 

@@ -14,14 +14,14 @@ from luq_gguf.cli import options, output
 @click.argument("run_dir", type=click.Path(path_type=Path))
 @options.types
 @options.budget
-@click.option("--seed", default=0, show_default=True, help="Seed of --rank random and --plan best.")
+@click.option("--seed", default=0, show_default=True, help="Seed for --rank random and --plan best.")
 @click.option("--model", help="The checkpoint, if it is not where the profile found it.")
 @options.threads
 @options.trust
 @options.permissions("--allow-fallback")
 @options.as_json
 def command(run_dir: Path, seed: int, *, as_json: bool, **rest: Any) -> None:
-    """Write plan.json and tensor-types.txt into RUN_DIR, a folder that `luq-gguf profile` has filled."""
+    """Write plan.json and tensor-types.txt into RUN_DIR, a run folder that luq-gguf profile has made."""
     plan_request, how = options.make_plan_request(rest, seed), options.make_run_options(rest)
     from luq_gguf.reporting.plan_text import better_line
     from luq_gguf.run import serialization

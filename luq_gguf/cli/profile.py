@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 @options.out
 @options.calibration
 @click.option(
-    "--shard", metavar="I/N", type=options.ShardParam(), help="Only part I of N, from 0; then luq-gguf merge."
+    "--shard",
+    metavar="I/N",
+    type=options.ShardParam(),
+    help="Only shard I of N, counted from 0; luq-gguf merge merges them.",
 )
 @options.device
 @options.trust
@@ -40,9 +43,9 @@ def command(
     as_json: bool,
     **rest: Any,
 ) -> None:
-    """Run calibration data through MODEL once; write profile.json and imatrix.gguf into the folder --out.
+    """Run the calibration set through MODEL once; write profile.json and imatrix.gguf into the folder --out.
 
-    Under torchrun or accelerate launch the processes share the work.
+    Under torchrun or accelerate launch, the processes share the work.
     """
     from luq_gguf.calibration import distributed_pass
     from luq_gguf.calibration.distributed import Launch
@@ -54,8 +57,8 @@ def command(
     launch = Launch.of_environment()
     if shard and launch:
         raise CalibrationError(
-            f"--shard {shard} was given to {launch.count} processes that share the work already.",
-            "Leave --shard away, or start one process.",
+            f"--shard {shard} was given to {launch.count} processes that already share the work.",
+            "Leave out --shard, or start one process.",
         )
     how = options.make_run_options(rest)
     quiet = nullcontext(Reporter())

@@ -25,7 +25,7 @@ def command(
     as_json: bool,
     **rest: Any,
 ) -> None:
-    """Write the GGUF and mmproj of RUN_DIR's plan.json, and compare every tensor's type with the plan."""
+    """Write the GGUF file and mmproj of RUN_DIR's plan.json, and compare every tensor's type with the plan."""
     how = options.make_run_options(rest)
     options.check_files(how)
     from luq_gguf.core.units import format_size

@@ -12,7 +12,7 @@ from luq_gguf.cli import output
 @click.command("report")
 @click.argument("run_dir", type=click.Path(path_type=Path))
 def command(run_dir: Path) -> None:
-    """Write report.html and figures/*.png into RUN_DIR: all that profile, plan, eval and sweep have left there."""
+    """Write report.html and figures/*.png into RUN_DIR, from what profile, plan, eval and sweep wrote there."""
     from luq_gguf.reporting import build
 
     with output.reporter():

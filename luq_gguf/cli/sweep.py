@@ -1,4 +1,4 @@
-"""luq-gguf sweep: what becomes of a model as more of its layers become low."""
+"""luq-gguf sweep: how a model changes as more of its layers become low."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from luq_gguf.reporting import tables
     "orders",
     multiple=True,
     type=click.Choice([*ORDERS, "best"]),
-    help="Which layers become low first; may be repeated. best: the best plans of the uniform files' sizes.  [default: "
+    help="Which layers become low first; may be repeated. best: the best plans at the uniform files' sizes.  [default: "
     f"{', '.join(SWEPT)}]",
 )
-@click.option("--random-seeds", default=1, show_default=True, help="So many random orders.")
+@click.option("--random-seeds", default=1, show_default=True, help="Number of random orders.")
 @click.option(
     "--uniform",
     metavar="LIST",
     help=f"Uniform file types to compare with, or none.  [default: {','.join(SWEPT_UNIFORM)}]",
 )
 @click.option(
-    "--alpha", "alphas", metavar="LIST", help="Also profile anew with these shares of images, 0,0.25,0.5,0.75,1."
+    "--alpha", "alphas", metavar="LIST", help="Also profile again with these multimodal shares, 0,0.25,0.5,0.75,1."
 )
 @click.option("--alpha-layers", metavar="LIST", help="Numbers of low layers for --alpha.  [default: half of all]")
-@click.option("--calib", metavar="SET", help="For --alpha: what the run was profiled with.")
-@click.option("--calib-text", metavar="TEXT", help="For --alpha: its text.")
-@click.option("--calib-samples", default=128, show_default=True, help="For --alpha: its number of samples.")
-@click.option("--calib-seed", default=0, show_default=True, help="For --alpha: its seed.")
+@click.option("--calib", metavar="SET", help="For --alpha: the --calib of the run's profile.")
+@click.option("--calib-text", metavar="TEXT", help="For --alpha: the --calib-text of the run's profile.")
+@click.option("--calib-samples", default=128, show_default=True, help="For --alpha: its --samples.")
+@click.option("--calib-seed", default=0, show_default=True, help="For --alpha: its --seed.")
 @options.device
 @click.option("--model", help="The checkpoint, if it is not where the profile found it.")
 @options.threads
@@ -62,9 +62,9 @@ def command(
     as_json: bool,
     **rest: Any,
 ) -> None:
-    """Measure files with more and more low layers, in several orders, of a model that `profile` has profiled.
+    """Measure files of a profiled model with increasing numbers of low layers, in several orders.
 
-    sweep.json in RUN_DIR holds all points. An interrupted sweep goes on where it stopped.
+    sweep.json in RUN_DIR contains all points. An interrupted sweep resumes where it stopped.
     """
     counts = options.numbers(low_layers, "--low-layers") if low_layers is not None else None
     alpha_counts = options.numbers(alpha_layers, "--alpha-layers") if alpha_layers is not None else None

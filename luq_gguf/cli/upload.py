@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Check everything and list what would be sent.")
 @options.as_json
 def command(run_dir: Path, repo: str, *, dry_run: bool, as_json: bool, **rest: Any) -> None:
-    """Publish what convert made in RUN_DIR, with a model card: all files in one commit, or nothing.
+    """Publish the files that convert made in RUN_DIR, with a model card: all in one commit, or none.
 
-    What the repository holds already is not sent again, and its other files stay. The card is RUN_DIR/README.md.
+    Files that the repository already has are not sent again, and its other files stay. The card is RUN_DIR/README.md.
     """
     from luq_gguf.publishing import upload
 
@@ -40,25 +40,27 @@ def command(run_dir: Path, repo: str, *, dry_run: bool, as_json: bool, **rest: A
 
 
 def table(done: Upload) -> Table:
-    """Every file of the repository that is ours, and whether it is new there."""
+    """Return a table of our files in the repository, and whether each is new there."""
     sent, word = {file.name for file in done.sent}, "to be sent" if done.dry_run else "sent"
     table = Table(title=f"{done.target.repo} on the Hub")
     for name in ("file", "size", "sha256", ""):
         table.add_column(name, justify="right" if name == "size" else "left")
     for file in done.files:
-        table.add_row(file.name, format_size(file.n_bytes), file.sha256[:12], word if file.name in sent else "there")
+        table.add_row(
+            file.name, format_size(file.n_bytes), file.sha256[:12], word if file.name in sent else "already there"
+        )
     return table
 
 
 def lines(done: Upload) -> list[str]:
     n_bytes = sum(file.n_bytes for file in done.sent)
     if done.dry_run:
-        creation = "" if done.exists else f"; {done.target.repo} does not exist and would be made, "
+        creation = "" if done.exists else f"; {done.target.repo} does not exist and would be created as "
         creation += "" if done.exists else ("private" if done.target.private else "public")
         return [f"dry run: {len(done.sent)} files, {format_size(n_bytes)} would be sent{creation}"]
     if not done.sent:
-        return [f"nothing to send: all {len(done.files)} files are there  ({done.pull_request or done.url})"]
+        return [f"nothing to send: all {len(done.files)} files are already there  ({done.pull_request or done.url})"]
     sentence = (
-        f"{len(done.sent)} of {len(done.files)} files sent in one commit, {format_size(n_bytes)}, each checked there"
+        f"{len(done.sent)} of {len(done.files)} files sent in one commit, {format_size(n_bytes)}, each verified there"
     )
     return [sentence, f"{'pull request' if done.pull_request else 'repository'}  {done.pull_request or done.url}"]

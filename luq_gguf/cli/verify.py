@@ -11,13 +11,13 @@ from luq_gguf.cli import options, output
 
 @click.command("verify")
 @click.argument("target", type=click.Path(path_type=Path))
-@click.option("--mmproj", type=click.Path(path_type=Path), help="Also the vision half of TARGET, a file.")
-@click.option("--threads", type=click.IntRange(1), help="Threads of llama.cpp.  [default: all cores]")
+@click.option("--mmproj", type=click.Path(path_type=Path), help="Also check this mmproj, if TARGET is a GGUF file.")
+@click.option("--threads", type=click.IntRange(1), help="Threads for llama.cpp.  [default: all cores]")
 @options.as_json
 def command(target: Path, mmproj: Path | None, threads: int | None, *, as_json: bool) -> int:
-    """Check a run folder (hashes, types against the plan, mmproj) or a GGUF file: structure, loading, finite logits.
+    """Check a run folder (hashes, types, mmproj) or a GGUF file (structure, loading, finite logits).
 
-    Exit code 0: all is well; 1: something is wrong.
+    The exit code is 0 if everything is correct, and 1 if something is wrong.
     """
     from luq_gguf.diagnostics import verify
 

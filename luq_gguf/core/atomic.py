@@ -1,4 +1,4 @@
-"""Writes files and folders whole: under another name beside their own, and renamed when nothing is missing.
+"""Writes files and folders whole: under a temporary name next to their own, and renamed when nothing is missing.
 
 A killed process leaves at most `<name>.part`; in a run folder the next run removes those.
 """
@@ -48,5 +48,5 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link or a folder with all in it; nothing where there is none."""
+    """Remove a file, a link or a folder with everything in it; do nothing where there is none."""
     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)

@@ -1,16 +1,16 @@
-"""Errors a user can meet. Each says in one sentence what is wrong and in one what to do.
+"""Errors that a user can meet. Each has one sentence that says what is wrong and one that says what to do.
 
 LuqError                    exit code 1: the job failed
 ├── ToolsError              llama.cpp's tools, or lmms-eval, are missing, foreign or too old
 ├── ConversionError         llama.cpp's converter or llama-quantize failed
 ├── VerificationError       the written file is not what was planned
-├── KernelsError            the kernels cannot be built here, or the ggml of this process is not theirs
+├── KernelsError            the kernels cannot be built here, or this process has another ggml than theirs
 ├── RunnerError             libllama, libmtmd or llama-server failed on a file
 ├── BenchmarkError          lmms-eval failed on a benchmark
 ├── DiskSpaceError          not enough room for the job
 ├── MemoryLimitError        not enough memory for the reference model, or a limit that leaves too little
 ├── RankError               another process of the same launch failed, or is gone
-├── DownloadError           the Hub could not be reached, or broke off
+├── DownloadError           the Hub could not be reached, or the connection broke
 ├── UploadError             the same while publishing, or what arrived is not what was sent
 └── InputError              exit code 2: refused in the preflight, before anything heavy
     ├── CheckpointError     not a checkpoint that can be converted
@@ -20,8 +20,8 @@ LuqError                    exit code 1: the job failed
     ├── BudgetError         no plan fits, or the request contradicts itself
     ├── TypeNameError       a tensor type that does not exist or cannot be used here
     ├── EvaluationError     files or data that cannot be compared
-    ├── HubAccessError      a repository that may not be written, or a name or token that is none
-    ├── RunFolderError      the run folder is held by another run, or holds something else
+    ├── HubAccessError      a repository without write access, or an invalid name or access token
+    ├── RunFolderError      the run folder is in use by another run, or contains something else
     └── GGUFFileError       not a readable GGUF file
 """
 
@@ -29,12 +29,12 @@ from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """The text with control characters escaped: names in files are others', and may not move a terminal's cursor."""
+    """Return the text with control characters escaped: names in untrusted files must not move a terminal's cursor."""
     return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
 class LuqError(Exception):
-    """Base of all errors a user can meet: a message (what is wrong) and a hint (what to do)."""
+    """The base of all errors that a user can meet: a message (what is wrong) and a hint (what to do)."""
 
     exit_code = 1
 
@@ -57,7 +57,7 @@ class VerificationError(LuqError):
 
 
 class KernelsError(LuqError):
-    """The kernels cannot be built here, or the ggml of this process is not theirs."""
+    """The kernels cannot be built here, or this process has another ggml than theirs."""
 
 
 class RunnerError(LuqError):
@@ -69,11 +69,11 @@ class BenchmarkError(LuqError):
 
 
 class DiskSpaceError(LuqError):
-    """Not enough room for the job."""
+    """There is not enough disk space for the job."""
 
 
 class MemoryLimitError(LuqError):
-    """Not enough memory for the reference model, or a limit that leaves too little."""
+    """There is not enough memory for the reference model, or a limit leaves too little."""
 
 
 class RankError(LuqError):
@@ -81,33 +81,33 @@ class RankError(LuqError):
 
 
 class DownloadError(LuqError):
-    """The Hub could not be reached, or broke off."""
+    """The Hub could not be reached, or the connection broke."""
 
 
 class UploadError(LuqError):
-    """The Hub could not be reached or broke off while publishing, or what arrived is not what was sent."""
+    """The Hub could not be reached or the connection broke while publishing, or what arrived is not what was sent."""
 
 
 class InputError(LuqError):
-    """Refused in the preflight, before anything heavy."""
+    """The input was refused in the preflight, before anything heavy started."""
 
     exit_code = 2
 
 
 class CheckpointError(InputError):
-    """Not a checkpoint that can be converted."""
+    """The input is not a checkpoint that can be converted."""
 
 
 class DeviceError(InputError):
-    """A --device that is not there, or does not compute."""
+    """The --device does not exist, or does not compute."""
 
 
 class CalibrationError(InputError):
-    """Calibration input that cannot be read, or is empty."""
+    """The calibration input cannot be read, or is empty."""
 
 
 class ShardError(InputError):
-    """Shards of a profile that cannot be merged."""
+    """The shards of a profile cannot be merged."""
 
 
 class BudgetError(InputError):
@@ -115,20 +115,20 @@ class BudgetError(InputError):
 
 
 class TypeNameError(InputError):
-    """A tensor type that does not exist or cannot be used here."""
+    """The tensor type does not exist or cannot be used here."""
 
 
 class EvaluationError(InputError):
-    """Files or data that cannot be compared."""
+    """The files or the data cannot be compared."""
 
 
 class HubAccessError(InputError):
-    """A repository that may not be written, or a name or token that is none."""
+    """The repository cannot be written to, or its name or the access token is invalid."""
 
 
 class RunFolderError(InputError):
-    """The run folder is held by another run, or holds something else."""
+    """The run folder is in use by another run, or contains something else."""
 
 
 class GGUFFileError(InputError):
-    """Not a readable GGUF file."""
+    """The file is not a readable GGUF file."""

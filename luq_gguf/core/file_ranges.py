@@ -1,4 +1,4 @@
-"""Bytes of one file into another."""
+"""Copies bytes from one file into another."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import BinaryIO
 def append(source: BinaryIO, offset: int, n_bytes: int, target: BinaryIO) -> None:
     """Append a stretch of a file to another; on file systems that can, without moving it through memory.
 
-    Raises EOFError where the source ends before.
+    Raises EOFError where the source ends too early.
     """
     target.flush()
     target.seek(0, os.SEEK_END)

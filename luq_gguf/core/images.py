@@ -1,4 +1,4 @@
-"""Pictures that somebody else may have made: known formats only, bounded in size, and one kind of error."""
+"""Reads images from untrusted sources: known formats only, bounded in size, with one kind of error."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JP
 
 
 def open_rgb(path: Path) -> Image:
-    """The first frame, decoded. Raises ValueError where it is no such picture, is damaged, or has more pixels than
-    Pillow thinks right (89 million: 256 MiB as RGB)."""
+    """Return the first frame, decoded. Raises ValueError where the file is not such an image, is damaged, or has more
+    pixels than Pillow allows (89 million: 256 MiB as RGB)."""
     from PIL import Image
 
     if "\0" in str(path) or not path.is_file():  # opening a pipe would wait for ever
-        raise ValueError(f"{path.name} is no file")
+        raise ValueError(f"{path.name} is not a file")
     Image.init()
     formats = [name for name in FORMATS if name in Image.OPEN]  # AVIF and JPEG 2000 are not in every build
     try:

@@ -1,4 +1,4 @@
-"""Ctrl-C that is never lost.
+"""Makes sure that Ctrl-C is never lost.
 
 Python raises KeyboardInterrupt wherever the program happens to be. In a destructor or a fork callback it is printed and
 dropped, and the program would run on. So the signal is also remembered, and places that come by often ask.
@@ -37,6 +37,6 @@ def finish() -> None:
 
 
 def check() -> None:
-    """Raise KeyboardInterrupt if a signal has come, also one that was dropped."""
+    """Raise KeyboardInterrupt if a signal has arrived, even one that was dropped."""
     if _received:
         raise KeyboardInterrupt

@@ -1,7 +1,7 @@
-"""JSON that somebody else may have written: bounded in size and depth, and one kind of error for all that is wrong.
+"""Reads JSON from untrusted sources: bounded in size and depth, with one kind of error for everything that is wrong.
 
-Python's parser takes a file of any size into memory, and raises RecursionError, which is no ValueError, for deep
-nesting; what it just takes, others cannot copy.
+Python's parser takes a file of any size into memory, and raises RecursionError, which is not a ValueError, for
+deep nesting; what it barely reads, other code cannot copy.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ DEPTH = 64
 
 
 def parse(raw: bytes | str, limit: int = LIMIT, *, unique: bool = False) -> Any:
-    """The value. Raises ValueError, also for what is too long, too deep, not UTF-8, or (where `unique`) names a key
+    """Return the value. Raises ValueError, also if it is too long, too deep, not UTF-8, or (where `unique`) has a key
     twice in one object."""
     if len(raw) > limit:
         raise ValueError(f"longer than {limit} bytes")
@@ -30,7 +30,7 @@ def parse(raw: bytes | str, limit: int = LIMIT, *, unique: bool = False) -> Any:
 
 
 def read(path: Path, limit: int = LIMIT) -> Any:
-    """The value in a file. Raises ValueError as `parse` does, and OSError."""
+    """Return the value in a file. Raises ValueError as `parse` does, and OSError."""
     with path.open("rb") as file:
         return parse(file.read(limit + 1), limit)
 

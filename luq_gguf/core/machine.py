@@ -1,4 +1,4 @@
-"""What this machine is, and how busy it is: the conditions of every speed."""
+"""Describes this machine and how busy it is: the conditions under which every speed is measured."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ _FEATURES = re.compile(r"(sse4_2|avx\w*|f16c|fma|bmi2|amx_\w+|asimd\w*|i8mm|sve\
 
 
 def cpu_name() -> str:
+    """Return the CPU's model name, as far as the system tells it."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith(("model name", "Model", "cpu model")):
@@ -29,7 +30,7 @@ def cpu_name() -> str:
 
 
 def cpu_features() -> list[str]:
-    """The instruction sets that ggml's kernels ask for; empty where the system does not tell."""
+    """Return the instruction sets that ggml's kernels ask for; empty where the system does not tell them."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith(("flags", "Features")):
@@ -38,14 +39,14 @@ def cpu_features() -> list[str]:
 
 
 def physical_cores() -> int:
-    """Cores without their hyper-threads: what llama.cpp runs best on."""
+    """Return the number of cores without hyper-threads: what llama.cpp runs best on."""
     return psutil.cpu_count(logical=False) or os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What this process can still have: bytes without swapping, and bytes of swap beside them. `limit` is the file of
-    the cgroup that leaves less than the machine, empty where none does."""
+    """What this process can still use: bytes without swapping, and bytes of swap in addition. `limit` is the file of
+    the cgroup that leaves less than the machine does, empty where none does."""
 
     available: int
     swap: int
@@ -53,12 +54,12 @@ class Memory:
 
 
 def available_bytes() -> int:
-    """Memory that can be had without swapping, of the machine and of the cgroups that this process is in."""
+    """Return the bytes of memory that this process can use without swapping, on this machine and in its cgroups."""
     return memory().available
 
 
 def memory() -> Memory:
-    """The least of what the machine and the cgroups that this process is in leave it."""
+    """Return the least memory that the machine and the cgroups of this process leave it."""
     levels = [Memory(int(psutil.virtual_memory().available), int(psutil.swap_memory().free))]
     with suppress(OSError):  # not Linux
         levels += cgroup_memory(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup").read_text())
@@ -67,10 +68,10 @@ def memory() -> Memory:
 
 
 def cgroup_memory(root: Path, membership: str) -> list[Memory]:
-    """What each cgroup with a limit of memory leaves, from the process's own up to the root's; both versions of
-    cgroups, also beside each other. `root` is where they are mounted, `membership` the text of /proc/self/cgroup.
+    """Return what each cgroup with a memory limit leaves, from the process's own up to the root's; for both versions of
+    cgroups, also next to each other. `root` is where they are mounted, `membership` the text of /proc/self/cgroup.
 
-    Files that were read count as used there and are dropped when memory is asked for, so they count as free here. In a
+    Cached files count as used there and are dropped when memory is needed, so they count as free here. In a
     container without a namespace of its own the path is the host's, and the container's limit is that of the root.
     """
     levels = []
@@ -121,14 +122,14 @@ def _of_stat(folder: Path, *names: str) -> int:
 
 
 def governor() -> str | None:
-    """The frequency governor of the first core, where it can be read."""
+    """Return the frequency governor of the first core, or None where it cannot be read."""
     with suppress(OSError):
         return Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text().strip()
     return None
 
 
 def describe() -> dict[str, Any]:
-    """CPU, cores, memory, governor and system, as bench.json has them."""
+    """Return CPU, cores, memory, governor and system, as bench.json has them."""
     return {
         "cpu": cpu_name(),
         "features": cpu_features(),
@@ -141,19 +142,19 @@ def describe() -> dict[str, Any]:
 
 
 def busy_seconds() -> float:
-    """Core-seconds that all cores together have worked since the start, for anybody; also stolen by other guests."""
+    """Return the core-seconds that all cores have been busy since boot, including time stolen by other guests."""
     times = psutil.cpu_times()
     return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0))
 
 
 def busy_share(seconds: float = 1.0) -> float:
-    """The share of all cores' time in which something runs now."""
+    """Return the share of all cores' time that is in use now, measured for so many seconds."""
     return float(psutil.cpu_percent(interval=seconds)) / 100
 
 
 def read_bandwidth(threads: int) -> float:
-    """Bytes per second that so many threads together read from memory: the best of several dot products of a part of
-    1 GiB with itself, which is more than caches hold."""
+    """Return the bytes per second that so many threads together read from memory: the best of several dot products of
+    arrays of 1 GiB in total, which is more than caches hold."""
     from threadpoolctl import threadpool_limits
 
     part = np.ones(2**28 // threads, np.float32)
@@ -170,7 +171,7 @@ def read_bandwidth(threads: int) -> float:
 class PeakMemory:
     """Follows a process's peak resident memory until it is stopped.
 
-    What the system tells when the process has ended would also count what its parent held at the fork.
+    The figure that the system gives when the process has ended also counts what its parent used at the fork.
     """
 
     POLL_SECONDS = 0.01

@@ -8,7 +8,8 @@ import platformdirs
 
 
 def cache(name: str) -> Path:
-    """A path in the user's cache folder, on Linux $XDG_CACHE_HOME/luq-gguf (~/.cache/luq-gguf); nothing is made there.
+    """Return a path in the user's cache folder, on Linux $XDG_CACHE_HOME/luq-gguf (~/.cache/luq-gguf). Nothing is
+    created there.
 
     vendor/build.py, which runs before any package is installed, finds the same folder on Linux by itself.
     """

@@ -1,4 +1,4 @@
-"""Defines who is told what a stage does. Nothing below the command line prints."""
+"""Defines the reporter, which is told what a stage does. Nothing below the command line prints."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Reporter:
-    """Who is told what happens: progress of a named stage (done, total), and sentences worth knowing."""
+    """Receives what happens: the progress of a named stage (done, total), and sentences worth knowing."""
 
     progress: Callable[[str, float, float], None] = lambda stage, done, total: None
     info: Callable[[str], None] = lambda sentence: None
 
     def once(self) -> Reporter:
-        """The same reporter, which passes on no sentence twice."""
+        """Return this reporter, but so that it passes on each sentence only once."""
         passed_on: set[str] = set()
 
         def info(sentence: str) -> None:

@@ -1,4 +1,4 @@
-"""Bounds on what is somebody else's program: chat templates are sandboxed, but can count to the end of the world."""
+"""Limits untrusted programs: chat templates are sandboxed, but can loop forever."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ TEMPLATE_BYTES = 2**30
 
 @contextmanager
 def bounded(seconds: float = TEMPLATE_SECONDS, n_bytes: int = TEMPLATE_BYTES) -> Iterator[None]:
-    """Inside, TimeoutError is raised after so many seconds and MemoryError for so many bytes more than there are now.
+    """Raise TimeoutError inside after so many seconds, and MemoryError for so many bytes more than are in use now.
 
-    Seconds only in the main thread, bytes only where /proc tells how many there are.
+    Time is limited only in the main thread, and memory only where /proc tells how much is in use.
     """
     timed = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGALRM, _late) if timed else None

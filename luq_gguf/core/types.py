@@ -203,7 +203,7 @@ class ModelTensors:
 
 @dataclass(frozen=True)
 class PredictedSpeed:
-    """What a plan's file is predicted to do on one machine, beside the file of its high ftype.
+    """What a plan's file is predicted to do on one machine, compared with the file of its high ftype.
 
     `low_layer_ratio`: how fast layers in the low type decode, those in the high type being 1. Where that is below 1,
     `faster` is the type of fewest bits that is faster than the high type, if any, and `faster_bytes` the file with it.

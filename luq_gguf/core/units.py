@@ -6,7 +6,7 @@ GIB = 1024**3
 
 
 def format_size(n_bytes: int, *, up: bool = False) -> str:
-    """A size for people, in GiB, MiB or KiB; `up` rounds so that the text is never less than the number."""
+    """Return a size as text in GiB, MiB or KiB; `up` rounds so that the text is never less than the number."""
     units = ((GIB, "GiB"), (1024**2, "MiB"), (1024, "KiB"))
     unit, name = next((candidate for candidate in units if n_bytes >= candidate[0] // 10), units[-1])
     value = n_bytes / unit
@@ -16,5 +16,5 @@ def format_size(n_bytes: int, *, up: bool = False) -> str:
 
 
 def padded(n_bytes: int, alignment: int) -> int:
-    """The least multiple of `alignment` that holds so many bytes."""
+    """Return the smallest multiple of `alignment` that is at least `n_bytes`."""
     return -(-n_bytes // alignment) * alignment

@@ -46,7 +46,7 @@ class Meter:
             folder.mkdir(exist_ok=True)
 
     def with_importance_of(self, session: Session) -> Meter:
-        """The same measurements of files that are quantized with another run folder's importance matrix."""
+        """Return a meter that measures files quantized with another run folder's importance matrix."""
         return Meter(session, self._reference, self._data, self._metric, self._home)
 
     @cached_property
@@ -54,32 +54,33 @@ class Meter:
         return quantization_stage.make_layer_variants(self._session)
 
     def plan(self, layers: Iterable[int]) -> Plan:
+        """Return the plan with these layers low."""
         chosen = sorted(layers)
         order = [*chosen, *(n for n in range(self._spec.tensors.n_layers) if n not in set(chosen))]
         return two_type_plan.make_plan(self._spec.tensors, order, Budget(low_layers=len(chosen)), "sweep")
 
     def low(self, layers: Iterable[int]) -> Figures:
-        """Figures of the file with these layers low."""
+        """Measure the file with these layers low."""
         plan = self.plan(layers)
         bits = two_type_plan.layer_bits(self._spec.tensors, plan.low_layers)
         return replace(self.spliced(plan, self._variants[::-1]), average_bits=bits)
 
     def kld(self, layers: Iterable[int]) -> float:
-        """Mean KLD of the file with these layers low, in nats."""
+        """Return the mean KL divergence of the file with these layers low, in nats."""
         return self.low(layers).metrics.divergence.mean
 
     def spliced(self, plan: Plan, sources: Sequence[Path]) -> Figures:
-        """Figures of a file whose tensors lie in others."""
+        """Measure a file that is spliced from the tensors of others."""
         path = self._points / "point.gguf"
         return self._measured(plan, path, lambda: splice.splice(sources, plan.tensor_types, path))
 
     def uniform(self, ftype: str) -> Figures:
-        """Figures of llama-quantize's own file of a type, with the same importance matrix."""
+        """Measure llama-quantize's own file of a file type, with the same importance matrix."""
         plan = variants.uniform_plan(self._spec, ftype)
         return replace(self.quantized(plan), average_bits=variants.layer_bits(self._spec, plan))
 
     def quantized(self, plan: Plan) -> Figures:
-        """Figures of a file that llama-quantize writes for it."""
+        """Measure the file that llama-quantize writes for a plan."""
         path = self._points / "uniform.gguf"
 
         def make() -> None:
@@ -88,12 +89,12 @@ class Meter:
         return self._measured(plan, path, make)
 
     def sixteen_bit(self) -> Figures:
-        """Figures of the reference itself."""
+        """Measure the reference itself."""
         evaluated = evaluation.evaluate(self._reference, self._reference, self._data, self._work, metric=self._metric)
         return Figures(self._reference.model.stat().st_size, 16.0, evaluated.result.metrics, average_bits=16.0)
 
     def conditions(self) -> dict[str, Any]:
-        """What all points share."""
+        """Return what all points share."""
         return {
             "reference": self._reference.model.name,
             "data": self._data.name,
@@ -126,8 +127,8 @@ class Meter:
 
 
 def make_meter(session: Session, questions: QuestionSet) -> Callable[[], Meter]:
-    """Makes what measures choices of low layers: the 16-bit files, the two variants that layers are spliced from,
-    the questions."""
+    """Return a function that makes the meter: the 16-bit files, the two variants that layers are spliced from, and the
+    questions."""
 
     def make() -> Meter:
         f16 = make_f16(session)

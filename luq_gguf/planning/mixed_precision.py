@@ -1,4 +1,4 @@
-"""The plan that a user should prefer: a type for every layer, or part of it, by measured KLD under a budget."""
+"""Makes the best plan: a type for every layer, or part of it, by measured KL divergence within a budget."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ USEFUL = 0.5  # of Q4_K's decode speed: types below are not chosen unless they a
 
 @dataclass(frozen=True)
 class BestRequest:
-    """What may be chosen, and how long is searched. `types` None: all of TYPES that this CPU runs at a useful speed."""
+    """What may be chosen, and how long to search. `types` None: all of TYPES that this CPU runs at a useful speed."""
 
     types: tuple[str, ...] | None = None
     by_tensor: bool = False
@@ -50,20 +50,20 @@ class Choices:
     by_tensor: bool
 
     def most_bytes(self, spec: ModelSpec) -> int:
-        """Of the text model's file."""
+        """Return the most bytes that the text model's file may have."""
         if self.budget.bpw is not None:
             return spec.tensors.header_bytes + int(self.budget.bpw * spec.tensors.n_weights / 8)
         assert self.budget.n_bytes is not None
         return self.budget.n_bytes
 
     def space(self, spec: ModelSpec, errors: Mapping[str, Sequence[float]] | None = None) -> SearchSpace:
-        """With errors; without them for sizes alone."""
+        """Return the search space with errors, or with zeros where only sizes matter."""
         errors_or_zeros = errors or {name: [0.0] * len(self.candidates.kinds) for name in self.candidates.names}
         return variants.make_space(spec, self.candidates, errors_or_zeros, by_tensor=self.by_tensor, speeds=self.speeds)
 
 
 def choices(session: Session, budget: Budget, request: BestRequest, *, measured_speed: bool) -> Choices:
-    """Types and sizes. Raises BudgetError, naming the smallest possible file, where the budget is below it.
+    """Return types and sizes. Raises BudgetError, naming the smallest possible file, where the budget is below it.
 
     `measured_speed`: whether types that are slow here are left out, where none are named.
     """
@@ -82,7 +82,7 @@ def choices(session: Session, budget: Budget, request: BestRequest, *, measured_
             if speeds.rates[k].decode_weights_per_second < USEFUL * speeds.rates["Q4_K"].decode_weights_per_second
         ]
         if slow:
-            reporter.info(f"left out, below {USEFUL:g} of Q4_K's decode speed here: {', '.join(slow)}")
+            reporter.info(f"left out, slower than {USEFUL:g} times Q4_K's decode speed here: {', '.join(slow)}")
         kinds = tuple(kind for kind in kinds if kind not in slow)
     candidates = variants.candidates(spec, kinds, by_tensor=request.by_tensor)
     chosen = Choices(candidates, budget, speeds if budget.decode_tps is not None else None, request.by_tensor)
@@ -106,7 +106,7 @@ def best_plan(
     make_meter: Callable[[], Meter],
     seed: int = 0,
 ) -> Plan:
-    """The best plan found, with what was predicted of it and what was measured, of it and of what it had to beat."""
+    """Return the best plan found, with its predicted and measured KL divergence, and that of the files to beat."""
     spec, reporter, budget = session.spec, session.reporter, chosen.budget
     began, most = time.monotonic(), chosen.most_bytes(spec)
     variant_files = variants.make(session, chosen.candidates)
@@ -150,7 +150,7 @@ def best_plan(
 
 
 class _PlanMeter:
-    """Figures of plans, each measured once; says how long all will take after the first."""
+    """Measures plans, each once, and says after the first how long all will take."""
 
     def __init__(self, meter: Meter, variant_files: Sequence[Path], most: int, reporter: Reporter) -> None:
         self._meter, self._variants, self._most, self._reporter = meter, variant_files, most, reporter
@@ -161,7 +161,7 @@ class _PlanMeter:
             if conditions["n_samples"]
             else f"{conditions['n_chunks']} chunks of text"
         )
-        reporter.info(f"best: up to {self._most} files to measure, each on {data}; what is measured is kept")
+        reporter.info(f"best: up to {self._most} files to measure, each on {data}; measurements are kept")
 
     def __call__(self, plan: Plan, *, spliced: bool = True) -> Figures:
         started = time.monotonic()
@@ -170,14 +170,14 @@ class _PlanMeter:
         if len(self._seen) == 2:  # the first measured the 16-bit file too
             each = time.monotonic() - started
             self._reporter.info(
-                f"a file takes {each:.0f} s: at most {max(1, round(each * self._most / 60))} min in all"
+                f"a file takes {each:.0f} s: at most {max(1, round(each * self._most / 60))} min in total"
             )
         self._reporter.progress("files measured", len(self._seen), self._most)
         return figures
 
 
 def measured_kld(figures: Figures, meter: Meter) -> dict[str, Any]:
-    """What plan.json says of a measured file."""
+    """Return what plan.json says about a measured file."""
     kld = figures.metrics.divergence
     return {"mean": kld.mean, "low": kld.low, "high": kld.high, "on": meter.conditions()}
 
@@ -210,7 +210,7 @@ def _uniform(spec: ModelSpec, most_bytes: int) -> dict[str, Plan]:
 
 
 def largest_uniform(spec: ModelSpec, meter: Meter, most_bytes: int) -> tuple[dict[str, Any], ...]:
-    """What the largest uniform file of no more bytes measures."""
+    """Measure the largest uniform file at the same size."""
     largest = list(_uniform(spec, most_bytes).items())[:1]
     return tuple(_compared(name, meter.quantized(plan)) for name, plan in largest)
 

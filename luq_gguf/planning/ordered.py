@@ -28,15 +28,15 @@ def ordered_plan(
     measured: Mapping[str, object] | None = None,
     predictor: Predictor | None = None,
 ) -> Plan:
-    """The plan that takes layers in an order until the budget is met.
+    """Return the plan that takes layers in an order until the budget is met. Raises RunFolderError and BudgetError.
 
-    `predictor` is needed for a budget of speed. `order` is given where the rule is
-    more than the profile's entropies; `measured` is added to the budget's account.
+    `predictor` is needed for a budget of speed. `order` is given where the rule needs more than the profile's
+    entropies; `measured` is added to the plan's budget.
     """
     spec, profile = session.spec, serialization.read_profile(session.run.file("profile.json"))
     if len(profile.layers) != spec.tensors.n_layers:
         raise RunFolderError(
-            f"profile.json is of a model with {len(profile.layers)} layers, {spec.checkpoint.name} has "
+            f"profile.json is from a model with {len(profile.layers)} layers, but {spec.checkpoint.name} has "
             f"{spec.tensors.n_layers}.",
             "Run luq-gguf profile again.",
         )
@@ -49,7 +49,7 @@ def ordered_plan(
 
 
 def save_plan(session: Session, plan: Plan, predictor: Predictor | None = None) -> Plan:
-    """Plan stage: plan.json, tensor-types.txt. `predictor` adds what speed is predicted."""
+    """Write plan.json and tensor-types.txt, and return the plan. `predictor` adds the predicted speed."""
     run = session.run
     if predictor:
         plan = replace(plan, speed=predictor.of(plan))

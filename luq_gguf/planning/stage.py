@@ -1,4 +1,4 @@
-"""The plan stage: what is refused before anything heavy, and plans that files are measured for."""
+"""The plan stage: it refuses impossible requests before anything heavy, and makes plans that files are measured for."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SEARCHED_TOKENS = 8  # of an answer: a longer one costs its decoding in every fi
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What is asked of a plan: how far to go, and by an order of layers (`rule`) or the best types (`best`), between
+    """A request for a plan: how far to go, by an order of layers (`rule`) or with the best types (`best`), and between
     which two types.
 
     `questions` are what files are measured on where the plan asks for that.
@@ -47,13 +47,13 @@ class PlanRequest:
 
     @property
     def measures(self) -> bool:
-        """Whether files are measured for it."""
+        """Return whether files are measured for it."""
         return self.best is not None or self.rule in orders.MEASURED or self.budget.is_quality
 
 
 @dataclass(frozen=True)
 class PlanInputs:
-    """A request that can be met, with what was learnt in the preflight: speeds, where they matter, and the best plan's
+    """A request that can be met, with what the preflight learnt: speeds, where they matter, and the best plan's
     choices."""
 
     request: PlanRequest
@@ -79,7 +79,7 @@ def prepare(session: Session, request: PlanRequest) -> PlanInputs:
 
 
 def make(session: Session, profile: Profile, prepared: PlanInputs) -> Plan:
-    """The plan, written; where the order, the budget or the types ask for it, files are measured first."""
+    """Make and write the plan; where the order, the budget or the types need it, files are measured first."""
     request, speeds = prepared.request, prepared.predictor
     budget, rule, spec = request.budget, request.rule, session.spec
     if not request.measures:
@@ -126,8 +126,8 @@ def _within_quality(
 def measured_order(
     session: Session, profile: Profile, request: PlanRequest, meter: Meter, predictor: Predictor | None
 ) -> tuple[int, ...]:
-    """Layers in an order that files are measured for. One that grows is measured as far as the budget needs it; all of
-    it, where only measuring can tell how far."""
+    """Return the layers in an order that files are measured for. An order that grows is measured as far as the budget
+    needs it, or completely where only measuring can tell how far."""
     spec, reporter = session.spec, session.reporter
     order, budget, n_layers = orders.ORDERS[request.rule], request.budget, spec.tensors.n_layers
     assert order.n_files
@@ -147,7 +147,7 @@ def measured_order(
         each = time.monotonic() - started
         reporter.info(
             f"{request.rule}: about {most} files to measure for {about} low layers, {each:.1f} s each: "
-            f"{max(1, round(most * each / 60))} min; what is measured is kept"
+            f"{max(1, round(most * each / 60))} min; measurements are kept"
         )
     tick = _counter(reporter, order.counted, max(1, most))
 
@@ -160,7 +160,7 @@ def measured_order(
 
 
 def add_best_points(session: Session, profile: Profile, meter: Meter, swept: dict[str, Any]) -> dict[str, Any]:
-    """The best plans of the sizes of a sweep's uniform files, as points of it, written to sweep.json."""
+    """Add the best plans at the sizes of a sweep's uniform files to its points, and write sweep.json."""
     sizes = sorted({point["n_bytes"] for point in swept["points"] if is_uniform(point["order"])})
     for n_bytes in sizes:
         budget, best = Budget(n_bytes=n_bytes), BestRequest()
@@ -181,7 +181,7 @@ def add_best_points(session: Session, profile: Profile, meter: Meter, swept: dic
 
 
 def _with_figures(session: Session, plan: Plan, meter: Meter) -> Plan:
-    """The plan with what its file measures, and the largest uniform file of no more bytes."""
+    """Return the plan with what its file measures, and the largest uniform file at the same size."""
     measured = mixed_precision_planning.measured_kld(meter.low(plan.low_layers), meter)
     return replace(
         plan,

@@ -1,4 +1,4 @@
-"""Whether llama-quantize's own file of no more bytes is likely to be better than a plan that was not measured."""
+"""Estimates whether llama-quantize's own file at the same size is better than a plan that was not measured."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from luq_gguf.run.session import Session
 
 
 def estimate(session: Session, plan: Plan) -> dict[str, Any] | None:
-    """The largest uniform file that fits, and the sums of relative output errors of all matrices of both; None where
-    none fits, or errors cannot be told.
+    """Return the largest uniform file that fits, and the sums of relative output errors of all matrices of both; None
+    where none fits, or errors cannot be computed.
 
     They come from a few rows of each matrix, weighed by importance: an estimate, kept in the run folder.
     """
@@ -51,11 +51,11 @@ def _compare(session: Session, plan: Plan) -> dict[str, Any] | None:
     matrices = quantize.overrides(spec.source, plan)
     types = {name: {plan.tensor_types[name], baseline.tensor_types[name]} for name in matrices}
     f16 = quantization_stage.make_f16(session)
-    reporter.info("comparing with uniform files of no more bytes, on a few rows of each matrix")
+    reporter.info("comparing with uniform files at the same size, on a few rows of each matrix")
     try:
         errors = sampled_errors.sampled_errors(f16, session.run.file(header_only.IMATRIX_NAME), types)
     except ConversionError as error:  # of a type that cannot be read back: a conversion does not fail for a hint
-        reporter.info(f"they could not be compared: {error.message}")
+        reporter.info(f"the files could not be compared: {error.message}")
         return None
     ours, theirs = (
         sum(errors[name][candidate.tensor_types[name]] for name in matrices) for candidate in (plan, baseline)
@@ -69,12 +69,12 @@ def _compare(session: Session, plan: Plan) -> dict[str, Any] | None:
 
 
 def line(baseline: Mapping[str, Any] | None) -> str | None:
-    """One sentence where the uniform file is expected to be better."""
+    """Return a sentence where the uniform file is expected to be better."""
     if baseline is None or baseline["error_sum"] >= baseline["error_sum_of_plan"]:
         return None
     share = baseline["error_sum"] / baseline["error_sum_of_plan"]
     return (
         f"predicted, not measured: llama-quantize's {uniform.ftype_of(baseline['name'])} file "
-        f"({format_size(baseline['file_bytes'])}) loses {share:.2f} times as much of its matrices' outputs as this; "
-        "--plan best --eval SET looks for the best types of this size"
+        f"({format_size(baseline['file_bytes'])}) has {share:.2f} times the output errors of this file's matrices; "
+        "--plan best --eval SET searches for the best types at this size"
     )

@@ -46,11 +46,11 @@ class Candidates:
     fixed: Mapping[str, str]
 
     def as_types(self, chosen: Types) -> dict[str, str]:
-        """A choice as the type of every tensor of the file."""
+        """Return a choice as the type of every tensor of the file."""
         return dict(self.fixed) | {name: self.types[name][kind] for name, kind in zip(self.names, chosen, strict=True)}
 
     def as_choice(self, types: Mapping[str, str]) -> Types | None:
-        """The choice that has these types; None where the variants do not hold one of them."""
+        """Return the choice that has these types; None where the variants do not contain one of them."""
         try:
             return tuple(self.types[name].index(types[name]) for name in self.names)
         except ValueError:
@@ -58,9 +58,11 @@ class Candidates:
 
 
 def candidates(spec: ModelSpec, kinds: Sequence[str], *, by_tensor: bool) -> Candidates:
-    """What llama-quantize would make of every matrix for each type: its dry runs. Whole layers may also be mixtures."""
+    """Return what llama-quantize's dry runs make of every matrix for each type. Whole layers may also be mixtures.
+
+    Raises BudgetError without types."""
     if not kinds:
-        raise BudgetError("--types names no type.", f"Give some of {','.join(TYPES)}.")
+        raise BudgetError("--types does not name a type.", f"Give some of {','.join(TYPES)}.")
     kinds = sorted(dict.fromkeys(kinds), key=reader.bits_per_weight)
     of = (spec.llama, spec.source)
     types_by_kind = [quantize.types_if_all(*of, kind, spec.tensors, has_imatrix=spec.has_imatrix) for kind in kinds]
@@ -77,7 +79,7 @@ def candidates(spec: ModelSpec, kinds: Sequence[str], *, by_tensor: bool) -> Can
 
 
 def part_of(name: str) -> str:
-    """A matrix's part of its layer, "attn_q"; or its name where it is of none."""
+    """Return a matrix's part of its layer, such as "attn_q", or its name where it is not in a layer."""
     return name.removesuffix(".weight").split(".", 2)[-1]
 
 
@@ -89,7 +91,7 @@ def make_space(
     by_tensor: bool,
     speeds: SpeedTable | None,
 ) -> SearchSpace:
-    """All that the search needs: `errors[name]` [n_kinds]; groups are layers, or their parts."""
+    """Return all that the search needs: `errors[name]` [n_kinds]; groups are layers, or their parts."""
     tensors, names = spec.tensors, candidates.names
     n_weights = {choice.name: choice.n_weights for choice in tensors.choices}
     tensor_groups, groups = [], []
@@ -136,7 +138,7 @@ def _seconds(
 
 
 def make(session: Session, candidates: Candidates) -> list[Path]:
-    """The files of all variants, in the types' order; those that are there are kept. Raises DiskSpaceError."""
+    """Return the files of all variants, in the types' order; existing files are kept. Raises DiskSpaceError."""
     run, spec = session.run, session.spec
     (run.work / "bank").mkdir(exist_ok=True)
     plans = [
@@ -148,9 +150,9 @@ def make(session: Session, candidates: Candidates) -> list[Path]:
     free = shutil.disk_usage(run.path).free
     if missing > free:
         raise DiskSpaceError(
-            f"The bank of {len(names)} types needs {format_size(missing)} more, and {run.path} has "
+            f"The quantized variants of {len(names)} types need {format_size(missing)} more, but {run.path} has "
             f"{format_size(free)} free.",
-            "Free some room, or give fewer --types.",
+            "Free some space, or give fewer --types.",
         )
     for kind, plan, name in zip(candidates.kinds, plans, names, strict=True):
         quantization_stage.write_quantized(session, plan, f"bank-{kind}", name)
@@ -158,8 +160,8 @@ def make(session: Session, candidates: Candidates) -> list[Path]:
 
 
 def plan_of(spec: ModelSpec, types: Mapping[str, str], ranking: str) -> Plan:
-    """A plan from a type for every tensor. `low` is the type of fewest bits in decoder layers, `low_layers` those whose
-    weights have it for the most part."""
+    """Return a plan with a type for every tensor. `low` is the type of fewest bits in decoder layers, `low_layers`
+    those most of whose weights have it."""
     tensors = spec.tensors
     sizes = {c.name: reader.type_bytes(types[c.name], c.n_weights) for c in tensors.choices}
     inside = [c for c in tensors.choices if c.layer is not None and types[c.name] not in two_type_plan.UNQUANTIZED]
@@ -183,20 +185,20 @@ def plan_of(spec: ModelSpec, types: Mapping[str, str], ranking: str) -> Plan:
 
 
 def uniform_plan(spec: ModelSpec, ftype: str) -> Plan:
-    """llama-quantize's own types of a file type."""
+    """Return the plan that has llama-quantize's own types of a file type."""
     types, _ = quantize.stock_types(spec.llama, spec.source, ftype, spec.has_imatrix)
     return plan_of(spec, types, "uniform")
 
 
 def layer_bits(spec: ModelSpec, plan: Plan) -> float:
-    """Average bits of the decoder layers' weights alone: what the paper calls bits."""
+    """Return the average bits of the decoder layers' weights alone: what the paper calls bits."""
     inside = [choice for choice in spec.tensors.choices if choice.layer is not None]
     n_bytes = sum(reader.type_bytes(plan.tensor_types[choice.name], choice.n_weights) for choice in inside)
     return 8 * n_bytes / sum(choice.n_weights for choice in inside)
 
 
 def errors_of(session: Session, candidates: Candidates, variant_files: Sequence[Path]) -> dict[str, list[float]]:
-    """Relative output errors of every matrix in every type, measured once on the variants' files."""
+    """Return relative output errors of every matrix in every type, measured once on the variants' files."""
     run = session.run
     name = ".work/bank/errors.json"
     stages = run.read()["stages"]

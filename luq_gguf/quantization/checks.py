@@ -1,4 +1,4 @@
-"""Whether a 16-bit GGUF holds what the plan was made for."""
+"""Checks that a 16-bit GGUF file contains what the plan was made for."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from luq_gguf.run.folder import RunFolder
 
 
 def check_same_tensors(written: GGUFInfo, expected: GGUFInfo, *, allow_subset: bool = False) -> None:
-    """The plan was made on the header-only GGUF: the converter must have written exactly those tensors, or
-    `allow_subset` of them.
+    """Check that the converter wrote exactly the tensors of the header-only GGUF that the plan was made on, or with
+    `allow_subset` some of them.
 
     Raises CheckpointError naming one that differs.
     """
@@ -20,15 +20,15 @@ def check_same_tensors(written: GGUFInfo, expected: GGUFInfo, *, allow_subset: b
     if ours != theirs:
         name = next(n for n in sorted({*ours, *theirs}) if ours.get(n) != theirs.get(n))
         raise CheckpointError(
-            f"llama.cpp's converter wrote {name} as {theirs.get(name)}, planned was {ours.get(name)}.",
-            "This architecture is changed by its conversion in a way luq-gguf does not know yet; please report it.",
+            f"llama.cpp's converter wrote {name} as {theirs.get(name)}, but the plan expects {ours.get(name)}.",
+            "The conversion changes this architecture in a way that luq-gguf does not support yet; please report it.",
         )
 
 
 def check_same_columns(run: RunFolder, f16: GGUFInfo) -> None:
-    """Importance is per column as transformers has them: the converter must not have put them in another order.
+    """Check that the converter kept the order of columns that transformers has, because importance is per column.
 
-    Looked at are the matrices that the 16-bit file holds. Raises RunFolderError without a profile, ConversionError
+    Only the matrices in the 16-bit file are checked. Raises RunFolderError without a profile, ConversionError
     naming a matrix.
     """
     from safetensors import SafetensorError
@@ -47,7 +47,7 @@ def check_same_columns(run: RunFolder, f16: GGUFInfo) -> None:
         # 16-bit rounding moves a share by 1e-4 of itself, another order by some percent.
         if abs(shares[0] - shares[1]).max() > 5e-3 * shares[0].mean():
             raise ConversionError(
-                f"llama.cpp's converter puts the columns of {name} in an order of its own, so "
-                "their importance would weigh on others.",
-                "luq-gguf does not know this order yet; please report it with the model's name.",
+                f"llama.cpp's converter puts the columns of {name} in a different order, so "
+                "their importance would apply to other columns.",
+                "luq-gguf does not support this order yet; please report it with the model's name.",
             )

@@ -1,7 +1,7 @@
-"""A planned file without a 16-bit file of the whole model: slice by slice, then put together.
+"""Writes a planned file without a 16-bit file of the whole model: slice by slice, then spliced.
 
-The converter and llama-quantize treat every tensor by itself, so the bytes are those of the ordinary way. It costs a
-start of the converter for every slice.
+The converter and llama-quantize treat every tensor by itself, so the bytes are those of the ordinary way. The cost is
+one start of the converter for every slice.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _CONVERTED = 0.2  # of a slice's time, for the bar alone
 def quantize_slices(session: Session, plan: Plan, path: Path, key: str) -> None:
     """Quantize as planned into `path`; `key` stands for all inputs. Finished slices are kept until `clear`.
 
-    Raises what converter and llama-quantize raise, and CheckpointError where the slices lack a tensor.
+    Raises what the converter and llama-quantize raise, and CheckpointError where the slices lack a tensor.
     """
     run, spec = session.run, session.spec
     (run.work / FOLDER).mkdir(exist_ok=True)
@@ -50,7 +50,7 @@ def quantize_slices(session: Session, plan: Plan, path: Path, key: str) -> None:
     missing = [t.name for t in spec.source.tensors if t.name not in written]
     if missing:
         raise CheckpointError(
-            f"No slice of {spec.checkpoint.name} gave the tensor {missing[0]}.", "Run it again without --low-disk."
+            f"No slice of {spec.checkpoint.name} contains the tensor {missing[0]}.", "Run it again without --low-disk."
         )
     order = quantize.dry_run(spec.llama, spec.source.path, plan.high)
     label = {"general.size_label": str(spec.source.metadata["general.size_label"])}  # a slice has fewer weights
@@ -62,7 +62,7 @@ def quantize_slices(session: Session, plan: Plan, path: Path, key: str) -> None:
 def _write_slice(
     session: Session, plan: Plan, names: tuple[str, ...], out: Path, on_share: Callable[[float], None]
 ) -> None:
-    """One slice: its checkpoint, its 16-bit GGUF beside imatrix.gguf (llama-quantize runs there), its planned types."""
+    """Write one slice: its checkpoint, its 16-bit GGUF next to imatrix.gguf (llama-quantize runs there), the result."""
     run, spec = session.run, session.spec
     holder = run.work / "slice.part"
     folder = holder / spec.checkpoint.folder.name  # the converter takes metadata from this name

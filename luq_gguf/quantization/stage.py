@@ -25,8 +25,8 @@ from luq_gguf.run.session import Session, open_planned
 
 
 def file_name(checkpoint: Checkpoint, plan: Plan) -> str:
-    """NAME-LUQ12-IQ1_M-Q4_K_M.gguf; other rules than the paper's are named. Of many types, NAME-LUQ-best-Q2_K-Q6_K.gguf
-    has those of the fewest and the most bits in its layers."""
+    """Return NAME-LUQ12-IQ1_M-Q4_K_M.gguf; rules other than the paper's are named. With many types it is
+    NAME-LUQ-best-Q2_K-Q6_K.gguf, with the types of the fewest and the most bits in its layers."""
     if plan.ranking == "best":
         inside = {kind for name, kind in plan.tensor_types.items() if layer_of(name) is not None}
         bits = sorted(inside - set(two_type_plan.UNQUANTIZED), key=reader.bits_per_weight)
@@ -45,7 +45,7 @@ def f16_name(checkpoint: Checkpoint) -> str:
 
 
 def make_mmproj(session: Session) -> Path | None:
-    """Vision half to a 16-bit mmproj file; None for a model that reads text only."""
+    """Write the vision half to a 16-bit mmproj file; None for a model that reads text only."""
     run, spec = session.run, session.spec
     name = mmproj_name(spec.checkpoint)
     if name is None:
@@ -72,7 +72,7 @@ def make_mmproj(session: Session) -> Path | None:
 
 
 def make_f16(session: Session) -> Path:
-    """Text half to a 16-bit GGUF."""
+    """Write the text half to a 16-bit GGUF file."""
     run, spec = session.run, session.spec
     path = run.file(f16_name(spec.checkpoint))
 
@@ -92,7 +92,7 @@ def make_f16(session: Session) -> Path:
 
 
 def link_f16(session: Session, owner: RunFolder) -> None:
-    """Another run folder's 16-bit GGUF of the same checkpoint, for a run that differs in its calibration alone."""
+    """Link another run folder's 16-bit GGUF file of the same checkpoint, for a run that differs only in calibration."""
     run, name = session.run, f16_name(session.spec.checkpoint)
 
     def make() -> None:
@@ -118,7 +118,7 @@ def write_quantized(session: Session, plan: Plan, stage: str, name: str, *, in_s
         if in_slices:
             slices.quantize_slices(session, plan, run.file(name), key)
         else:
-            quantize_plan(session, plan, run.file(name), stage)
+            quantize_plan(session, plan, run.file(name), stage.replace("bank-", "variant "))
 
     run.run_stage(stage, key, [name], make)
     written = reader.read(run.file(name))
@@ -145,8 +145,8 @@ def quantize_plan(session: Session, plan: Plan, path: Path, label: str = "quanti
 
 
 def make_file(session: Session, plan: Plan) -> QuantizedModel:
-    """Quantize stage: the mmproj, the 16-bit GGUF (deleted afterwards unless kept; none in slices), the LUQ file,
-    verified."""
+    """Run the quantize stage: write the mmproj, the 16-bit GGUF file (deleted afterwards unless kept; none in slices)
+    and the verified LUQ file."""
     run, checkpoint, options = session.run, session.spec.checkpoint, session.options
     make_mmproj(session)
     written = write_quantized(session, plan, "quantize", file_name(checkpoint, plan), in_slices=options.low_disk)
@@ -161,7 +161,7 @@ def make_file(session: Session, plan: Plan) -> QuantizedModel:
 
 
 def make_layer_variants(session: Session) -> tuple[Path, Path]:
-    """The two variants that layers are spliced from: the model with all layers low, and with none."""
+    """Make the two variants that layers are spliced from: the model with all layers low, and with none."""
     run, spec = session.run, session.spec
     (run.work / "bank").mkdir(exist_ok=True)
     names = f".work/bank/{spec.tensors.low}.gguf", f".work/bank/{spec.tensors.high}.gguf"
@@ -172,7 +172,7 @@ def make_layer_variants(session: Session) -> tuple[Path, Path]:
 
 
 def make_baseline(session: Session, plan: Plan) -> QuantizedModel:
-    """The file to compare with: every tensor's stock type under the plan's high ftype, with the same imatrix."""
+    """Make the file to compare with: every tensor's stock type under the plan's high ftype, with the same imatrix."""
     spec = session.spec
     stock = two_type_plan.make_plan(spec.tensors, plan.order, Budget(low_layers=0), plan.ranking)
     name = f"{safe_name(spec.checkpoint.name)}-{plan.high}.gguf"
@@ -180,7 +180,7 @@ def make_baseline(session: Session, plan: Plan) -> QuantizedModel:
 
 
 def baseline(run_dir: Path, options: RunOptions = RunOptions(), reporter: Reporter = Reporter()) -> QuantizedModel:
-    """The file of the plan's high ftype alone, of a run folder's model and imatrix."""
+    """Make the file of the plan's high ftype alone, from a run folder's model and imatrix."""
     with RunFolder(run_dir) as run:
         return make_baseline(*open_planned(run, None, options, reporter))
 
@@ -188,8 +188,8 @@ def baseline(run_dir: Path, options: RunOptions = RunOptions(), reporter: Report
 def compared_files(
     run_dir: Path, options: RunOptions = RunOptions(), reporter: Reporter = Reporter(), *, model: str | None = None
 ) -> tuple[list[Path], Path | None]:
-    """The 16-bit file, that of the plan's high ftype, and the LUQ file of a run folder, made where they are missing;
-    and the mmproj."""
+    """Return a run folder's 16-bit file, the one of the plan's high ftype and the LUQ file, made where they are
+    missing; and the mmproj."""
     with RunFolder(run_dir) as run:
         session, planned = open_planned(run, model, replace(options, keep_f16=True), reporter)
         check_disk(session, planned.predicted_file_bytes)

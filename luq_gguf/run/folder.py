@@ -1,4 +1,4 @@
-"""The run folder: who holds it, which stages are done, and of which inputs.
+"""The run folder: which process uses it, which stages are done, and from which inputs.
 
 run.json records for every finished stage a key (a hash of all its inputs) and its outputs with size and sha256. A
 stage whose key and outputs are unchanged is skipped.
@@ -29,7 +29,7 @@ _OURS = ("run.json", ".lock", ".work")
 
 
 class RunFolder:
-    """A run folder held by this process, as a context manager. Raises RunFolderError where it cannot be."""
+    """A run folder that this process alone uses, as a context manager. Raises RunFolderError where it cannot."""
 
     def __init__(self, path: Path, *, create: bool = False, overwrite: bool = False) -> None:
         self.path = path
@@ -39,7 +39,7 @@ class RunFolder:
         self._created = create and not path.exists()
         if not create and not (path / "run.json").is_file():
             raise RunFolderError(
-                f"{path} is no run folder: it has no run.json.", "Run luq-gguf profile or convert first."
+                f"{path} is not a run folder: it has no run.json.", "Run luq-gguf profile or convert first."
             )
         if create:
             self._create(overwrite=overwrite)
@@ -50,7 +50,7 @@ class RunFolder:
         foreign = [p.name for p in self.path.iterdir() if p.name not in _OURS] if self.path.is_dir() else []
         if foreign and not (self.path / "run.json").is_file() and not overwrite:
             raise RunFolderError(
-                f"{self.path} is not empty and is no run folder (it holds {foreign[0]}).",
+                f"{self.path} is not empty and is not a run folder (it contains {foreign[0]}).",
                 "Give --out a new or empty folder, or add --overwrite to write into this one.",
             )
         try:
@@ -103,13 +103,13 @@ class RunFolder:
         return self.path / name
 
     def read(self) -> dict[str, Any]:
-        """run.json, or the beginning of one. Raises RunFolderError where it is not luq-gguf's."""
+        """Return run.json, or the beginning of one. Raises RunFolderError where luq-gguf did not write it."""
         if (self.path / "run.json").is_file():
             content = read_json(self.path / "run.json", "convert")
             if isinstance(content, dict) and isinstance(content.get("stages"), dict):
                 _check_records(self.path / "run.json", content["stages"])
                 return content
-            raise RunFolderError(f"{self.path / 'run.json'} is not luq-gguf's.", "Give another folder.")
+            raise RunFolderError(f"{self.path / 'run.json'} was not written by luq-gguf.", "Give another folder.")
         return {"luq_gguf": __version__, "stages": {}}
 
     def update(self, **facts: Any) -> None:
@@ -117,7 +117,7 @@ class RunFolder:
         write_json(self.path / "run.json", self.read() | facts)
 
     def is_done(self, stage: str, key: str) -> bool:
-        """Whether the stage was finished with these inputs and its outputs are still what it wrote."""
+        """Return whether the stage was finished with these inputs and its outputs are still what it wrote."""
         record = self.read()["stages"].get(stage)
         if not isinstance(record, dict) or record.get("key") != key:
             return False
@@ -135,20 +135,20 @@ class RunFolder:
         return bool(fact["sha256"]) and sha256_of(path) == fact["sha256"]
 
     def outputs(self, stage: str) -> dict[str, dict[str, Any]]:
-        """What a finished stage wrote: name -> n_bytes, mtime_ns, sha256; empty where it is not finished."""
+        """Return what a finished stage wrote: name -> n_bytes, mtime_ns, sha256; empty where it is not finished."""
         outputs: dict[str, dict[str, Any]] = self.read()["stages"].get(stage, {}).get("outputs", {})
         return outputs
 
     def changed(self, stage: str) -> list[str]:
-        """Files of a finished stage that are missing, or no longer what it wrote."""
+        """Return the files of a finished stage that are missing, or no longer what it wrote."""
         return [name for name, fact in self.outputs(stage).items() if not self._unchanged(name, fact)]
 
     def run_stage(
         self, stage: str, key: str, outputs: Iterable[str], make: Callable[[], None], *, hashed: bool = True
     ) -> bool:
-        """Run `make` unless the stage is done; record its outputs, time and peak memory. True where it ran.
+        """Run `make` unless the stage is done; record its outputs, time and peak memory. Returns True where it ran.
 
-        Not `hashed` are files that only pass through: one larger than memory would be read from the disk once more.
+        Temporary files are not `hashed`: one larger than memory would be read from the disk once more.
         """
         if self.is_done(stage, key):
             return False
@@ -194,13 +194,14 @@ def _check_records(path: Path, stages: dict[str, Any]) -> None:
         outputs = record.get("outputs") if isinstance(record, dict) else None
         if not isinstance(outputs, dict) or not all(_is_fact(fact) for fact in outputs.values()):
             raise RunFolderError(
-                f"{path} has no record of the {stage} stage that is luq-gguf's.", "Make the run again."
+                f"The record of the {stage} stage in {path} was not written by luq-gguf.",
+                "Start again in a new folder.",
             )
         for name in outputs:
             if "\0" in name or not name or Path(name).is_absolute() or ".." in Path(name).parts:
                 raise RunFolderError(
                     f"{path} names a file outside the run folder ({name!r}).",
-                    "Do not use this folder: make the run again.",
+                    "Do not use this folder. Start again in a new one.",
                 )
 
 

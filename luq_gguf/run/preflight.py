@@ -46,16 +46,16 @@ class ModelSpec:
 
 
 def safe_name(name: str) -> str:
-    """A model's name as it stands in file names."""
+    """Return a model's name as it is used in file names."""
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
 
 
 def claim(run: RunFolder, model: str, *, overwrite: bool) -> None:
-    """A run folder belongs to one model. Raises RunFolderError where it is another's."""
+    """Claim a run folder for one model. Raises RunFolderError where it belongs to another."""
     before = run.read().get("model")
     if before is not None and before != model and not overwrite:
         raise RunFolderError(
-            f"{run.path} holds a run of {before}.", "Give --out another folder, or add --overwrite to use this one."
+            f"{run.path} contains a run of {before}.", "Give --out another folder, or add --overwrite to use this one."
         )
     if before != model:
         run.update(revision=None)
@@ -73,7 +73,7 @@ def load_model_spec(
     dataset: str | None = None,
     reporter: Reporter = Reporter(),
 ) -> ModelSpec:
-    """Check model, tools and types, and learn all tensors. Raises InputError's children with what is wrong.
+    """Check model, tools and types, and learn all tensors. Raises children of InputError that say what is wrong.
 
     The converter walks through the checkpoint without reading weights (it refuses unknown architectures and tokenizers
     there), a header-only GGUF of the file it would write goes through llama-quantize's dry run, and transformers'
@@ -167,7 +167,7 @@ def _check_fallbacks(tensors: ModelTensors, reporter: Reporter, *, allow: bool) 
     if not allow:
         raise CheckpointError(
             sentence,
-            "Choose a --low type of 32-weight blocks such as Q4_0 or IQ4_NL, or accept this with --allow-fallback.",
+            "Choose a --low type with 32-weight blocks such as Q4_0 or IQ4_NL, or accept this with --allow-fallback.",
         )
     reporter.info(sentence)
 
@@ -178,7 +178,7 @@ def _kinds(names: list[str]) -> str:
 
 
 def with_dataset(spec: ModelSpec, profile: Profile) -> ModelSpec:
-    """The spec with the header's size for the calibration sources that were really read."""
+    """Return the spec with the header's size for the calibration sources that were really read."""
     sources = profile.calibration.get("sources")
     names = tuple(str(s) for s in sources) if isinstance(sources, list) else ()
     header = header_only.quantized_header_bytes(spec.source, names)
@@ -193,8 +193,8 @@ def check_memory(
     copies: int = 1,
     left: machine.Memory | None = None,
 ) -> None:
-    """Raise MemoryLimitError where so many passes on the CPU, with weights in `dtype`, cannot but run out of memory;
-    say so where they may. `left` is what there is, by default for this process."""
+    """Raise MemoryLimitError where so many passes on the CPU, with weights in `dtype`, must run out of memory, and tell
+    the reporter where they may. `left` is the memory there is, by default for this process."""
     left, need = left or machine.memory(), footprint.of_pass(checkpoint, dtype)
     if copies * need.usual <= left.available:
         return
@@ -208,19 +208,19 @@ def check_memory(
     where = f"the limit in {left.limit} leaves" if left.limit else "this machine has"
     sentence = f"{who} about {size(copies * need.usual)} of memory{conversion}; {where} {size(left.available)}"
     if copies * need.least <= left.available + left.swap:
-        reporter.info(f"{sentence}, so that the pass may swap or be killed")
+        reporter.info(f"{sentence}, so the pass may swap or be killed")
         return
     here = "Raise that limit" if left.limit else "Close other programs, add swap"
     raise MemoryLimitError(
         f"{sentence}.",
         f"{'Start fewer processes' if copies > 1 else here}, or run luq-gguf profile on a machine with more memory, a "
-        "GPU or bfloat16 units, and plan and quantize here: those two do without the reference model.",
+        "GPU or bfloat16 units, and plan and quantize here: those two do not need the reference model.",
     )
 
 
 def model_of(run: RunFolder) -> str:
-    """The checkpoint that a run folder is of. Raises RunFolderError where run.json does not say."""
+    """Return the checkpoint that a run folder is for. Raises RunFolderError where run.json does not name one."""
     model = run.read().get("model")
     if not isinstance(model, str):
-        raise RunFolderError(f"{run.path / 'run.json'} names no model.", "Add --model with the checkpoint.")
+        raise RunFolderError(f"{run.path / 'run.json'} does not name a model.", "Add --model with the checkpoint.")
     return model

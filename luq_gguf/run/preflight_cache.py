@@ -1,4 +1,4 @@
-"""What the preflight learnt of a checkpoint, kept per user: the next run folder of the same checkpoint opens at
+"""Keeps what the preflight learnt about a checkpoint, per user: the next run folder of the same checkpoint opens at
 once.
 
 Kept are the header-only GGUF's header and the matrices that can be calibrated, some megabytes a checkpoint, under a key
@@ -28,7 +28,7 @@ def _entry_folder(checkpoint: Checkpoint, llama: LlamaCpp) -> Path:
 
 
 def restore(checkpoint: Checkpoint, llama: LlamaCpp, header_file: Path, calibratable: Path) -> bool:
-    """Write both files if they are known. False where they are not."""
+    """Write both files if they are known. Returns False where they are not."""
     entry = _entry_folder(checkpoint, llama)
     try:
         n_bytes = int((entry / "n_bytes").read_text())
@@ -42,7 +42,7 @@ def restore(checkpoint: Checkpoint, llama: LlamaCpp, header_file: Path, calibrat
 
 
 def save(checkpoint: Checkpoint, llama: LlamaCpp, header_file: Path, header_bytes: int, calibratable: Path) -> None:
-    """For the next run folder. A cache that cannot be written is none."""
+    """Keep both files for the next run folder. A cache that cannot be written is ignored."""
     with (
         suppress(OSError),
         atomic.whole_folder(_entry_folder(checkpoint, llama)) as new_entry,

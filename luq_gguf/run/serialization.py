@@ -1,4 +1,4 @@
-"""profile.json and plan.json: values to JSON and back. Keys are a contract; more may be added."""
+"""Turns values into JSON and back: profile.json, plan.json and others. Keys are a contract; more may be added."""
 
 from __future__ import annotations
 
@@ -33,29 +33,29 @@ def read_value(path: Path, kind: type[T], made_by: str) -> T:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Indented JSON, written beside its name and renamed when whole."""
+    """Write indented JSON under a temporary name, and rename it when it is whole."""
     atomic.write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def read_json(path: Path, made_by: str) -> Any:
-    """Raises RunFolderError where the file is missing or damaged; `made_by` is the command that makes it."""
+    """Read JSON. Raises RunFolderError where the file is missing or damaged; `made_by` is the command that makes it."""
     try:
         return json_input.read(path)
     except FileNotFoundError:
-        raise RunFolderError(f"{path.parent} holds no {path.name}.", f"Run luq-gguf {made_by} first.") from None
+        raise RunFolderError(f"{path.parent} does not contain {path.name}.", f"Run luq-gguf {made_by} first.") from None
     except ValueError:
         raise RunFolderError(f"{path} is not valid JSON.", f"Run luq-gguf {made_by} again.") from None
 
 
 @contextmanager
 def reading(path: Path, made_by: str) -> Iterator[None]:
-    """Raises RunFolderError where what is read inside is not what the command `made_by` writes: files in a run folder
+    """Raise RunFolderError where what is read inside is not what the command `made_by` writes: files in a run folder
     can be edited, or come from elsewhere."""
     try:
         yield
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError):
         raise RunFolderError(
-            f"{path} is no {path.name.partition('.')[0]} of luq-gguf's.", f"Run luq-gguf {made_by} again."
+            f"{path} is not a valid luq-gguf {path.name.partition('.')[0]}.", f"Run luq-gguf {made_by} again."
         ) from None
 
 
@@ -81,7 +81,7 @@ def profile_to_json(profile: Profile) -> dict[str, Any]:
 
 
 def read_profile(path: Path) -> Profile:
-    """Raises RunFolderError where the file is missing, damaged, or no profile."""
+    """Read profile.json. Raises RunFolderError where the file is missing, damaged, or not a profile."""
     content = read_json(path, "profile")
     with reading(path, "profile"):
         layers = tuple(
@@ -98,7 +98,7 @@ def read_profile(path: Path) -> Profile:
         if [layer.layer for layer in layers] != list(range(len(layers))) or not layers:
             raise ValueError("layers are numbered from 0")
         if not all(isfinite(number) for layer in layers for number in (layer.bits, layer.spread_bits)):
-            raise ValueError("an entropy is no number")
+            raise ValueError("an entropy is not finite")
         if any(len(bits) != len(layers) for bits in rankings.values()):
             raise ValueError("a ranking has other layers")
         return Profile(
@@ -133,7 +133,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
 
 
 def read_plan(path: Path) -> Plan:
-    """Raises RunFolderError where the file is missing, damaged, or no plan."""
+    """Read plan.json. Raises RunFolderError where the file is missing, damaged, or not a plan."""
     content = read_json(path, "plan")
     with reading(path, "plan"):
         plan = Plan(
@@ -156,12 +156,12 @@ def read_plan(path: Path) -> Plan:
             compared=tuple(_compared_entry(entry) for entry in content.get("compared", ())),
         )
         if not 0 < plan.predicted_bytes <= plan.predicted_file_bytes < 2**63:
-            raise ValueError("no size of a file")
+            raise ValueError("not the size of a file")
         return plan
 
 
 def _figures(figures: Any, *names: str) -> dict[str, Any] | None:
-    """An account with these numbers, or none. Raises TypeError or ValueError where one is no number."""
+    """Return the entry with these numbers, or None. Raises TypeError or ValueError where one is not a number."""
     return None if figures is None else {**figures, **{name: float(figures[name]) for name in names}}
 
 

@@ -1,4 +1,4 @@
-"""What the stages of one run share: the run folder, what is known of its model, how the work is done, who is told."""
+"""Defines what the stages of one run share: the run folder, its model's spec, the run options and the reporter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from luq_gguf.run.preflight import ModelSpec, claim, load_model_spec, model_of, 
 
 @dataclass(frozen=True)
 class Session:
-    """A run folder that this process holds, and its model behind the preflight."""
+    """A run folder that this process uses, and its model after the preflight."""
 
     run: RunFolder
     spec: ModelSpec
@@ -35,8 +35,8 @@ def open_session(
     high: str = "Q4_K_M",
     dataset: str | None = None,
 ) -> Session:
-    """Open the preflight of a model whose layers may be `low` and whose file is otherwise `high`. Raises as
-    `load_model_spec`."""
+    """Open the preflight of a model whose layers may be `low` and whose file is otherwise `high`. Raises what
+    `load_model_spec` raises."""
     spec = load_model_spec(
         run,
         model,
@@ -53,8 +53,8 @@ def open_session(
 def load_spec_for_profile(
     run: RunFolder, model: str, options: RunOptions = RunOptions(), reporter: Reporter = Reporter()
 ) -> Session:
-    """Claim a run folder for a model and load its spec. Types do not matter to a profile, so a model whose rows fit no
-    block can be profiled too. Raises as `claim` and `load_model_spec` do."""
+    """Claim a run folder for a model and load its spec. Types do not matter to a profile, so a model whose rows do not
+    fit any block can be profiled too. Raises what `claim` and `load_model_spec` raise."""
     claim(run, model, overwrite=options.overwrite)
     return open_session(run, model, replace(options, allow_fallback=True), reporter)
 

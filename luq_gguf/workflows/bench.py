@@ -43,15 +43,17 @@ class ShapeRequest:
 def bench_files(
     files: Sequence[Path], mmproj: Path | None, request: BenchRequest, out: Path, reporter: Reporter
 ) -> dict[str, Any]:
-    """Measure files as they are; the vision half is the one given, or the only one beside each file."""
+    """Measure files as they are; the vision half is the one given, or the only one next to each file."""
     if len({path.name for path in files}) < len(files):
-        raise EvaluationError("Two files have the same name.", "Rename one: the table tells them apart by name.")
+        raise EvaluationError(
+            "Two files have the same name.", "Rename one of them: the table tells files apart by name."
+        )
     arms = _hashed([file_benchmark.make_arm(path, mmproj or _only_mmproj(path)) for path in files], reporter)
     return _bench(arms, file_benchmark.find_baseline(arms), request, out, reporter)
 
 
 def _hashed(arms: Sequence[Arm], reporter: Reporter) -> list[Arm]:
-    """With the files' hashes, so that their figures are never told of others."""
+    """Add the files' hashes, so that their figures are never attributed to others."""
     hashed = []
     for done, arm in enumerate(arms, 1):
         hashed.append(replace(arm, sha256=sha256_of(arm.path)))
@@ -145,21 +147,21 @@ def _bench(
 
 
 def _with_kernels(arms: Sequence[Arm], reporter: Reporter) -> tuple[list[Arm], str]:
-    """Each file with tensors that the kernels compute also with them, beside itself; and the path they take here.
+    """Return the files, each that has tensors of the kernels' types also with them; and the path they take here.
 
     Raises KernelsError where they cannot be built or this CPU has no path, EvaluationError where no file has any.
     """
     library = build.library(reporter.info)
     path = state.of(library).path
     if path is None:
-        raise KernelsError("This CPU keeps ggml's own kernels, or LUQ_KERNELS=off.", "Leave --kernels out.")
+        raise KernelsError("The kernels do not support this CPU, or LUQ_KERNELS=off.", "Leave out --kernels.")
     computed = {arm.path for arm in arms if any(kind in arm.types for kind in kernels.TYPES)}
     compared = [
         variant for arm in arms for variant in (arm, replace(arm, kernels=library))[: 1 + (arm.path in computed)]
     ]
     if len(compared) == len(arms):
         raise EvaluationError(
-            f"No file has tensors in {' or '.join(kernels.TYPES)}, the types of the kernels.", "Leave --kernels out."
+            f"No file has tensors in {' or '.join(kernels.TYPES)}, the types of the kernels.", "Leave out --kernels."
         )
     return compared, path
 

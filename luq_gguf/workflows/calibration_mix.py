@@ -1,6 +1,6 @@
-"""What the share of multimodal calibration does (the paper's alpha): to the ranking and to the importance, apart.
+"""Measures the effect of the multimodal share (the paper's alpha) on the ranking and on the importance, separately.
 
-For every alpha the model is profiled anew, in a run folder of its own inside the run's. Files are then made with that
+For every alpha the model is profiled again, in a run folder of its own inside the run's. Files are then made with that
 profile's ranking and importance matrix, and with one of the two taken from the run's own profile.
 """
 
@@ -42,30 +42,32 @@ class _MixProfile:
 
 
 def check(session: Session, profile: Profile, request: CalibrationMixRequest) -> float:
-    """The alpha of the run's own profile. Raises InputError's children where the ablation would compare other things.
+    """Return the alpha of the run's own profile. Raises children of InputError where the mixes cannot be compared.
 
     The same samples at another share are compared, so the calibration must be the one that the run was profiled with.
     """
     spec = session.spec
     if not spec.checkpoint.has_vision:
-        raise CheckpointError(f"{spec.checkpoint.name} reads text only: its alpha is always 0.", "Leave --alpha away.")
+        raise CheckpointError(f"{spec.checkpoint.name} reads text only: its alpha is always 0.", "Leave out --alpha.")
     n = spec.tensors.n_layers
     for count in request.counts or ():
         if count > n:
-            raise BudgetError(f"{count} low layers are impossible: the model has {n} decoder layers.", f"0 to {n}.")
+            raise BudgetError(
+                f"{count} low layers are impossible: the model has {n} decoder layers.", f"Give 0 to {n}."
+            )
     base = float(str(profile.calibration["alpha"]))
     calibration = replace(request.calibration, alpha=base)
     drawn = read_request(session.run, calibration)
     if drawn.sha256 != profile.calibration["sha256"]:
         raise CalibrationError(
-            f"The run was profiled with other calibration data than {', '.join(drawn.sources)}.",
-            "Give the --calib, --calib-text and --calib-samples of its profile.",
+            f"The run was profiled with calibration data other than {', '.join(drawn.sources)}.",
+            "Give the --calib, --calib-text and --calib-samples that it was profiled with.",
         )
     return base
 
 
 def measure_mixes(session: Session, profile: Profile, meter: Meter, request: CalibrationMixRequest) -> dict[str, Any]:
-    """All points, written to alpha.json after each alpha."""
+    """Measure all points, and write alpha.json after each alpha. Returns its content."""
     base = _MixProfile(check(session, profile, request), profile, meter)
     session = replace(session, reporter=session.reporter.once())
     n = session.spec.tensors.n_layers

@@ -1,4 +1,4 @@
-"""The demo: the whole road on the little model that the repository ships, and what it did to the answers."""
+"""The demo: a whole conversion of a tiny model from the repository, and how it changes the answers."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ class Demo:
 
 
 def shipped_model(name: str) -> Path:
-    """A little model of a checkout ("qwen2.5-vl" or "llava-1.5"). Raises CheckpointError where this is no checkout."""
+    """Return a tiny model of the clone ("qwen2.5-vl" or "llava-1.5"). Raises CheckpointError outside of a clone."""
     folder = Path(__file__).resolve().parents[2] / "tests" / "models" / f"tiny-{name}"
     if not (folder / "config.json").is_file():
-        raise CheckpointError("The demo's models lie in the repository, not in the package.", "Run it in a clone.")
+        raise CheckpointError("The demo's models are in the repository, not in the package.", "Run it in a clone.")
     return folder
 
 
@@ -74,7 +74,7 @@ def run(out: Path, options: RunOptions, reporter: Reporter, *, model: str, low_l
 
 
 def write_pictures(folder: Path, questions: tuple[easy_vqa.Question, ...]) -> dict[Path, Path]:
-    """The questions' pictures as the models see them, written once; by their path in easy-VQA."""
+    """Write the questions' images as the models see them, once; return their paths by their path in easy-VQA."""
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {question.image: folder / f"{question.image.stem}.png" for question in questions}
     for source, target in pictures.items():
@@ -92,7 +92,7 @@ def measure(
     threads: int | None,
     progress: Callable[[str, float, float], None],
 ) -> FileResult:
-    """Ask a file all questions through llama.cpp; greedy answers, compared by their words."""
+    """Ask a file all questions through llama.cpp; its greedy answers are compared by their words."""
     answers = []
     with LlamaClient(path, mmproj, threads=threads, n_ctx=512) as client:
         for done, question in enumerate(questions, 1):

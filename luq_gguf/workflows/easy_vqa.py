@@ -1,6 +1,6 @@
-"""easy-VQA, the data of the demo and of the little models: pictures of one coloured shape, and questions about them.
+"""easy-VQA, the data of the demo and of the tiny models: images of one coloured shape, and questions about them.
 
-PyPI ``easy-vqa`` (MIT): 64 x 64 pictures, 38,575 train and 9,673 test questions, 13 answers.
+PyPI ``easy-vqa`` (MIT): 64 x 64 images, 38,575 train and 9,673 test questions, 13 answers.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ class Question:
 
 
 def questions(split: str) -> list[Question]:
-    """All questions of the "train" or the "test" split. Raises LuqError where the package is not installed."""
+    """Return all questions of the "train" or the "test" split. Raises LuqError where the package is not installed."""
     try:
         import easy_vqa
     except ImportError:
-        raise LuqError("The demo needs the easy-vqa package.", "pip install easy-vqa") from None
+        raise LuqError("The demo needs the easy-vqa package.", "Install it with pip install easy-vqa.") from None
     rows = easy_vqa.get_train_questions() if split == "train" else easy_vqa.get_test_questions()
     images = easy_vqa.get_train_image_paths() if split == "train" else easy_vqa.get_test_image_paths()
     return [Question(Path(images[i]), text, answer) for text, answer, i in zip(*rows, strict=True)]
 
 
 def load_image(path: Path) -> Image.Image:
-    """The picture as the models see it: RGB, SIDE x SIDE."""
+    """Return the image as the models see it: RGB, SIDE x SIDE."""
     with Image.open(path) as picture:
         return picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
 
 
 def write_set(folder: Path, split: str, count: int, seed: int = 0) -> Path:
-    """A .jsonl of so many random questions with their pictures beside it; returns its path."""
+    """Write a .jsonl of so many random questions with their images next to it, and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     pool = questions(split)
     chosen = [pool[i] for i in np.random.default_rng(seed).permutation(len(pool))[:count]]
@@ -59,5 +59,5 @@ def write_set(folder: Path, split: str, count: int, seed: int = 0) -> Path:
 
 
 def normalize(answer: str) -> str:
-    """An answer as it is compared: lower case, words only."""
+    """Return an answer as it is compared: lower case, words only."""
     return " ".join(re.findall(r"[a-z0-9]+", answer.lower()))

@@ -50,7 +50,7 @@ class Conversion:
 
     @property
     def better(self) -> str | None:
-        """One sentence where another file of no more bytes is measured, or predicted, to be better."""
+        """Return a sentence where another file at the same size is measured, or predicted, to be better."""
         return better_line(self.plan) or uniform_baseline.line(self.uniform_baseline)
 
     def to_json(self) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def convert(
     options: RunOptions = RunOptions(),
     reporter: Reporter = Reporter(),
 ) -> Conversion:
-    """The whole road, resuming at the first stage whose inputs changed.
+    """Run all stages, resuming at the first one whose inputs changed.
 
     What has to be measured for the plan is measured on the calibration's questions where the request names none.
     """
@@ -113,7 +113,7 @@ def profile(
     options: RunOptions = RunOptions(),
     reporter: Reporter = Reporter(),
 ) -> Profile:
-    """The profile stage alone."""
+    """Run the profile stage alone."""
     with RunFolder(out, create=True, overwrite=options.overwrite) as run:
         return make_profile(load_spec_for_profile(run, model, options, reporter), calibration)
 
@@ -126,7 +126,7 @@ def plan(
     *,
     model: str | None = None,
 ) -> Plan:
-    """The plan stage alone, on a profiled run folder."""
+    """Run the plan stage alone, in a profiled run folder."""
     with RunFolder(run_dir) as run:
         profiled = serialization.read_profile(run.file("profile.json"))
         where = model or model_of(run)
@@ -142,7 +142,7 @@ def quantize_plan(
     *,
     model: str | None = None,
 ) -> Conversion:
-    """The quantize stage alone: plan.json as it stands, also where a person has edited it."""
+    """Run the quantize stage alone, with plan.json as it is, even if somebody has edited it."""
     with RunFolder(run_dir) as run:
         profiled = serialization.read_profile(run.file("profile.json"))
         session, planned = open_planned(run, model, options, reporter)
@@ -165,7 +165,7 @@ def _check_importance(run: RunFolder, planned: Plan) -> None:
     for name, kind in planned.tensor_types.items():
         if name not in entries and reader.needs_importance(name, kind, planned.high):
             raise RunFolderError(
-                f"plan.json gives {name} the type {kind}, which needs an importance entry; imatrix.gguf has none.",
+                f"plan.json gives {name} the type {kind}, which needs an importance entry, but imatrix.gguf has none.",
                 "Choose another type for it, such as Q2_K, or run luq-gguf plan again.",
             )
 
@@ -217,7 +217,7 @@ def sweep(
     mix_request: CalibrationMixRequest | None = None,
     model: str | None = None,
 ) -> dict[str, Any]:
-    """Measure many choices of low layers of a profiled run folder's model; with an ablation, also what alpha does."""
+    """Measure many choices of low layers of a profiled run folder's model; with `mix_request`, also what alpha does."""
     with RunFolder(run_dir) as run:
         profiled = serialization.read_profile(run.file("profile.json"))
         where = model or model_of(run)

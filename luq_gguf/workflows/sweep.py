@@ -1,6 +1,6 @@
-"""A sweep: what becomes of a model as more of its layers become low, in several orders, and what uniform files do.
+"""A sweep: how a model changes as more of its layers become low, in several orders, next to uniform files.
 
-An interrupted sweep goes on where it stopped, and a second one with more orders measures only what is new.
+An interrupted sweep resumes where it stopped, and a second one with more orders measures only what is new.
 """
 
 from __future__ import annotations
@@ -38,11 +38,13 @@ class SweepRequest:
 
 
 def sweep(session: Session, profile: Profile, meter: Meter, request: SweepRequest) -> dict[str, Any]:
-    """All points, written to sweep.json after each one."""
+    """Measure all points, and write sweep.json after each one. Returns its content. Raises BudgetError."""
     run, reporter, n = session.run, session.reporter, session.spec.tensors.n_layers
     counts = sorted(set(request.counts if request.counts is not None else range(n + 1)))
     if counts and counts[-1] > n:
-        raise BudgetError(f"--low-layers {counts[-1]} is impossible: the model has {n} decoder layers.", f"0 to {n}.")
+        raise BudgetError(
+            f"--low-layers {counts[-1]} is impossible: the model has {n} decoder layers.", f"Give 0 to {n}."
+        )
     done = 0
 
     def tick(total: int) -> None:

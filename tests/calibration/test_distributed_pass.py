@@ -136,14 +136,14 @@ def test_a_merged_profile_is_known_by_its_data_where_files_have_other_times(cli,
 def test_a_folder_with_another_shard_is_refused(cli, asked, shards):
     done = cli("profile", *asked, "--out", shards[1], "--shard", "2/3")
     assert done.returncode == 2
-    assert "holds shard 1/3" in done.stderr
+    assert "contains shard 1/3" in done.stderr
 
 
 @pytest.mark.parametrize("text", ["3/3", "1", "1/0", "-1/2", "a/b"])
 def test_a_wrong_share_is_wrong_use(cli, asked, text, tmp_path):
     done = cli("profile", *asked, "--out", tmp_path / "run", "--shard", text)
     assert done.returncode == 2
-    assert "is no part" in done.stderr
+    assert "is not a shard" in done.stderr
 
 
 def test_an_interrupted_shard_goes_on_with_the_batches_that_are_left(asked, tmp_path, monkeypatch):
@@ -217,7 +217,7 @@ def test_a_killed_rank_ends_the_other_and_the_same_command_goes_on(asked, alone,
     again = start(arguments, arguments)
     (_, of_first), (printed, of_second) = [process.communicate(timeout=300) for process in again]
     assert [process.returncode for process in again] == [0, 0], of_first + of_second
-    assert "samples of share" not in of_first, "rank 0's share was finished"
+    assert "samples of shard" not in of_first, "rank 0's share was finished"
     assert printed == ""
     check_same(alone, out)
     idle = start(arguments, arguments)
@@ -260,7 +260,7 @@ def test_where_rank_0_may_not_write_no_other_does(asked, tmp_path):
     first, second = start(arguments, arguments)
     told, silent = (process.communicate(timeout=120)[1] for process in (first, second))
     assert (first.returncode, second.returncode) == (2, 2), told
-    assert "holds thesis.tex" in told
+    assert "contains thesis.tex" in told
     assert "Error:" not in silent
     assert [path.name for path in out.iterdir()] == ["thesis.tex"]
 
@@ -274,7 +274,7 @@ def test_ctrl_c_ends_all(asked, tmp_path):
         process.send_signal(signal.SIGINT)
     told = [process.communicate(timeout=60)[1] for process in both]
     assert [process.returncode for process in both] == [130, 130], told
-    assert "goes on where this one stopped" in told[0]
+    assert "resumes where this one stopped" in told[0]
     assert "Interrupted" not in told[1]
 
 
@@ -282,7 +282,7 @@ def test_a_shard_under_a_launcher_is_refused(cli, asked, tmp_path):
     environment = os.environ | {"RANK": "0", "WORLD_SIZE": "2"}
     done = cli("profile", *asked, "--out", tmp_path / "run", "--shard", "0/2", env=environment)
     assert done.returncode == 2
-    assert "share the work already" in done.stderr
+    assert "already share the work" in done.stderr
     done = cli(
         "profile", *asked, "--out", tmp_path / "run", env={k: v for k, v in environment.items() if "MASTER" not in k}
     )

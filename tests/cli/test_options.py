@@ -51,7 +51,7 @@ def test_another_models_run_folder_is_used_with_overwrite_alone(tmp_path, given,
         assert isinstance(done.exception, CheckpointError)
         return
     assert isinstance(done.exception, RunFolderError)
-    assert "holds a run of another/model" in done.exception.message
+    assert "contains a run of another/model" in done.exception.message
     assert "add --overwrite to use this one" in done.exception.hint
     assert json.loads((run / "run.json").read_text())["model"] == "another/model"
 

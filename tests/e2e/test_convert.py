@@ -149,7 +149,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_file(small, cli, tmp_
     _, told = child.communicate(timeout=60)
     if kill == signal.SIGINT:
         assert child.returncode == 130, told
-        assert "goes on where this one stopped" in told
+        assert "resumes where this one stopped" in told
         assert not list(out.rglob("*.part"))
     profiled = (out / "profile.json").stat().st_mtime_ns
     done = cli(*arguments)

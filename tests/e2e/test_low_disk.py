@@ -56,5 +56,5 @@ def test_what_needs_the_16_bit_file_is_wrong_use(cli, tmp_path, other):
     budget = () if other[0] == "--max-kld" else ("--low-layers", 3)
     done = cli("convert", tmp_path, "--out", tmp_path / "run", "--low-disk", *other, *budget)
     assert done.returncode == 2
-    assert "--low-disk writes no whole 16-bit GGUF" in done.stderr
+    assert "--low-disk does not write a whole 16-bit GGUF file" in done.stderr
     assert not (tmp_path / "run").exists()

@@ -159,7 +159,7 @@ def test_nothing_is_unpickled():
 
 def test_a_pipe_is_no_picture(tmp_path):
     os.mkfifo(tmp_path / "a.png")
-    with pytest.raises(ValueError, match="is no file"):
+    with pytest.raises(ValueError, match="is not a file"):
         images.open_rgb(tmp_path / "a.png")
 
 
@@ -282,7 +282,7 @@ def test_measured_figures_of_another_shape_are_refused(tmp_path, name):
     path = tmp_path / "point.json"
     path.write_text(json.dumps(BAD_POINTS[name]))
     told = refusal(RunFolderError, lambda: serialization.read_value(path, Figures, "sweep"))
-    assert told.message == f"{path} is no point of luq-gguf's."
+    assert told.message == f"{path} is not a valid luq-gguf point."
     assert told.hint == "Run luq-gguf sweep again."
 
 

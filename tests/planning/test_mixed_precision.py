@@ -151,11 +151,11 @@ def test_greedy_measures_steps_and_is_no_worse_than_the_papers_order(cli, run, q
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("--plan", "best", "--low-layers", 3), "--plan best is made for a size"),
+        (("--plan", "best", "--low-layers", 3), "--plan best needs a size"),
         (("--plan", "best", "--target-bpw", 1.0), "smallest text model takes"),
         (("--plan", "best", "--target-bpw", 3, "--types", "Q9_X"), "GGUF has no quantized type of this name"),
         (("--plan", "best", "--target-bpw", 3, "--rank", "kld"), "--rank kld orders layers for --plan luq"),
-        (("--target-bpw", 3, "--types", "Q2_K"), "--types: only for --plan best"),
+        (("--target-bpw", 3, "--types", "Q2_K"), "--types can only be used with --plan best"),
         (("--plan", "best", "--target-bpw", 3, "--max-kld", 1), "no other budget"),
     ],
 )

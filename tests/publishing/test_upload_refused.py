@@ -14,7 +14,7 @@ pytestmark = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect
 def test_a_dry_run_sends_nothing_and_lists_everything(upload, hub, run):
     done = upload(run, "--create", "--private", "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert "does not exist and would be made, private" in done.stdout
+    assert "does not exist and would be created as private" in done.stdout
     assert "imatrix.gguf" in done.stdout
     assert REPO not in hub.repositories
     assert not [line for line in hub.lines() if not line.startswith("GET")]
@@ -141,7 +141,7 @@ def test_ctrl_c_in_the_middle_says_how_to_go_on(upload, hub, run):
     hub.on_request = lambda line: child.send_signal(signal.SIGINT) if line.startswith("PUT") else None
     _, told = child.communicate(timeout=60)
     assert child.returncode == 130, told
-    assert "The same command goes on where this one stopped" in told
+    assert "The same command resumes where this one stopped" in told
     assert "Traceback" not in told
     hub.on_request = lambda line: None
     assert not any(name.endswith(".gguf") for name in hub.repositories[REPO].files)
@@ -167,5 +167,5 @@ def test_a_hub_that_cannot_be_asked_for_permission_is_asked_to_write(upload, hub
 def test_options_of_publishing_without_a_place_to_publish_are_wrong_use(cli, tiny_model, tmp_path):
     done = cli("convert", tiny_model, "--out", tmp_path / "out", "--low-layers", 1, "--private")
     assert done.returncode == 2
-    assert "go with --upload" in done.stderr
+    assert "need --upload" in done.stderr
     assert not (tmp_path / "out").exists()

@@ -99,7 +99,7 @@ def test_the_lock_of_a_killed_process_goes_with_it(tmp_path):
 
 def test_a_folder_with_other_things_is_refused_unless_it_may_be_overwritten(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(RunFolderError, match="holds thesis.tex"):
+    with pytest.raises(RunFolderError, match="contains thesis.tex"):
         RunFolder(tmp_path, create=True)
     with RunFolder(tmp_path, create=True, overwrite=True):
         pass
@@ -110,10 +110,10 @@ def test_a_file_or_a_stranger_in_place_of_the_folder(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(RunFolderError, match="is a file"):
         RunFolder(tmp_path / "file", create=True)
-    with pytest.raises(RunFolderError, match="no run folder"):
+    with pytest.raises(RunFolderError, match="is not a run folder"):
         RunFolder(tmp_path)
     (tmp_path / "run.json").write_text(json.dumps({"other": 1}))
-    with pytest.raises(RunFolderError, match="not luq-gguf's"), RunFolder(tmp_path) as run:
+    with pytest.raises(RunFolderError, match="was not written by luq-gguf"), RunFolder(tmp_path) as run:
         run.read()
 
 

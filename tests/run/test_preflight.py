@@ -170,7 +170,7 @@ def test_columns_in_another_order_than_measured_are_noticed(cli, text_model, boo
     Path(json.loads(done.stdout)["model"]).unlink()
     again = cli("quantize", tmp_path / "run")
     assert again.returncode == 1
-    assert "puts the columns of blk.0.ffn_down.weight in an order of its own" in again.stderr
+    assert "puts the columns of blk.0.ffn_down.weight in a different order" in again.stderr
     assert not list((tmp_path / "run").glob("*LUQ*"))
 
 
@@ -180,14 +180,14 @@ def test_calibration_of_too_few_tokens_says_how_many_it_takes(cli, text_model, t
         "convert", text_model(), "--out", tmp_path / "run", "--calib-text", tmp_path / "short.txt", "--low-layers", 1
     )
     assert done.returncode == 2
-    assert "needs 100 at least" in done.stderr
+    assert "needs at least 100" in done.stderr
 
 
 @pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
 def test_the_folder_of_another_model_is_not_overwritten(cli, small, text_model, tmp_path):
     done = cli("convert", text_model(), "--out", small.copy(tmp_path / "run").folder, "--low-layers", 1)
     assert done.returncode == 2
-    assert "holds a run of" in done.stderr
+    assert "contains a run of" in done.stderr
 
 
 def test_a_read_only_folder_is_one_sentence(cli, text_model, tmp_path):

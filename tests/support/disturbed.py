@@ -114,4 +114,4 @@ def is_expected(stop: Stop, number: int) -> bool:
         return stop.exit_code == -signal.SIGKILL
     if stop.seconds < 1.5 and stop.exit_code == -number and "Interrupted" not in stop.told:
         return True  # Python had not begun to listen yet
-    return stop.exit_code == 130 and "goes on where this one stopped" in stop.told and "Traceback" not in stop.told
+    return stop.exit_code == 130 and "resumes where this one stopped" in stop.told and "Traceback" not in stop.told

@@ -134,7 +134,7 @@ def test_what_cannot_be_measured_is_refused(cli, run, converted, tmp_path):
         (("--shape", tmp_path), "not a folder with a config.json"),
         (("--shape", "llava-1.5-7b", "--low-layers", 33), "32 decoder layers"),
         (("--shape", "llava-1.5-7b", "--low", "Q9_Z"), "--low Q9_Z"),
-        ((converted.model, "--prompt", "x"), "'x' is no number"),
+        ((converted.model, "--prompt", "x"), "'x' is not a number"),
     ):
         done = cli("bench", *arguments, "--out", tmp_path / "bench.json")
         assert done.returncode == 2, done.stderr

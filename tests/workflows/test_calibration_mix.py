@@ -76,7 +76,7 @@ def test_a_second_time_measures_nothing_and_leaves_no_bank(cli, arguments, ablat
 def test_other_calibration_data_are_refused_before_anything_is_measured(cli, arguments):
     done = cli(*arguments[:-1], 16)
     assert done.returncode == 2
-    assert "profiled with other calibration data" in done.stderr
+    assert "profiled with calibration data other than" in done.stderr
 
 
 def test_a_share_beyond_one_is_refused(cli, run, questions):

@@ -99,7 +99,7 @@ def test_a_killed_sweep_repeats_one_point_at_most(arguments, run, swept):
 def test_numbers_that_are_none_are_refused(cli, arguments, swept):
     done = cli(*arguments, "--low-layers", "0,x")
     assert done.returncode == 2
-    assert "'x' is no number" in done.stderr
+    assert "'x' is not a number" in done.stderr
 
 
 def test_a_plan_ranked_by_divergence_takes_the_layers_that_cost_least_alone(cli, run, questions, swept):
