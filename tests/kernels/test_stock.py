@@ -120,7 +120,8 @@ def test_sanitizers_find_nothing_in_the_library(ask, tmp_path):
 
 def logits(model, threads, out, *library, path="auto"):
     command = [sys.executable, SUPPORT / "kernel_logits.py", model, str(threads), out, *library]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=os.environ | {"LUQ_KERNELS": path})
+    environment = tools.bindings_environment() | {"LUQ_KERNELS": path}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stderr
     assert ("CPU_LUQ model buffer" in done.stderr) == bool(library), "the model's tensors are not where they should be"
     with np.load(out) as content:

@@ -14,6 +14,7 @@ import pytest
 from launch import free_port
 from uploader import REPO
 
+from luq_gguf.llamacpp import tools
 from luq_gguf.llamacpp.gguf import reader
 
 one_model = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
@@ -99,7 +100,8 @@ parts = [{{"type": "image_url", "image_url": {{"url": "data:image/png;base64," +
 said = llm.create_chat_completion([{{"role": "user", "content": parts}}], max_tokens=4, temperature=0)
 print("SAID", said["choices"][0]["message"]["content"])
 """
-    done = subprocess.run([sys.executable, "-c", code], env=upload.environment, capture_output=True, text=True)
+    environment = upload.environment | {"PYTHONPATH": tools.bindings_environment()["PYTHONPATH"]}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert answer in done.stdout.split("SAID")[1]
 
