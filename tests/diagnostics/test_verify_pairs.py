@@ -21,6 +21,6 @@ def test_another_familys_mmproj(halves, tmp_path):
     other.write_bytes(vision.read_bytes().replace(b"qwen2.5vl_merger", b"ldpv2_projector_", 1))
     found = {check.name: check for check in verify.verify(text, other, threads=1)}
     assert not found["mmproj-other.gguf: belongs"].ok
-    assert "is not qwen2vl's" in found["mmproj-other.gguf: belongs"].found
+    assert "does not belong to qwen2vl" in found["mmproj-other.gguf: belongs"].found
     assert found["text.gguf: logits"].ok
     assert all(check.ok for check in verify.verify(text, vision, threads=1))
