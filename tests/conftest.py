@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import hypothesis
 import pytest
 from filelock import FileLock
 
@@ -22,6 +23,10 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": _HOME.name, "TOKENIZERS_PARALLE
 # torch follows the first; libgomp, whose threads spin while they wait, holds llama.cpp to the second whatever it asks.
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_THREAD_LIMIT": "1"}
 sys.path.insert(0, str(Path(__file__).parent / "support"))
+
+# The first text that Hypothesis draws makes it read all of Unicode, which takes a second: that is not a slow strategy.
+hypothesis.settings.register_profile("suite", suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("suite")
 
 TESTS = Path(__file__).parent
 MODELS = TESTS / "models"

@@ -76,6 +76,10 @@ class Geometry:
         return all(reader.fits_blocks(kind, t.shape[0]) for t in inside)
 
 
+# What was measured while other programs were running is good enough for this process, but not for later ones.
+_passing: dict[Path, dict[str, Any]] = {}
+
+
 def measured_rates(
     geometry: Geometry,
     threads: int,
@@ -89,14 +93,17 @@ def measured_rates(
     Raises DiskSpaceError, and RunnerError if llama-bench cannot run such a model.
     """
     path = _cache_path(geometry, threads)
-    content: dict[str, Any] = _read(path)
+    content: dict[str, Any] = _passing.get(path) or _read(path)
     missing = [kind for kind in types if geometry.fits(kind) and (again or kind not in content.get("rates", {}))]
     if missing:
         _measure(geometry, threads, missing, content, reporter)
-        if content["others_share"] <= BUSY:
+        busy = content["others_share"] > BUSY
+        if busy or path in _passing:
+            _passing[path] = content
+        else:
             path.parent.mkdir(parents=True, exist_ok=True)
             serialization.write_json(path, content)
-        else:
+        if busy:
             reporter.info(
                 f"other programs used {content['others_share']:.0%} of this machine, so rates are not kept for later"
             )

@@ -55,6 +55,7 @@ def _environment(env: Mapping[str, str] | None) -> Iterator[None]:
         if env is not None:
             os.environ.clear()
             os.environ.update(env)
+        os.environ.pop("COLUMNS", None)  # of a worker of pytest-xdist
         yield
     finally:
         os.chdir(folder)
