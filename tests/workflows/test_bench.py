@@ -11,7 +11,7 @@ import time
 import psutil
 import pytest
 
-from luq_gguf.benchmarking import file_benchmark
+from luq_gguf.benchmarking import file_benchmark, type_benchmark
 from luq_gguf.core import machine
 from luq_gguf.core.errors import DiskSpaceError, EvaluationError
 from luq_gguf.llamacpp import shape_file
@@ -20,6 +20,12 @@ from luq_gguf.llamacpp.gguf import reader
 pytestmark = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
 
 FEW = ("--threads", 1, "--prompt", "16,32", "--generate", 8)
+
+
+@pytest.fixture(autouse=True)
+def one_round(monkeypatch):
+    """What types do on this CPU is told of one round instead of two: no test asks how well."""
+    monkeypatch.setattr(type_benchmark, "ROUNDS", 1)
 
 
 @pytest.fixture(scope="module")
