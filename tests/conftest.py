@@ -100,10 +100,10 @@ def calibration_file(once) -> Path:
 
 @pytest.fixture(scope="session")
 def test_set(once) -> list[tuple[Path, str, str]]:
-    """120 test questions of easy-VQA: picture, question, answer."""
+    """200 test questions of easy-VQA: picture, question, answer."""
     from luq_gguf.workflows import easy_vqa
 
-    path = next(once("questions", lambda folder: easy_vqa.write_set(folder, "test", 120)).glob("*.jsonl"))
+    path = next(once("questions", lambda folder: easy_vqa.write_set(folder, "test", 200)).glob("*.jsonl"))
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     return [(path.parent / row["image"], row["prompt"], row["answers"][0]) for row in rows]
 
