@@ -329,7 +329,8 @@ def main() -> None:
     if args.old or args.remove_old:
         return _list_unused(args.remove_old)
     if args.headers or args.where:
-        print(headers() if args.headers else cache_folder())
+        build_folder = folder_for(cpu.portable_features()) if args.portable else cache_folder()
+        print(headers() if args.headers else build_folder)
         return None
     print(build(portable=args.portable))
     old = unused()

@@ -66,3 +66,13 @@ def test_builds_of_another_recipe_and_of_killed_runs_are_unused(cache):
     assert kept.exists()
     assert running.exists()
     assert not older.exists()
+
+
+def test_where_a_portable_build_lies_is_told_beside_a_build_of_this_cpu(cache, monkeypatch, capsys):
+    cache("own", needs=[])
+    monkeypatch.setattr("sys.argv", ["build.py", "--where", "--portable"])
+    build.main()
+    assert capsys.readouterr().out.strip() == str(build.folder_for(cpu.portable_features()))
+    monkeypatch.setattr("sys.argv", ["build.py", "--where"])
+    build.main()
+    assert capsys.readouterr().out.strip().endswith("-own")
