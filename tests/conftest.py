@@ -24,8 +24,15 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": _HOME.name, "TOKENIZERS_PARALLE
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_THREAD_LIMIT": "1"}
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
-# The first text that Hypothesis draws makes it read all of Unicode, which takes a second: that is not a slow strategy.
-hypothesis.settings.register_profile("suite", suppress_health_check=[hypothesis.HealthCheck.too_slow])
+# As Hypothesis's own profile for CI, but random elsewhere. The first text that it draws makes it read all of Unicode,
+# which takes a second: that is not a slow strategy.
+hypothesis.settings.register_profile(
+    "suite",
+    deadline=None,
+    derandomize=bool(os.environ.get("CI")),
+    database=None if os.environ.get("CI") else hypothesis.settings.default.database,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("suite")
 
 TESTS = Path(__file__).parent
