@@ -189,7 +189,7 @@ def _logged(command: list[str], log: Path, on_line: Callable[[str], None] = lamb
                 on_line(line)
             code = child.wait()
         finally:
-            child.kill()
+            child.terminate()  # no-op for one that has ended; ninja ends its compilers then
             child.wait()
     if code:
         end = "\n".join(log.read_text(errors="replace").splitlines()[-30:])
@@ -344,4 +344,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("\nInterrupted; the unfinished build is removed. The same command begins again.", file=sys.stderr)
+        sys.exit(130)
