@@ -69,9 +69,10 @@ def compile_sources(into: Path, *arguments: str, targets: tuple[str, ...] = ("lu
     """Run CMake; `arguments` are additional ones for its first step."""
     try:
         headers = tools.ggml_headers()
-    except (OSError, subprocess.CalledProcessError) as error:
+    except (OSError, SystemExit) as error:  # the recipe is a script too, and ends with a sentence
+        reason = str(error).splitlines()[-1].rstrip(".")
         raise KernelsError(
-            f"The kernels cannot be built: the pinned llama.cpp's headers cannot be downloaded ({error}).",
+            f"The kernels cannot be built: the pinned llama.cpp's headers cannot be downloaded ({reason}).",
             "They are downloaded once, with its sdist, from the package index: try again with a network connection.",
         ) from None
     cmake, ninja = _tool("cmake", into.parent), None if shutil.which("make") else _tool("ninja", into.parent)

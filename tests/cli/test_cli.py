@@ -1,6 +1,7 @@
 """The command line without heavy work: help, wrong use, exit codes."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -110,3 +111,18 @@ def test_a_table_in_a_file_is_as_wide_as_it_is(capsys, monkeypatch, columns, cut
     printed = capsys.readouterr().out
     assert (printed.count("1.25 (1.20 to 1.30)") == 20) is not cut
     assert ("0.123456789" in printed) is not cut
+
+
+def test_kernels_without_a_package_index_end_in_a_sentence(cli, tmp_path):
+    offline = {
+        "XDG_CACHE_HOME": str(tmp_path),
+        "PIP_NO_INDEX": "1",
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_FIND_LINKS": "",
+    }
+    done = cli("kernels", "--path", env=os.environ | offline)
+    assert done.returncode == 1
+    assert "headers cannot be downloaded" in done.stderr
+    assert "Check that the package index is reachable" in done.stderr
+    assert "ERROR: " not in done.stderr
+    assert "Traceback" not in done.stderr
