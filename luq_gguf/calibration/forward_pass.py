@@ -22,7 +22,7 @@ from luq_gguf.calibration import resume
 from luq_gguf.calibration.batches import Batch
 from luq_gguf.calibration.hooks import CalibrationHooks
 from luq_gguf.calibration.reservoir import MODALITIES, Reservoir
-from luq_gguf.core.types import CalibrationSet, ImportanceMatrix, ShardSpec
+from luq_gguf.core.types import CalibrationData, ImportanceMatrix, ShardSpec
 from luq_gguf.hf import model as hf_model
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.decoder import decoder_layers, decoder_matrices
@@ -46,7 +46,7 @@ class PassResult:
 
 
 def pass_key(
-    checkpoint: Checkpoint, calibration: CalibrationSet, dtype: torch.dtype, share: ShardSpec = ShardSpec()
+    checkpoint: Checkpoint, calibration: CalibrationData, dtype: torch.dtype, share: ShardSpec = ShardSpec()
 ) -> str:
     """Return the key of saved state; `dtype` is that of the weights and of the kept vectors."""
     inputs = [checkpoint.fingerprint, calibration.sha256, calibration.n_text, calibration.seed, CAPACITY, STATE]
@@ -56,7 +56,7 @@ def pass_key(
 @contextmanager
 def run_pass(
     checkpoint: Checkpoint,
-    calibration: CalibrationSet,
+    calibration: CalibrationData,
     names: TensorNames,
     work: Path,
     *,
@@ -92,7 +92,7 @@ def run_pass(
 class _Batches:
     model: torch.nn.Module
     processor: object
-    calibration: CalibrationSet
+    calibration: CalibrationData
     share: ShardSpec
 
     def after(self, start: int) -> Iterator[Batch]:

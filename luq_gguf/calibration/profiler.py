@@ -12,7 +12,7 @@ import numpy as np
 from luq_gguf.calibration import entropy_estimate
 from luq_gguf.calibration.forward_pass import CAPACITY, forward, pass_key, run_pass
 from luq_gguf.calibration.reservoir import MODALITIES, SampledVectors
-from luq_gguf.core.types import COLUMNS, CalibrationSet, ImportanceMatrix, Profile
+from luq_gguf.core.types import COLUMNS, CalibrationData, ImportanceMatrix, Profile
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.devices import Placement
 from luq_gguf.hf.tensor_names import TensorNames
@@ -60,7 +60,7 @@ class ProfileInputs:
 
 def profile(
     checkpoint: Checkpoint,
-    calibration: CalibrationSet,
+    calibration: CalibrationData,
     names: TensorNames,
     work: Path,
     *,
@@ -121,7 +121,7 @@ def finalize_profile(
     return Profile(inputs.model, layers, estimator, described, rankings), matrix, histograms | columns
 
 
-def calibration_facts(calibration: CalibrationSet) -> dict[str, object]:
+def calibration_facts(calibration: CalibrationData) -> dict[str, object]:
     """Return what profile.json says about a calibration set; n_text and n_tokens are known after the pass."""
     return {
         "sources": list(calibration.sources),

@@ -24,7 +24,7 @@ from luq_gguf.calibration.profiler import calibration_facts
 from luq_gguf.calibration.reservoir import MODALITIES
 from luq_gguf.core import atomic
 from luq_gguf.core.errors import ShardError
-from luq_gguf.core.types import COLUMNS, CalibrationSet, ImportanceMatrix, ShardSpec
+from luq_gguf.core.types import COLUMNS, CalibrationData, ImportanceMatrix, ShardSpec
 from luq_gguf.hf.checkpoint import Checkpoint
 
 VERSION = 1
@@ -69,7 +69,7 @@ def write(
     folder: Path,
     share: ShardSpec,
     checkpoint: Checkpoint,
-    calibration: CalibrationSet,
+    calibration: CalibrationData,
     pass_result: PassResult,
     request_key: str,
 ) -> None:

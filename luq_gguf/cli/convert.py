@@ -47,18 +47,18 @@ def command(
     plan_request = options.make_plan_request(rest, seed)
     how = options.make_run_options(rest)
     options.check_files(how, measures=plan_request.measures)
-    from luq_gguf.calibration.stage import CalibrationRequest
+    from luq_gguf.core.calibration_set import CalibrationSet
     from luq_gguf.core.units import format_size
     from luq_gguf.workflows import pipeline
 
-    request = CalibrationRequest(calib, calib_text, alpha, samples, seed)
+    calibration = CalibrationSet(calib, calib_text, alpha, samples, seed)
     target, base_model = options.make_target(repo, rest)
     with output.reporter() as reporter:
         if target:
             from luq_gguf.publishing import upload
 
             upload.check(target, base_model)  # hours before it is needed
-        result = pipeline.convert(model, out, plan_request, request, how, reporter)
+        result = pipeline.convert(model, out, plan_request, calibration, how, reporter)
         published = upload.upload(out, target, base_model=base_model, reporter=reporter) if target else None
     if as_json:
         output.print_json(result.to_json() | ({"upload": published.to_json()} if published else {}))

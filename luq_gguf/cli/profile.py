@@ -49,11 +49,11 @@ def command(
     """
     from luq_gguf.calibration import distributed_pass
     from luq_gguf.calibration.distributed import Launch
-    from luq_gguf.calibration.stage import CalibrationRequest
+    from luq_gguf.core.calibration_set import CalibrationSet
     from luq_gguf.core.reporter import Reporter
     from luq_gguf.workflows import pipeline
 
-    request = CalibrationRequest(calib, calib_text, alpha, samples, seed)
+    calibration = CalibrationSet(calib, calib_text, alpha, samples, seed)
     launch = Launch.of_environment()
     if shard and launch:
         raise CalibrationError(
@@ -64,13 +64,13 @@ def command(
     quiet = nullcontext(Reporter())
     with quiet if launch and launch.rank else output.reporter() as reporter:
         if shard:
-            distributed_pass.profile_shard(model, out, request, shard, how, reporter)
+            distributed_pass.profile_shard(model, out, calibration, shard, how, reporter)
             content = {"shard": str(shard), "run_dir": str(out)}
             click.echo(json.dumps(content, indent=1) if as_json else f"shard {shard}  {out}")
             return
         if launch:
-            profile = distributed_pass.profile_together(model, out, request, launch, how, reporter)
+            profile = distributed_pass.profile_together(model, out, calibration, launch, how, reporter)
         else:
-            profile = pipeline.profile(model, out, request, how, reporter)
+            profile = pipeline.profile(model, out, calibration, how, reporter)
     if profile:
         output.print_profile(profile, out, as_json=as_json)

@@ -44,8 +44,9 @@ class EvalData:
 
 
 @dataclass(frozen=True)
-class CalibrationSet:
-    """What flows through the reference model: multimodal samples, and n_text text-only ones.
+class CalibrationData:
+    """What was read of a CalibrationSet and flows through the reference model: multimodal samples, and n_text text-only
+    ones.
 
     The text-only ones are prompts without images (`text`), or chunks of a `document`. `image_source` and `text_source`
     name the sets; `revisions` has the commit of those from the Hub.

@@ -15,10 +15,11 @@ from luq_gguf.run.folder import RunFolder
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """Describes what to measure files on: questions (`source`), a text, or both."""
+    """Describes what to measure files on: questions (`source`: a .jsonl file, a folder of images or a Hub dataset id),
+    a text file, or both."""
 
-    source: str | None = None
-    text: Path | None = None
+    source: str | Path | None = None
+    text: str | Path | None = None
     metric: str = "auto"
     samples: int | None = None
     chunks: int = 32
@@ -28,8 +29,8 @@ class QuestionSet:
 
     def read(self, model: Path, cache: Path) -> EvalData:
         return evaluation.read_data(
-            self.source,
-            self.text,
+            None if self.source is None else str(self.source),
+            Path(self.text) if self.text else None,
             model,
             n_samples=self.samples,
             n_chunks=self.chunks,
@@ -46,5 +47,6 @@ def check_questions(budget: Budget, questions: QuestionSet, run: RunFolder) -> N
             "were given.",
             "Give --eval SET: a .jsonl, a folder of images, or a Hub dataset id.",
         )
-    samples = datasets.read_questions(questions.source, questions.samples, questions.seed, run.work / "eval" / "images")
+    cache = run.work / "eval" / "images"
+    samples = datasets.read_questions(str(questions.source), questions.samples, questions.seed, cache)
     evaluation.choose_metric("exact" if budget.min_accuracy is not None else questions.metric, samples)

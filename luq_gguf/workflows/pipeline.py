@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from luq_gguf.calibration.stage import CalibrationRequest, make_profile
+from luq_gguf.calibration.stage import make_profile
 from luq_gguf.core import atomic
+from luq_gguf.core.calibration_set import CalibrationSet
 from luq_gguf.core.errors import RunFolderError
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import Plan, Profile, QuantizedModel, RunOptions
@@ -73,7 +74,7 @@ def convert(
     model: str,
     out: Path,
     plan_request: PlanRequest,
-    calibration: CalibrationRequest,
+    calibration: CalibrationSet,
     options: RunOptions = RunOptions(),
     reporter: Reporter = Reporter(),
 ) -> Conversion:
@@ -85,7 +86,7 @@ def convert(
         plan_request = replace(plan_request, questions=replace(plan_request.questions, source=calibration.images))
     with RunFolder(out, create=True, overwrite=options.overwrite) as run:
         claim(run, model, overwrite=options.overwrite)
-        dataset = datasets.source_name(calibration.images or datasets.DEFAULT_IMAGES)
+        dataset = datasets.source_name(calibration.sources[0] or datasets.DEFAULT_IMAGES)
         session = open_session(
             run, model, options, reporter, low=plan_request.low, high=plan_request.high, dataset=dataset
         )
@@ -109,7 +110,7 @@ def _converted(session: Session, profile: Profile, plan: Plan, foreseen: Mapping
 def profile(
     model: str,
     out: Path,
-    calibration: CalibrationRequest,
+    calibration: CalibrationSet,
     options: RunOptions = RunOptions(),
     reporter: Reporter = Reporter(),
 ) -> Profile:
