@@ -22,6 +22,7 @@ from luq_gguf.calibration import resume
 from luq_gguf.calibration.batches import Batch
 from luq_gguf.calibration.hooks import CalibrationHooks
 from luq_gguf.calibration.reservoir import MODALITIES, Reservoir
+from luq_gguf.core import process_state
 from luq_gguf.core.types import CalibrationData, ImportanceMatrix, ShardSpec
 from luq_gguf.hf import model as hf_model
 from luq_gguf.hf.checkpoint import Checkpoint
@@ -117,9 +118,8 @@ def _pass(
     last_saved, batch_number = time.monotonic(), start
     on_samples(done, total)
     with torch.inference_mode(), hooks.attached():
-        for batch in batches.after(start):
-            hooks.expect(batch.valid, batch.ids, multimodal=batch.multimodal)
-            forward(batches.model, batch)
+        remaining = batches.after(start)
+        while batch := _next_passed(batches.model, hooks, remaining):
             done += len(batch.ids)
             batch_number += 1
             on_samples(done, max(done, total))
@@ -129,6 +129,16 @@ def _pass(
     save(_state(hooks, reservoir, batch_number, done))
     on_samples(done, done)
     return hooks.importance(done)
+
+
+def _next_passed(model: torch.nn.Module, hooks: CalibrationHooks, remaining: Iterator[Batch]) -> Batch | None:
+    """Make the next batch and its forward pass, while no other thread loads a model; None after the last."""
+    with process_state.TORCH:
+        batch = next(remaining, None)
+        if batch:
+            hooks.expect(batch.valid, batch.ids, multimodal=batch.multimodal)
+            forward(model, batch)
+    return batch
 
 
 def forward(model: torch.nn.Module, batch: Batch) -> None:
