@@ -14,6 +14,7 @@ from luq_gguf.calibration.stage import (
     adopt_merged,
     make_merged,
     make_profile,
+    on_load,
     place,
     profile_key,
     read_data,
@@ -74,6 +75,7 @@ def _make_shard(session: Session, calibration: CalibrationSet, share: ShardSpec)
             run.work,
             placement=placement,
             share=share,
+            on_load=on_load(reporter),
             on_samples=lambda done, total: reporter.progress(f"samples of shard {share}", done, total),
         )
         with pass_ as pass_result:

@@ -63,6 +63,7 @@ def run_pass(
     *,
     placement: Placement,
     share: ShardSpec = ShardSpec(),
+    on_load: Callable[[float], None] = lambda share: None,
     on_samples: Callable[[int, int], None],
 ) -> Iterator[PassResult]:
     """Make the pass, or the rest of it; the reservoir can be read inside this context, after the model is freed."""
@@ -72,7 +73,9 @@ def run_pass(
     if state is None:
         for name in MODALITIES:
             (work / f"reservoir-{name}.bin").unlink(missing_ok=True)
+    on_load(0.0)
     model, processor = hf_model.load_reference(checkpoint, placement)
+    on_load(1.0)
     config: Any = model.config
     width = config.get_text_config().hidden_size
     dtype = next(model.parameters()).dtype

@@ -36,8 +36,9 @@ ProfileResult = tuple[Profile, ImportanceMatrix, dict[str, np.ndarray]]
 
 @dataclass(frozen=True)
 class Progress:
-    """Callbacks of the two halves: done and total, of samples and of layers."""
+    """Callbacks: what share of the model is loaded; then done and total of the two halves, of samples and of layers."""
 
+    on_load: Callable[[float], None] = lambda share: None
     on_samples: Callable[[int, int], None] = lambda done, total: None
     on_layers: Callable[[int, int], None] = lambda done, total: None
 
@@ -73,7 +74,15 @@ def profile(
     Returns what `finalize_profile` does. Raises CalibrationError where the set has fewer tokens than clusters.
     """
     key = pass_key(checkpoint, calibration, placement.dtype)
-    pass_ = run_pass(checkpoint, calibration, names, work, placement=placement, on_samples=progress.on_samples)
+    pass_ = run_pass(
+        checkpoint,
+        calibration,
+        names,
+        work,
+        placement=placement,
+        on_load=progress.on_load,
+        on_samples=progress.on_samples,
+    )
     with pass_ as pass_result:
         inputs = ProfileInputs(
             checkpoint.name,

@@ -4,7 +4,7 @@ inputs are unchanged. Nothing here prints: the `Reporter` is told.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
 from luq_gguf.core import atomic
@@ -145,10 +145,16 @@ def make_merged(run: RunFolder, shards: Sequence[Shard], reporter: Reporter = Re
     return _finished_profile(run)
 
 
+def on_load(reporter: Reporter) -> Callable[[float], None]:
+    """Return what tells the reporter how much of the reference model is loaded: the first minutes of a large one."""
+    return lambda share: reporter.progress("load reference model", share, 1.0)
+
+
 def _progress(reporter: Reporter) -> Progress:
     from luq_gguf.calibration import profiler
 
     return profiler.Progress(
+        on_load(reporter),
         lambda done, total: reporter.progress("calibration samples", done, total),
         lambda done, total: reporter.progress("layer entropies", done, total),
     )

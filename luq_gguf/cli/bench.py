@@ -10,6 +10,7 @@ import click
 from luq_gguf.cli import options, output
 from luq_gguf.core.types import RunOptions
 from luq_gguf.reporting import tables
+from luq_gguf.reporting.progress import progress
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -109,7 +110,7 @@ def _bench(
     out = (given["out"] or (run_dir or Path()) / "bench.json").absolute()
     if given["out"] and not out.parent.is_dir():
         raise click.UsageError(f"{out.parent} is not a folder. Give --out a file in a folder that exists.")
-    with output.reporter() as reporter:
+    with progress() as reporter:
         if run_dir:
             how = RunOptions(trust_remote_code=given["trust_remote_code"])
             return bench.bench_run(run_dir, request, out, reporter, how, model=given["model"]), out
@@ -127,7 +128,7 @@ def _types(run_dir: Path | None, shape: str | None, given: dict[str, Any], *, as
     threads = _threads(given["threads"])
     if len(threads) > 1:
         raise click.UsageError("--types takes a single number of threads.")
-    with output.reporter() as reporter:
+    with progress() as reporter:
         model = shape or "qwen2.5-vl-7b"
         table, rows = bench.bench_types(run_dir, model, threads[0], reporter, again=given["again"])
     bandwidth = machine.read_bandwidth(table.threads) / 1e9

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from luq_gguf.cli import options, output
+from luq_gguf.reporting.progress import progress
 
 
 @click.command("convert")
@@ -53,7 +54,7 @@ def command(
 
     calibration = CalibrationSet(calib, calib_text, alpha, samples, seed)
     target, base_model = options.make_target(repo, rest)
-    with output.reporter() as reporter:
+    with progress() as reporter:
         if target:
             from luq_gguf.publishing import upload
 

@@ -9,6 +9,7 @@ import click
 
 from luq_gguf.cli import options, output
 from luq_gguf.reporting import tables
+from luq_gguf.reporting.progress import progress
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -31,7 +32,7 @@ def command(
     """
     from luq_gguf.workflows import pipeline
 
-    with output.reporter() as reporter:
+    with progress() as reporter:
         content = pipeline.evaluate(
             file,
             reference,

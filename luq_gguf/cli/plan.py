@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from luq_gguf.cli import options, output
+from luq_gguf.reporting.progress import progress
 
 
 @click.command("plan")
@@ -27,7 +28,7 @@ def command(run_dir: Path, seed: int, *, as_json: bool, **rest: Any) -> None:
     from luq_gguf.run import serialization
     from luq_gguf.workflows import pipeline
 
-    with output.reporter() as reporter:
+    with progress() as reporter:
         plan = pipeline.plan(run_dir, plan_request, how, reporter, **rest)
     if as_json:
         output.print_json(serialization.plan_to_json(plan))

@@ -11,6 +11,7 @@ import click
 
 from luq_gguf.cli import options, output
 from luq_gguf.core.errors import CalibrationError
+from luq_gguf.reporting.progress import progress
 
 if TYPE_CHECKING:
     from luq_gguf.core.types import ShardSpec
@@ -62,7 +63,7 @@ def command(
         )
     how = options.make_run_options(rest)
     quiet = nullcontext(Reporter())
-    with quiet if launch and launch.rank else output.reporter() as reporter:
+    with quiet if launch and launch.rank else progress() as reporter:
         if shard:
             distributed_pass.profile_shard(model, out, calibration, shard, how, reporter)
             content = {"shard": str(shard), "run_dir": str(out)}

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from luq_gguf.cli import options, output
+from luq_gguf.reporting.progress import progress
 
 
 @click.command("quantize")
@@ -31,7 +32,7 @@ def command(
     from luq_gguf.core.units import format_size
     from luq_gguf.workflows import pipeline
 
-    with output.reporter() as reporter:
+    with progress() as reporter:
         result = pipeline.quantize_plan(run_dir, how, reporter, model=model)
     if as_json:
         output.print_json(result.to_json())

@@ -11,6 +11,7 @@ from luq_gguf.cli import options, output
 from luq_gguf.method.orders import ORDERS, SWEPT
 from luq_gguf.method.uniform import SWEPT as SWEPT_UNIFORM
 from luq_gguf.reporting import tables
+from luq_gguf.reporting.progress import progress
 
 
 @click.command("sweep")
@@ -81,7 +82,7 @@ def command(
     ablation = CalibrationMixRequest(shares, alpha_counts, calibration) if shares else None
     how = options.make_run_options(rest)
     request = SweepRequest(counts, orders or SWEPT, random_seeds, kinds, rest.pop("low"), rest.pop("high"))
-    with output.reporter() as reporter:
+    with progress() as reporter:
         content = pipeline.sweep(run_dir, request, questions, how, reporter, mix_request=ablation, **rest)
     if as_json:
         output.print_json(content)

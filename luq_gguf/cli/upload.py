@@ -10,6 +10,7 @@ from rich.table import Table
 
 from luq_gguf.cli import options, output
 from luq_gguf.core.units import format_size
+from luq_gguf.reporting.progress import progress
 
 if TYPE_CHECKING:
     from luq_gguf.publishing.upload import Upload
@@ -29,7 +30,7 @@ def command(run_dir: Path, repo: str, *, dry_run: bool, as_json: bool, **rest: A
     from luq_gguf.publishing import upload
 
     target, base_model = options.make_target(repo, rest)
-    with output.reporter() as reporter:
+    with progress() as reporter:
         done = upload.upload(run_dir, target, dry_run=dry_run, base_model=base_model, reporter=reporter)
     if as_json:
         output.print_json(done.to_json())
