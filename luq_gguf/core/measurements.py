@@ -25,28 +25,6 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Ratio:
-    """A ratio, and the interval in which the same measurement made again is expected to lie (None for one pair)."""
-
-    value: float
-    low: float | None
-    high: float | None
-
-    def to_json(self) -> dict[str, float | None]:
-        return {"value": self.value, "low": self.low, "high": self.high}
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Repetitions of one measurement: mean, standard deviation (0 for one), median, and each of them."""
-
-    mean: float
-    std: float
-    median: float
-    samples: tuple[float, ...]
-
-
-@dataclass(frozen=True)
 class Spread:
     """KL divergence over n_positions of tokens, in nats: mean with its 95% interval, and quantiles."""
 
@@ -128,27 +106,6 @@ class SweepPoint:
         chosen = tuple(sorted(low_layers or ()))
         measured = (figures.n_bytes, figures.bpw, figures.metrics, figures.average_bits)
         return cls(order, seed, n_low, chosen, budget_bytes, *measured)
-
-
-@dataclass(frozen=True)
-class BenchRow:
-    """What bench.json says of a file at a number of threads. `prefill` is by prompt length, `prefill_tps` of the
-    longest; `image` has samples by what was timed, and peak_rss_bytes. None is what was not measured."""
-
-    file: str
-    sha256: str | None
-    kernels: bool
-    n_bytes: int
-    bpw: float
-    threads: int
-    decode_tps: Samples
-    prefill_tps: Samples | None
-    prefill: Mapping[str, Samples]
-    decode_ratio: Ratio | None
-    prefill_ratio: Ratio | None
-    peak_rss_bytes: int
-    fits_memory: bool
-    image: Mapping[str, Samples | int] | None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from luq_gguf.core.errors import RunFolderError
+from luq_gguf.core.speeds import Bench, BenchRow
 from luq_gguf.core.types import Plan, Profile
 from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.method import tensor_types
@@ -45,8 +46,8 @@ class RunArtifacts:
     imatrix: OutputFile
     compared: tuple[OutputFile, ...]
     evals: Mapping[str, tuple[dict[str, Any], ...]]
-    speeds: Mapping[str, dict[str, Any]]
-    bench: Mapping[str, Any] | None
+    speeds: Mapping[str, BenchRow]
+    bench: Bench | None
 
     @property
     def base_model(self) -> str | None:
@@ -150,25 +151,22 @@ def _evals(
     return by_file
 
 
-def _speeds(
-    run: RunFolder, files_by_name: Mapping[str, OutputFile]
-) -> tuple[Mapping[str, Any] | None, dict[str, dict[str, Any]]]:
+def _speeds(run: RunFolder, files_by_name: Mapping[str, OutputFile]) -> tuple[Bench | None, dict[str, BenchRow]]:
     """bench.json, and its row of each file of this run in stock llama.cpp with the most threads. Raises as `_evals`
     does."""
     if not run.file("bench.json").exists():
         return None, {}
-    content = serialization.read_json(run.file("bench.json"), "bench")
     with serialization.reading(run.file("bench.json"), "bench"):
-        most = max(content["conditions"]["threads"])
-        stock = [row for row in content["rows"] if row["threads"] == most and not row.get("kernels")]
-        rows = {row["file"]: row for row in stock if row["file"] in files_by_name}
+        bench = serialization.read_bench(run.file("bench.json"))
+        stock = [row for row in bench.rows_of_most_threads if not row.kernels]
+    rows = {row.file: row for row in stock if row.file in files_by_name}
     for name, row in rows.items():
-        if row.get("sha256") != files_by_name[name].sha256:
+        if row.sha256 != files_by_name[name].sha256:
             raise RunFolderError(
                 f"bench.json describes a different {name} than the one in this folder.",
                 f"Run luq-gguf bench --run {run.path} again, or delete bench.json.",
             )
-    return content, rows
+    return bench, rows
 
 
 def companions(artifacts: RunArtifacts) -> Iterator[Path]:

@@ -110,10 +110,11 @@ def _measured(artifacts: RunArtifacts) -> tuple[list[str], dict[str, list[str]],
         conditions += card_plan.better_elsewhere(artifacts)
     if artifacts.speeds and artifacts.bench:
         _add_speed(artifacts, heads, cells)
-        machine, settings = artifacts.bench["machine"], artifacts.bench["conditions"]
+        bench = artifacts.bench
         conditions.append(
-            f"Speed: {cell(machine['cpu'])}, {max(settings['threads'])} threads, medians of {settings['repetitions']} "
-            "repetitions; ratios have the interval in which another run of the same command is expected to fall (95%)."
+            f"Speed: {cell(bench.machine.cpu)}, {bench.most_threads} threads, medians of "
+            f"{bench.conditions.repetitions} repetitions; ratios have the interval in which another run of the same "
+            "command is expected to fall (95%)."
         )
     for entry in entries:
         for name, benchmark in (entry.get("benchmarks") or {}).items():
@@ -165,17 +166,17 @@ def _same_data(entries: Sequence[Mapping[str, Any]], main: Mapping[str, Any]) ->
 
 def _add_speed(artifacts: RunArtifacts, heads: list[str], cells: dict[str, list[str]]) -> None:
     assert artifacts.bench
-    baseline = artifacts.bench["conditions"].get("baseline")
+    baseline = artifacts.bench.conditions.baseline
     heads += ["decode, tokens/s", "prefill, tokens/s"]
     stock = next((row for name, row in artifacts.speeds.items() if name == baseline), None)
     heads += [f"decode, relative to {artifacts.plan.high if stock else cell(str(baseline))}"] if baseline else []
     for name in cells:
         row = artifacts.speeds.get(name)
-        prefill = row["prefill_tps"] if row else None
-        cells[name].append(f"{row['decode_tps']['median']:.1f}" if row else "")
-        cells[name].append(f"{prefill['median']:.1f}" if prefill else "")
+        prefill = row.prefill_tps if row else None
+        cells[name].append(f"{row.decode_tps.median:.1f}" if row else "")
+        cells[name].append(f"{prefill.median:.1f}" if prefill else "")
         if baseline:
-            cells[name].append(format_ratio(row["decode_ratio"]) if row else "")
+            cells[name].append(format_ratio(row.decode_ratio) if row else "")
 
 
 def _files(artifacts: RunArtifacts, shards: Sequence[str], cells: Mapping[str, Sequence[str]], n: int) -> list[FileRow]:

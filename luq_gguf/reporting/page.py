@@ -10,6 +10,7 @@ from typing import Any
 
 import jinja2
 
+from luq_gguf.core.speeds import Bench
 from luq_gguf.core.types import Plan, Profile
 from luq_gguf.core.units import format_size
 from luq_gguf.method import ranking
@@ -176,27 +177,27 @@ def sizes_section(files: Sequence[tuple[str, Mapping[str, int]]], folder: Path) 
     return Section("Sizes", (), head, rows, [_image(folder / "sizes.png", "Sizes of the files of this run")])
 
 
-def throughput_section(content: Mapping[str, Any], folder: Path) -> Section:
+def throughput_section(result: Bench, folder: Path) -> Section:
     """Make the section on bench.json: decode and prefill of files, with the machine that they were measured on."""
-    conditions, machine = content["conditions"], content["machine"]
-    most = max(conditions["threads"])
-    rows = [row for row in content["rows"] if row["threads"] == most]
-    figures.throughput(rows, folder / "throughput.png")
-    length = max(conditions["prompt_tokens"], default=0)
+    conditions, machine = result.conditions, result.machine
+    figures.throughput(result.rows_of_most_threads, folder / "throughput.png")
+    length = max(conditions.prompt_tokens, default=0)
     caption_conditions = (
-        f"{machine['cpu']}, {most} threads, {conditions['repetitions']} repetitions, prompts of {length} tokens"
+        f"{machine.cpu}, {result.most_threads} threads, {conditions.repetitions} repetitions, "
+        f"prompts of {length} tokens"
     )
     what = "Decode and prefill; bars: medians, lines: from the slowest to the fastest repetition"
     images = [_image(folder / "throughput.png", what, caption_conditions)]
-    baseline = conditions["baseline"] or "Q4_K_M"
+    baseline = conditions.baseline or "Q4_K_M"
     head = ("file", "threads", "decode", f"x {baseline}", "prefill", f"x {baseline}", "peak memory")
     cells = []
-    for row in content["rows"]:
-        prefill = f"{row['prefill_tps']['median']:.1f}" if row["prefill_tps"] else ""
-        ratios = [format_ratio(row["decode_ratio"]), format_ratio(row["prefill_ratio"])]
-        speeds = [f"{row['decode_tps']['median']:.1f}", ratios[0], prefill, ratios[1]]
-        cells.append([figures.bench_name(row), str(row["threads"]), *speeds, format_size(row["peak_rss_bytes"])])
-    caption_conditions = _conditions_line({**conditions, **{k: v for k, v in machine.items() if k != "build"}})
+    for row in result.rows:
+        prefill = f"{row.prefill_tps.median:.1f}" if row.prefill_tps else ""
+        ratios = [format_ratio(row.decode_ratio), format_ratio(row.prefill_ratio)]
+        speeds = [f"{row.decode_tps.median:.1f}", ratios[0], prefill, ratios[1]]
+        cells.append([row.name, str(row.threads), *speeds, format_size(row.peak_rss_bytes)])
+    machine_facts = {key: fact for key, fact in machine.to_json().items() if key != "build"}
+    caption_conditions = _conditions_line({**conditions.to_json(), **machine_facts})
     return Section("Throughput", (), head, cells, images, caption_conditions)
 
 

@@ -7,12 +7,11 @@ from typing import Any
 
 from rich.table import Table
 
+from luq_gguf.core.speeds import Bench, Samples, TypeSpeeds
 from luq_gguf.core.units import format_size
 from luq_gguf.method.metrics.intervals import format_ratio
 from luq_gguf.method.orders import is_seeded
-from luq_gguf.method.speed_model import SpeedTable
 from luq_gguf.method.uniform import ftype_of
-from luq_gguf.reporting import figures
 
 
 def eval_table(content: dict[str, Any]) -> Table:
@@ -107,29 +106,28 @@ def _figures(point: dict[str, Any] | None) -> str:
     return kld + (f" ({metrics['accuracy']['value']:.1%})" if metrics["accuracy"] else "")
 
 
-def bench_tables(content: dict[str, Any]) -> list[Table]:
+def bench_tables(result: Bench) -> list[Table]:
     """Make tables of decode, prefill and memory, with a row for every file and number of threads."""
-    conditions, rows = content["conditions"], content["rows"]
-    names = _apart([figures.bench_name(row) for row in rows])
-    turns = f"{conditions['repetitions']} repetitions on {content['machine']['cpu']}"
-    baseline = names.get(conditions["baseline"], "Q4_K_M (not given)")
-    decode = _speed_table(f"decode of {conditions['generated_tokens']} tokens, tokens/s, {turns}", baseline)
+    conditions = result.conditions
+    names = _apart([row.name for row in result.rows])
+    turns = f"{conditions.repetitions} repetitions on {result.machine.cpu}"
+    baseline = names.get(conditions.baseline or "", "Q4_K_M (not given)")
+    decode = _speed_table(f"decode of {conditions.generated_tokens} tokens, tokens/s, {turns}", baseline)
     prefill = _speed_table(f"prefill, tokens/s, {turns}", baseline, "prompt")
     files = Table(title="files")
-    for name in ("file", "size", "peak memory", "image", "first token", f"{conditions['generated_tokens']} tokens"):
+    for name in ("file", "size", "peak memory", "image", "first token", f"{conditions.generated_tokens} tokens"):
         files.add_column(name, justify="left" if name == "file" else "right")
-    for row in rows:
-        cells = (names[figures.bench_name(row)], str(row["threads"]))
-        decode.add_row(*cells, *_speeds(row["decode_tps"]), format_ratio(row["decode_ratio"]))
-        for length, spread in row["prefill"].items():
-            ratio = format_ratio(row["prefill_ratio"]) if spread == row["prefill_tps"] else ""
+    for row in result.rows:
+        cells = (names[row.name], str(row.threads))
+        decode.add_row(*cells, *_speeds(row.decode_tps), format_ratio(row.decode_ratio))
+        for length, spread in row.prefill.items():
+            ratio = format_ratio(row.prefill_ratio) if spread == row.prefill_tps else ""
             prefill.add_row(*cells, length, *_speeds(spread), ratio)
-        if row["threads"] == max(conditions["threads"]):
-            times = ("encode_seconds", "first_token_seconds", "answer_seconds")
-            seconds = [f"{row['image'][key]['median']:.2f} s" for key in times] if row["image"] else ["", "", ""]
-            beyond = "" if row["fits_memory"] else " (exceeds free memory)"
-            size, peak = format_size(row["n_bytes"]), format_size(row["peak_rss_bytes"])
-            files.add_row(names[figures.bench_name(row)] + beyond, size, peak, *seconds)
+    for row in result.rows_of_most_threads:
+        times = (row.image_seconds(key) for key in ("encode_seconds", "first_token_seconds", "answer_seconds"))
+        seconds = ("" if time is None else f"{time:.2f} s" for time in times)
+        beyond = "" if row.fits_memory else " (exceeds free memory)"
+        files.add_row(names[row.name] + beyond, format_size(row.n_bytes), format_size(row.peak_rss_bytes), *seconds)
     return [decode, prefill, files]
 
 
@@ -147,19 +145,20 @@ def _apart(names: list[str]) -> dict[str, str]:
     return {name: "-".join(parts[same:]) or name for name, parts in zip(names, words, strict=True)}
 
 
-def _speeds(spread: dict[str, Any]) -> tuple[str, str, str]:
-    return f"{spread['median']:.2f}", f"{spread['mean']:.2f}", f"{spread['std']:.2f}"
+def _speeds(spread: Samples) -> tuple[str, str, str]:
+    return f"{spread.median:.2f}", f"{spread.mean:.2f}", f"{spread.std:.2f}"
 
 
-def types_table(rows: list[dict[str, Any]], model: str, table: SpeedTable) -> Table:
+def types_table(speeds: TypeSpeeds, model: str) -> Table:
     """Make a table of the speed of layers in each type, compared with Q4_K."""
-    shown = Table(title=f"layers of {model} by type, {table.threads} threads, prefill of {table.n_prompt} tokens")
+    shown = Table(
+        title=f"layers of {model} by type, {speeds.threads} threads, prefill of {speeds.prompt_tokens} tokens"
+    )
     for name in ("type", "bpw", "GB/s", "decode, 10^9 weights/s", "x Q4_K", "prefill, 10^9 weights/s", "x Q4_K"):
         shown.add_column(name, justify="left" if name == "type" else "right")
-    for row in rows:
-        decode, prefill = row["decode_weights_per_second"], row["prefill_weights_per_second"]
-        ratios = (row["decode_ratio"], row["prefill_ratio"])
-        a, b = (f"{ratio:.2f}" if ratio else "" for ratio in ratios)
-        speed = f"{row['gigabytes_per_second']:.1f}"
-        shown.add_row(row["type"], f"{row['bpw']:.2f}", speed, f"{decode / 1e9:.1f}", a, f"{prefill / 1e9:.0f}", b)
+    for row in speeds.types:
+        a, b = (f"{ratio:.2f}" if ratio else "" for ratio in (row.decode_ratio, row.prefill_ratio))
+        decode, prefill = row.decode_weights_per_second / 1e9, row.prefill_weights_per_second / 1e9
+        cells = (f"{row.gigabytes_per_second:.1f}", f"{decode:.1f}", a, f"{prefill:.0f}", b)
+        shown.add_row(row.type, f"{row.bpw:.2f}", *cells)
     return shown

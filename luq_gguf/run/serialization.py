@@ -13,6 +13,7 @@ import msgspec
 
 from luq_gguf.core import atomic, json_input
 from luq_gguf.core.errors import RunFolderError
+from luq_gguf.core.speeds import Bench
 from luq_gguf.core.types import LayerEntropy, Plan, PredictedSpeed, Profile
 from luq_gguf.method import ranking
 
@@ -167,6 +168,11 @@ def _figures(figures: Any, *names: str) -> dict[str, Any] | None:
 
 def _compared_entry(entry: Any) -> dict[str, Any]:
     return {**entry, "name": str(entry["name"]), "file_bytes": int(entry["file_bytes"]), "kld": float(entry["kld"])}
+
+
+def read_bench(path: Path) -> Bench:
+    """Read bench.json. Raises RunFolderError where it is missing, damaged, or of another shape."""
+    return read_value(path, Bench, "bench")
 
 
 def add_eval(path: Path, content: dict[str, Any]) -> None:

@@ -6,18 +6,16 @@ from dataclasses import replace
 from msgspec import UNSET
 
 from luq_gguf.core.measurements import (
-    BenchRow,
     Divergence,
     Estimate,
     EvalConditions,
     EvalResult,
     Figures,
     Metrics,
-    Ratio,
-    Samples,
     Spread,
     SweepPoint,
 )
+from luq_gguf.core.speeds import BenchRow, Ratio, Samples
 from luq_gguf.run import serialization
 
 # A point of a sweep as luq-gguf 0.x keeps it in .work/points.
@@ -112,7 +110,7 @@ def test_a_row_of_bench_has_the_contracts_keys_in_their_order():
     one = Samples(2.0, 0.0, 2.0, (2.0,))
     told = {"mean": 2.0, "std": 0.0, "median": 2.0, "samples": [2.0]}
     row = BenchRow(
-        "f.gguf", None, False, 10, 4.5, 2, one, one, {"64": one}, Ratio(1.0, None, None), None, 99, True,
+        "f.gguf", 10, 4.5, 2, one, one, {"64": one}, Ratio(1.0, None, None), None, 99, True,
         {"first_token": one, "peak_rss_bytes": 7},
     )  # fmt: skip
     expected = {
