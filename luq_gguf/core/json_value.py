@@ -15,9 +15,20 @@ class JsonValue:
     that is None is null."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return what JSON can hold of it."""
-        content: dict[str, Any] = msgspec.to_builtins(self)
+        """Return the object that JSON has of it."""
+        content: dict[str, Any] = to_json(self)
         return content
+
+
+def to_json(value: Any) -> Any:
+    """Return a value of frozen dataclasses, mappings and sequences as JSON has it: objects, lists and scalars."""
+    return _with_lists(msgspec.to_builtins(value))
+
+
+def _with_lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_lists(inner) for key, inner in value.items()}
+    return [_with_lists(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def given(value: T | UnsetType) -> T | None:

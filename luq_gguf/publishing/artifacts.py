@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from luq_gguf.core.errors import RunFolderError
+from luq_gguf.core.measurements import EvalResult
 from luq_gguf.core.speeds import Bench, BenchRow
 from luq_gguf.core.types import Plan, Profile
 from luq_gguf.llamacpp.gguf import reader
@@ -45,7 +46,7 @@ class RunArtifacts:
     mmproj: OutputFile | None
     imatrix: OutputFile
     compared: tuple[OutputFile, ...]
-    evals: Mapping[str, tuple[dict[str, Any], ...]]
+    evals: Mapping[str, tuple[EvalResult, ...]]
     speeds: Mapping[str, BenchRow]
     bench: Bench | None
 
@@ -125,27 +126,25 @@ def _check_plan_is_of(run: RunFolder, model: OutputFile, plan: Plan) -> None:
 
 def _evals(
     run: RunFolder, files_by_name: Mapping[str, OutputFile], model: OutputFile
-) -> dict[str, tuple[dict[str, Any], ...]]:
+) -> dict[str, tuple[EvalResult, ...]]:
     """Entries of eval.json of the files of this run, by file. Raises RunFolderError where they are of other files."""
     if not run.file("eval.json").exists():
         return {}
-    content = serialization.read_json(run.file("eval.json"), "eval")
-    by_file: dict[str, tuple[dict[str, Any], ...]] = {}
-    with serialization.reading(run.file("eval.json"), "eval"):
-        entries = [dict(entry) for entry in (content, *content.get("others", []))]
-    for entry in entries:
-        name = str(entry.get("file"))
+    results = serialization.read_evals(run.file("eval.json"))
+    by_file: dict[str, tuple[EvalResult, ...]] = {}
+    for result in results:
+        name = result.file
         if name not in files_by_name:
             continue
-        if entry.get("file_sha256") != files_by_name[name].sha256:
+        if result.file_sha256 != files_by_name[name].sha256:
             raise RunFolderError(
                 f"eval.json describes a different {name} than the one in this folder.",
                 f"Run luq-gguf eval {run.file(name)} again, or delete eval.json.",
             )
-        by_file[name] = (*by_file.get(name, ()), entry)
+        by_file[name] = (*by_file.get(name, ()), result)
     if model.name not in by_file:
         raise RunFolderError(
-            f"eval.json describes {content.get('file')}, not {model.name}.",
+            f"eval.json describes {results[0].file}, not {model.name}.",
             f"Run luq-gguf eval {run.file(model.name)}, or delete eval.json.",
         )
     return by_file

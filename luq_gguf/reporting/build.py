@@ -30,9 +30,9 @@ def report(run_dir: Path) -> list[Path]:
         measured: tuple[tuple[str, Callable[[Path], Any], Callable[[Any], page.Section]], ...] = (
             ("sweep", _read_json, lambda content: page.sweep_section(content, folder)),
             ("alpha", _read_json, lambda content: page.mix_section(content, folder)),
-            ("eval", _read_json, page.eval_section),
+            ("eval", serialization.read_evals, page.eval_section),
             ("bench", serialization.read_bench, lambda bench: page.throughput_section(bench, folder)),
-            ("eval", _read_json, page.benchmarks_section),
+            ("eval", serialization.read_evals, page.benchmarks_section),
         )
         sizes = _sizes(run)
         if sizes:

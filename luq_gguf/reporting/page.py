@@ -10,6 +10,7 @@ from typing import Any
 
 import jinja2
 
+from luq_gguf.core.measurements import EvalResult
 from luq_gguf.core.speeds import Bench
 from luq_gguf.core.types import Plan, Profile
 from luq_gguf.core.units import format_size
@@ -215,37 +216,36 @@ def _row(name: str, point: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def eval_section(content: Mapping[str, Any]) -> Section:
-    entries = [content, *content.get("others", [])]
+def eval_section(results: Sequence[EvalResult]) -> Section:
+    """Make the section on eval.json; its conditions are those of the last evaluation, which comes first."""
     rows = [
         [
-            entry["file"],
-            f"{entry['kld']['mean']:.2e}" if entry["kld"] else "",
-            f"{entry['kld']['floor']:.1e}" if entry["kld"] else "",
-            f"{entry['same_top']:.1%}" if entry["same_top"] is not None else "",
-            f"{entry['accuracy']['value']:.1%}" if entry["accuracy"] else "",
-            f"{entry['perplexity']:.4f}" if entry["perplexity"] else "",
-            str(entry["n_samples"]),
+            result.file,
+            f"{result.kld.mean:.2e}" if result.kld else "",
+            f"{result.kld.floor:.1e}" if result.kld and result.kld.floor is not None else "",
+            f"{result.same_top:.1%}" if result.same_top is not None else "",
+            f"{result.accuracy.value:.1%}" if result.accuracy else "",
+            f"{result.perplexity:.4f}" if result.perplexity else "",
+            str(result.n_samples),
         ]
-        for entry in entries
+        for result in results
     ]
     head = ("file", "mean KLD", "noise floor", "same top token", "accuracy", "perplexity", "samples")
-    return Section("Measured files", (), head, rows, conditions=_conditions_line(content["conditions"]))
+    return Section("Measured files", (), head, rows, conditions=_conditions_line(results[0].conditions.to_json()))
 
 
-def benchmarks_section(content: Mapping[str, Any]) -> Section:
+def benchmarks_section(results: Sequence[EvalResult]) -> Section:
     """Make the section on benchmarks; it has no rows if none was measured."""
     rows = [
         [
-            entry["file"],
-            f"{name}: {metric}",
-            f"{figure['value']:.4g}",
-            "" if figure["stderr"] is None else f"{figure['stderr']:.2g}",
-            str(benchmark["n_samples"]),
+            result.file,
+            f"{name}: {metric_name}",
+            f"{metric.value:.4g}",
+            "" if metric.stderr is None else f"{metric.stderr:.2g}",
+            str(benchmark.n_samples),
         ]
-        for entry in (content, *content.get("others", []))
-        for name, benchmark in (entry.get("benchmarks") or {}).items()
-        for metric, figure in benchmark["metrics"].items()
+        for result in results
+        for name, benchmark, metric_name, metric in result.benchmark_metrics
     ]
     return Section("Benchmarks", ("Run and scored by lmms-eval.",), _BENCHMARK_HEAD, rows)
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
+from luq_gguf.core.json_value import given
+from luq_gguf.core.measurements import Estimate, EvalResult, Spread
 from luq_gguf.core.speeds import Bench, Samples, TypeSpeeds
 from luq_gguf.core.units import format_size
 from luq_gguf.method.metrics.intervals import format_ratio
@@ -14,40 +16,42 @@ from luq_gguf.method.orders import is_seeded
 from luq_gguf.method.uniform import ftype_of
 
 
-def eval_table(content: dict[str, Any]) -> Table:
+def eval_table(result: EvalResult) -> Table:
     """Make a table of what was measured of a file, one figure per row, with its interval or spread."""
-    against = f"\nagainst {content['reference']}" if content["reference"] else ""
-    data = f"\n{content['n_samples']} samples of {content['conditions']['data']}" if content["n_samples"] else ""
-    table = Table(title=f"{content['file']}{against}{data}")
+    against = f"\nagainst {result.reference}" if result.reference else ""
+    data = f"\n{result.n_samples} samples of {result.conditions.data}" if result.n_samples else ""
+    table = Table(title=f"{result.file}{against}{data}")
     for name in ("", "value", "95% interval", "median", "90%", "99%"):
         table.add_column(name, justify="left" if not name else "right", no_wrap=True)
 
-    def share(name: str, key: str, sign: str = "") -> None:
-        if content.get(key):
-            value, low, high = (content[key][k] for k in ("value", "low", "high"))
-            table.add_row(name, f"{value:{sign}.1%}", f"{low:{sign}.1%} to {high:{sign}.1%}")
+    def add_share(name: str, share: Estimate | None, sign: str = "") -> None:
+        if share:
+            interval = f"{share.low:{sign}.1%} to {share.high:{sign}.1%}"
+            table.add_row(name, f"{share.value:{sign}.1%}", interval)
 
-    share(f"accuracy ({content['metric']})", "accuracy")
-    share("- of the reference", "reference_accuracy")
-    share("- change", "accuracy_change", "+")
-    parts = {"KLD, nats": "kld", "- on prompts": "kld_prompt", "- on answers": "kld_answer", "KLD on text": "kld_text"}
-    for name, key in parts.items():
-        if content.get(key):
-            spread = content[key]
-            interval = f"{spread['low']:.1e} to {spread['high']:.1e}"
-            quantiles = (f"{spread[q]:.0e}" for q in ("median", "p90", "p99"))
-            table.add_row(name, f"{spread['mean']:.1e}", interval, *quantiles)
-    if content.get("kld"):
-        table.add_row("- noise floor", f"{content['kld']['floor']:.1e}")
-        table.add_row("same top token", f"{content['same_top']:.1%}")
-    if content.get("f1") is not None:
-        table.add_row("F1 of yes", f"{content['f1']:.3f}")
-    if content["perplexity"]:
-        table.add_row(f"perplexity ({content['n_chunks']} chunks)", f"{content['perplexity']:.4f}")
-    for name, entry in (content.get("benchmarks") or {}).items():
-        for metric, figure in entry["metrics"].items():
-            spread = "" if figure["stderr"] is None else f"standard error {figure['stderr']:.4g}"
-            table.add_row(f"{name}: {metric} ({entry['n_samples']})", f"{figure['value']:.4g}", spread)
+    def add_spread(name: str, spread: Spread | None) -> None:
+        if spread:
+            quantiles = (f"{value:.0e}" for value in (spread.median, spread.p90, spread.p99))
+            table.add_row(name, f"{spread.mean:.1e}", f"{spread.low:.1e} to {spread.high:.1e}", *quantiles)
+
+    add_share(f"accuracy ({result.metric})", result.accuracy)
+    add_share("- of the reference", given(result.reference_accuracy))
+    add_share("- change", given(result.accuracy_change), "+")
+    add_spread("KLD, nats", result.kld)
+    add_spread("- on prompts", result.kld_prompt)
+    add_spread("- on answers", result.kld_answer)
+    add_spread("KLD on text", result.kld_text)
+    if result.kld and result.kld.floor is not None:
+        table.add_row("- noise floor", f"{result.kld.floor:.1e}")
+    if result.kld and result.same_top is not None:
+        table.add_row("same top token", f"{result.same_top:.1%}")
+    if (f1 := given(result.f1)) is not None:
+        table.add_row("F1 of yes", f"{f1:.3f}")
+    if result.perplexity:
+        table.add_row(f"perplexity ({result.n_chunks} chunks)", f"{result.perplexity:.4f}")
+    for name, benchmark, metric_name, metric in result.benchmark_metrics:
+        stderr = "" if metric.stderr is None else f"standard error {metric.stderr:.4g}"
+        table.add_row(f"{name}: {metric_name} ({benchmark.n_samples})", f"{metric.value:.4g}", stderr)
     return table
 
 
