@@ -168,7 +168,7 @@ def _measure(
         "layers": count,
         "weights_per_layer": geometry.layer_weights(1),
         "prompt_tokens": PROMPT,
-        "machine": machine.describe(),
+        "machine": machine.describe().to_json(),
     }
 
 

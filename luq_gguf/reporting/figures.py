@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from luq_gguf.core import atomic
+from luq_gguf.core.speeds import BenchRow
 from luq_gguf.core.types import Profile
 from luq_gguf.method import uniform
 from luq_gguf.method.orders import ORDERS, is_seeded
@@ -187,23 +188,18 @@ def sizes(files: Sequence[tuple[str, Mapping[str, int]]], path: Path) -> None:
     _save(path, draw, (6.4, 1.2 + 0.45 * len(files)), grid="x")
 
 
-def bench_name(row: Mapping[str, Any]) -> str:
-    """Return the name of a row of bench.json: its file, and whether it ran with our kernels."""
-    return str(row["file"]) + (" with kernels" if row.get("kernels") else "")
-
-
-def throughput(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+def throughput(rows: Sequence[BenchRow], path: Path) -> None:
     """Draw decode and prefill of files side by side, in tokens/s: medians, with error bars from the slowest to the
     fastest sample."""
-    looks = (("decode_tps", "decode", "#0b559f", ""), ("prefill_tps", "prefill", "#9ecae1", "//"))
+    decode = [(row.name.replace(".gguf", ""), row.decode_tps) for row in rows]
+    prefill = [(row.name.replace(".gguf", ""), row.prefill_tps) for row in rows if row.prefill_tps]
+    looks = ((decode, "decode", "#0b559f", ""), (prefill, "prefill", "#9ecae1", "//"))
 
     def draw(axes: Sequence[Any]) -> None:
-        for panel, (key, title, colour, hatch) in zip(axes, looks, strict=True):
-            shown = [row for row in rows if row[key]]
-            medians = [row[key]["median"] for row in shown]
-            least = [row[key]["median"] - min(row[key]["samples"]) for row in shown]
-            most = [max(row[key]["samples"]) - row[key]["median"] for row in shown]
-            labels = [bench_name(row).replace(".gguf", "") for row in shown]
+        for panel, (shown, title, colour, hatch) in zip(axes, looks, strict=True):
+            labels, medians = [label for label, _ in shown], [tps.median for _, tps in shown]
+            least = [tps.median - min(tps.samples) for _, tps in shown]
+            most = [max(tps.samples) - tps.median for _, tps in shown]
             panel.barh(
                 labels, medians, xerr=[least, most], color=colour, hatch=hatch, edgecolor="#333333", linewidth=0.5,
                 capsize=3,

@@ -10,6 +10,8 @@ from typing import Any
 
 import jinja2
 
+from luq_gguf.core.measurements import EvalResult
+from luq_gguf.core.speeds import Bench
 from luq_gguf.core.types import Plan, Profile
 from luq_gguf.core.units import format_size
 from luq_gguf.method import ranking
@@ -176,27 +178,27 @@ def sizes_section(files: Sequence[tuple[str, Mapping[str, int]]], folder: Path) 
     return Section("Sizes", (), head, rows, [_image(folder / "sizes.png", "Sizes of the files of this run")])
 
 
-def throughput_section(content: Mapping[str, Any], folder: Path) -> Section:
+def throughput_section(result: Bench, folder: Path) -> Section:
     """Make the section on bench.json: decode and prefill of files, with the machine that they were measured on."""
-    conditions, machine = content["conditions"], content["machine"]
-    most = max(conditions["threads"])
-    rows = [row for row in content["rows"] if row["threads"] == most]
-    figures.throughput(rows, folder / "throughput.png")
-    length = max(conditions["prompt_tokens"], default=0)
+    conditions, machine = result.conditions, result.machine
+    figures.throughput(result.rows_of_most_threads, folder / "throughput.png")
+    length = max(conditions.prompt_tokens, default=0)
     caption_conditions = (
-        f"{machine['cpu']}, {most} threads, {conditions['repetitions']} repetitions, prompts of {length} tokens"
+        f"{machine.cpu}, {result.most_threads} threads, {conditions.repetitions} repetitions, "
+        f"prompts of {length} tokens"
     )
     what = "Decode and prefill; bars: medians, lines: from the slowest to the fastest repetition"
     images = [_image(folder / "throughput.png", what, caption_conditions)]
-    baseline = conditions["baseline"] or "Q4_K_M"
+    baseline = conditions.baseline or "Q4_K_M"
     head = ("file", "threads", "decode", f"x {baseline}", "prefill", f"x {baseline}", "peak memory")
     cells = []
-    for row in content["rows"]:
-        prefill = f"{row['prefill_tps']['median']:.1f}" if row["prefill_tps"] else ""
-        ratios = [format_ratio(row["decode_ratio"]), format_ratio(row["prefill_ratio"])]
-        speeds = [f"{row['decode_tps']['median']:.1f}", ratios[0], prefill, ratios[1]]
-        cells.append([figures.bench_name(row), str(row["threads"]), *speeds, format_size(row["peak_rss_bytes"])])
-    caption_conditions = _conditions_line({**conditions, **{k: v for k, v in machine.items() if k != "build"}})
+    for row in result.rows:
+        prefill = f"{row.prefill_tps.median:.1f}" if row.prefill_tps else ""
+        ratios = [format_ratio(row.decode_ratio), format_ratio(row.prefill_ratio)]
+        speeds = [f"{row.decode_tps.median:.1f}", ratios[0], prefill, ratios[1]]
+        cells.append([row.name, str(row.threads), *speeds, format_size(row.peak_rss_bytes)])
+    machine_facts = {key: fact for key, fact in machine.to_json().items() if key != "build"}
+    caption_conditions = _conditions_line({**conditions.to_json(), **machine_facts})
     return Section("Throughput", (), head, cells, images, caption_conditions)
 
 
@@ -214,37 +216,36 @@ def _row(name: str, point: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def eval_section(content: Mapping[str, Any]) -> Section:
-    entries = [content, *content.get("others", [])]
+def eval_section(results: Sequence[EvalResult]) -> Section:
+    """Make the section on eval.json; its conditions are those of the last evaluation, which comes first."""
     rows = [
         [
-            entry["file"],
-            f"{entry['kld']['mean']:.2e}" if entry["kld"] else "",
-            f"{entry['kld']['floor']:.1e}" if entry["kld"] else "",
-            f"{entry['same_top']:.1%}" if entry["same_top"] is not None else "",
-            f"{entry['accuracy']['value']:.1%}" if entry["accuracy"] else "",
-            f"{entry['perplexity']:.4f}" if entry["perplexity"] else "",
-            str(entry["n_samples"]),
+            result.file,
+            f"{result.kld.mean:.2e}" if result.kld else "",
+            f"{result.kld.floor:.1e}" if result.kld and result.kld.floor is not None else "",
+            f"{result.same_top:.1%}" if result.same_top is not None else "",
+            f"{result.accuracy.value:.1%}" if result.accuracy else "",
+            f"{result.perplexity:.4f}" if result.perplexity else "",
+            str(result.n_samples),
         ]
-        for entry in entries
+        for result in results
     ]
     head = ("file", "mean KLD", "noise floor", "same top token", "accuracy", "perplexity", "samples")
-    return Section("Measured files", (), head, rows, conditions=_conditions_line(content["conditions"]))
+    return Section("Measured files", (), head, rows, conditions=_conditions_line(results[0].conditions.to_json()))
 
 
-def benchmarks_section(content: Mapping[str, Any]) -> Section:
+def benchmarks_section(results: Sequence[EvalResult]) -> Section:
     """Make the section on benchmarks; it has no rows if none was measured."""
     rows = [
         [
-            entry["file"],
-            f"{name}: {metric}",
-            f"{figure['value']:.4g}",
-            "" if figure["stderr"] is None else f"{figure['stderr']:.2g}",
-            str(benchmark["n_samples"]),
+            result.file,
+            f"{name}: {metric_name}",
+            f"{metric.value:.4g}",
+            "" if metric.stderr is None else f"{metric.stderr:.2g}",
+            str(benchmark.n_samples),
         ]
-        for entry in (content, *content.get("others", []))
-        for name, benchmark in (entry.get("benchmarks") or {}).items()
-        for metric, figure in benchmark["metrics"].items()
+        for result in results
+        for name, benchmark, metric_name, metric in result.benchmark_metrics
     ]
     return Section("Benchmarks", ("Run and scored by lmms-eval.",), _BENCHMARK_HEAD, rows)
 

@@ -13,15 +13,13 @@ import msgspec
 
 from luq_gguf.core import atomic, json_input
 from luq_gguf.core.errors import RunFolderError
+from luq_gguf.core.json_value import to_json as to_json
+from luq_gguf.core.measurements import EvalResult
+from luq_gguf.core.speeds import Bench
 from luq_gguf.core.types import LayerEntropy, Plan, PredictedSpeed, Profile
 from luq_gguf.method import ranking
 
 T = TypeVar("T")
-
-
-def to_json(value: Any) -> Any:
-    """Return a frozen value as what JSON can hold: its keys in the order of its fields."""
-    return msgspec.to_builtins(value)
 
 
 def read_value(path: Path, kind: type[T], made_by: str) -> T:
@@ -169,8 +167,22 @@ def _compared_entry(entry: Any) -> dict[str, Any]:
     return {**entry, "name": str(entry["name"]), "file_bytes": int(entry["file_bytes"]), "kld": float(entry["kld"])}
 
 
-def add_eval(path: Path, content: dict[str, Any]) -> None:
-    """Put a file's evaluation first into eval.json; those of other files or data stay, under "others"."""
+def read_bench(path: Path) -> Bench:
+    """Read bench.json. Raises RunFolderError where it is missing, damaged, or of another shape."""
+    return read_value(path, Bench, "bench")
+
+
+def read_evals(path: Path) -> tuple[EvalResult, ...]:
+    """Read eval.json: the last evaluation first. Raises RunFolderError where the file is missing, damaged, or of
+    another shape."""
+    content = read_json(path, "eval")
+    with reading(path, "eval"):
+        return msgspec.convert((content, *content.get("others", ())), tuple[EvalResult, ...])
+
+
+def add_eval(path: Path, result: EvalResult) -> None:
+    """Put a file's evaluation first into eval.json; those of other files or data stay as they are, under "others"."""
+    content = result.to_json()
     before: Any = read_json(path, "eval") if path.exists() else {}
 
     def what(entry: dict[str, Any]) -> tuple[Any, ...]:

@@ -12,6 +12,7 @@ from luq_gguf.calibration.stage import make_profile
 from luq_gguf.core import atomic
 from luq_gguf.core.calibration_set import CalibrationSet
 from luq_gguf.core.errors import RunFolderError
+from luq_gguf.core.measurements import EvalResult
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import Plan, Profile, QuantizedModel, RunOptions
 from luq_gguf.evaluation import evaluate as evaluation
@@ -180,7 +181,7 @@ def evaluate(
     threads: int | None = None,
     benchmark: benchmarks.BenchmarkRequest | None = None,
     reporter: Reporter = Reporter(),
-) -> dict[str, Any]:
+) -> EvalResult:
     """Measure a file; in a run folder the result is added to its eval.json."""
     if benchmark:
         benchmarks.check(benchmark)
@@ -202,10 +203,9 @@ def evaluate(
             measured = benchmarks.measure(benchmark, benchmark_target, work, reporter)
             conditions = replace(result.conditions, benchmarks=benchmarks.conditions(benchmark, benchmark_target))
             result = replace(result, benchmarks=measured, conditions=conditions)
-        content: dict[str, Any] = serialization.to_json(result)
         if run:
-            serialization.add_eval(run.file("eval.json"), content)
-    return content
+            serialization.add_eval(run.file("eval.json"), result)
+    return result
 
 
 def sweep(

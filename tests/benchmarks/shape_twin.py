@@ -40,7 +40,7 @@ def main() -> None:
             one, other = (np.array([speeds[column] for speeds in found[path]]) for path in (real, twin))
             medians = np.median(other) / np.median(one)
             ratio = intervals.paired_ratio(one, other)
-            told = intervals.format_ratio(ratio.to_json())
+            told = intervals.format_ratio(ratio)
             print(f"{real.name}: {what} of twin / real: ratio of medians {medians:.3f}, paired {told}")
 
 

@@ -1,3 +1,6 @@
+from dataclasses import replace
+
+from luq_gguf.core.measurements import Benchmark, BenchmarkMetric, EvalConditions, EvalResult
 from luq_gguf.reporting import figures
 from luq_gguf.reporting.page import Section, benchmarks_section, render
 
@@ -11,14 +14,18 @@ def test_names_from_elsewhere_are_escaped():
 
 
 def test_benchmarks_of_all_files_are_rows():
-    measured = {"acc": {"value": 0.9, "stderr": 0.05}, "score": {"value": 1500.25, "stderr": None}}
-    entry = {"file": "a.gguf", "benchmarks": {"mme": {"metrics": measured, "n_samples": 40}}}
-    old = {"file": "b.gguf"}
-    assert benchmarks_section(entry | {"others": [old, old | {"benchmarks": None}]}).rows == [
+    measured = {"acc": BenchmarkMetric(0.9, 0.05), "score": BenchmarkMetric(1500.25, None)}
+    old = EvalResult(
+        file="b.gguf", reference=None, n_samples=0, metric=None, accuracy=None, kld=None, kld_prompt=None,
+        kld_answer=None, kld_text=None, same_top=None, perplexity=None, n_chunks=0,
+        conditions=EvalConditions(None, "0f", 32, None, None, "95%"),
+    )  # fmt: skip
+    result = replace(old, file="a.gguf", benchmarks={"mme": Benchmark(measured, 40, "mme", 0.0)})
+    assert benchmarks_section([result, old, replace(old, benchmarks=None)]).rows == [
         ["a.gguf", "mme: acc", "0.9", "0.05", "40"],
         ["a.gguf", "mme: score", "1500", "", "40"],
     ]
-    assert benchmarks_section(old).rows == []
+    assert benchmarks_section([old]).rows == []
 
 
 def test_labels_of_a_logarithmic_axis_are_numbers(tmp_path, monkeypatch):
