@@ -102,7 +102,9 @@ def main() -> None:
                     f"| {ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f}) | {seconds:.0f} s |",
                     flush=True,
                 )
-        serialization.write_json(run.file("equal-bytes.json"), {"rows": rows, "conditions": meter.conditions()})
+        serialization.write_json(
+            run.file("equal-bytes.json"), {"rows": rows, "conditions": meter.conditions().to_json()}
+        )
 
 
 if __name__ == "__main__":

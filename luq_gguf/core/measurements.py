@@ -64,47 +64,21 @@ class Metrics:
             raise ValueError("not compared with a reference")
         return self.kld
 
+    def estimate(self, metric: str) -> Estimate | None:
+        """Return the mean "kld" or the "accuracy" with its interval; None where it was not measured."""
+        if metric == "kld":
+            return Estimate(self.kld.mean, self.kld.low, self.kld.high) if self.kld else None
+        return self.accuracy
+
 
 @dataclass(frozen=True)
-class Figures:
+class Figures(JsonValue):
     """A measured file: its size, bits per weight, metrics, and average bits of its decoder layers' weights."""
 
     n_bytes: int
     bpw: float
     metrics: Metrics
     average_bits: float | UnsetType = UNSET
-
-
-@dataclass(frozen=True)
-class SweepPoint:
-    """A measured file of a sweep: which order and seed chose so many low layers (None and () for a file of another
-    kind); `budget_bytes` of the best plans alone."""
-
-    order: str
-    seed: int
-    n_low: int | None
-    low_layers: tuple[int, ...]
-    budget_bytes: int | UnsetType
-    n_bytes: int
-    bpw: float
-    metrics: Metrics
-    average_bits: float | UnsetType
-
-    @classmethod
-    def of(
-        cls,
-        order: str,
-        figures: Figures,
-        *,
-        seed: int = 0,
-        low_layers: tuple[int, ...] | None = None,
-        budget_bytes: int | UnsetType = UNSET,
-    ) -> SweepPoint:
-        """Return the point of a file; `low_layers` is None for one that is not of so many low layers."""
-        n_low = None if low_layers is None else len(low_layers)
-        chosen = tuple(sorted(low_layers or ()))
-        measured = (figures.n_bytes, figures.bpw, figures.metrics, figures.average_bits)
-        return cls(order, seed, n_low, chosen, budget_bytes, *measured)
 
 
 @dataclass(frozen=True)

@@ -156,11 +156,7 @@ class _PlanMeter:
         self._meter, self._variants, self._most, self._reporter = meter, variant_files, most, reporter
         self._seen: set[str] = set()
         conditions = meter.conditions()
-        data = (
-            f"{conditions['n_samples']} questions"
-            if conditions["n_samples"]
-            else f"{conditions['n_chunks']} chunks of text"
-        )
+        data = f"{conditions.n_samples} questions" if conditions.n_samples else f"{conditions.n_chunks} chunks of text"
         reporter.info(f"best: up to {self._most} files to measure, each on {data}; measurements are kept")
 
     def __call__(self, plan: Plan, *, spliced: bool = True) -> Figures:
@@ -179,7 +175,7 @@ class _PlanMeter:
 def measured_kld(figures: Figures, meter: Meter) -> dict[str, Any]:
     """Return what plan.json says about a measured file."""
     kld = figures.metrics.divergence
-    return {"mean": kld.mean, "low": kld.low, "high": kld.high, "on": meter.conditions()}
+    return {"mean": kld.mean, "low": kld.low, "high": kld.high, "on": meter.conditions().to_json()}
 
 
 def _label(spec: ModelSpec, plan: Plan, ranking: str | None = None) -> Plan:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+from luq_gguf.core.sweeps import Sweep
 from luq_gguf.method.orders import ORDERS
 from luq_gguf.method.uniform import ftype_of
 from luq_gguf.publishing.artifacts import RunArtifacts
@@ -60,25 +61,26 @@ def better_elsewhere(artifacts: RunArtifacts) -> list[str]:
     if not path.exists():
         return []
     with serialization.reading(path, "sweep"):
-        return _better_in(serialization.read_json(path, "sweep"), artifacts, (plan.low, plan.high))
+        return _better_in(serialization.read_sweep(path), artifacts)
 
 
-def _better_in(sweep: Mapping[str, Any], artifacts: RunArtifacts, types: tuple[str, str]) -> list[str]:
-    points, n_low = sweep["points"], len(artifacts.plan.low_layers)
-    if (sweep["conditions"]["low"], sweep["conditions"]["high"]) != types:
+def _better_in(swept: Sweep, artifacts: RunArtifacts) -> list[str]:
+    plan = artifacts.plan
+    if (swept.conditions.low, swept.conditions.high) != (plan.low, plan.high):
         return []
-    ours = next((p for p in points if p["n_low"] == n_low and p["order"] == artifacts.plan.ranking), None)
-    uniform = [p for p in points if p["n_low"] is None and p["metrics"]["kld"]]
-    fitting = [p for p in uniform if p["n_bytes"] <= artifacts.model.n_bytes]
-    if not ours or not ours["metrics"]["kld"] or not fitting:
-        return []
-    best = min(fitting, key=lambda p: p["metrics"]["kld"]["mean"])
-    best_kld, our_kld = best["metrics"]["kld"]["mean"], ours["metrics"]["kld"]["mean"]
-    if best_kld >= our_kld:
+    n_low = len(plan.low_layers)
+    ours = next((p.metrics.kld for p in swept.points if p.n_low == n_low and p.order == plan.ranking), None)
+    klds = {
+        point.order: point.metrics.kld.mean
+        for point in swept.points
+        if point.n_low is None and point.metrics.kld and point.n_bytes <= artifacts.model.n_bytes
+    }
+    best = min(klds, key=lambda order: klds[order], default=None)
+    if ours is None or best is None or klds[best] >= ours.mean:
         return []
     return [
-        f"At the same size or smaller, llama-quantize's {ftype_of(best['order'])} file measured better on the "
-        f"questions of sweep.json: mean KLD {best_kld:.2e} compared with {our_kld:.2e}."
+        f"At the same size or smaller, llama-quantize's {ftype_of(best)} file measured better on the "
+        f"questions of sweep.json: mean KLD {klds[best]:.2e} compared with {ours.mean:.2e}."
     ]
 
 

@@ -28,8 +28,8 @@ def report(run_dir: Path) -> list[Path]:
                 type_map.draw(type_map.TypeMap.of(reader.read(drawn)), folder / "types.png")
             sections.append(page.plan_section(planned, folder / "types.png" if drawn else None))
         measured: tuple[tuple[str, Callable[[Path], Any], Callable[[Any], page.Section]], ...] = (
-            ("sweep", _read_json, lambda content: page.sweep_section(content, folder)),
-            ("alpha", _read_json, lambda content: page.mix_section(content, folder)),
+            ("sweep", serialization.read_sweep, lambda swept: page.sweep_section(swept, folder)),
+            ("alpha", serialization.read_mix, lambda mix: page.mix_section(mix, folder)),
             ("eval", serialization.read_evals, page.eval_section),
             ("bench", serialization.read_bench, lambda bench: page.throughput_section(bench, folder)),
             ("eval", serialization.read_evals, page.benchmarks_section),
@@ -44,10 +44,6 @@ def report(run_dir: Path) -> list[Path]:
                 sections += [built] if built.rows or built.images else []
         atomic.write_text(run.file("report.html"), page.render(profiled.model, sections))
         return [run.file("report.html"), *sorted(folder.glob("*.png"))]
-
-
-def _read_json(path: Path) -> Any:
-    return serialization.read_json(path, path.stem)
 
 
 def _written(run: RunFolder) -> Path | None:

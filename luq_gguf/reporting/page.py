@@ -10,8 +10,10 @@ from typing import Any
 
 import jinja2
 
+from luq_gguf.core.json_value import given
 from luq_gguf.core.measurements import EvalResult
 from luq_gguf.core.speeds import Bench
+from luq_gguf.core.sweeps import CalibrationMix, MeterConditions, MixPoint, Sweep, SweepPoint
 from luq_gguf.core.types import Plan, Profile
 from luq_gguf.core.units import format_size
 from luq_gguf.method import ranking
@@ -121,8 +123,8 @@ def plan_section(plan: Plan, types: Path | None) -> Section:
     return Section("Plan", texts, images=images, conditions=counted)
 
 
-def sweep_section(sweep: Mapping[str, Any], folder: Path) -> Section:
-    points, conditions = sweep["points"], _measured_on(sweep["conditions"])
+def sweep_section(swept: Sweep, folder: Path) -> Section:
+    points, conditions = swept.points, _measured_on(swept.conditions)
     images = []
     for metric, what in (("kld", "mean KLD"), ("accuracy", "accuracy")):
         drawn = folder / f"order-{metric}.png"
@@ -131,44 +133,42 @@ def sweep_section(sweep: Mapping[str, Any], folder: Path) -> Section:
     if figures.trade_off(points, folder / "trade-off.png"):
         what = "Trade-off: KL divergence by file size, compared with llama-quantize's uniform files"
         images.append(_image(folder / "trade-off.png", what, conditions))
-    uniform = sorted((p for p in points if p["n_low"] is None), key=lambda p: (p["n_bytes"], p["order"]))
-    rows = [_row(ftype_of(p["order"]), p) for p in uniform]
-    paper = [p for p in points if p["order"] == "entropy"]
-    rows += [_row(f"LUQ, {p['n_low']} low", p) for p in sorted(paper, key=lambda p: p["n_low"])]
+    uniform = sorted((p for p in points if p.n_low is None), key=lambda p: (p.n_bytes, p.order))
+    rows = [_row(ftype_of(point.order), point) for point in uniform]
+    paper = [point for point in points if point.order == "entropy"]
+    rows += [_row(f"LUQ, {point.n_low} low", point) for point in sorted(paper, key=lambda p: p.n_low or 0)]
     head = ("file", "size", "bits per weight of layers", "mean KLD", "95% interval", "same top token", "accuracy")
-    return Section("Sweep", (), head, rows, images, _conditions_line(sweep["conditions"]))
+    return Section("Sweep", (), head, rows, images, _conditions_line(swept.conditions.to_json()))
 
 
-def _measured_on(conditions: Mapping[str, Any]) -> str:
-    n = f"{conditions['n_samples']} questions" if conditions["n_samples"] else f"{conditions['n_chunks']} chunks"
+def _measured_on(conditions: MeterConditions) -> str:
+    n = f"{conditions.n_samples} questions" if conditions.n_samples else f"{conditions.n_chunks} chunks"
     return (
-        f"{n} of {conditions['data']}, after every text token, compared with {conditions['reference']}; "
-        f"low {conditions['low']}, high {conditions['high']}"
+        f"{n} of {conditions.data}, after every text token, compared with {conditions.reference}; "
+        f"low {conditions.low}, high {conditions.high}"
     )
 
 
-def mix_section(content: Mapping[str, Any], folder: Path) -> Section:
+def mix_section(mix: CalibrationMix, folder: Path) -> Section:
     """Make the section on what changes with alpha: files with its ranking, its importance, or both."""
-    points, conditions = content["points"], content["conditions"]
     caption_conditions = (
-        f"{_measured_on(conditions)}; what does not change with alpha is the run's own, of alpha "
-        f"{content['run_alpha']:g}"
+        f"{_measured_on(mix.conditions)}; what does not change with alpha is the run's own, of alpha {mix.run_alpha:g}"
     )
     images = []
-    for count in sorted({point["n_low"] for point in points}):
+    for count in sorted({point.n_low for point in mix.points}):
         drawn = folder / f"alpha-{count}.png"
-        if figures.mix_effect(points, count, "kld", drawn):
+        if figures.mix_effect(mix.points, count, "kld", drawn):
             what = f"Mean KLD by alpha with {count} low layers; bars: 95% intervals"
             images.append(_image(drawn, what, caption_conditions))
-    taus = ", ".join(f"{row['alpha']:g}: {row['kendall_tau']:.2f}" for row in content["rankings"])
-    texts = [f"Kendall's tau between each alpha's ranking and the run's own (alpha {content['run_alpha']:g}): {taus}."]
+    taus = ", ".join(f"{ranking.alpha:g}: {ranking.kendall_tau:.2f}" for ranking in mix.rankings)
+    texts = [f"Kendall's tau between each alpha's ranking and the run's own (alpha {mix.run_alpha:g}): {taus}."]
     head = ("alpha", "low layers", "changes with alpha", "mean KLD", "95% interval", "accuracy")
     rows = []
-    for point in sorted(points, key=lambda p: (p["n_low"], p["alpha"])):
+    for point in sorted(mix.points, key=lambda p: (p.n_low, p.alpha)):
         _, _, _, kld, interval, _, accuracy = _row("", point)
-        arm = figures.ARMS[point["changes"]]["label"]
-        rows.append([f"{point['alpha']:g}", str(point["n_low"]), arm, kld, interval, accuracy])
-    return Section("Alpha", texts, head, rows, images, _conditions_line(conditions))
+        arm = figures.ARMS[point.changes]["label"]
+        rows.append([f"{point.alpha:g}", str(point.n_low), arm, kld, interval, accuracy])
+    return Section("Alpha", texts, head, rows, images, _conditions_line(mix.conditions.to_json()))
 
 
 def sizes_section(files: Sequence[tuple[str, Mapping[str, int]]], folder: Path) -> Section:
@@ -202,17 +202,17 @@ def throughput_section(result: Bench, folder: Path) -> Section:
     return Section("Throughput", (), head, cells, images, caption_conditions)
 
 
-def _row(name: str, point: Mapping[str, Any]) -> list[str]:
-    metrics = point["metrics"]
-    kld, accuracy = metrics["kld"], metrics["accuracy"]
+def _row(name: str, point: SweepPoint | MixPoint) -> list[str]:
+    bits, kld, accuracy = given(point.average_bits), point.metrics.kld, point.metrics.accuracy
+    same_top = point.metrics.same_top
     return [
         name,
-        format_size(point["n_bytes"]),
-        f"{point['average_bits']:.2f}",
-        f"{kld['mean']:.2e}" if kld else "",
-        f"{kld['low']:.1e} to {kld['high']:.1e}" if kld else "",
-        f"{metrics['same_top']:.1%}" if metrics["same_top"] is not None else "",
-        f"{accuracy['value']:.1%} ({accuracy['low']:.1%} to {accuracy['high']:.1%})" if accuracy else "",
+        format_size(point.n_bytes),
+        f"{bits:.2f}" if bits is not None else "",
+        f"{kld.mean:.2e}" if kld else "",
+        f"{kld.low:.1e} to {kld.high:.1e}" if kld else "",
+        f"{same_top:.1%}" if same_top is not None else "",
+        f"{accuracy.value:.1%} ({accuracy.low:.1%} to {accuracy.high:.1%})" if accuracy else "",
     ]
 
 

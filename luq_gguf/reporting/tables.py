@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 from rich.table import Table
 
 from luq_gguf.core.json_value import given
-from luq_gguf.core.measurements import Estimate, EvalResult, Spread
+from luq_gguf.core.measurements import Estimate, EvalResult, Metrics, Spread
 from luq_gguf.core.speeds import Bench, Samples, TypeSpeeds
+from luq_gguf.core.sweeps import CalibrationMix, Sweep
 from luq_gguf.core.units import format_size
 from luq_gguf.method.metrics.intervals import format_ratio
 from luq_gguf.method.orders import is_seeded
@@ -55,59 +55,55 @@ def eval_table(result: EvalResult) -> Table:
     return table
 
 
-def sweep_tables(content: dict[str, Any]) -> list[Table]:
+def sweep_tables(swept: Sweep) -> list[Table]:
     """Make a table of KLD and accuracy by number of low layers and order, and one of uniform files next to LUQ."""
-    points = [point for point in content["points"] if point["n_low"] is not None]
-    others = [point for point in content["points"] if point["n_low"] is None]
-    columns = sorted({(p["order"], p["seed"]) for p in points}, key=lambda c: [p["order"] for p in points].index(c[0]))
-    conditions = content["conditions"]
-    data = f"{conditions['n_samples'] or conditions['n_chunks']} samples of {conditions['data']}"
-    by_count = Table(title=f"mean KLD in nats (accuracy) by number of layers in {conditions['low']}\n{data}")
+    points = {(p.order, p.seed, p.n_low): p for p in swept.points if p.n_low is not None}
+    orders = list(dict.fromkeys(order for order, _, _ in points))
+    columns = sorted({(order, seed) for order, seed, _ in points}, key=lambda c: (orders.index(c[0]), c[1]))
+    conditions = swept.conditions
+    by_count = Table(title=f"mean KLD in nats (accuracy) by number of layers in {conditions.low}\n{conditions.amount}")
     by_count.add_column("low", justify="right")
     by_count.add_column("size", justify="right")
     for order, seed in columns:
         by_count.add_column(order + (f" {seed}" if is_seeded(order) else ""), justify="right")
-    for count in sorted({p["n_low"] for p in points}):
-        row = {(p["order"], p["seed"]): p for p in points if p["n_low"] == count}
-        size = format_size(next(iter(row.values()))["n_bytes"])
-        by_count.add_row(str(count), size, *(_figures(row.get(column)) for column in columns))
+    for count in sorted({n_low for _, _, n_low in points}):
+        row = [points.get((*column, count)) for column in columns]
+        size = next(point.n_bytes for point in row if point)
+        by_count.add_row(str(count), format_size(size), *(_figures(point.metrics if point else None) for point in row))
     uniform = Table(title="uniform files")
     for name in ("file", "size", "bpw", "mean KLD (accuracy)", "LUQ at the same size"):
         uniform.add_column(name, justify="left" if name == "file" else "right")
-    paper = [p for p in points if p["order"] == "entropy"]
-    for point in sorted(others, key=lambda p: p["n_bytes"]):
-        within = [p for p in paper if p["n_bytes"] <= point["n_bytes"]]
-        best = min(within, key=lambda p: p["n_low"]) if within else None
-        luq_cell = f"{best['n_low']} low: {_figures(best)}" if best else "none that small"
-        name = ftype_of(point["order"])
-        uniform.add_row(name, format_size(point["n_bytes"]), f"{point['bpw']:.2f}", _figures(point), luq_cell)
+    paper = {n_low: point for (order, _, n_low), point in points.items() if order == "entropy"}
+    for point in sorted((p for p in swept.points if p.n_low is None), key=lambda p: p.n_bytes):
+        n_low = min((n for n, other in paper.items() if other.n_bytes <= point.n_bytes), default=None)
+        luq_cell = "none that small" if n_low is None else f"{n_low} low: {_figures(paper[n_low].metrics)}"
+        cells = (format_size(point.n_bytes), f"{point.bpw:.2f}", _figures(point.metrics), luq_cell)
+        uniform.add_row(ftype_of(point.order), *cells)
     return [by_count, uniform]
 
 
-def mix_table(content: dict[str, Any]) -> Table:
+def mix_table(mix: CalibrationMix) -> Table:
     """Make a table of KLD by alpha, where it changes the ranking, the importance, or both."""
-    conditions, arms = content["conditions"], ("both", "ranking", "imatrix")
+    arms = ("both", "ranking", "imatrix")
     table = Table(
         title=f"mean KLD in nats (accuracy) by alpha, the share of samples with images\n"
-        f"{conditions['n_samples'] or conditions['n_chunks']} samples of {conditions['data']}; what does not "
-        f"change is the run's own, of alpha {content['run_alpha']:g}"
+        f"{mix.conditions.amount}; what does not change is the run's own, of alpha {mix.run_alpha:g}"
     )
     for name in ("low", "alpha", "tau of ranking", *(f"changes {arm}" for arm in arms)):
         table.add_column(name, justify="right")
-    taus = {row["alpha"]: row["kendall_tau"] for row in content["rankings"]}
-    point_of = {(p["n_low"], p["alpha"], p["changes"]): p for p in content["points"]}
-    for count, alpha in sorted({(p["n_low"], p["alpha"]) for p in content["points"]}):
-        cells = (_figures(point_of.get((count, alpha, arm))) for arm in arms)
+    taus = {ranking.alpha: ranking.kendall_tau for ranking in mix.rankings}
+    metrics_of = {(p.n_low, p.alpha, p.changes): p.metrics for p in mix.points}
+    for count, alpha in sorted({(p.n_low, p.alpha) for p in mix.points}):
+        cells = (_figures(metrics_of.get((count, alpha, arm))) for arm in arms)
         table.add_row(str(count), f"{alpha:g}", f"{taus[alpha]:.2f}", *cells)
     return table
 
 
-def _figures(point: dict[str, Any] | None) -> str:
-    if point is None:
+def _figures(metrics: Metrics | None) -> str:
+    if metrics is None:
         return ""
-    metrics = point["metrics"]
-    kld = f"{metrics['kld']['mean']:.1e}" if metrics["kld"] else ""
-    return kld + (f" ({metrics['accuracy']['value']:.1%})" if metrics["accuracy"] else "")
+    kld = f"{metrics.kld.mean:.1e}" if metrics.kld else ""
+    return kld + (f" ({metrics.accuracy.value:.1%})" if metrics.accuracy else "")
 
 
 def bench_tables(result: Bench) -> list[Table]:

@@ -13,9 +13,9 @@ import msgspec
 
 from luq_gguf.core import atomic, json_input
 from luq_gguf.core.errors import RunFolderError
-from luq_gguf.core.json_value import to_json as to_json
 from luq_gguf.core.measurements import EvalResult
 from luq_gguf.core.speeds import Bench
+from luq_gguf.core.sweeps import CalibrationMix, Sweep
 from luq_gguf.core.types import LayerEntropy, Plan, PredictedSpeed, Profile
 from luq_gguf.method import ranking
 
@@ -170,6 +170,16 @@ def _compared_entry(entry: Any) -> dict[str, Any]:
 def read_bench(path: Path) -> Bench:
     """Read bench.json. Raises RunFolderError where it is missing, damaged, or of another shape."""
     return read_value(path, Bench, "bench")
+
+
+def read_sweep(path: Path) -> Sweep:
+    """Read sweep.json. Raises RunFolderError where it is missing, damaged, or of another shape."""
+    return read_value(path, Sweep, "sweep")
+
+
+def read_mix(path: Path) -> CalibrationMix:
+    """Read alpha.json. Raises RunFolderError where it is missing, damaged, or of another shape."""
+    return read_value(path, CalibrationMix, "alpha")
 
 
 def read_evals(path: Path) -> tuple[EvalResult, ...]:

@@ -14,6 +14,7 @@ from luq_gguf.core.calibration_set import CalibrationSet
 from luq_gguf.core.errors import RunFolderError
 from luq_gguf.core.measurements import EvalResult
 from luq_gguf.core.reporter import Reporter
+from luq_gguf.core.sweeps import Sweep
 from luq_gguf.core.types import Plan, Profile, QuantizedModel, RunOptions
 from luq_gguf.evaluation import evaluate as evaluation
 from luq_gguf.evaluation.benchmarks import run as benchmarks
@@ -217,7 +218,7 @@ def sweep(
     *,
     mix_request: CalibrationMixRequest | None = None,
     model: str | None = None,
-) -> dict[str, Any]:
+) -> Sweep:
     """Measure many choices of low layers of a profiled run folder's model; with `mix_request`, also what alpha does."""
     with RunFolder(run_dir) as run:
         profiled = serialization.read_profile(run.file("profile.json"))
@@ -230,5 +231,5 @@ def sweep(
         if "best" in request.orders:
             swept = planning_stage.add_best_points(session, profiled, meter, swept)
         if mix_request:
-            swept |= {"alpha": measure_mixes(session, profiled, meter, mix_request)}
+            swept = replace(swept, alpha=measure_mixes(session, profiled, meter, mix_request))
         return swept

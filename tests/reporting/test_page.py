@@ -1,7 +1,10 @@
 from dataclasses import replace
 
+from builders import point_of
+
 from luq_gguf.core.measurements import Benchmark, BenchmarkMetric, EvalConditions, EvalResult
-from luq_gguf.reporting import figures
+from luq_gguf.core.sweeps import MeterConditions, Sweep
+from luq_gguf.reporting import figures, tables
 from luq_gguf.reporting.page import Section, benchmarks_section, render
 
 
@@ -35,14 +38,14 @@ def test_labels_of_a_logarithmic_axis_are_numbers(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: (drawn.append(figure), path.write_bytes(b"")))
     points = [
-        {"order": order, "n_low": n_low, "n_bytes": n_bytes, "metrics": {"kld": {"mean": kld}}}
+        point_of(order, n_low, n_bytes, kld)
         for order, n_low, n_bytes, kld in (
             ("entropy", 0, 4 * 2**20, 2.7e-5), ("entropy", 4, 3 * 2**20, 3.1e-4), ("greedy", 4, 3 * 2**20, 1e-4),
             ("best", None, 3 * 2**20, 5e-5), ("uniform Q2_K", None, 3 * 2**20, 2e-4),
         )
     ]  # fmt: skip
     assert figures.trade_off(points, tmp_path / "a.png")
-    assert figures.order_matters([p for p in points if p["n_low"] is not None], "kld", tmp_path / "b.png")
+    assert figures.order_matters([p for p in points if p.n_low is not None], "kld", tmp_path / "b.png")
     for figure in drawn:
         axes = figure.axes[0]
         figure.canvas.draw()
@@ -52,3 +55,12 @@ def test_labels_of_a_logarithmic_axis_are_numbers(tmp_path, monkeypatch):
         lines = [line.get_label() for line in axes.get_lines()]
         assert "greedy" in lines
     assert "best plan" in [line.get_label() for line in drawn[0].axes[0].get_lines()]
+
+
+def test_orders_have_columns_as_they_were_measured_and_by_seed():
+    orders = [("random", seed) for seed in (2, 0, 1, 3)] + [("entropy", 0)]
+    points = tuple(point_of(order, n_low, 100 - n_low, 1e-3, seed) for order, seed in orders for n_low in (0, 4))
+    swept = Sweep(points, MeterConditions("f16", "easy", "0f", 8, 0, "auto", 4, "IQ1_M", "Q4_K_M"))
+    by_count, _ = tables.sweep_tables(swept)
+    heads = [column.header for column in by_count.columns]
+    assert heads == ["low", "size", "random 0", "random 1", "random 2", "random 3", "entropy"]

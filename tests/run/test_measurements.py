@@ -14,9 +14,9 @@ from luq_gguf.core.measurements import (
     Figures,
     Metrics,
     Spread,
-    SweepPoint,
 )
 from luq_gguf.core.speeds import BenchRow, Ratio, Samples
+from luq_gguf.core.sweeps import CalibrationMix, MeterConditions, MixConditions, MixPoint, MixRanking, Sweep, SweepPoint
 from luq_gguf.run import serialization
 
 # A point of a sweep as luq-gguf 0.x keeps it in .work/points.
@@ -68,7 +68,7 @@ FIGURES = Figures(
 def test_a_kept_point_reads_as_it_was_written_and_is_written_to_the_same_bytes(tmp_path):
     (tmp_path / "point.json").write_text(POINT)
     assert serialization.read_value(tmp_path / "point.json", Figures, "sweep") == FIGURES
-    serialization.write_json(tmp_path / "again.json", serialization.to_json(FIGURES))
+    serialization.write_json(tmp_path / "again.json", FIGURES.to_json())
     assert (tmp_path / "again.json").read_text() == POINT
 
 
@@ -85,7 +85,7 @@ def test_what_a_metric_or_no_reference_leaves_out_is_no_key_and_what_was_not_ask
         kld_prompt=spread, kld_answer=None, kld_text=None, same_top=None, perplexity=None, n_chunks=0,
         conditions=conditions,
     )  # fmt: skip
-    content = serialization.to_json(alone)
+    content = alone.to_json()
     assert list(content) == [
         *("file", "file_sha256", "reference", "n_samples", "metric", "accuracy", "kld", "kld_prompt", "kld_answer"),
         *("kld_text", "same_top", "perplexity", "n_chunks", "conditions"),
@@ -101,10 +101,10 @@ def test_what_a_metric_or_no_reference_leaves_out_is_no_key_and_what_was_not_ask
 def test_points_of_a_sweep_have_the_contracts_keys_in_their_order():
     figures = replace(FIGURES, average_bits=4.5)
     measured = json.loads(POINT) | {"average_bits": 4.5}
-    point = serialization.to_json(SweepPoint.of("random", figures, seed=3, low_layers=(7, 2)))
+    point = SweepPoint.of("random", figures, seed=3, low_layers=(7, 2)).to_json()
     expected = {"order": "random", "seed": 3, "n_low": 2, "low_layers": [2, 7]} | measured
     assert json.dumps(point) == json.dumps(expected)
-    best = serialization.to_json(SweepPoint.of("best", figures, budget_bytes=5_000_000))
+    best = SweepPoint.of("best", figures, budget_bytes=5_000_000).to_json()
     told = {"order": "best", "seed": 0, "n_low": None, "low_layers": [], "budget_bytes": 5_000_000}
     assert json.dumps(best) == json.dumps(told | measured)
 
@@ -132,7 +132,33 @@ def test_a_row_of_bench_has_the_contracts_keys_in_their_order():
         "fits_memory": True,
         "image": {"first_token": told, "peak_rss_bytes": 7},
     }
-    assert json.dumps(serialization.to_json(row)) == json.dumps(expected)
+    assert json.dumps(row.to_json()) == json.dumps(expected)
+
+
+CONDITIONS = MeterConditions("f16.gguf", "easy", "0f", 8, 0, "auto", 4, "IQ1_M", "Q4_K_M")
+MIX = CalibrationMix(
+    0.5,
+    (MixPoint(0.0, "ranking", 1, (3,), **vars(replace(FIGURES, average_bits=4.5))),),
+    (MixRanking(0.0, -0.5),),
+    MixConditions(**vars(CONDITIONS), calibration={"alpha": 0.5}),
+)
+
+
+def test_a_sweep_and_its_calibration_mix_read_as_they_were_written(tmp_path):
+    figures = replace(FIGURES, average_bits=16.0)
+    points = (SweepPoint.of("entropy", FIGURES, low_layers=(1,)), SweepPoint.of("uniform F16", figures))
+    swept = Sweep(points, CONDITIONS)
+    serialization.write_json(tmp_path / "sweep.json", swept.to_json())
+    serialization.write_json(tmp_path / "alpha.json", MIX.to_json())
+    assert serialization.read_sweep(tmp_path / "sweep.json") == swept
+    assert serialization.read_mix(tmp_path / "alpha.json") == MIX
+    content = replace(swept, alpha=MIX).to_json()
+    assert list(content) == ["points", "conditions", "alpha"]
+    keys = ["order", "seed", "n_low", "low_layers", "n_bytes", "bpw"]
+    assert [list(point) for point in content["points"]] == [[*keys, "metrics"], [*keys, "average_bits", "metrics"]]
+    keys = ["alpha", "changes", "n_low", "low_layers", "n_bytes", "bpw", "metrics", "average_bits"]
+    assert list(content["alpha"]["points"][0]) == keys
+    assert list(content["alpha"]["conditions"]) == [*vars(CONDITIONS), "calibration"]
 
 
 # What eval in the first and in a later version writes of a file, and what bench in the first one did.
@@ -190,11 +216,14 @@ def test_speeds_of_the_first_version_are_read(tmp_path):
         ("eval", []),
         ("bench", BENCH | {"rows": [{"file": "f"}]}),
         ("bench", {"rows": []}),
+        ("sweep", {"points": [], "conditions": {"low": "IQ1_M"}}),
+        ("alpha", {"points": [5]}),
     ],
 )
 def test_damaged_measurements_name_the_command_that_makes_them(tmp_path, name, content):
     serialization.write_json(tmp_path / f"{name}.json", content)
-    read = {"eval": serialization.read_evals, "bench": serialization.read_bench}[name]
+    read = {"eval": serialization.read_evals, "bench": serialization.read_bench, "sweep": serialization.read_sweep,
+            "alpha": serialization.read_mix}[name]  # fmt: skip
     with pytest.raises(RunFolderError, match=f"is not a valid luq-gguf {name}") as caught:
         read(tmp_path / f"{name}.json")
     assert caught.value.hint == f"Run luq-gguf {name} again."

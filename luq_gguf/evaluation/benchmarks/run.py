@@ -10,6 +10,7 @@ from pathlib import Path
 
 from luq_gguf.core.errors import EvaluationError
 from luq_gguf.core.hashing import hash_of
+from luq_gguf.core.json_value import to_json
 from luq_gguf.core.measurements import Benchmark, BenchmarkConditions
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.evaluation.benchmarks import lmms_eval
@@ -18,7 +19,7 @@ from luq_gguf.llamacpp import server, tools
 from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.llamacpp.runtime import chat_template
 from luq_gguf.run.preflight import safe_name
-from luq_gguf.run.serialization import read_value, to_json, write_json
+from luq_gguf.run.serialization import read_value, write_json
 
 # By the paper's names: the split with public answers, and of MMBench the task that reads the option without a judge.
 PAPER = {
