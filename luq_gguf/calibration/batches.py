@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from luq_gguf.core.calibration_set import CalibrationData
 from luq_gguf.core.errors import CalibrationError, CheckpointError
 from luq_gguf.core.images import open_rgb
 from luq_gguf.core.sandbox_limits import bounded
-from luq_gguf.core.types import CalibrationData, Sample, ShardSpec
+from luq_gguf.core.types import Sample, ShardSpec
 
 CHUNK_TOKENS = 512  # llama-imatrix's default context, so that both read the same chunks of a text
 BATCH_TOKENS = 1024  # bounds the memory of activations; more is no faster on a CPU

@@ -23,7 +23,8 @@ from luq_gguf.calibration.batches import Batch
 from luq_gguf.calibration.hooks import CalibrationHooks
 from luq_gguf.calibration.reservoir import MODALITIES, Reservoir
 from luq_gguf.core import process_state
-from luq_gguf.core.types import CalibrationData, ImportanceMatrix, ShardSpec
+from luq_gguf.core.calibration_set import CalibrationData
+from luq_gguf.core.types import ImportanceMatrix, ShardSpec
 from luq_gguf.hf import model as hf_model
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.decoder import decoder_layers, decoder_matrices

@@ -12,11 +12,12 @@ import numpy as np
 from luq_gguf.calibration import entropy_estimate
 from luq_gguf.calibration.forward_pass import CAPACITY, forward, pass_key, run_pass
 from luq_gguf.calibration.reservoir import MODALITIES, SampledVectors
-from luq_gguf.core.types import COLUMNS, CalibrationData, ImportanceMatrix, Profile
+from luq_gguf.core.calibration_set import CalibrationData
+from luq_gguf.core.types import COLUMNS, ImportanceMatrix, Profile
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.devices import Placement
 from luq_gguf.hf.tensor_names import TensorNames
-from luq_gguf.method import entropy
+from luq_gguf.method import entropy, ranking
 
 __all__ = [
     "CAPACITY",
@@ -127,7 +128,9 @@ def finalize_profile(
     n_text = matrix.n_samples - int(str(inputs.calibration["n_multimodal"]))
     described = inputs.calibration | {"n_text": n_text, "n_tokens": matrix.n_tokens}
     columns = {COLUMNS + name: energy for name, energy in inputs.energies.items()}
-    return Profile(inputs.model, layers, estimator, described, rankings), matrix, histograms | columns
+    taus = ranking.agreement(rankings)
+    made = Profile(inputs.model, layers, estimator, described, rankings, kendall_tau=taus)
+    return made, matrix, histograms | columns
 
 
 def calibration_facts(calibration: CalibrationData) -> dict[str, object]:

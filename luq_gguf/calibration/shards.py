@@ -23,8 +23,9 @@ from luq_gguf.calibration.forward_pass import PassResult, seen_arrays, seen_batc
 from luq_gguf.calibration.profiler import calibration_facts
 from luq_gguf.calibration.reservoir import MODALITIES
 from luq_gguf.core import atomic
+from luq_gguf.core.calibration_set import CalibrationData
 from luq_gguf.core.errors import ShardError
-from luq_gguf.core.types import COLUMNS, CalibrationData, ImportanceMatrix, ShardSpec
+from luq_gguf.core.types import COLUMNS, ImportanceMatrix, ShardSpec
 from luq_gguf.hf.checkpoint import Checkpoint
 
 VERSION = 1

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
 from luq_gguf.core import atomic
-from luq_gguf.core.calibration_set import CalibrationSet
+from luq_gguf.core.calibration_set import CalibrationData, CalibrationSet
 from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Reporter
-from luq_gguf.core.types import CalibrationData, Profile
+from luq_gguf.core.types import Profile
 from luq_gguf.hf import datasets
 from luq_gguf.llamacpp.gguf import header_only, imatrix
 from luq_gguf.run import serialization
@@ -170,7 +170,7 @@ def _write_profile(run: RunFolder, result: ProfileResult) -> None:
     with atomic.whole(run.file("profile.safetensors")) as part:
         save_file(arrays, part)
         part.chmod(run.file("run.json").stat().st_mode & 0o777)  # the library makes it private
-    serialization.write_json(run.file("profile.json"), serialization.profile_to_json(profile))
+    serialization.write_json(run.file("profile.json"), profile.to_json())
 
 
 def _finished_profile(run: RunFolder) -> Profile:

@@ -30,16 +30,16 @@ def command(
     In a run folder, the result is also written to eval.json. Measurements are kept: repeating one takes no time, and an
     interrupted one resumes where it stopped.
     """
-    from luq_gguf.workflows import pipeline
+    from luq_gguf import api
 
     with progress() as reporter:
-        result = pipeline.evaluate(
+        result = api.evaluate(
             file,
-            reference,
             options.make_questions(rest),
+            reference=reference,
             mmproj=mmproj,
             threads=threads,
-            benchmark=options.make_benchmarks(rest),
+            benchmarks=options.make_benchmarks(rest),
             reporter=reporter,
         )
     if as_json:

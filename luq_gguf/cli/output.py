@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from luq_gguf import kernels
-from luq_gguf.core.types import Check, LayerEntropy, Plan, PredictedSpeed, Profile
+from luq_gguf.core.types import Checks, LayerEntropy, Plan, PredictedSpeed, Profile
 from luq_gguf.core.units import format_size
-from luq_gguf.method import ranking
 from luq_gguf.reporting.plan_text import describe, unsettled_line
-from luq_gguf.run import serialization
 
 
 def print_json(content: Any) -> None:
@@ -35,20 +32,19 @@ def print_table(table: Table) -> None:
     console.print(table)
 
 
-def print_checks(title: str, checks: Sequence[Check], bad: str, *, as_json: bool) -> int:
+def print_checks(title: str, checks: Checks, bad: str, *, as_json: bool) -> int:
     """Print checks as a table or JSON, and return the exit code. `bad` marks a check that failed."""
-    ok = all(check.ok for check in checks)
     if as_json:
-        print_json({"ok": ok, "checks": [vars(check) for check in checks]})
-        return 0 if ok else 1
+        print_json(checks.to_json())
+        return 0 if checks.ok else 1
     table = Table(title=Text(title))
     for name in ("", "check", "result", "what to do"):
         table.add_column(name, overflow="fold")
-    for check in checks:
+    for check in checks.checks:
         mark = Text("ok", style="green") if check.ok else Text(bad, style="red")
         table.add_row(mark, Text(check.name), Text(check.found), Text(check.hint))
     print_table(table)
-    return 0 if ok else 1
+    return 0 if checks.ok else 1
 
 
 def profile_table(profile: Profile, low: tuple[int, ...] = ()) -> Table:
@@ -65,14 +61,14 @@ def profile_table(profile: Profile, low: tuple[int, ...] = ()) -> Table:
 
 def agreement_line(profile: Profile) -> str:
     """Return a line that says how well the ways of estimating the entropies agree on the ranking."""
-    taus = ", ".join(f"{way} {tau:.2f}" for way, tau in ranking.agreement(profile.rankings).items())
+    taus = ", ".join(f"{way} {tau:.2f}" for way, tau in profile.kendall_tau.items())
     return f"Kendall's tau of the ranking: {taus}" if taus else ""
 
 
 def print_profile(profile: Profile, out: Path, *, as_json: bool) -> None:
     """Print the table and where the files are, or JSON."""
     if as_json:
-        print_json(serialization.profile_to_json(profile))
+        print_json(profile.to_json())
         return
     print_table(profile_table(profile))
     click.echo(agreement_line(profile))

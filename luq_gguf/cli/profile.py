@@ -31,37 +31,23 @@ if TYPE_CHECKING:
 @options.trust
 @options.permissions("--overwrite")
 @options.as_json
-def command(
-    model: str,
-    out: Path,
-    calib: str | None,
-    calib_text: str | None,
-    alpha: float,
-    samples: int,
-    seed: int,
-    shard: ShardSpec | None,
-    *,
-    as_json: bool,
-    **rest: Any,
-) -> None:
+def command(model: str, out: Path, shard: ShardSpec | None, *, as_json: bool, **rest: Any) -> None:
     """Run the calibration set through MODEL once; write profile.json and imatrix.gguf into the folder --out.
 
     Under torchrun or accelerate launch, the processes share the work.
     """
+    calibration, how = options.make_calibration(rest), options.make_run_options(rest)
+    from luq_gguf import api
     from luq_gguf.calibration import distributed_pass
     from luq_gguf.calibration.distributed import Launch
-    from luq_gguf.core.calibration_set import CalibrationSet
     from luq_gguf.core.reporter import Reporter
-    from luq_gguf.workflows import pipeline
 
-    calibration = CalibrationSet(calib, calib_text, alpha, samples, seed)
     launch = Launch.of_environment()
     if shard and launch:
         raise CalibrationError(
             f"--shard {shard} was given to {launch.count} processes that already share the work.",
             "Leave out --shard, or start one process.",
         )
-    how = options.make_run_options(rest)
     quiet = nullcontext(Reporter())
     with quiet if launch and launch.rank else progress() as reporter:
         if shard:
@@ -72,6 +58,6 @@ def command(
         if launch:
             profile = distributed_pass.profile_together(model, out, calibration, launch, how, reporter)
         else:
-            profile = pipeline.profile(model, out, calibration, how, reporter)
+            profile = api.profile(model, out, calibration, options=how, reporter=reporter)
     if profile:
         output.print_profile(profile, out, as_json=as_json)

@@ -27,11 +27,11 @@ def command(run_dir: Path, repo: str, *, dry_run: bool, as_json: bool, **rest: A
 
     Files that the repository already has are not sent again, and its other files stay. The card is RUN_DIR/README.md.
     """
-    from luq_gguf.publishing import upload
+    from luq_gguf import api
 
     target, base_model = options.make_target(repo, rest)
     with progress() as reporter:
-        done = upload.upload(run_dir, target, dry_run=dry_run, base_model=base_model, reporter=reporter)
+        done = api.upload(run_dir, target, base_model=base_model, dry_run=dry_run, reporter=reporter)
     if as_json:
         output.print_json(done.to_json())
         return

@@ -1,11 +1,13 @@
-"""Defines the calibration set as a user asks for it; core/types.py has the data that were read from it."""
+"""Defines the calibration set as a user asks for it, and the data that are read of it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from luq_gguf.core.hashing import hash_of
+from luq_gguf.core.types import Sample
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,32 @@ class CalibrationSet:
 
     def for_text_only(self) -> CalibrationSet:
         return replace(self, images=None, alpha=0.0)
+
+
+@dataclass(frozen=True)
+class CalibrationData:
+    """What was read of a CalibrationSet and flows through the reference model: multimodal samples, and n_text text-only
+    ones.
+
+    The text-only ones are prompts without images (`text`), or chunks of a `document`. `image_source` and `text_source`
+    name the sets; `revisions` has the commit of those from the Hub.
+    """
+
+    multimodal: tuple[Sample, ...]
+    text: tuple[Sample, ...]
+    document: str | None
+    n_text: int
+    alpha: float
+    seed: int
+    sha256: str
+    image_source: str | None = None
+    text_source: str | None = None
+    revisions: Mapping[str, str] = field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return tuple(name for name in (self.image_source, self.text_source) if name)
 
 
 def _stamps(source: str | None) -> list[object]:

@@ -44,32 +44,6 @@ class EvalData:
 
 
 @dataclass(frozen=True)
-class CalibrationData:
-    """What was read of a CalibrationSet and flows through the reference model: multimodal samples, and n_text text-only
-    ones.
-
-    The text-only ones are prompts without images (`text`), or chunks of a `document`. `image_source` and `text_source`
-    name the sets; `revisions` has the commit of those from the Hub.
-    """
-
-    multimodal: tuple[Sample, ...]
-    text: tuple[Sample, ...]
-    document: str | None
-    n_text: int
-    alpha: float
-    seed: int
-    sha256: str
-    image_source: str | None = None
-    text_source: str | None = None
-    revisions: Mapping[str, str] = field(default_factory=dict)
-    skipped: tuple[str, ...] = ()
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        return tuple(name for name in (self.image_source, self.text_source) if name)
-
-
-@dataclass(frozen=True)
 class RunOptions:
     """How a run is done, alike for all its stages, and what it may do; what is made is asked for by requests.
 
@@ -135,7 +109,7 @@ class Profile:
     """Entropies of all layers, with what they were estimated from.
 
     `rankings`: entropies of all layers, in bits, in each of several ways of estimating them (entropy.py): other K-means
-    seeds, halves of the data, other K, fewer tokens.
+    seeds, halves of the data, other K, fewer tokens. `kendall_tau` says how well these agree.
     """
 
     model: str
@@ -144,6 +118,28 @@ class Profile:
     calibration: Mapping[str, object]
     rankings: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     version: int = 1
+    kendall_tau: Mapping[str, float | None] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what profile.json says."""
+        return {
+            "version": self.version,
+            "model": self.model,
+            "layers": [
+                {
+                    "layer": layer.layer,
+                    "entropy_bits": layer.bits,
+                    "spread_bits": layer.spread_bits,
+                    "by_modality": dict(layer.by_modality),
+                    "n_tokens": layer.n_tokens,
+                }
+                for layer in self.layers
+            ],
+            "estimator": dict(self.estimator),
+            "calibration": dict(self.calibration),
+            "rankings": {way: list(bits) for way, bits in self.rankings.items()},
+            "kendall_tau": dict(self.kendall_tau),
+        }
 
 
 @dataclass(frozen=True)
@@ -251,6 +247,27 @@ class Plan:
     measured_kld: Mapping[str, Any] | None = None
     compared: tuple[Mapping[str, Any], ...] = ()
 
+    def to_json(self) -> dict[str, Any]:
+        """Return what plan.json says."""
+        return {
+            "ranking": self.ranking,
+            "low": self.low,
+            "high": self.high,
+            "low_layers": list(self.low_layers),
+            "predicted_bytes": self.predicted_bytes,
+            "predicted_file_bytes": self.predicted_file_bytes,
+            "bpw": self.bpw,
+            "budget": dict(self.budget) | {"counts": "the text model's file; mmproj and KV cache are not counted"},
+            "order": list(self.order),
+            "near_ties": [list(pair) for pair in self.near_ties],
+            "unsettled": {str(layer): share for layer, share in self.unsettled.items()},
+            "without_importance": list(self.without_importance),
+            "tensor_types": dict(self.tensor_types),
+            "predicted_kld": self.predicted_kld,
+            "measured_kld": self.measured_kld,
+            "compared": [dict(entry) for entry in self.compared],
+        } | ({"predicted_speed": vars(self.speed)} if self.speed else {})
+
 
 @dataclass(frozen=True)
 class ClipVision:
@@ -300,3 +317,17 @@ class Check:
     @classmethod
     def failed(cls, name: str, found: str, hint: str) -> Check:
         return cls(name, ok=False, found=found, hint=hint)
+
+
+@dataclass(frozen=True)
+class Checks:
+    """All checks of a thing, in their order."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def ok(self) -> bool:
+        return all(check.ok for check in self.checks)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"ok": self.ok, "checks": [vars(check) for check in self.checks]}

@@ -9,6 +9,7 @@ from luq_gguf.core.errors import EvaluationError
 from luq_gguf.core.types import Budget, EvalData
 from luq_gguf.evaluation import evaluate as evaluation
 from luq_gguf.hf import datasets
+from luq_gguf.method.metrics import vqa
 from luq_gguf.method.orders import MEASURED_OPTIONS
 from luq_gguf.run.folder import RunFolder
 
@@ -16,7 +17,7 @@ from luq_gguf.run.folder import RunFolder
 @dataclass(frozen=True)
 class QuestionSet:
     """Describes what to measure files on: questions (`source`: a .jsonl file, a folder of images or a Hub dataset id),
-    a text file, or both."""
+    a text file, or both. Raises EvaluationError for a metric that does not exist."""
 
     source: str | Path | None = None
     text: str | Path | None = None
@@ -26,6 +27,11 @@ class QuestionSet:
     max_tokens: int = 32
     n_ctx: int = 4096
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.metric not in ("auto", "none", *vqa.METRICS):
+            hint = f"Give auto, {', '.join(vqa.METRICS)}, or none."
+            raise EvaluationError(f"There is no metric named {self.metric}.", hint)
 
     def read(self, model: Path, cache: Path) -> EvalData:
         return evaluation.read_data(

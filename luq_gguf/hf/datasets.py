@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from luq_gguf.core import json_input
+from luq_gguf.core.calibration_set import CalibrationData
 from luq_gguf.core.errors import CalibrationError
 from luq_gguf.core.hashing import sha256_of
 from luq_gguf.core.images import open_rgb
-from luq_gguf.core.types import CalibrationData, Sample
+from luq_gguf.core.types import Sample
 from luq_gguf.hf.download import network_errors
 
 DEFAULT_IMAGES = "HuggingFaceM4/A-OKVQA"

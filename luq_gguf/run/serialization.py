@@ -57,27 +57,6 @@ def reading(path: Path, made_by: str) -> Iterator[None]:
         ) from None
 
 
-def profile_to_json(profile: Profile) -> dict[str, Any]:
-    return {
-        "version": profile.version,
-        "model": profile.model,
-        "layers": [
-            {
-                "layer": layer.layer,
-                "entropy_bits": layer.bits,
-                "spread_bits": layer.spread_bits,
-                "by_modality": dict(layer.by_modality),
-                "n_tokens": layer.n_tokens,
-            }
-            for layer in profile.layers
-        ],
-        "estimator": dict(profile.estimator),
-        "calibration": dict(profile.calibration),
-        "rankings": {way: list(bits) for way, bits in profile.rankings.items()},
-        "kendall_tau": ranking.agreement(profile.rankings),
-    }
-
-
 def read_profile(path: Path) -> Profile:
     """Read profile.json. Raises RunFolderError where the file is missing, damaged, or not a profile."""
     content = read_json(path, "profile")
@@ -106,28 +85,12 @@ def read_profile(path: Path) -> Profile:
             dict(content["calibration"]),
             rankings,
             int(content.get("version", 1)),
+            _taus(content["kendall_tau"]) if "kendall_tau" in content else ranking.agreement(rankings),
         )
 
 
-def plan_to_json(plan: Plan) -> dict[str, Any]:
-    return {
-        "ranking": plan.ranking,
-        "low": plan.low,
-        "high": plan.high,
-        "low_layers": list(plan.low_layers),
-        "predicted_bytes": plan.predicted_bytes,
-        "predicted_file_bytes": plan.predicted_file_bytes,
-        "bpw": plan.bpw,
-        "budget": dict(plan.budget) | {"counts": "the text model's file; mmproj and KV cache are not counted"},
-        "order": list(plan.order),
-        "near_ties": [list(pair) for pair in plan.near_ties],
-        "unsettled": {str(layer): share for layer, share in plan.unsettled.items()},
-        "without_importance": list(plan.without_importance),
-        "tensor_types": dict(plan.tensor_types),
-        "predicted_kld": plan.predicted_kld,
-        "measured_kld": plan.measured_kld,
-        "compared": [dict(entry) for entry in plan.compared],
-    } | ({"predicted_speed": vars(plan.speed)} if plan.speed else {})
+def _taus(figures: Any) -> dict[str, float | None]:
+    return {str(way): None if tau is None else float(tau) for way, tau in figures.items()}
 
 
 def read_plan(path: Path) -> Plan:

@@ -11,8 +11,9 @@ from luq_gguf.calibration import distributed_pass, merge
 from luq_gguf.calibration import shards as shard_files
 from luq_gguf.calibration.forward_pass import PassResult
 from luq_gguf.calibration.reservoir import Reservoir
+from luq_gguf.core.calibration_set import CalibrationData
 from luq_gguf.core.errors import RankError, ShardError
-from luq_gguf.core.types import CalibrationData, ImportanceMatrix, ShardSpec
+from luq_gguf.core.types import ImportanceMatrix, ShardSpec
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.run.folder import RunFolder
 

@@ -12,14 +12,14 @@ from luq_gguf.run import serialization
 def test_a_profile_reads_back(tmp_path):
     layer = LayerEntropy(0, 5.5, 0.1, 900, {"multimodal": 5.0, "text": None})
     profile = Profile("m", (layer,), {"k": 100}, {"alpha": 0.5})
-    serialization.write_json(tmp_path / "profile.json", serialization.profile_to_json(profile))
+    serialization.write_json(tmp_path / "profile.json", profile.to_json())
     assert serialization.read_profile(tmp_path / "profile.json") == profile
 
 
 def test_a_plan_reads_back_and_has_the_contracts_keys(tmp_path):
     layers = entropies(3.0, 1.0, 2.0, 4.0)
     plan = make_plan(model(), [n.layer for n in layers], Budget(low_layers=2), "entropy", ((0, 1),))
-    content = serialization.plan_to_json(plan)
+    content = plan.to_json()
     serialization.write_json(tmp_path / "plan.json", content)
     assert serialization.read_plan(tmp_path / "plan.json") == plan
     relied_on = {"low", "high", "ranking", "low_layers", "tensor_types", "predicted_bytes", "near_ties"}
