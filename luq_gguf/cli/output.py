@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from luq_gguf import kernels
+from luq_gguf.core.json_value import given
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import Check, LayerEntropy, Plan, PredictedSpeed, Profile
 from luq_gguf.core.units import format_size
@@ -151,19 +152,18 @@ def _quality_lines(plan: Plan) -> list[str]:
     """What was expected and measured of the plan's file, and of others of its size."""
     kld, expected, lines = plan.measured_kld, plan.predicted_kld, []
     if kld:
-        prediction = f" (predicted {expected['value']:.3g} +- {expected['error']:.2g})" if expected else ""
+        prediction = f" (predicted {expected.value:.3g} +- {expected.error:.2g})" if expected else ""
         lines.append(
-            f"measured: mean KLD {kld['mean']:.3g} ({kld['low']:.3g} to {kld['high']:.3g}) from the 16-bit file"
-            + prediction
+            f"measured: mean KLD {kld.mean:.3g} ({kld.low:.3g} to {kld.high:.3g}) from the 16-bit file" + prediction
         )
-    if expected and isinstance(limit := expected.get("of_all_types_within_budget"), dict):
+    if expected and (lowest := given(expected.of_all_types_within_budget)):
         lines.append(
-            f"{expected['files_measured']} files measured, {expected['swaps_measured']} of them swaps, of which "
-            f"{expected['swaps_that_helped']} helped; the lowest estimate for any choice of types is "
-            f"{limit['estimate']:.3g} (bound {limit['bound']:.3g})"
+            f"{expected.files_measured} files measured, {expected.swaps_measured} of them swaps, of which "
+            f"{expected.swaps_that_helped} helped; the lowest estimate for any choice of types is "
+            f"{lowest.estimate:.3g} (bound {lowest.bound:.3g})"
         )
-    for entry in plan.compared:
-        lines.append(f"compared with {entry['name']}, {format_size(entry['file_bytes'])}, mean KLD {entry['kld']:.3g}")
+    for file in plan.compared:
+        lines.append(f"compared with {file.name}, {format_size(file.file_bytes)}, mean KLD {file.kld:.3g}")
     return lines
 
 

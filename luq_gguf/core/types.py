@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from luq_gguf.core.plan_quality import ComparedFile, MeasuredKld, PredictedKld
+
 COLUMNS = "columns."  # prefix of a matrix's column energies in profile.safetensors
 
 
@@ -246,9 +248,30 @@ class Plan:
     without_importance: tuple[str, ...] = ()
     budget: Mapping[str, object] = field(default_factory=dict)
     speed: PredictedSpeed | None = None
-    predicted_kld: Mapping[str, Any] | None = None
-    measured_kld: Mapping[str, Any] | None = None
-    compared: tuple[Mapping[str, Any], ...] = ()
+    predicted_kld: PredictedKld | None = None
+    measured_kld: MeasuredKld | None = None
+    compared: tuple[ComparedFile, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what plan.json says."""
+        return {
+            "ranking": self.ranking,
+            "low": self.low,
+            "high": self.high,
+            "low_layers": list(self.low_layers),
+            "predicted_bytes": self.predicted_bytes,
+            "predicted_file_bytes": self.predicted_file_bytes,
+            "bpw": self.bpw,
+            "budget": dict(self.budget) | {"counts": "the text model's file; mmproj and KV cache are not counted"},
+            "order": list(self.order),
+            "near_ties": [list(pair) for pair in self.near_ties],
+            "unsettled": {str(layer): share for layer, share in self.unsettled.items()},
+            "without_importance": list(self.without_importance),
+            "tensor_types": dict(self.tensor_types),
+            "predicted_kld": self.predicted_kld and self.predicted_kld.to_json(),
+            "measured_kld": self.measured_kld and self.measured_kld.to_json(),
+            "compared": [file.to_json() for file in self.compared],
+        } | ({"predicted_speed": dict(vars(self.speed))} if self.speed else {})
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def command(artifacts: RunArtifacts, base_model: str | None) -> str:
         parts.append(f"--plan best --types {','.join(map(str, cast('list[object]', plan.budget.get('types', []))))}")
         parts.append(f"--per {plan.budget.get('per', 'layer')}")
         parts.append(f"--target-size {size}" if size else f"--target-bpw {plan.budget.get('bpw')}")
-        parts += [f"--eval {plan.measured_kld['on']['data']}"] if plan.measured_kld else []
+        parts += [f"--eval {plan.measured_kld.on.data}"] if plan.measured_kld else []
         return " ".join(parts)
     parts.append(f"--low {plan.low} --high {plan.high} --low-layers {len(plan.low_layers)}")
     parts += [f"--rank {plan.ranking}"] if plan.ranking != "entropy" else []

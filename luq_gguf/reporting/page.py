@@ -107,13 +107,11 @@ def plan_section(plan: Plan, types: Path | None) -> Section:
         f"Predicted file: {format_size(plan.predicted_file_bytes)}, {plan.bpw:.3f} bits per weight.",
     ]
     if measured := plan.measured_kld:
-        interval = f"{measured['low']:.3g} to {measured['high']:.3g}"
+        interval = f"{measured.low:.3g} to {measured.high:.3g}"
         texts.append(
-            f"Measured during planning: mean KLD {measured['mean']:.3g} ({interval}). Other files that were measured:"
+            f"Measured during planning: mean KLD {measured.mean:.3g} ({interval}). Other files that were measured:"
         )
-        texts += [
-            f"{entry['name']}, {format_size(entry['file_bytes'])}: {entry['kld']:.3g}." for entry in plan.compared
-        ]
+        texts += [f"{file.name}, {format_size(file.file_bytes)}: {file.kld:.3g}." for file in plan.compared]
     if better := better_line(plan):
         texts.append(f"{better[0].upper()}{better[1:]}.")
     if unsettled := unsettled_line(plan):

@@ -14,6 +14,7 @@ import msgspec
 from luq_gguf.core import atomic, json_input
 from luq_gguf.core.errors import RunFolderError
 from luq_gguf.core.measurements import EvalResult
+from luq_gguf.core.plan_quality import ComparedFile, MeasuredKld, PredictedKld
 from luq_gguf.core.speeds import Bench
 from luq_gguf.core.sweeps import CalibrationMix, Sweep
 from luq_gguf.core.types import LayerEntropy, Plan, PredictedSpeed, Profile
@@ -109,27 +110,6 @@ def read_profile(path: Path) -> Profile:
         )
 
 
-def plan_to_json(plan: Plan) -> dict[str, Any]:
-    return {
-        "ranking": plan.ranking,
-        "low": plan.low,
-        "high": plan.high,
-        "low_layers": list(plan.low_layers),
-        "predicted_bytes": plan.predicted_bytes,
-        "predicted_file_bytes": plan.predicted_file_bytes,
-        "bpw": plan.bpw,
-        "budget": dict(plan.budget) | {"counts": "the text model's file; mmproj and KV cache are not counted"},
-        "order": list(plan.order),
-        "near_ties": [list(pair) for pair in plan.near_ties],
-        "unsettled": {str(layer): share for layer, share in plan.unsettled.items()},
-        "without_importance": list(plan.without_importance),
-        "tensor_types": dict(plan.tensor_types),
-        "predicted_kld": plan.predicted_kld,
-        "measured_kld": plan.measured_kld,
-        "compared": [dict(entry) for entry in plan.compared],
-    } | ({"predicted_speed": vars(plan.speed)} if plan.speed else {})
-
-
 def read_plan(path: Path) -> Plan:
     """Read plan.json. Raises RunFolderError where the file is missing, damaged, or not a plan."""
     content = read_json(path, "plan")
@@ -148,23 +128,14 @@ def read_plan(path: Path) -> Plan:
             unsettled={int(layer): float(share) for layer, share in content.get("unsettled", {}).items()},
             without_importance=tuple(str(name) for name in content.get("without_importance", ())),
             budget={k: v for k, v in content["budget"].items() if k != "counts"},
-            speed=PredictedSpeed(**content["predicted_speed"]) if "predicted_speed" in content else None,
-            predicted_kld=_figures(content.get("predicted_kld"), "value", "error"),
-            measured_kld=_figures(content.get("measured_kld"), "mean", "low", "high"),
-            compared=tuple(_compared_entry(entry) for entry in content.get("compared", ())),
+            speed=msgspec.convert(content.get("predicted_speed"), PredictedSpeed | None),
+            predicted_kld=msgspec.convert(content.get("predicted_kld"), PredictedKld | None),
+            measured_kld=msgspec.convert(content.get("measured_kld"), MeasuredKld | None),
+            compared=msgspec.convert(content.get("compared", ()), tuple[ComparedFile, ...]),
         )
         if not 0 < plan.predicted_bytes <= plan.predicted_file_bytes < 2**63:
             raise ValueError("not the size of a file")
         return plan
-
-
-def _figures(figures: Any, *names: str) -> dict[str, Any] | None:
-    """Return the entry with these numbers, or None. Raises TypeError or ValueError where one is not a number."""
-    return None if figures is None else {**figures, **{name: float(figures[name]) for name in names}}
-
-
-def _compared_entry(entry: Any) -> dict[str, Any]:
-    return {**entry, "name": str(entry["name"]), "file_bytes": int(entry["file_bytes"]), "kld": float(entry["kld"])}
 
 
 def read_bench(path: Path) -> Bench:

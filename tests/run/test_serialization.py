@@ -1,10 +1,13 @@
 import json
+from dataclasses import replace
 
 import pytest
 from builders import entropies, model
 
 from luq_gguf.core.errors import RunFolderError
-from luq_gguf.core.types import Budget, LayerEntropy, Profile
+from luq_gguf.core.plan_quality import ComparedFile, LowestKld, MeasuredKld, PredictedKld
+from luq_gguf.core.sweeps import MeterConditions
+from luq_gguf.core.types import Budget, LayerEntropy, PredictedSpeed, Profile
 from luq_gguf.method.two_type_plan import make_plan
 from luq_gguf.run import serialization
 
@@ -19,11 +22,33 @@ def test_a_profile_reads_back(tmp_path):
 def test_a_plan_reads_back_and_has_the_contracts_keys(tmp_path):
     layers = entropies(3.0, 1.0, 2.0, 4.0)
     plan = make_plan(model(), [n.layer for n in layers], Budget(low_layers=2), "entropy", ((0, 1),))
-    content = serialization.plan_to_json(plan)
+    content = plan.to_json()
     serialization.write_json(tmp_path / "plan.json", content)
     assert serialization.read_plan(tmp_path / "plan.json") == plan
     relied_on = {"low", "high", "ranking", "low_layers", "tensor_types", "predicted_bytes", "near_ties"}
     assert relied_on <= set(content)
+
+
+def test_what_was_measured_for_a_plan_reads_back_and_more_is_ignored(tmp_path):
+    measured = MeasuredKld(0.1, 0.05, 0.2, MeterConditions("f16", "easy", "0f", 8, 0, "auto", 4, "IQ1_M", "Q4_K_M"))
+    plan = replace(
+        make_plan(model(), range(4), Budget(low_layers=2), "best"),
+        predicted_kld=PredictedKld(0.1, 0.01, LowestKld(0.08, 0.07), 12, 4, 1, 300),
+        measured_kld=measured,
+        compared=(ComparedFile("uniform Q2_K", 9000, 0.3, 0.2, 0.4), ComparedFile("LUQ, 2 low", 8000, 0.2)),
+        speed=PredictedSpeed(20.0, 90.0, 25.0, 100.0, 4, 512, 0.8, "Q4_K_M"),
+    )
+    content = plan.to_json()
+    for entry in (content, content["measured_kld"], content["predicted_speed"], *content["compared"]):
+        entry["of a later version"] = [1]
+    serialization.write_json(tmp_path / "plan.json", content)
+    assert serialization.read_plan(tmp_path / "plan.json") == plan
+
+
+def test_a_plan_of_the_first_version_that_predicts_is_read(tmp_path):
+    content = make_plan(model(), range(4), Budget(low_layers=2), "best").to_json()
+    serialization.write_json(tmp_path / "plan.json", content | {"predicted_kld": {"value": 1, "error": 0.5}})
+    assert serialization.read_plan(tmp_path / "plan.json").predicted_kld == PredictedKld(1.0, 0.5)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ import json
 import struct
 from collections.abc import Iterator
 
+from luq_gguf.core.types import PredictedSpeed
+
 U32, F32, STRING, ARRAY, U64 = 4, 6, 8, 9, 10
 BIG = 2**64 - 1
 
@@ -224,6 +226,8 @@ PLAN = json.dumps(
         "low": "IQ1_M", "high": "Q4_K_M", "ranking": "entropy", "low_layers": [0], "order": [0], "near_ties": [[0, 1]],
         "tensor_types": {"a": "IQ1_M"}, "predicted_bytes": 1, "predicted_file_bytes": 2, "bpw": 1.5,
         "budget": {"low_layers": 1}, "unsettled": {"0": 0.5}, "without_importance": ["a"],
+        "predicted_kld": {"value": 0.1, "error": 0.1}, "compared": [{"name": "a", "file_bytes": 1, "kld": 0.1}],
+        "predicted_speed": vars(PredictedSpeed(1.0, 1.0, 1.0, 1.0, 1, 1, 1.0, "Q4_K_M")),
     }
 )  # fmt: skip
 PROFILE = json.dumps(
