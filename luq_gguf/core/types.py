@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from luq_gguf.core.plan_quality import ComparedFile, MeasuredKld, PredictedKld
+from luq_gguf.core.profile_facts import CalibrationFacts, EstimatorFacts
 
 COLUMNS = "columns."  # prefix of a matrix's column energies in profile.safetensors
 
@@ -136,15 +137,37 @@ class Profile:
     """Entropies of all layers, with what they were estimated from.
 
     `rankings`: entropies of all layers, in bits, in each of several ways of estimating them (entropy.py): other K-means
-    seeds, halves of the data, other K, fewer tokens.
+    seeds, halves of the data, other K, fewer tokens. `kendall_tau` says how far they agree (ranking.agreement).
     """
 
     model: str
     layers: tuple[LayerEntropy, ...]
-    estimator: Mapping[str, object]
-    calibration: Mapping[str, object]
+    estimator: EstimatorFacts
+    calibration: CalibrationFacts
     rankings: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    kendall_tau: Mapping[str, float] = field(default_factory=dict)
     version: int = 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what profile.json says."""
+        return {
+            "version": self.version,
+            "model": self.model,
+            "layers": [
+                {
+                    "layer": layer.layer,
+                    "entropy_bits": layer.bits,
+                    "spread_bits": layer.spread_bits,
+                    "by_modality": dict(layer.by_modality),
+                    "n_tokens": layer.n_tokens,
+                }
+                for layer in self.layers
+            ],
+            "estimator": self.estimator.to_json(),
+            "calibration": self.calibration.to_json(),
+            "rankings": {way: list(bits) for way, bits in self.rankings.items()},
+            "kendall_tau": dict(self.kendall_tau),
+        }
 
 
 @dataclass(frozen=True)
@@ -275,28 +298,6 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class ClipVision:
-    """LLaVA's vision half: a CLIP tower and a projector of two layers.
-
-    `feature_layers` are the hidden states that the projector reads, counted as transformers does: 0 is what enters
-    the first block, n_layers what leaves the last.
-    """
-
-    n_layers: int
-    width: int
-    ffn_width: int
-    n_heads: int
-    eps: float
-    activation: str
-    image_size: int
-    patch_size: int
-    text_width: int
-    feature_layers: tuple[int, ...]
-    image_mean: tuple[float, ...]
-    image_std: tuple[float, ...]
-
-
-@dataclass(frozen=True)
 class QuantizedModel:
     """A file that llama-quantize wrote and that was read again."""
 
@@ -304,21 +305,3 @@ class QuantizedModel:
     n_bytes: int
     sha256: str
     tensor_types: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Check:
-    """What was looked at, whether it is as it should be, what was found, and what to do if it is not."""
-
-    name: str
-    ok: bool
-    found: str
-    hint: str = ""
-
-    @classmethod
-    def passed(cls, name: str, found: str, hint: str = "") -> Check:
-        return cls(name, ok=True, found=found, hint=hint)
-
-    @classmethod
-    def failed(cls, name: str, found: str, hint: str) -> Check:
-        return cls(name, ok=False, found=found, hint=hint)

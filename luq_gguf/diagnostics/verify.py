@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from luq_gguf.core.checks import Check, CheckReport
 from luq_gguf.core.errors import GGUFFileError, LuqError, RunFolderError
 from luq_gguf.core.hashing import sha256_of
-from luq_gguf.core.types import Check
 from luq_gguf.core.units import format_size
 from luq_gguf.llamacpp.gguf import imatrix, reader
 from luq_gguf.llamacpp.gguf.reader import GGUFInfo
@@ -31,17 +31,17 @@ _TEXT = "The quick brown fox jumps over the lazy dog."
 _PAIRS = (("qwen2vl", "qwen2"), ("qwen3vl", "qwen3"))
 
 
-def verify(target: Path, mmproj: Path | None = None, threads: int | None = None) -> list[Check]:
+def verify(target: Path, mmproj: Path | None = None, threads: int | None = None) -> CheckReport:
     """Return all checks of a run folder or a file. Raises a child of InputError where the target is neither."""
     if target.is_dir():
         run = RunFolder(target)
         if mmproj:
             raise RunFolderError("--mmproj is for a GGUF file: a run folder has its own.", "Leave it out.")
-        return list(_folder(run, threads))
+        return CheckReport(tuple(_folder(run, threads)))
     for path in (target, mmproj):
         if path and not path.is_file():
             raise GGUFFileError(f"{path} is neither a file nor a folder.", "Give a run folder or a GGUF file.")
-    return list(_files(target, mmproj, threads))
+    return CheckReport(tuple(_files(target, mmproj, threads)))
 
 
 def _folder(run: RunFolder, threads: int | None) -> Iterator[Check]:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luq_gguf.core import atomic, machine
+from luq_gguf.core.clip_vision import ClipVision
 from luq_gguf.core.errors import CheckpointError, MemoryLimitError, RunFolderError
 from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Reporter
-from luq_gguf.core.types import ClipVision, ModelTensors, Profile
+from luq_gguf.core.types import ModelTensors, Profile
 from luq_gguf.core.units import format_size
 from luq_gguf.hf import checkpoint as checkpoints
 from luq_gguf.hf import footprint, llava
@@ -179,9 +180,7 @@ def _kinds(names: list[str]) -> str:
 
 def with_dataset(spec: ModelSpec, profile: Profile) -> ModelSpec:
     """Return the spec with the header's size for the calibration sources that were really read."""
-    sources = profile.calibration.get("sources")
-    names = tuple(str(s) for s in sources) if isinstance(sources, list) else ()
-    header = header_only.quantized_header_bytes(spec.source, names)
+    header = header_only.quantized_header_bytes(spec.source, profile.calibration.sources)
     return replace(spec, tensors=replace(spec.tensors, header_bytes=header))
 
 

@@ -15,6 +15,7 @@ from luq_gguf.core import atomic, json_input
 from luq_gguf.core.errors import RunFolderError
 from luq_gguf.core.measurements import EvalResult
 from luq_gguf.core.plan_quality import ComparedFile, MeasuredKld, PredictedKld
+from luq_gguf.core.profile_facts import CalibrationFacts, EstimatorFacts
 from luq_gguf.core.speeds import Bench
 from luq_gguf.core.sweeps import CalibrationMix, Sweep
 from luq_gguf.core.types import LayerEntropy, Plan, PredictedSpeed, Profile
@@ -58,27 +59,6 @@ def reading(path: Path, made_by: str) -> Iterator[None]:
         ) from None
 
 
-def profile_to_json(profile: Profile) -> dict[str, Any]:
-    return {
-        "version": profile.version,
-        "model": profile.model,
-        "layers": [
-            {
-                "layer": layer.layer,
-                "entropy_bits": layer.bits,
-                "spread_bits": layer.spread_bits,
-                "by_modality": dict(layer.by_modality),
-                "n_tokens": layer.n_tokens,
-            }
-            for layer in profile.layers
-        ],
-        "estimator": dict(profile.estimator),
-        "calibration": dict(profile.calibration),
-        "rankings": {way: list(bits) for way, bits in profile.rankings.items()},
-        "kendall_tau": ranking.agreement(profile.rankings),
-    }
-
-
 def read_profile(path: Path) -> Profile:
     """Read profile.json. Raises RunFolderError where the file is missing, damaged, or not a profile."""
     content = read_json(path, "profile")
@@ -103,9 +83,12 @@ def read_profile(path: Path) -> Profile:
         return Profile(
             str(content.get("model", "")),
             layers,
-            dict(content["estimator"]),
-            dict(content["calibration"]),
+            msgspec.convert(content["estimator"], EstimatorFacts),
+            msgspec.convert(content["calibration"], CalibrationFacts),
             rankings,
+            msgspec.convert(content["kendall_tau"], dict[str, float])
+            if "kendall_tau" in content
+            else ranking.agreement(rankings),
             int(content.get("version", 1)),
         )
 

@@ -6,17 +6,40 @@ from builders import entropies, model
 
 from luq_gguf.core.errors import RunFolderError
 from luq_gguf.core.plan_quality import ComparedFile, LowestKld, MeasuredKld, PredictedKld
+from luq_gguf.core.profile_facts import CalibrationFacts, EstimatorFacts
 from luq_gguf.core.sweeps import MeterConditions
 from luq_gguf.core.types import Budget, LayerEntropy, PredictedSpeed, Profile
 from luq_gguf.method.two_type_plan import make_plan
 from luq_gguf.run import serialization
 
+PROFILE = Profile(
+    "m",
+    tuple(LayerEntropy(n, 5.5, 0.1, 900, {"multimodal": 5.0, "text": None}) for n in range(2)),
+    EstimatorFacts(
+        method="K-means", k=100, seeds=(0, 1), spread="std", token_vectors={"text": 900}, capacity=1000, dtype="float32"
+    ),
+    CalibrationFacts(
+        sources=("easy", "book.txt"), images=None, text="book.txt", revisions={"easy": "c0"}, alpha=0.5, n_multimodal=4,
+        n_text=4, n_tokens=900, seed=0, sha256="0f", skipped_images=("a.png",),
+    ),
+    {"seed-0": (1.0, 2.0), "seed-1": (2.0, 1.0)},
+    {"seeds": -1.0},
+)  # fmt: skip
+
 
 def test_a_profile_reads_back(tmp_path):
-    layer = LayerEntropy(0, 5.5, 0.1, 900, {"multimodal": 5.0, "text": None})
-    profile = Profile("m", (layer,), {"k": 100}, {"alpha": 0.5})
-    serialization.write_json(tmp_path / "profile.json", serialization.profile_to_json(profile))
-    assert serialization.read_profile(tmp_path / "profile.json") == profile
+    serialization.write_json(tmp_path / "profile.json", PROFILE.to_json() | {"of a later version": 1})
+    assert serialization.read_profile(tmp_path / "profile.json") == PROFILE
+
+
+def test_a_profile_of_the_first_version_has_its_sets_in_a_list(tmp_path):
+    content = PROFILE.to_json()
+    for key in ("images", "text", "revisions"):
+        del content["calibration"][key]
+    serialization.write_json(tmp_path / "profile.json", content)
+    read = serialization.read_profile(tmp_path / "profile.json")
+    assert (read.calibration.sets, read.calibration.commits) == (("easy", "book.txt"), {})
+    assert read.to_json() == content
 
 
 def test_a_plan_reads_back_and_has_the_contracts_keys(tmp_path):

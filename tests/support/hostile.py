@@ -233,7 +233,15 @@ PLAN = json.dumps(
 PROFILE = json.dumps(
     {
         "layers": [{"layer": 0, "entropy_bits": 1.0, "spread_bits": 0.1, "by_modality": {}, "n_tokens": 1}],
-        "estimator": {}, "calibration": {}, "rankings": {"seed-0": [1.0]}, "model": "m", "version": 1,
+        "estimator": {
+            "method": "m", "k": 1, "seeds": [0], "spread": "s", "token_vectors": {"text": 1}, "capacity": 1,
+            "dtype": "d",
+        },
+        "calibration": {
+            "sources": ["a"], "images": "a", "text": None, "revisions": {"a": "b"}, "alpha": 0.5, "n_multimodal": 1,
+            "n_text": 1, "n_tokens": 1, "seed": 0, "sha256": "c", "skipped_images": [],
+        },
+        "rankings": {"seed-0": [1.0]}, "model": "m", "version": 1,
     }
 )  # fmt: skip
 RUN = json.dumps({"stages": {"plan": {"key": "a", "outputs": {"b": {"n_bytes": 1, "mtime_ns": 2, "sha256": "c"}}}}})
