@@ -18,7 +18,7 @@ from luq_gguf.core.hashing import sha256_of
 from luq_gguf.core.units import format_size
 from luq_gguf.llamacpp.gguf import imatrix, reader
 from luq_gguf.llamacpp.gguf.reader import GGUFInfo
-from luq_gguf.llamacpp.runtime.client import LlamaClient
+from luq_gguf.llamacpp.runtime.client import Limits, LlamaClient
 from luq_gguf.method import tensor_types
 from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder
@@ -186,13 +186,11 @@ def _belongs(model: GGUFInfo, vision: GGUFInfo) -> Check:
 def _runs(info: GGUFInfo, mmproj: Path | None, threads: int | None) -> Iterator[Check]:
     """Load the file in the pinned llama.cpp, in a child process with bounded time and memory, and read a few tokens."""
     n_bytes = info.n_bytes + (mmproj.stat().st_size if mmproj else 0)
-    seconds, memory = 120 + n_bytes / 20e6, 3 * n_bytes + 8 * 1024**3
+    limits = Limits(seconds=120 + n_bytes / 20e6, memory_bytes=3 * n_bytes + 8 * 1024**3)
     names = [f"{info.path.name}: loads", f"{info.path.name}: logits", f"{info.path.name}: image"]
     done = 0
     try:
-        with LlamaClient(
-            info.path, mmproj, threads=threads, n_ctx=2048, timeout=seconds, max_memory=memory, check=True
-        ) as client:
+        with LlamaClient(info.path, mmproj, threads=threads, n_ctx=2048, limits=limits) as client:
             yield Check.passed(names[0], f"in the pinned llama.cpp; {client.n_vocab} tokens in its vocabulary")
             done = 1
             tokens = client.tokenize(_TEXT)[0] or [0]

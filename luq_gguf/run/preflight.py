@@ -13,7 +13,7 @@ from luq_gguf.core.clip_vision import ClipVision
 from luq_gguf.core.errors import CheckpointError, MemoryLimitError, RunFolderError
 from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Reporter
-from luq_gguf.core.types import ModelTensors, Profile
+from luq_gguf.core.types import ModelTensors, Profile, RunOptions
 from luq_gguf.core.units import format_size
 from luq_gguf.hf import checkpoint as checkpoints
 from luq_gguf.hf import footprint, llava
@@ -66,13 +66,12 @@ def claim(run: RunFolder, model: str, *, overwrite: bool) -> None:
 def load_model_spec(
     run: RunFolder,
     model: str,
+    options: RunOptions = RunOptions(),
+    reporter: Reporter = Reporter(),
     *,
     low: str = "IQ1_M",
     high: str = "Q4_K_M",
-    trust_remote_code: bool = False,
-    allow_fallback: bool = False,
     dataset: str | None = None,
-    reporter: Reporter = Reporter(),
 ) -> ModelSpec:
     """Check model, tools and types, and learn all tensors. Raises children of InputError that say what is wrong.
 
@@ -84,9 +83,8 @@ def load_model_spec(
     low, high = reader.check_type(low, "--low"), quantize.check_ftype(llama, high)
     record = run.read()
     resuming = record.get("model") == model  # a run stays with the commit it began with
-    checkpoint = checkpoints.open_checkpoint(
-        model, trust_remote_code=trust_remote_code, revision=record.get("revision") if resuming else None
-    )
+    revision = record.get("revision") if resuming else None
+    checkpoint = checkpoints.open_checkpoint(model, trust_remote_code=options.trust_remote_code, revision=revision)
     if resuming:
         run.update(revision=checkpoint.revision)
     clip = llava.clip_vision(checkpoint) if llava.is_clip_llava(checkpoint) else None
@@ -117,7 +115,7 @@ def load_model_spec(
         has_imatrix=has_imatrix,
         datasets=(dataset,) if dataset else (),
     )
-    _check_fallbacks(tensors, reporter, allow=allow_fallback)
+    _check_fallbacks(tensors, reporter, allow=options.allow_fallback)
     return ModelSpec(checkpoint, llama, source, _names(source), tensors, has_imatrix, clip)
 
 
