@@ -14,12 +14,13 @@ from pathlib import Path
 from luq_gguf.benchmarking.file_benchmark import BenchRequest
 from luq_gguf.core import machine
 from luq_gguf.core.calibration_set import CalibrationSet
+from luq_gguf.core.checks import CheckReport
 from luq_gguf.core.errors import EvaluationError
 from luq_gguf.core.measurements import EvalResult
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.speeds import Bench, TypeSpeeds
 from luq_gguf.core.sweeps import Sweep
-from luq_gguf.core.types import Budget, Checks, Plan, Profile, RunOptions
+from luq_gguf.core.types import Budget, Plan, Profile, RunOptions
 from luq_gguf.diagnostics import verify as verification
 from luq_gguf.evaluation.benchmarks.run import BenchmarkRequest
 from luq_gguf.evaluation.questions import QuestionSet
@@ -224,9 +225,9 @@ def upload(
     return publication.upload(_path(run), where, dry_run=dry_run, base_model=base_model, reporter=reporter)
 
 
-def verify(target: Source, *, mmproj: Source | None = None, threads: int | None = None) -> Checks:
+def verify(target: Source, *, mmproj: Source | None = None, threads: int | None = None) -> CheckReport:
     """Check a run folder (hashes, types, mmproj) or a GGUF file (structure, loading, finite logits)."""
-    return Checks(tuple(verification.verify(_path(target), _path(mmproj) if mmproj else None, threads)))
+    return verification.verify(_path(target), _path(mmproj) if mmproj else None, threads)
 
 
 def _path(source: Source) -> Path:

@@ -147,14 +147,8 @@ def bench(
 
 
 def _run(llama: LlamaCpp, arm: Arm, samples_so_far: _Samples, request: BenchRequest) -> llama_bench.Run:
-    run = llama_bench.run(
-        llama,
-        arm.path,
-        threads=request.threads,
-        prompts=request.prompts,
-        n_generate=request.n_generate,
-        kernels=arm.kernels,
-    )
+    workload = llama_bench.Workload(request.threads, request.prompts, request.n_generate)
+    run = llama_bench.run(llama, arm.path, workload, kernels=arm.kernels)
     for key, samples in run.tps.items():
         samples_so_far.tps.setdefault(key, []).extend(samples)
     samples_so_far.peak_rss_bytes = max(samples_so_far.peak_rss_bytes, run.peak_rss_bytes)

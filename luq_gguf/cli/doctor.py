@@ -11,7 +11,6 @@ from luq_gguf.cli import options, output
 @options.as_json
 def command(*, as_json: bool) -> int:
     """Check Python packages, llama.cpp's tools, libraries and converter, CPU and memory."""
-    from luq_gguf.core.types import Checks
     from luq_gguf.diagnostics import doctor
 
-    return output.print_checks("luq-gguf doctor", Checks(tuple(doctor.examine())), "missing", as_json=as_json)
+    return output.print_checks("luq-gguf doctor", doctor.examine(), "missing", as_json=as_json)

@@ -21,5 +21,5 @@ def command(target: Path, mmproj: Path | None, threads: int | None, *, as_json: 
     """
     from luq_gguf import api
 
-    checks = api.verify(target, mmproj=mmproj, threads=threads)
-    return output.print_checks(f"luq-gguf verify {target}", checks, "wrong", as_json=as_json)
+    report = api.verify(target, mmproj=mmproj, threads=threads)
+    return output.print_checks(f"luq-gguf verify {target}", report, "wrong", as_json=as_json)

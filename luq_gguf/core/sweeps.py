@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +9,7 @@ from msgspec import UNSET, UnsetType
 
 from luq_gguf.core.json_value import JsonValue
 from luq_gguf.core.measurements import Figures, Metrics
+from luq_gguf.core.profile_facts import CalibrationFacts
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class MixRanking:
 class MixConditions(MeterConditions):
     """What all files of calibration mixes share, with what the run's own profile was calibrated with."""
 
-    calibration: Mapping[str, Any]
+    calibration: CalibrationFacts
 
 
 @dataclass(frozen=True)

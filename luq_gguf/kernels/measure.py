@@ -44,7 +44,7 @@ def gain(library: Path, threads: int | None = None, seconds: float = SECONDS) ->
     threads = threads or machine.physical_cores()
     folder = tools.find().tools.parent / "lib"
     command = [tools.python(), "-m", __name__, str(folder), str(library), str(threads), str(seconds)]
-    output = child.run(command, failure=KernelsError, what="The measurement", hint="The lines above are its own.")
+    output = child.run(command, child.Failure(KernelsError, "The measurement", "The lines above are its own."))
     pairs = np.array(json.loads(output.splitlines()[-1]))
     conditions = f"matrices of {N_ROWS} x {N_COLUMNS} times a vector, {threads} threads, {len(pairs)} pairs in turns"
     rates = (N_ROWS * N_COLUMNS * N_MATRICES / np.median(pairs, axis=0)).tolist()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from luq_gguf.core.json_value import given
 from luq_gguf.core.measurements import EvalResult
+from luq_gguf.core.profile_facts import CalibrationFacts
 from luq_gguf.core.units import format_size
 from luq_gguf.llamacpp import tools
 from luq_gguf.method.metrics.intervals import format_ratio
@@ -206,9 +206,8 @@ def _compared_row(file: OutputFile, cells: Sequence[str]) -> FileRow:
     return FileRow(cell(file.name), "for comparison, not in this repository", format_size(file.n_bytes), cells)
 
 
-def _calibration(facts: Mapping[str, Any], licences: Mapping[str, str | None]) -> str:
-    commits = facts.get("revisions") or {}
-    images, text = card_plan.sources(facts)
+def _calibration(facts: CalibrationFacts, licences: Mapping[str, str | None]) -> str:
+    commits, (images, text) = facts.commits, facts.sets
 
     def named(source: object) -> str:
         name = str(source)
@@ -219,31 +218,26 @@ def _calibration(facts: Mapping[str, Any], licences: Mapping[str, str | None]) -
         return f"[{cell(name)}](https://huggingface.co/datasets/{data}) at `{commits[name][:12]}` ({licence_note})"
 
     parts = []
-    if facts.get("n_multimodal"):
-        parts.append(f"{facts['n_multimodal']} samples with images from {named(images)}")
-    if facts.get("n_text"):
-        parts.append(f"{facts['n_text']} text-only samples from {named(text or images)}")
+    if facts.n_multimodal:
+        parts.append(f"{facts.n_multimodal} samples with images from {named(images)}")
+    if facts.n_text:
+        parts.append(f"{facts.n_text} text-only samples from {named(text or images)}")
     return (
-        f"{' and '.join(parts)}: {facts['n_tokens']} tokens, alpha {facts['alpha']:g}, seed {facts['seed']}. sha256 of "
-        f"the calibration set: `{facts['sha256']}`."
+        f"{' and '.join(parts)}: {facts.n_tokens} tokens, alpha {facts.alpha:g}, seed {facts.seed}. sha256 of "
+        f"the calibration set: `{facts.sha256}`."
     )
 
 
 def _again(artifacts: RunArtifacts, base_model: str | None) -> str:
-    sources: Any = artifacts.profile.calibration.get("sources") or ()
-    local = [source for source in sources if source not in _commits(artifacts)]
+    calibration = artifacts.profile.calibration
+    local = [source for source in calibration.sources if source not in calibration.commits]
     sentence = "The same inputs and seed give the same plan, and on the same machine the same bytes."
     if local or not base_model:
         sentence += " You need your own copy of these local inputs: " + ", ".join(
-            f"`{name}`" for name in (*([] if base_model else [artifacts.profile.model]), *map(str, local))
+            f"`{name}`" for name in (*([] if base_model else [artifacts.profile.model]), *local)
         )
         sentence += "."
     return sentence
-
-
-def _commits(artifacts: RunArtifacts) -> Mapping[str, str]:
-    revisions: Mapping[str, str] = artifacts.profile.calibration.get("revisions") or {}  # type: ignore[assignment]
-    return revisions
 
 
 def _pins(artifacts: RunArtifacts, base_model: str | None) -> list[tuple[str, str]]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, cast
+from typing import cast
 
 from luq_gguf.core.sweeps import Sweep
 from luq_gguf.method.orders import ORDERS
@@ -35,17 +34,17 @@ def why(artifacts: RunArtifacts) -> str:
 def command(artifacts: RunArtifacts, base_model: str | None) -> str:
     plan, facts = artifacts.plan, artifacts.profile.calibration
     parts = ["luq-gguf convert", base_model or artifacts.profile.model, "--out out"]
-    images, text = sources(facts)
+    images, text = facts.sets
     parts += [f"--calib {images}"] if images else []
     parts += [f"--calib-text {text}"] if text else []
-    parts.append(f"--alpha {facts['alpha']:g} --samples {int(str(facts['n_multimodal'])) + int(str(facts['n_text']))}")
-    parts.append(f"--seed {facts['seed']}")
+    parts.append(f"--alpha {facts.alpha:g} --samples {facts.n_multimodal + (facts.n_text or 0)}")
+    parts.append(f"--seed {facts.seed}")
     if plan.ranking == "best":
         size = plan.budget.get("n_bytes")
         parts.append(f"--plan best --types {','.join(map(str, cast('list[object]', plan.budget.get('types', []))))}")
         parts.append(f"--per {plan.budget.get('per', 'layer')}")
         parts.append(f"--target-size {size}" if size else f"--target-bpw {plan.budget.get('bpw')}")
-        parts += [f"--eval {plan.measured_kld['on']['data']}"] if plan.measured_kld else []
+        parts += [f"--eval {plan.measured_kld.on.data}"] if plan.measured_kld else []
         return " ".join(parts)
     parts.append(f"--low {plan.low} --high {plan.high} --low-layers {len(plan.low_layers)}")
     parts += [f"--rank {plan.ranking}"] if plan.ranking != "entropy" else []
@@ -82,9 +81,3 @@ def _better_in(swept: Sweep, artifacts: RunArtifacts) -> list[str]:
         f"At the same size or smaller, llama-quantize's {ftype_of(best)} file measured better on the "
         f"questions of sweep.json: mean KLD {klds[best]:.2e} compared with {ours.mean:.2e}."
     ]
-
-
-def sources(facts: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """Return the sets of images and of text; profiles of older versions have them in a list."""
-    listed = [*(facts.get("sources") or ()), None, None]
-    return facts.get("images", listed[0]), facts.get("text", listed[1])

@@ -16,7 +16,6 @@ from luq_gguf.core.speeds import Bench
 from luq_gguf.core.sweeps import CalibrationMix, MeterConditions, MixPoint, Sweep, SweepPoint
 from luq_gguf.core.types import Plan, Profile
 from luq_gguf.core.units import format_size
-from luq_gguf.method import ranking
 from luq_gguf.method.metrics.intervals import format_ratio
 from luq_gguf.method.uniform import ftype_of
 from luq_gguf.reporting import figures
@@ -82,23 +81,21 @@ def profile_section(profile: Profile, plan: Plan | None, folder: Path) -> Sectio
     low = plan.low_layers if plan else ()
     figures.entropy_by_layer(profile, low, folder / "entropy.png")
     estimator, calibration = profile.estimator, profile.calibration
-    conditions = f"K = {estimator.get('k')}, token vectors {_plain(estimator.get('token_vectors'))}, alpha "
-    conditions += f"{calibration.get('alpha')}, {_plain(calibration.get('sources'))}"
+    conditions = f"K = {estimator.k}, token vectors {_plain(estimator.token_vectors)}, alpha "
+    conditions += f"{calibration.alpha}, {_plain(calibration.sources)}"
     what = "Entropy of each decoder layer's outputs; bars: standard deviation over K-means seeds"
     images = [_image(folder / "entropy.png", what, conditions)]
     if figures.entropy_by_modality(profile, folder / "modality.png"):
         what = "Entropy by depth, for tokens of samples with images and of samples without"
         images.append(_image(folder / "modality.png", what, conditions))
-    taus = ranking.agreement(profile.rankings)
     texts = []
-    if taus:
-        agreement = ", ".join(f"{way} {tau:.2f}" for way, tau in taus.items())
+    if profile.kendall_tau:
+        agreement = ", ".join(f"{way} {tau:.2f}" for way, tau in profile.kendall_tau.items())
         texts.append(
             f"Agreement of the ranking between ways of estimating it (Kendall's tau; 1 is the same order): {agreement}."
         )
-    return Section(
-        "Entropy", texts, images=images, conditions=_conditions_line({**profile.calibration, **profile.estimator})
-    )
+    facts = {**calibration.to_json(), **estimator.to_json()}
+    return Section("Entropy", texts, images=images, conditions=_conditions_line(facts))
 
 
 def plan_section(plan: Plan, types: Path | None) -> Section:
@@ -107,13 +104,11 @@ def plan_section(plan: Plan, types: Path | None) -> Section:
         f"Predicted file: {format_size(plan.predicted_file_bytes)}, {plan.bpw:.3f} bits per weight.",
     ]
     if measured := plan.measured_kld:
-        interval = f"{measured['low']:.3g} to {measured['high']:.3g}"
+        interval = f"{measured.low:.3g} to {measured.high:.3g}"
         texts.append(
-            f"Measured during planning: mean KLD {measured['mean']:.3g} ({interval}). Other files that were measured:"
+            f"Measured during planning: mean KLD {measured.mean:.3g} ({interval}). Other files that were measured:"
         )
-        texts += [
-            f"{entry['name']}, {format_size(entry['file_bytes'])}: {entry['kld']:.3g}." for entry in plan.compared
-        ]
+        texts += [f"{file.name}, {format_size(file.file_bytes)}: {file.kld:.3g}." for file in plan.compared]
     if better := better_line(plan):
         texts.append(f"{better[0].upper()}{better[1:]}.")
     if unsettled := unsettled_line(plan):

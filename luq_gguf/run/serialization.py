@@ -14,6 +14,8 @@ import msgspec
 from luq_gguf.core import atomic, json_input
 from luq_gguf.core.errors import RunFolderError
 from luq_gguf.core.measurements import EvalResult
+from luq_gguf.core.plan_quality import ComparedFile, MeasuredKld, PredictedKld
+from luq_gguf.core.profile_facts import CalibrationFacts, EstimatorFacts
 from luq_gguf.core.speeds import Bench
 from luq_gguf.core.sweeps import CalibrationMix, Sweep
 from luq_gguf.core.types import LayerEntropy, Plan, PredictedSpeed, Profile
@@ -81,16 +83,14 @@ def read_profile(path: Path) -> Profile:
         return Profile(
             str(content.get("model", "")),
             layers,
-            dict(content["estimator"]),
-            dict(content["calibration"]),
+            msgspec.convert(content["estimator"], EstimatorFacts),
+            msgspec.convert(content["calibration"], CalibrationFacts),
             rankings,
+            msgspec.convert(content["kendall_tau"], dict[str, float])
+            if "kendall_tau" in content
+            else ranking.agreement(rankings),
             int(content.get("version", 1)),
-            _taus(content["kendall_tau"]) if "kendall_tau" in content else ranking.agreement(rankings),
         )
-
-
-def _taus(figures: Any) -> dict[str, float | None]:
-    return {str(way): None if tau is None else float(tau) for way, tau in figures.items()}
 
 
 def read_plan(path: Path) -> Plan:
@@ -111,23 +111,14 @@ def read_plan(path: Path) -> Plan:
             unsettled={int(layer): float(share) for layer, share in content.get("unsettled", {}).items()},
             without_importance=tuple(str(name) for name in content.get("without_importance", ())),
             budget={k: v for k, v in content["budget"].items() if k != "counts"},
-            speed=PredictedSpeed(**content["predicted_speed"]) if "predicted_speed" in content else None,
-            predicted_kld=_figures(content.get("predicted_kld"), "value", "error"),
-            measured_kld=_figures(content.get("measured_kld"), "mean", "low", "high"),
-            compared=tuple(_compared_entry(entry) for entry in content.get("compared", ())),
+            speed=msgspec.convert(content.get("predicted_speed"), PredictedSpeed | None),
+            predicted_kld=msgspec.convert(content.get("predicted_kld"), PredictedKld | None),
+            measured_kld=msgspec.convert(content.get("measured_kld"), MeasuredKld | None),
+            compared=msgspec.convert(content.get("compared", ()), tuple[ComparedFile, ...]),
         )
         if not 0 < plan.predicted_bytes <= plan.predicted_file_bytes < 2**63:
             raise ValueError("not the size of a file")
         return plan
-
-
-def _figures(figures: Any, *names: str) -> dict[str, Any] | None:
-    """Return the entry with these numbers, or None. Raises TypeError or ValueError where one is not a number."""
-    return None if figures is None else {**figures, **{name: float(figures[name]) for name in names}}
-
-
-def _compared_entry(entry: Any) -> dict[str, Any]:
-    return {**entry, "name": str(entry["name"]), "file_bytes": int(entry["file_bytes"]), "kld": float(entry["kld"])}
 
 
 def read_bench(path: Path) -> Bench:

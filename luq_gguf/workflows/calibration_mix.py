@@ -56,10 +56,10 @@ def check(session: Session, profile: Profile, request: CalibrationMixRequest) ->
             raise BudgetError(
                 f"{count} low layers are impossible: the model has {n} decoder layers.", f"Give 0 to {n}."
             )
-    base = float(str(profile.calibration["alpha"]))
+    base = profile.calibration.alpha
     calibration = replace(request.calibration, alpha=base)
     drawn = read_data(session.run, calibration)
-    if drawn.sha256 != profile.calibration["sha256"]:
+    if drawn.sha256 != profile.calibration.sha256:
         raise CalibrationError(
             f"The run was profiled with calibration data other than {', '.join(drawn.sources)}.",
             "Give the --calib, --calib-text and --calib-samples that it was profiled with.",
@@ -73,7 +73,7 @@ def measure_mixes(session: Session, profile: Profile, meter: Meter, request: Cal
     session = replace(session, reporter=session.reporter.once())
     n = session.spec.tensors.n_layers
     counts = sorted(set(request.counts if request.counts is not None else (n // 2,)))
-    conditions = MixConditions(**vars(meter.conditions()), calibration=dict(profile.calibration))
+    conditions = MixConditions(**vars(meter.conditions()), calibration=profile.calibration)
     result = CalibrationMix(base.alpha, (), (), conditions)
     total, done = 3 * len(request.alphas) * len(counts), 0
     for alpha in sorted(set(request.alphas)):

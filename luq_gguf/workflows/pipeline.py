@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from luq_gguf.core import atomic
 from luq_gguf.core.calibration_set import CalibrationSet
 from luq_gguf.core.errors import RunFolderError
 from luq_gguf.core.measurements import EvalResult
+from luq_gguf.core.plan_quality import UniformBaseline
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.sweeps import Sweep
 from luq_gguf.core.types import Plan, Profile, QuantizedModel, RunOptions
@@ -52,7 +52,7 @@ class Conversion:
     mmproj: Path | None
     plan: Plan
     profile: Profile
-    uniform_baseline: Mapping[str, Any] | None = None
+    uniform_baseline: UniformBaseline | None = None
     upload: Upload | None = None
 
     @property
@@ -72,7 +72,7 @@ class Conversion:
             "predicted_file_bytes": self.plan.predicted_file_bytes,
             "sha256": self.model.sha256,
             "better": self.better,
-            "foreseen": dict(self.uniform_baseline) if self.uniform_baseline else None,
+            "foreseen": self.uniform_baseline and self.uniform_baseline.to_json(),
         } | ({"upload": self.upload.to_json()} if self.upload else {})
 
 
@@ -126,11 +126,11 @@ def _convert(
         return _converted(session, profile, plan, baseline)
 
 
-def _converted(session: Session, profile: Profile, plan: Plan, foreseen: Mapping[str, Any] | None = None) -> Conversion:
+def _converted(session: Session, profile: Profile, plan: Plan, baseline: UniformBaseline | None = None) -> Conversion:
     """Quantize as planned."""
     run, made = session.run, make_file(session, plan)
     name = mmproj_name(session.spec.checkpoint)
-    return Conversion(run.path, made, run.file(name) if name else None, plan, profile, foreseen)
+    return Conversion(run.path, made, run.file(name) if name else None, plan, profile, baseline)
 
 
 def profile(

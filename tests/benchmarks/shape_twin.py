@@ -33,7 +33,7 @@ def main() -> None:
             found: dict[Path, list[tuple[float, float]]] = {real: [], twin: []}
             for turn in range(args.turns):
                 for path in (real, twin) if turn % 2 else (twin, real):
-                    run = llama_bench.run(llama, path, threads=(args.threads,), prompts=(PROMPT,), n_generate=GENERATE)
+                    run = llama_bench.run(llama, path, llama_bench.Workload((args.threads,), (PROMPT,), GENERATE))
                     speeds = run.tps[args.threads, 0, GENERATE][0], run.tps[args.threads, PROMPT, 0][0]
                     found[path].append(speeds)
         for column, what in enumerate(("decode", "prefill")):

@@ -15,6 +15,7 @@ from luq_gguf.core.measurements import (
     Metrics,
     Spread,
 )
+from luq_gguf.core.profile_facts import CalibrationFacts
 from luq_gguf.core.speeds import BenchRow, Ratio, Samples
 from luq_gguf.core.sweeps import CalibrationMix, MeterConditions, MixConditions, MixPoint, MixRanking, Sweep, SweepPoint
 from luq_gguf.run import serialization
@@ -135,12 +136,15 @@ def test_a_row_of_bench_has_the_contracts_keys_in_their_order():
     assert json.dumps(row.to_json()) == json.dumps(expected)
 
 
+CALIBRATION = CalibrationFacts(
+    sources=("easy",), alpha=0.5, n_multimodal=4, n_text=4, n_tokens=90, seed=0, sha256="0f", skipped_images=()
+)
 CONDITIONS = MeterConditions("f16.gguf", "easy", "0f", 8, 0, "auto", 4, "IQ1_M", "Q4_K_M")
 MIX = CalibrationMix(
     0.5,
     (MixPoint(0.0, "ranking", 1, (3,), **vars(replace(FIGURES, average_bits=4.5))),),
     (MixRanking(0.0, -0.5),),
-    MixConditions(**vars(CONDITIONS), calibration={"alpha": 0.5}),
+    MixConditions(**vars(CONDITIONS), calibration=CALIBRATION),
 )
 
 

@@ -81,12 +81,10 @@ def run(
 
     output = child.run(
         command,
-        failure=BenchmarkError,
-        what=f"lmms-eval on {task}",
+        child.Failure(BenchmarkError, f"lmms-eval on {task}", _OWN_WORDS),
         on_line=on_line,
         cwd=folder,
         environment=_environment(),
-        hint=_OWN_WORDS,
     )
     results_files = sorted((folder / MODEL).glob(_RESULTS))
     if "Tasks not found" in output and not results_files:
