@@ -91,18 +91,20 @@ def main() -> None:
                     told.append((name, plan, unseen(plan), seconds))
             for name, plan, found, seconds in told:
                 ratio = intervals.ratio_of_means(stock, found)
-                mean, seen_mean = float(np.concatenate(found).mean()), (plan.measured_kld or {}).get("mean")
+                mean, seen_mean = float(np.concatenate(found).mean()), plan.measured_kld and plan.measured_kld.mean
                 rows.append(
                     {"size": ftype, "plan": name, "file_bytes": plan.predicted_file_bytes, "kld": mean}
                     | {"ratio": ratio.to_json(), "kld_seen": seen_mean, "seconds": seconds}
-                    | {"predicted": (plan.predicted_kld or {}).get("value")}
+                    | {"predicted": plan.predicted_kld and plan.predicted_kld.value}
                 )
                 print(
                     f"| {name} | {format_size(plan.predicted_file_bytes)} | {mean:.3g} "
                     f"| {ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f}) | {seconds:.0f} s |",
                     flush=True,
                 )
-        serialization.write_json(run.file("equal-bytes.json"), {"rows": rows, "conditions": meter.conditions()})
+        serialization.write_json(
+            run.file("equal-bytes.json"), {"rows": rows, "conditions": meter.conditions().to_json()}
+        )
 
 
 if __name__ == "__main__":

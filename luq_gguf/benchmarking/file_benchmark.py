@@ -7,24 +7,22 @@ that whatever slows the machine meanwhile affects all of them alike; ratios are 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from luq_gguf.core import machine
 from luq_gguf.core.errors import EvaluationError
-from luq_gguf.core.measurements import BenchRow, Ratio, Samples
 from luq_gguf.core.reporter import Reporter
+from luq_gguf.core.speeds import Bench, BenchConditions, BenchMachine, BenchRow, LlamaBuild, Ratio, Samples
 from luq_gguf.core.units import format_size
 from luq_gguf.llamacpp import llama_bench, tools
 from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.llamacpp.runtime.client import LlamaClient
 from luq_gguf.llamacpp.tools import LlamaCpp
 from luq_gguf.method.metrics import intervals
-from luq_gguf.run import serialization
 
 BUSY = 0.1  # share of all cores' time used by others, above which the user is told
 HEADROOM = 400 * 2**20  # context, compute buffers and the program itself, beside the weights
@@ -108,11 +106,11 @@ def bench(
     arms: Sequence[Arm],
     baseline: Arm | None,
     request: BenchRequest,
-    save: Callable[[dict[str, Any]], None],
+    conditions: BenchConditions,
+    save: Callable[[Bench], None],
     reporter: Reporter,
-    conditions: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Measure all files and return the content of bench.json; `save` gets what is known after every run."""
+) -> Bench:
+    """Measure all files and return what bench.json says; `save` gets what is known after every run."""
     llama = tools.find()
     arms = check_memory(arms, allow_swap=request.allow_swap)
     busy = machine.busy_share()
@@ -122,43 +120,38 @@ def bench(
         )
     measured = [_Samples() for _ in arms]
     others: list[float] = []
-    content: dict[str, Any] = {"machine": _machine(busy), "conditions": _conditions(request, conditions), "rows": []}
+    measuring_machine = _machine(busy)
 
-    def keep() -> None:
-        content["machine"]["others_share_during"] = max(others, default=0.0)
-        content["rows"] = serialization.to_json(_rows(arms, measured, baseline, request))
-        save(content)
+    def so_far() -> Bench:
+        machine_and_others = replace(measuring_machine, others_share_during=max(others, default=0.0))
+        return Bench(machine_and_others, conditions, tuple(_rows(arms, measured, baseline, request)))
 
     total = request.repetitions * len(arms)
     reporter.progress("runs of llama-bench", 0, total)
     for done in range(total):
         number = (done + done // len(arms)) % len(arms)
-        others.append(_run(llama, arms[number], measured[number], request, content))
-        keep()
+        llama_run = _run(llama, arms[number], measured[number], request)
+        others.append(llama_run.others_share)
+        if not arms[number].kernels:
+            commit, backends = llama_run.build["build_commit"], llama_run.build["backends"]
+            measuring_machine = replace(measuring_machine, llama_cpp_commit=commit, backends=backends)
+        save(so_far())
         reporter.progress("runs of llama-bench", done + 1, total)
     if request.image or any(arm.mmproj for arm in arms):
-        _bench_images(arms, measured, request, keep, reporter)
+        _bench_images(arms, measured, request, lambda: save(so_far()), reporter)
     if max(others) > BUSY >= busy:
         sentence = f"other programs used up to {max(others):.0%} of this machine during the measurement"
         reporter.info(f"{sentence}: measure again when the machine is idle")
-    return content
+    return so_far()
 
 
-def _run(llama: LlamaCpp, arm: Arm, samples_so_far: _Samples, request: BenchRequest, content: dict[str, Any]) -> float:
-    run = llama_bench.run(
-        llama,
-        arm.path,
-        threads=request.threads,
-        prompts=request.prompts,
-        n_generate=request.n_generate,
-        kernels=arm.kernels,
-    )
+def _run(llama: LlamaCpp, arm: Arm, samples_so_far: _Samples, request: BenchRequest) -> llama_bench.Run:
+    workload = llama_bench.Workload(request.threads, request.prompts, request.n_generate)
+    run = llama_bench.run(llama, arm.path, workload, kernels=arm.kernels)
     for key, samples in run.tps.items():
         samples_so_far.tps.setdefault(key, []).extend(samples)
     samples_so_far.peak_rss_bytes = max(samples_so_far.peak_rss_bytes, run.peak_rss_bytes)
-    if not arm.kernels:
-        content["machine"] |= {"llama_cpp_commit": run.build["build_commit"], "backends": run.build["backends"]}
-    return run.others_share
+    return run
 
 
 def _bench_images(
@@ -199,22 +192,24 @@ def _made_image(folder: Path) -> Path:
     return folder / "picture.png"
 
 
-def _machine(busy: float) -> dict[str, Any]:
+def _machine(busy: float) -> BenchMachine:
     pin = tools.pin()
-    build = {"package": f"{pin['package']} {pin['version']}", "flags": pin["cmake_args"]}
-    return machine.describe() | {"busy_share_before": busy, "build": build}
+    build = LlamaBuild(f"{pin['package']} {pin['version']}", tuple(pin["cmake_args"]))
+    return BenchMachine(**vars(machine.describe()), busy_share_before=busy, build=build)
 
 
-def _conditions(request: BenchRequest, more: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {
-        "repetitions": request.repetitions,
-        "prompt_tokens": list(request.prompts),
-        "generated_tokens": request.n_generate,
-        "threads": list(request.threads),
-        "image": request.image.name if request.image else "made, 448 x 448",
-        "order": "files take turns, repetition by repetition",
-        "ratio": "geometric mean over repetitions; interval: 95%, of the same command run again",
-    } | dict(more or {})
+def make_conditions(request: BenchRequest, baseline: Arm | None) -> BenchConditions:
+    """Return how files are measured."""
+    return BenchConditions(
+        repetitions=request.repetitions,
+        prompt_tokens=request.prompts,
+        generated_tokens=request.n_generate,
+        threads=request.threads,
+        image=request.image.name if request.image else "made, 448 x 448",
+        order="files take turns, repetition by repetition",
+        ratio="geometric mean over repetitions; interval: 95%, of the same command run again",
+        baseline=baseline.path.name if baseline else None,
+    )
 
 
 def _rows(

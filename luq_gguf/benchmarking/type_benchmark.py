@@ -16,7 +16,7 @@ from luq_gguf.core import machine, paths
 from luq_gguf.core.errors import RunFolderError
 from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Reporter
-from luq_gguf.core.types import ModelTensors
+from luq_gguf.core.types import ModelTensors, RunOptions
 from luq_gguf.llamacpp import llama_bench, shape_file, tools
 from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.method.speed_model import SpeedTable, TypeRate
@@ -168,7 +168,7 @@ def _measure(
         "layers": count,
         "weights_per_layer": geometry.layer_weights(1),
         "prompt_tokens": PROMPT,
-        "machine": machine.describe(),
+        "machine": machine.describe().to_json(),
     }
 
 
@@ -183,9 +183,7 @@ def _seconds(
             path = Path(folder) / f"{layers.kind}-{layers.count}-{layers.head}.gguf"
             if not path.exists():
                 layer_file(path, geometry, layers.kind, layers.count, head=layers.head)
-            run = llama_bench.run(
-                llama, path, threads=(threads,), prompts=(PROMPT,), n_generate=GENERATE, repetitions=REPETITIONS
-            )
+            run = llama_bench.run(llama, path, llama_bench.Workload((threads,), (PROMPT,), GENERATE, REPETITIONS))
             for what, key in (("decode", (threads, 0, GENERATE)), ("prefill", (threads, PROMPT, 0))):
                 sustained = run.tps[key][REPETITIONS // 2 :]
                 samples[what].setdefault(layers, []).extend(1 / tps for tps in sustained)
@@ -241,5 +239,6 @@ def geometry(
     """Return the shapes and types of a run folder's model."""
     with RunFolder(run_dir) as run:
         where = model or model_of(run)
-        spec = load_model_spec(run, where, trust_remote_code=trust_remote_code, allow_fallback=True, reporter=reporter)
+        options = RunOptions(trust_remote_code=trust_remote_code, allow_fallback=True)
+        spec = load_model_spec(run, where, options, reporter)
         return Geometry(spec.source, spec.tensors)

@@ -54,9 +54,9 @@ class MergedVectors(SampledVectors):
 
     def __init__(self, shards: Sequence[Shard]) -> None:
         facts = shards[0].facts
-        super().__init__(int(facts["capacity"]), int(facts["calibration"]["seed"]))
-        self.dtype = getattr(torch, facts["dtype"])
-        self._shards, self._width = shards, int(facts["width"])
+        super().__init__(facts.capacity, facts.calibration.seed)
+        self.dtype = getattr(torch, facts.dtype)
+        self._shards, self._width = shards, facts.width
         replay(self, [shard.seen for shard in shards])
         try:
             self._places = {
@@ -99,20 +99,19 @@ def _check_alike(first: Shard, other: Shard) -> None:
     def refuse(what: str, a: object, b: object) -> ShardError:
         return ShardError(f"{first.folder} and {other.folder} differ in {what}: {a} and {b}.", SAME)
 
-    if first.facts["model_sha256"] != other.facts["model_sha256"]:
-        raise refuse(
-            "their model", *(f"{s.facts['model']} ({_short(s.facts['model_sha256'])})" for s in (first, other))
-        )
+    if first.facts.model_sha256 != other.facts.model_sha256:
+        raise refuse("their model", *(f"{s.facts.model} ({_short(s.facts.model_sha256)})" for s in (first, other)))
     for name, energy in first.energies.items():
         if not np.allclose(energy, other.energies.get(name, np.nan), rtol=1e-5):  # devices add up in other orders
             raise ShardError(f"{first.folder} and {other.folder} have different weights ({name}).", SAME)
     for what, key in (("seed", "seed"), ("alpha", "alpha"), ("calibration data", "sha256")):
-        a, b = first.facts["calibration"][key], other.facts["calibration"][key]
+        a, b = (getattr(shard.facts.calibration, key) for shard in (first, other))
         if a != b:
             raise refuse(what, _short(a), _short(b))
     for what, key in (("the number of text samples", "n_text_asked"), ("capacity", "capacity"), ("precision", "dtype")):
-        if first.facts[key] != other.facts[key]:
-            raise refuse(what, first.facts[key], other.facts[key])
+        a, b = (getattr(shard.facts, key) for shard in (first, other))
+        if a != b:
+            raise refuse(what, a, b)
     if first.share.count != other.share.count:
         raise refuse("the number of shards", first.share, other.share)
 
@@ -137,20 +136,18 @@ def profile_inputs(ordered: Sequence[Shard]) -> ProfileInputs:
     """Return what a single process's pass would have left, from shards as `check` returns them."""
     first = ordered[0]
     return ProfileInputs(
-        first.facts["model"],
-        first.facts["calibration"],
+        first.facts.model,
+        first.facts.calibration,
         importance.merge([shard.matrix for shard in ordered]),
         MergedVectors(ordered),
         first.energies,
-        int(first.facts["n_layers"]),
-        first.facts["dtype"],
+        first.facts.n_layers,
+        first.facts.dtype,
     )
 
 
 def key_of(ordered: Sequence[Shard]) -> str:
     """Return the key of an interrupted merge: the same shards, made from the same tokens in the same precision."""
-    identities = [
-        [s.facts["model_sha256"], s.facts["calibration"]["sha256"], s.facts["dtype"], str(s.share)] for s in ordered
-    ]
+    identities = [[s.facts.model_sha256, s.facts.calibration.sha256, s.facts.dtype, str(s.share)] for s in ordered]
     sums = [float(sum(value.sum() for value in s.matrix.in_sum2.values())) for s in ordered]
     return json.dumps([identities, sums])

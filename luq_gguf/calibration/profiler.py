@@ -4,7 +4,7 @@ what it kept (entropy_estimate.py). Paper, steps 1 and 3."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +12,12 @@ import numpy as np
 from luq_gguf.calibration import entropy_estimate
 from luq_gguf.calibration.forward_pass import CAPACITY, forward, pass_key, run_pass
 from luq_gguf.calibration.reservoir import MODALITIES, SampledVectors
+from luq_gguf.core.profile_facts import CalibrationFacts, EstimatorFacts
 from luq_gguf.core.types import COLUMNS, CalibrationSet, ImportanceMatrix, Profile
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.devices import Placement
 from luq_gguf.hf.tensor_names import TensorNames
-from luq_gguf.method import entropy
+from luq_gguf.method import entropy, ranking
 
 __all__ = [
     "CAPACITY",
@@ -50,7 +51,7 @@ class ProfileInputs:
     """
 
     model: str
-    calibration: dict[str, object]
+    calibration: CalibrationFacts
     matrix: ImportanceMatrix
     vectors: SampledVectors
     energies: dict[str, np.ndarray]
@@ -106,33 +107,34 @@ def finalize_profile(
     layers, rankings, histograms = entropy_estimate.entropies(
         vectors, inputs.n_layers, seeds, work, key, progress.on_layers
     )
-    estimator: dict[str, object] = {
-        "method": "K-means on whole token vectors (scikit-learn, n_init=1)",
-        "k": entropy.K,
-        "seeds": seeds,
-        "spread": "standard deviation over seeds",
-        "token_vectors": {name: vectors.count(name) for name in MODALITIES},
-        "capacity": vectors.capacity,
-        "dtype": inputs.dtype,
-    }
-    n_text = matrix.n_samples - int(str(inputs.calibration["n_multimodal"]))
-    described = inputs.calibration | {"n_text": n_text, "n_tokens": matrix.n_tokens}
+    estimator = EstimatorFacts(
+        method="K-means on whole token vectors (scikit-learn, n_init=1)",
+        k=entropy.K,
+        seeds=tuple(seeds),
+        spread="standard deviation over seeds",
+        token_vectors={name: vectors.count(name) for name in MODALITIES},
+        capacity=vectors.capacity,
+        dtype=inputs.dtype,
+    )
+    n_text = matrix.n_samples - inputs.calibration.n_multimodal
+    calibration = replace(inputs.calibration, n_text=n_text, n_tokens=matrix.n_tokens)
     columns = {COLUMNS + name: energy for name, energy in inputs.energies.items()}
-    return Profile(inputs.model, layers, estimator, described, rankings), matrix, histograms | columns
+    taus = ranking.agreement(rankings)
+    return Profile(inputs.model, layers, estimator, calibration, rankings, taus), matrix, histograms | columns
 
 
-def calibration_facts(calibration: CalibrationSet) -> dict[str, object]:
+def calibration_facts(calibration: CalibrationSet) -> CalibrationFacts:
     """Return what profile.json says about a calibration set; n_text and n_tokens are known after the pass."""
-    return {
-        "sources": list(calibration.sources),
-        "images": calibration.image_source,
-        "text": calibration.text_source,
-        "revisions": dict(calibration.revisions),
-        "alpha": calibration.alpha,
-        "n_multimodal": len(calibration.multimodal),
-        "n_text": None,
-        "n_tokens": None,
-        "seed": calibration.seed,
-        "sha256": calibration.sha256,
-        "skipped_images": list(calibration.skipped),
-    }
+    return CalibrationFacts(
+        sources=calibration.sources,
+        images=calibration.image_source,
+        text=calibration.text_source,
+        revisions=dict(calibration.revisions),
+        alpha=calibration.alpha,
+        n_multimodal=len(calibration.multimodal),
+        n_text=None,
+        n_tokens=None,
+        seed=calibration.seed,
+        sha256=calibration.sha256,
+        skipped_images=calibration.skipped,
+    )

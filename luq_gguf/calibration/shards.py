@@ -8,10 +8,11 @@ vectors-<layer>.safetensors  the kept tokens' vectors "multimodal" and "text", [
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,6 +25,8 @@ from luq_gguf.calibration.profiler import calibration_facts
 from luq_gguf.calibration.reservoir import MODALITIES
 from luq_gguf.core import atomic
 from luq_gguf.core.errors import ShardError
+from luq_gguf.core.json_value import JsonValue
+from luq_gguf.core.profile_facts import CalibrationFacts
 from luq_gguf.core.types import COLUMNS, CalibrationSet, ImportanceMatrix, ShardSpec
 from luq_gguf.hf.checkpoint import Checkpoint
 
@@ -32,18 +35,40 @@ AGAIN = "Make this shard again, or copy its folder again."
 
 
 @dataclass(frozen=True)
+class ShardFacts(JsonValue):
+    """What shard.json says: which share of which request's pass it is, of which model and calibration set, and how many
+    vectors it keeps, at most, of which width and type. `request_key` is the key of the whole request's profile."""
+
+    version: int
+    share: ShardSpec
+    model: str
+    model_sha256: str
+    calibration: CalibrationFacts
+    n_text_asked: int
+    request_key: str
+    n_samples: int
+    n_layers: int
+    width: int
+    capacity: int
+    dtype: str
+
+
+@dataclass(frozen=True)
 class Shard:
-    """One share's finished pass. `facts` is shard.json; `keys[modality]` and `samples[modality]` are [n_kept], in the
+    """One share's finished pass. `keys[modality]` and `samples[modality]` are [n_kept], in the
     order of the stored vectors; `seen` is `TokenSample.seen` of the share's own batches."""
 
     folder: Path
-    share: ShardSpec
-    facts: dict[str, Any]
+    facts: ShardFacts
     matrix: ImportanceMatrix
     energies: dict[str, np.ndarray]
     keys: dict[str, np.ndarray]
     samples: dict[str, np.ndarray]
     seen: list[tuple[bool, tuple[int, ...], tuple[int, ...]]]
+
+    @property
+    def share(self) -> ShardSpec:
+        return self.facts.share
 
     def vectors(self, name: str, layer: int) -> np.ndarray:
         """Read the vectors of a modality, float32 [n_kept, width]. Raises ShardError where the file cannot be read."""
@@ -84,25 +109,25 @@ def write(
         | {f"samples.{name}": reservoir.samples[name][taken[name]] for name in MODALITIES}
         | seen_arrays(reservoir)
     )
-    facts = {
-        "version": VERSION,
-        "share": asdict(share),
-        "model": checkpoint.name,
-        "model_sha256": checkpoint.identity,
-        "calibration": calibration_facts(calibration),
-        "n_text_asked": calibration.n_text,
-        "request_key": request_key,
-        "n_samples": matrix.n_samples,
-        "n_layers": reservoir.n_layers,
-        "width": reservoir.width,
-        "capacity": reservoir.capacity,
-        "dtype": str(pass_result.dtype).removeprefix("torch."),
-    }
+    facts = ShardFacts(
+        version=VERSION,
+        share=share,
+        model=checkpoint.name,
+        model_sha256=checkpoint.identity,
+        calibration=calibration_facts(calibration),
+        n_text_asked=calibration.n_text,
+        request_key=request_key,
+        n_samples=matrix.n_samples,
+        n_layers=reservoir.n_layers,
+        width=reservoir.width,
+        capacity=reservoir.capacity,
+        dtype=str(pass_result.dtype).removeprefix("torch."),
+    )
     for layer in range(reservoir.n_layers):
         tensors = {name: reservoir.stored_vectors(name, layer) for name in MODALITIES}
         _put(folder / _vectors_name(layer), lambda part, tensors=tensors: save_tensors(tensors, part))  # type: ignore[misc]
     _put(folder / "shard.safetensors", lambda part: save_arrays(arrays, part))
-    _put(folder / "shard.json", lambda part: part.write_text(json.dumps(facts, indent=1) + "\n"))
+    _put(folder / "shard.json", lambda part: part.write_text(json.dumps(facts.to_json(), indent=1) + "\n"))
 
 
 def _put(path: Path, save: Any) -> None:
@@ -114,18 +139,18 @@ def _put(path: Path, save: Any) -> None:
 def read(folder: Path) -> Shard:
     """Read all of a shard but its vectors. Raises ShardError where it cannot be read, or is from another version."""
     try:
-        facts = json.loads((folder / "shard.json").read_text(encoding="utf-8"))
-        if facts["version"] != VERSION:
+        content = json.loads((folder / "shard.json").read_text(encoding="utf-8"))
+        if content["version"] != VERSION:
             raise ShardError(
                 f"{folder} is a shard from another version of luq-gguf.", "Make all shards with one version."
             )
+        facts = msgspec.convert(content, ShardFacts)
         arrays = load_file(folder / "shard.safetensors")
         sums = {name.removeprefix("sum."): value for name, value in arrays.items() if name.startswith("sum.")}
         return Shard(
             folder,
-            ShardSpec(**facts["share"]),
             facts,
-            ImportanceMatrix(sums, {name: arrays[f"count.{name}"] for name in sums}, facts["n_samples"]),
+            ImportanceMatrix(sums, {name: arrays[f"count.{name}"] for name in sums}, facts.n_samples),
             {n.removeprefix(COLUMNS): value for n, value in arrays.items() if n.startswith(COLUMNS)},
             {name: arrays[f"keys.{name}"] for name in MODALITIES},
             {name: arrays[f"samples.{name}"] for name in MODALITIES},

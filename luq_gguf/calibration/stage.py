@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from luq_gguf.core import atomic
 from luq_gguf.core.hashing import hash_of
@@ -151,25 +151,21 @@ def make_merged(run: RunFolder, shards: Sequence[Shard], reporter: Reporter = Re
         from luq_gguf.calibration import merge, profiler
 
         facts = shards[0].facts
-        calibration = facts["calibration"]
+        calibration = facts.calibration
         result = profiler.finalize_profile(
             merge.profile_inputs(shards),
-            calibration["seed"],
+            calibration.seed,
             run.work,
             merge.key_of(shards),
             progress=_progress(reporter),
         )
         identity = merged_facts(
-            facts["model_sha256"],
-            calibration["sha256"],
-            calibration["seed"],
-            calibration["alpha"],
-            facts["n_text_asked"],
+            facts.model_sha256, calibration.sha256, calibration.seed, calibration.alpha, facts.n_text_asked
         )
         run.update(merged={"shards": len(shards)} | identity)
         _write_profile(run, result)
 
-    run.run_stage("profile", shards[0].facts["request_key"], PROFILE_FILES, make)
+    run.run_stage("profile", shards[0].facts.request_key, PROFILE_FILES, make)
     return _finished_profile(run)
 
 
@@ -186,13 +182,12 @@ def _write_profile(run: RunFolder, result: ProfileResult) -> None:
     from safetensors.numpy import save_file
 
     profile, matrix, arrays = result
-    sources = [str(name) for name in cast("list[object]", profile.calibration["sources"])]
     with atomic.whole(run.file(header_only.IMATRIX_NAME)) as part:
-        imatrix.write(part, matrix, sources, 512)
+        imatrix.write(part, matrix, list(profile.calibration.sources), 512)
     with atomic.whole(run.file("profile.safetensors")) as part:
         save_file(arrays, part)
         part.chmod(run.file("run.json").stat().st_mode & 0o777)  # the library makes it private
-    serialization.write_json(run.file("profile.json"), serialization.profile_to_json(profile))
+    serialization.write_json(run.file("profile.json"), profile.to_json())
 
 
 def _finished_profile(run: RunFolder) -> Profile:

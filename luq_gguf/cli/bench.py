@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from luq_gguf.cli import options, output
+from luq_gguf.core.speeds import Bench
 from luq_gguf.core.types import RunOptions
 from luq_gguf.reporting import tables
 
@@ -72,11 +73,11 @@ def command(files: tuple[Path, ...], run_dir: Path | None, shape: str | None, *,
     if of_types:
         _types(run_dir, shape, rest, as_json=as_json)
         return
-    content, out = _bench(files, run_dir, shape, rest)
+    result, out = _bench(files, run_dir, shape, rest)
     if as_json:
-        output.print_json(content)
+        output.print_json(result.to_json())
         return
-    for table in tables.bench_tables(content):
+    for table in tables.bench_tables(result):
         output.print_table(table)
     click.echo(f"results  {out}\nfigure   {out.with_suffix('.png')}")
 
@@ -92,7 +93,7 @@ def _threads(text: str | None) -> tuple[int, ...]:
 
 def _bench(
     files: tuple[Path, ...], run_dir: Path | None, shape: str | None, given: dict[str, Any]
-) -> tuple[dict[str, Any], Path]:
+) -> tuple[Bench, Path]:
     prompts = options.numbers(given["prompts"], "--prompt")
     from luq_gguf.benchmarking.file_benchmark import BenchRequest
     from luq_gguf.workflows import bench
@@ -121,7 +122,6 @@ def _bench(
 
 
 def _types(run_dir: Path | None, shape: str | None, given: dict[str, Any], *, as_json: bool) -> None:
-    from luq_gguf.core import machine
     from luq_gguf.workflows import bench
 
     threads = _threads(given["threads"])
@@ -129,11 +129,10 @@ def _types(run_dir: Path | None, shape: str | None, given: dict[str, Any], *, as
         raise click.UsageError("--types takes a single number of threads.")
     with output.reporter() as reporter:
         model = shape or "qwen2.5-vl-7b"
-        table, rows = bench.bench_types(run_dir, model, threads[0], reporter, again=given["again"])
-    bandwidth = machine.read_bandwidth(table.threads) / 1e9
+        speeds = bench.bench_types(run_dir, model, threads[0], reporter, again=given["again"])
     if as_json:
-        content = {"threads": table.threads, "prompt_tokens": table.n_prompt, "read_gigabytes_per_second": bandwidth}
-        output.print_json(content | {"types": rows})
+        output.print_json(speeds.to_json())
         return
-    output.print_table(tables.types_table(rows, str(run_dir) if run_dir else model, table))
-    click.echo(f"this machine reads {bandwidth:.1f} GB/s from memory with {table.threads} threads")
+    output.print_table(tables.types_table(speeds, str(run_dir) if run_dir else model))
+    bandwidth = speeds.read_gigabytes_per_second
+    click.echo(f"this machine reads {bandwidth:.1f} GB/s from memory with {speeds.threads} threads")

@@ -36,11 +36,7 @@ def command(
         how = RunOptions(threads=threads, device=device)
         done = demo.run(out, how, reporter, model=model, low_layers=low_layers, n_questions=questions)
     if as_json:
-        rows = [
-            {"label": f.label, "file": str(f.path), "n_bytes": f.n_bytes, "bpw": f.bpw, "accuracy": f.accuracy}
-            for f in done.files
-        ]
-        output.print_json(done.converted.to_json() | {"n_questions": questions, "files": rows})
+        output.print_json(done.to_json())
         return
     output.print_table(output.profile_table(done.converted.profile, done.converted.plan.low_layers))
     table = Table(title="The same questions for all three files, through llama.cpp")

@@ -32,7 +32,7 @@ def command(
     from luq_gguf.workflows import pipeline
 
     with output.reporter() as reporter:
-        content = pipeline.evaluate(
+        result = pipeline.evaluate(
             file,
             reference,
             options.make_questions(rest),
@@ -42,6 +42,6 @@ def command(
             reporter=reporter,
         )
     if as_json:
-        output.print_json(content)
+        output.print_json(result.to_json())
         return
-    output.print_table(tables.eval_table(content))
+    output.print_table(tables.eval_table(result))

@@ -31,8 +31,8 @@ def command(*, only_path: bool, as_json: bool) -> None:
     status = state.of(library)
     gain = measure.gain(library) if status.path else None
     if as_json:
-        facts = {"library": str(library), "path": status.path, "bits_per_weight": status.bits_per_weight, "gain": gain}
-        output.print_json({"built": True} | facts)
+        facts = {"library": str(library), "path": status.path, "bits_per_weight": status.bits_per_weight}
+        output.print_json({"built": True} | facts | {"gain": gain.to_json() if gain else None})
         return
     click.echo(f"library  {library}")
     if not gain:
@@ -40,6 +40,6 @@ def command(*, only_path: bool, as_json: bool) -> None:
         click.echo("path     none: " + ("disabled by LUQ_KERNELS" if wish == "off" else "this CPU is not supported"))
         return
     click.echo(f"path     {status.path}, {status.bits_per_weight:.3f} bits per weight in memory")
-    click.echo(f"gain     {format_ratio(gain)} times stock IQ1_M: {gain['conditions']}")
+    click.echo(f"gain     {format_ratio(gain)} times stock IQ1_M: {gain.conditions}")
     click.echo(f"use      export GGML_BACKEND_PATH={library}")
     click.echo("         llama-mtmd-cli -m FILE.gguf ..., llama-server -m FILE.gguf -ot '^$=CPU'")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,12 @@ from rich.table import Table
 from rich.text import Text
 
 from luq_gguf import kernels
+from luq_gguf.core.checks import CheckReport
+from luq_gguf.core.json_value import given
 from luq_gguf.core.reporter import Reporter
-from luq_gguf.core.types import Check, LayerEntropy, Plan, PredictedSpeed, Profile
+from luq_gguf.core.types import LayerEntropy, Plan, PredictedSpeed, Profile
 from luq_gguf.core.units import format_size
-from luq_gguf.method import ranking
 from luq_gguf.reporting.plan_text import describe, unsettled_line
-from luq_gguf.run import serialization
 
 errors = Console(stderr=True)
 
@@ -70,20 +70,19 @@ def print_table(table: Table) -> None:
     console.print(table)
 
 
-def print_checks(title: str, checks: Sequence[Check], bad: str, *, as_json: bool) -> int:
+def print_checks(title: str, report: CheckReport, bad: str, *, as_json: bool) -> int:
     """Print checks as a table or JSON, and return the exit code. `bad` marks a check that failed."""
-    ok = all(check.ok for check in checks)
     if as_json:
-        print_json({"ok": ok, "checks": [vars(check) for check in checks]})
-        return 0 if ok else 1
+        print_json(report.to_json())
+        return 0 if report.ok else 1
     table = Table(title=Text(title))
     for name in ("", "check", "result", "what to do"):
         table.add_column(name, overflow="fold")
-    for check in checks:
+    for check in report.checks:
         mark = Text("ok", style="green") if check.ok else Text(bad, style="red")
         table.add_row(mark, Text(check.name), Text(check.found), Text(check.hint))
     print_table(table)
-    return 0 if ok else 1
+    return 0 if report.ok else 1
 
 
 def profile_table(profile: Profile, low: tuple[int, ...] = ()) -> Table:
@@ -100,14 +99,14 @@ def profile_table(profile: Profile, low: tuple[int, ...] = ()) -> Table:
 
 def agreement_line(profile: Profile) -> str:
     """Return a line that says how well the ways of estimating the entropies agree on the ranking."""
-    taus = ", ".join(f"{way} {tau:.2f}" for way, tau in ranking.agreement(profile.rankings).items())
+    taus = ", ".join(f"{way} {tau:.2f}" for way, tau in profile.kendall_tau.items())
     return f"Kendall's tau of the ranking: {taus}" if taus else ""
 
 
 def print_profile(profile: Profile, out: Path, *, as_json: bool) -> None:
     """Print the table and where the files are, or JSON."""
     if as_json:
-        print_json(serialization.profile_to_json(profile))
+        print_json(profile.to_json())
         return
     print_table(profile_table(profile))
     click.echo(agreement_line(profile))
@@ -151,19 +150,18 @@ def _quality_lines(plan: Plan) -> list[str]:
     """What was expected and measured of the plan's file, and of others of its size."""
     kld, expected, lines = plan.measured_kld, plan.predicted_kld, []
     if kld:
-        prediction = f" (predicted {expected['value']:.3g} +- {expected['error']:.2g})" if expected else ""
+        prediction = f" (predicted {expected.value:.3g} +- {expected.error:.2g})" if expected else ""
         lines.append(
-            f"measured: mean KLD {kld['mean']:.3g} ({kld['low']:.3g} to {kld['high']:.3g}) from the 16-bit file"
-            + prediction
+            f"measured: mean KLD {kld.mean:.3g} ({kld.low:.3g} to {kld.high:.3g}) from the 16-bit file" + prediction
         )
-    if expected and isinstance(limit := expected.get("of_all_types_within_budget"), dict):
+    if expected and (lowest := given(expected.of_all_types_within_budget)):
         lines.append(
-            f"{expected['files_measured']} files measured, {expected['swaps_measured']} of them swaps, of which "
-            f"{expected['swaps_that_helped']} helped; the lowest estimate for any choice of types is "
-            f"{limit['estimate']:.3g} (bound {limit['bound']:.3g})"
+            f"{expected.files_measured} files measured, {expected.swaps_measured} of them swaps, of which "
+            f"{expected.swaps_that_helped} helped; the lowest estimate for any choice of types is "
+            f"{lowest.estimate:.3g} (bound {lowest.bound:.3g})"
         )
-    for entry in plan.compared:
-        lines.append(f"compared with {entry['name']}, {format_size(entry['file_bytes'])}, mean KLD {entry['kld']:.3g}")
+    for file in plan.compared:
+        lines.append(f"compared with {file.name}, {format_size(file.file_bytes)}, mean KLD {file.kld:.3g}")
     return lines
 
 

@@ -24,13 +24,12 @@ def command(run_dir: Path, seed: int, *, as_json: bool, **rest: Any) -> None:
     """Write plan.json and tensor-types.txt into RUN_DIR, a run folder that luq-gguf profile has made."""
     plan_request, how = options.make_plan_request(rest, seed), options.make_run_options(rest)
     from luq_gguf.reporting.plan_text import better_line
-    from luq_gguf.run import serialization
     from luq_gguf.workflows import pipeline
 
     with output.reporter() as reporter:
         plan = pipeline.plan(run_dir, plan_request, how, reporter, **rest)
     if as_json:
-        output.print_json(serialization.plan_to_json(plan))
+        output.print_json(plan.to_json())
         return
     for line in [*output.plan_lines(plan), *filter(None, [better_line(plan)])]:
         click.echo(line)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from luq_gguf.cli import options, output
+from luq_gguf.core.json_value import given
 from luq_gguf.method.orders import ORDERS, SWEPT
 from luq_gguf.method.uniform import SWEPT as SWEPT_UNIFORM
 from luq_gguf.reporting import tables
@@ -82,13 +83,13 @@ def command(
     how = options.make_run_options(rest)
     request = SweepRequest(counts, orders or SWEPT, random_seeds, kinds, rest.pop("low"), rest.pop("high"))
     with output.reporter() as reporter:
-        content = pipeline.sweep(run_dir, request, questions, how, reporter, mix_request=ablation, **rest)
+        swept = pipeline.sweep(run_dir, request, questions, how, reporter, mix_request=ablation, **rest)
     if as_json:
-        output.print_json(content)
+        output.print_json(swept.to_json())
         return
-    for table in tables.sweep_tables(content):
+    for table in tables.sweep_tables(swept):
         output.print_table(table)
     click.echo(f"points  {run_dir / 'sweep.json'}")
-    if shares:
-        output.print_table(tables.mix_table(content["alpha"]))
+    if mix := given(swept.alpha):
+        output.print_table(tables.mix_table(mix))
         click.echo(f"alpha   {run_dir / 'alpha.json'}")

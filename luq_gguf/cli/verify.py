@@ -21,5 +21,5 @@ def command(target: Path, mmproj: Path | None, threads: int | None, *, as_json: 
     """
     from luq_gguf.diagnostics import verify
 
-    checks = verify.verify(target, mmproj, threads)
-    return output.print_checks(f"luq-gguf verify {target}", checks, "wrong", as_json=as_json)
+    report = verify.verify(target, mmproj, threads)
+    return output.print_checks(f"luq-gguf verify {target}", report, "wrong", as_json=as_json)

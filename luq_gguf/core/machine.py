@@ -12,10 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 import psutil
+
+from luq_gguf.core.speeds import Machine
 
 _FEATURES = re.compile(r"(sse4_2|avx\w*|f16c|fma|bmi2|amx_\w+|asimd\w*|i8mm|sve\w*|neon|bf16)$")
 
@@ -128,17 +129,17 @@ def governor() -> str | None:
     return None
 
 
-def describe() -> dict[str, Any]:
+def describe() -> Machine:
     """Return CPU, cores, memory, governor and system, as bench.json has them."""
-    return {
-        "cpu": cpu_name(),
-        "features": cpu_features(),
-        "physical_cores": physical_cores(),
-        "logical_cores": os.cpu_count(),
-        "memory_bytes": int(psutil.virtual_memory().total),
-        "governor": governor(),
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-    }
+    return Machine(
+        cpu=cpu_name(),
+        features=tuple(cpu_features()),
+        physical_cores=physical_cores(),
+        logical_cores=os.cpu_count(),
+        memory_bytes=int(psutil.virtual_memory().total),
+        governor=governor(),
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+    )
 
 
 def busy_seconds() -> float:

@@ -11,39 +11,16 @@ from typing import Any
 
 from msgspec import UNSET, UnsetType
 
+from luq_gguf.core.json_value import JsonValue, given
+
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(JsonValue):
     """A mean with its 95% interval."""
 
     value: float
     low: float
     high: float
-
-    def to_json(self) -> dict[str, float]:
-        return {"value": self.value, "low": self.low, "high": self.high}
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """A ratio, and the interval in which the same measurement made again is expected to lie (None for one pair)."""
-
-    value: float
-    low: float | None
-    high: float | None
-
-    def to_json(self) -> dict[str, float | None]:
-        return {"value": self.value, "low": self.low, "high": self.high}
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Repetitions of one measurement: mean, standard deviation (0 for one), median, and each of them."""
-
-    mean: float
-    std: float
-    median: float
-    samples: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -87,9 +64,15 @@ class Metrics:
             raise ValueError("not compared with a reference")
         return self.kld
 
+    def estimate(self, metric: str) -> Estimate | None:
+        """Return the mean "kld" or the "accuracy" with its interval; None where it was not measured."""
+        if metric == "kld":
+            return Estimate(self.kld.mean, self.kld.low, self.kld.high) if self.kld else None
+        return self.accuracy
+
 
 @dataclass(frozen=True)
-class Figures:
+class Figures(JsonValue):
     """A measured file: its size, bits per weight, metrics, and average bits of its decoder layers' weights."""
 
     n_bytes: int
@@ -99,60 +82,38 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class SweepPoint:
-    """A measured file of a sweep: which order and seed chose so many low layers (None and () for a file of another
-    kind); `budget_bytes` of the best plans alone."""
+class BenchmarkMetric:
+    """A metric of a benchmark, with its standard error where lmms-eval gives one."""
 
-    order: str
-    seed: int
-    n_low: int | None
-    low_layers: tuple[int, ...]
-    budget_bytes: int | UnsetType
-    n_bytes: int
-    bpw: float
-    metrics: Metrics
-    average_bits: float | UnsetType
-
-    @classmethod
-    def of(
-        cls,
-        order: str,
-        figures: Figures,
-        *,
-        seed: int = 0,
-        low_layers: tuple[int, ...] | None = None,
-        budget_bytes: int | UnsetType = UNSET,
-    ) -> SweepPoint:
-        """Return the point of a file; `low_layers` is None for one that is not of so many low layers."""
-        n_low = None if low_layers is None else len(low_layers)
-        chosen = tuple(sorted(low_layers or ()))
-        measured = (figures.n_bytes, figures.bpw, figures.metrics, figures.average_bits)
-        return cls(order, seed, n_low, chosen, budget_bytes, *measured)
+    value: float
+    stderr: float | None
 
 
 @dataclass(frozen=True)
-class BenchRow:
-    """What bench.json says of a file at a number of threads. `prefill` is by prompt length, `prefill_tps` of the
-    longest; `image` has samples by what was timed, and peak_rss_bytes. None is what was not measured."""
+class Benchmark(JsonValue):
+    """What lmms-eval measured of a file in one of its tasks."""
 
-    file: str
-    sha256: str | None
-    kernels: bool
-    n_bytes: int
-    bpw: float
-    threads: int
-    decode_tps: Samples
-    prefill_tps: Samples | None
-    prefill: Mapping[str, Samples]
-    decode_ratio: Ratio | None
-    prefill_ratio: Ratio | None
-    peak_rss_bytes: int
-    fits_memory: bool
-    image: Mapping[str, Samples | int] | None
+    metrics: Mapping[str, BenchmarkMetric]
+    n_samples: int
+    task: str
+    task_version: Any
 
 
 @dataclass(frozen=True)
-class EvalConditions:
+class BenchmarkConditions:
+    """How benchmarks were run: by which versions, on how many samples of each ("all", or the most), with how many
+    tokens of context, judged by which language model, and whether llama-server's prompts are the chat template's."""
+
+    lmms_eval: str
+    llama_cpp: str
+    samples_each: int | str
+    n_ctx: int
+    judge: str | None
+    prompt_as_template: bool
+
+
+@dataclass(frozen=True)
+class EvalConditions(JsonValue):
     """What a file was measured on, and how; `benchmarks` where any were run."""
 
     data: str | None
@@ -161,23 +122,23 @@ class EvalConditions:
     threads: int | None
     kept_tokens_per_position: int | None
     interval: str
-    benchmarks: Mapping[str, Any] | UnsetType = UNSET
+    benchmarks: BenchmarkConditions | UnsetType = UNSET
 
 
-@dataclass(frozen=True)
-class EvalResult:
+@dataclass(frozen=True, kw_only=True)
+class EvalResult(JsonValue):
     """What eval.json says of a file; None for what was not asked, UNSET for what its metric or the absence of a
-    reference leaves out."""
+    reference leaves out, and what the first versions did not write."""
 
     file: str
-    file_sha256: str
+    file_sha256: str | UnsetType = UNSET
     reference: str | None
     n_samples: int
     metric: str | None
     accuracy: Estimate | None
-    f1: float | UnsetType
-    reference_accuracy: Estimate | UnsetType
-    accuracy_change: Estimate | UnsetType
+    f1: float | UnsetType = UNSET
+    reference_accuracy: Estimate | UnsetType = UNSET
+    accuracy_change: Estimate | UnsetType = UNSET
     kld: Divergence | None
     kld_prompt: Spread | None
     kld_answer: Spread | None
@@ -186,10 +147,23 @@ class EvalResult:
     perplexity: float | None
     n_chunks: int
     conditions: EvalConditions
-    benchmarks: Mapping[str, Any] | UnsetType | None = UNSET
+    benchmarks: Mapping[str, Benchmark] | UnsetType | None = UNSET
+
+    @property
+    def benchmark_metrics(self) -> list[tuple[str, Benchmark, str, BenchmarkMetric]]:
+        """Every metric of every benchmark: (name, benchmark, metric's name, metric)."""
+        benchmarks = given(self.benchmarks) or {}
+        return [(name, task, metric, m) for name, task in benchmarks.items() for metric, m in task.metrics.items()]
 
     @property
     def metrics(self) -> Metrics:
-        change = None if isinstance(self.accuracy_change, UnsetType) else self.accuracy_change
-        measured = (self.accuracy, change, self.kld, self.kld_answer, self.kld_text, self.same_top, self.perplexity)
+        measured = (
+            self.accuracy,
+            given(self.accuracy_change),
+            self.kld,
+            self.kld_answer,
+            self.kld_text,
+            self.same_top,
+            self.perplexity,
+        )
         return Metrics(*measured, self.metric)

@@ -13,6 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from luq_gguf.core.plan_quality import ComparedFile, MeasuredKld, PredictedKld
+from luq_gguf.core.profile_facts import CalibrationFacts, EstimatorFacts
+
 COLUMNS = "columns."  # prefix of a matrix's column energies in profile.safetensors
 
 
@@ -134,15 +137,37 @@ class Profile:
     """Entropies of all layers, with what they were estimated from.
 
     `rankings`: entropies of all layers, in bits, in each of several ways of estimating them (entropy.py): other K-means
-    seeds, halves of the data, other K, fewer tokens.
+    seeds, halves of the data, other K, fewer tokens. `kendall_tau` says how far they agree (ranking.agreement).
     """
 
     model: str
     layers: tuple[LayerEntropy, ...]
-    estimator: Mapping[str, object]
-    calibration: Mapping[str, object]
+    estimator: EstimatorFacts
+    calibration: CalibrationFacts
     rankings: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    kendall_tau: Mapping[str, float] = field(default_factory=dict)
     version: int = 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what profile.json says."""
+        return {
+            "version": self.version,
+            "model": self.model,
+            "layers": [
+                {
+                    "layer": layer.layer,
+                    "entropy_bits": layer.bits,
+                    "spread_bits": layer.spread_bits,
+                    "by_modality": dict(layer.by_modality),
+                    "n_tokens": layer.n_tokens,
+                }
+                for layer in self.layers
+            ],
+            "estimator": self.estimator.to_json(),
+            "calibration": self.calibration.to_json(),
+            "rankings": {way: list(bits) for way, bits in self.rankings.items()},
+            "kendall_tau": dict(self.kendall_tau),
+        }
 
 
 @dataclass(frozen=True)
@@ -246,31 +271,30 @@ class Plan:
     without_importance: tuple[str, ...] = ()
     budget: Mapping[str, object] = field(default_factory=dict)
     speed: PredictedSpeed | None = None
-    predicted_kld: Mapping[str, Any] | None = None
-    measured_kld: Mapping[str, Any] | None = None
-    compared: tuple[Mapping[str, Any], ...] = ()
+    predicted_kld: PredictedKld | None = None
+    measured_kld: MeasuredKld | None = None
+    compared: tuple[ComparedFile, ...] = ()
 
-
-@dataclass(frozen=True)
-class ClipVision:
-    """LLaVA's vision half: a CLIP tower and a projector of two layers.
-
-    `feature_layers` are the hidden states that the projector reads, counted as transformers does: 0 is what enters
-    the first block, n_layers what leaves the last.
-    """
-
-    n_layers: int
-    width: int
-    ffn_width: int
-    n_heads: int
-    eps: float
-    activation: str
-    image_size: int
-    patch_size: int
-    text_width: int
-    feature_layers: tuple[int, ...]
-    image_mean: tuple[float, ...]
-    image_std: tuple[float, ...]
+    def to_json(self) -> dict[str, Any]:
+        """Return what plan.json says."""
+        return {
+            "ranking": self.ranking,
+            "low": self.low,
+            "high": self.high,
+            "low_layers": list(self.low_layers),
+            "predicted_bytes": self.predicted_bytes,
+            "predicted_file_bytes": self.predicted_file_bytes,
+            "bpw": self.bpw,
+            "budget": dict(self.budget) | {"counts": "the text model's file; mmproj and KV cache are not counted"},
+            "order": list(self.order),
+            "near_ties": [list(pair) for pair in self.near_ties],
+            "unsettled": {str(layer): share for layer, share in self.unsettled.items()},
+            "without_importance": list(self.without_importance),
+            "tensor_types": dict(self.tensor_types),
+            "predicted_kld": self.predicted_kld and self.predicted_kld.to_json(),
+            "measured_kld": self.measured_kld and self.measured_kld.to_json(),
+            "compared": [file.to_json() for file in self.compared],
+        } | ({"predicted_speed": dict(vars(self.speed))} if self.speed else {})
 
 
 @dataclass(frozen=True)
@@ -281,21 +305,3 @@ class QuantizedModel:
     n_bytes: int
     sha256: str
     tensor_types: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Check:
-    """What was looked at, whether it is as it should be, what was found, and what to do if it is not."""
-
-    name: str
-    ok: bool
-    found: str
-    hint: str = ""
-
-    @classmethod
-    def passed(cls, name: str, found: str, hint: str = "") -> Check:
-        return cls(name, ok=True, found=found, hint=hint)
-
-    @classmethod
-    def failed(cls, name: str, found: str, hint: str) -> Check:
-        return cls(name, ok=False, found=found, hint=hint)

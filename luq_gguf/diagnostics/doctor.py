@@ -11,8 +11,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from luq_gguf.core.checks import Check, CheckReport
 from luq_gguf.core.errors import LuqError
-from luq_gguf.core.types import Check
 from luq_gguf.llamacpp import child, tools
 from luq_gguf.llamacpp.recipe import recipe
 from luq_gguf.llamacpp.tools import LlamaCpp
@@ -20,9 +20,9 @@ from luq_gguf.llamacpp.tools import LlamaCpp
 PACKAGES = ("torch", "transformers", "safetensors", "gguf", "numpy", "scikit-learn", "datasets", "huggingface-hub")
 
 
-def examine() -> list[Check]:
+def examine() -> CheckReport:
     """Return all checks, in the order in which one would fix them."""
-    return [*_python(), *_tools(), _bindings(), _converter(), *_machine()]
+    return CheckReport((*_python(), *_tools(), _bindings(), _converter(), *_machine()))
 
 
 def _python() -> Iterator[Check]:

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from luq_gguf.core.checks import Check, CheckReport
 from luq_gguf.core.errors import GGUFFileError, LuqError, RunFolderError
 from luq_gguf.core.hashing import sha256_of
-from luq_gguf.core.types import Check
 from luq_gguf.core.units import format_size
 from luq_gguf.llamacpp.gguf import imatrix, reader
 from luq_gguf.llamacpp.gguf.reader import GGUFInfo
-from luq_gguf.llamacpp.runtime.client import LlamaClient
+from luq_gguf.llamacpp.runtime.client import Limits, LlamaClient
 from luq_gguf.method import tensor_types
 from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder
@@ -31,17 +31,17 @@ _TEXT = "The quick brown fox jumps over the lazy dog."
 _PAIRS = (("qwen2vl", "qwen2"), ("qwen3vl", "qwen3"))
 
 
-def verify(target: Path, mmproj: Path | None = None, threads: int | None = None) -> list[Check]:
+def verify(target: Path, mmproj: Path | None = None, threads: int | None = None) -> CheckReport:
     """Return all checks of a run folder or a file. Raises a child of InputError where the target is neither."""
     if target.is_dir():
         run = RunFolder(target)
         if mmproj:
             raise RunFolderError("--mmproj is for a GGUF file: a run folder has its own.", "Leave it out.")
-        return list(_folder(run, threads))
+        return CheckReport(tuple(_folder(run, threads)))
     for path in (target, mmproj):
         if path and not path.is_file():
             raise GGUFFileError(f"{path} is neither a file nor a folder.", "Give a run folder or a GGUF file.")
-    return list(_files(target, mmproj, threads))
+    return CheckReport(tuple(_files(target, mmproj, threads)))
 
 
 def _folder(run: RunFolder, threads: int | None) -> Iterator[Check]:
@@ -186,13 +186,11 @@ def _belongs(model: GGUFInfo, vision: GGUFInfo) -> Check:
 def _runs(info: GGUFInfo, mmproj: Path | None, threads: int | None) -> Iterator[Check]:
     """Load the file in the pinned llama.cpp, in a child process with bounded time and memory, and read a few tokens."""
     n_bytes = info.n_bytes + (mmproj.stat().st_size if mmproj else 0)
-    seconds, memory = 120 + n_bytes / 20e6, 3 * n_bytes + 8 * 1024**3
+    limits = Limits(seconds=120 + n_bytes / 20e6, memory_bytes=3 * n_bytes + 8 * 1024**3)
     names = [f"{info.path.name}: loads", f"{info.path.name}: logits", f"{info.path.name}: image"]
     done = 0
     try:
-        with LlamaClient(
-            info.path, mmproj, threads=threads, n_ctx=2048, timeout=seconds, max_memory=memory, check=True
-        ) as client:
+        with LlamaClient(info.path, mmproj, threads=threads, n_ctx=2048, limits=limits) as client:
             yield Check.passed(names[0], f"in the pinned llama.cpp; {client.n_vocab} tokens in its vocabulary")
             done = 1
             tokens = client.tokenize(_TEXT)[0] or [0]

@@ -11,8 +11,8 @@ from typing import Any
 import gguf
 import numpy as np
 
+from luq_gguf.core.clip_vision import ClipVision
 from luq_gguf.core.errors import CheckpointError
-from luq_gguf.core.types import ClipVision
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.processor import load_processor
 

@@ -81,7 +81,7 @@ def compile_sources(into: Path, *arguments: str, targets: tuple[str, ...] = ("lu
     configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []
     for command in (configure, [cmake, "--build", str(into), "--target", *targets]):
         try:
-            child.run(command, failure=KernelsError, what="The kernels' build", hint="The lines above are CMake's own.")
+            child.run(command, child.Failure(KernelsError, "The kernels' build", "The lines above are CMake's own."))
         except OSError as error:
             raise KernelsError(
                 f"The kernels cannot be built: {command[0]}: {error.strerror}.",

@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from luq_gguf.core import machine
 from luq_gguf.core.errors import KernelsError
+from luq_gguf.core.speeds import Ratio
 from luq_gguf.kernels.ggml import BLOCK, IQ1_M, Ggml, Product, random_blocks
 from luq_gguf.llamacpp import child, tools
 from luq_gguf.method.metrics.intervals import paired_ratio
@@ -26,23 +27,29 @@ N_MATRICES = 8  # together beyond the caches
 SECONDS = 5.0
 
 
-def gain(library: Path, threads: int | None = None, seconds: float = SECONDS) -> dict[str, Any]:
-    """Return how many times as fast as ggml alone the kernels are: value, low, high and the conditions.
+@dataclass(frozen=True)
+class Gain(Ratio):
+    """How many times as fast as ggml alone the kernels are, and what was measured."""
+
+    stock_weights_per_second: float
+    weights_per_second: float
+    conditions: str
+
+
+def gain(library: Path, threads: int | None = None, seconds: float = SECONDS) -> Gain:
+    """Measure how many times as fast as ggml alone the kernels are.
 
     Raises ToolsError without the pinned llama.cpp, KernelsError where its ggml does not take the library.
     """
     threads = threads or machine.physical_cores()
     folder = tools.find().tools.parent / "lib"
     command = [tools.python(), "-m", __name__, str(folder), str(library), str(threads), str(seconds)]
-    output = child.run(command, failure=KernelsError, what="The measurement", hint="The lines above are its own.")
+    output = child.run(command, child.Failure(KernelsError, "The measurement", "The lines above are its own."))
     pairs = np.array(json.loads(output.splitlines()[-1]))
     conditions = f"matrices of {N_ROWS} x {N_COLUMNS} times a vector, {threads} threads, {len(pairs)} pairs in turns"
-    rates = N_ROWS * N_COLUMNS * N_MATRICES / np.median(pairs, axis=0)
-    return paired_ratio(pairs[:, 1], pairs[:, 0]).to_json() | {
-        "stock_weights_per_second": float(rates[0]),
-        "weights_per_second": float(rates[1]),
-        "conditions": conditions,
-    }
+    rates = (N_ROWS * N_COLUMNS * N_MATRICES / np.median(pairs, axis=0)).tolist()
+    ratio = paired_ratio(pairs[:, 1], pairs[:, 0])
+    return Gain(**vars(ratio), stock_weights_per_second=rates[0], weights_per_second=rates[1], conditions=conditions)
 
 
 def _pairs(folder: Path, library: Path, threads: int, seconds: float) -> list[tuple[float, float]]:

@@ -14,6 +14,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from subprocess import PIPE, STDOUT, Popen
 from typing import IO, Any
@@ -120,15 +121,22 @@ def failed(error: type[LuqError], code: int, message: str, output: str, hint: st
     return missing_library(output) or error(message, crash_hint(code, hint))
 
 
+@dataclass(frozen=True)
+class Failure:
+    """How it is said that a child failed: as which error, what it was that did, and what to do about it."""
+
+    error: type[LuqError]
+    what: str
+    hint: str = "The lines above are llama.cpp's own."
+
+
 def run(
     command: Sequence[str | Path],
+    failure: Failure,
     *,
-    failure: type[LuqError],
-    what: str,
     on_line: Callable[[str], None] = lambda line: None,
     cwd: Path | None = None,
     environment: dict[str, str] | None = None,
-    hint: str = "The lines above are llama.cpp's own.",
     into: Path | None = None,
 ) -> str:
     """Run a child process, hand each line (\\n or \\r) to `on_line`, and return its whole output.
@@ -147,11 +155,11 @@ def run(
         interrupts.check()
     if code and into and shutil.disk_usage(into).free < FULL:
         raise DiskSpaceError(
-            f"The disk that holds {into} is full, and {what} could not continue.",
+            f"The disk that holds {into} is full, and {failure.what} could not continue.",
             "Free some space and run the same command again: finished stages are kept.",
         )
     if code:
         plain = [line for line in lines if line.strip() and not line.startswith((" ", "Traceback"))]
         words = "\n".join(plain[-3:])
-        raise failed(failure, code, f"{what} {ended(code)}:\n{words}", words, hint)
+        raise failed(failure.error, code, f"{failure.what} {ended(code)}:\n{words}", words, failure.hint)
     return "\n".join(lines)

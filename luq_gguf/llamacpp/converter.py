@@ -26,7 +26,7 @@ def metadata_only(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> re
     Raises CheckpointError with the converter's words, as for a tokenizer it does not know.
     """
     command = [*_command(llama, checkpoint, out, name), "--vocab-only"]
-    child.run(command, failure=CheckpointError, what="llama.cpp's converter", environment=tools.python_environment())
+    child.run(command, child.Failure(CheckpointError, "llama.cpp's converter"), environment=tools.python_environment())
     return reader.read(out)
 
 
@@ -45,8 +45,7 @@ def text_tensors(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> dic
 
     child.run(
         [*_command(llama, checkpoint, out, name), "--dry-run"],
-        failure=CheckpointError,
-        what="llama.cpp's converter cannot convert this model; it",
+        child.Failure(CheckpointError, "llama.cpp's converter cannot convert this model; it"),
         on_line=on_line,
         environment=tools.python_environment(),
     )
@@ -66,8 +65,7 @@ def check_mmproj(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> Non
     command = [*_command(llama, checkpoint, out, name), "--mmproj", "--dry-run"]
     child.run(
         command,
-        failure=CheckpointError,
-        what="llama.cpp's converter cannot write the vision half of this model; it",
+        child.Failure(CheckpointError, "llama.cpp's converter cannot write the vision half of this model; it"),
         environment=tools.python_environment(),
     )
 
@@ -96,8 +94,7 @@ def to_16_bit(
         try:
             child.run(
                 _command(llama, checkpoint, part, name) + (["--mmproj"] if mmproj else []),
-                failure=ConversionError,
-                what="llama.cpp's converter",
+                child.Failure(ConversionError, "llama.cpp's converter"),
                 on_line=on_line,
                 environment=tools.python_environment(),
                 into=out.parent,

@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import PIPE
@@ -35,24 +35,26 @@ class Run:
     build: Mapping[str, Any]
 
 
-def run(
-    llama: LlamaCpp,
-    model: Path,
-    *,
-    threads: Sequence[int],
-    prompts: Sequence[int],
-    n_generate: int,
-    repetitions: int = 1,
-    kernels: Path | None = None,
-    repack: bool = True,
-) -> Run:
-    """Load a file once and measure prefill for each prompt length and decode, at each number of threads. If a plugin of
-    kernels is given, llama-bench must have loaded it; `repack` False turns off llama.cpp's own repacking.
+@dataclass(frozen=True)
+class Workload:
+    """What is measured of a file: prefill of prompts of each length and decode of `n_generate` tokens, with each number
+    of threads, so often."""
+
+    threads: tuple[int, ...]
+    prompts: tuple[int, ...]
+    n_generate: int
+    repetitions: int = 1
+
+
+def run(llama: LlamaCpp, model: Path, workload: Workload, *, kernels: Path | None = None, repack: bool = True) -> Run:
+    """Load a file once and measure all of a workload. If a plugin of kernels is given, llama-bench must have loaded it;
+    `repack` False turns off llama.cpp's own repacking.
 
     llama-bench warms up before each measurement by itself. Raises RunnerError with its words where it fails.
     """
-    command = [str(llama.tool("llama-bench")), "-m", str(model), "-o", "jsonl", "-r", str(repetitions)]
-    command += ["-t", ",".join(map(str, threads)), "-p", ",".join(map(str, prompts)) or "0", "-n", str(n_generate)]
+    command = [str(llama.tool("llama-bench")), "-m", str(model), "-o", "jsonl"]
+    command += ["-r", str(workload.repetitions), "-t", ",".join(map(str, workload.threads))]
+    command += ["-p", ",".join(map(str, workload.prompts)) or "0", "-n", str(workload.n_generate)]
     command += [] if repack else ["--repack", "0"]
     started, busy = time.monotonic(), machine.busy_seconds()
     environment = {name: value for name, value in os.environ.items() if name != PLUGIN}

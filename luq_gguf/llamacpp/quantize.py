@@ -43,7 +43,7 @@ def dry_run(llama: LlamaCpp, source: Path, ftype: str, types: Mapping[str, str] 
         if types:
             listed.write_text(tensor_types.to_text(types))
             command += ["--tensor-type-file", listed]
-        output = child.run([*command, source, ftype], failure=ConversionError, what="llama-quantize --dry-run")
+        output = child.run([*command, source, ftype], child.Failure(ConversionError, "llama-quantize --dry-run"))
     finally:
         listed.unlink(missing_ok=True)
     types_found = {}
@@ -191,8 +191,7 @@ def quantize(
         command += [os.path.relpath(part, source.parent), plan.high, *([str(threads)] if threads else [])]
         child.run(
             command,
-            failure=ConversionError,
-            what="llama-quantize",
+            child.Failure(ConversionError, "llama-quantize"),
             on_line=on_line,
             cwd=source.parent,
             into=out.parent,

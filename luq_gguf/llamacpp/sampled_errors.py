@@ -33,7 +33,7 @@ def sampled_errors(source: Path, imatrix: Path, types: Mapping[str, Collection[s
         listed = {name: sorted(kinds) for name, kinds in types.items()}
         job.write_text(json.dumps({"source": str(source), "imatrix": str(imatrix), "out": str(out), "wanted": listed}))
         command: list[str | Path] = [tools.python(), "-m", "luq_gguf.llamacpp.sampled_errors", job]
-        child.run(command, failure=ConversionError, what="ggml's quantizer")
+        child.run(command, child.Failure(ConversionError, "ggml's quantizer"))
         errors: dict[str, dict[str, float]] = json.loads(out.read_text())
         return errors
 

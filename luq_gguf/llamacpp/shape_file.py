@@ -67,8 +67,7 @@ def _fill(
     with tempfile.TemporaryDirectory() as folder:
         child.run(
             [tools.python(), "-m", "luq_gguf.llamacpp.blocks", folder, *(f"{k}:{n}:{ROWS}" for k, n in row_kinds)],
-            failure=ConversionError,
-            what="ggml's quantizer",
+            child.Failure(ConversionError, "ggml's quantizer"),
         )
         rows = {(kind, n): (Path(folder) / f"{kind}-{n}.bin").read_bytes() for kind, n in row_kinds}
     written = 0

@@ -30,5 +30,5 @@ def split(llama: LlamaCpp, path: Path, folder: Path, max_bytes: int) -> list[Pat
         size = f"{max(1, max_bytes // 10**6)}M"
         command: list[str | Path] = [llama.tool("llama-gguf-split"), "--split", "--split-max-size", size]
         command += [path, part / path.stem]
-        child.run(command, failure=ConversionError, what="llama-gguf-split", into=part)
+        child.run(command, child.Failure(ConversionError, "llama-gguf-split"), into=part)
     return sorted(folder.glob("*.gguf"))

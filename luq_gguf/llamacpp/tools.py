@@ -12,6 +12,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from luq_gguf.core import paths
 from luq_gguf.core.errors import ToolsError
@@ -42,9 +43,9 @@ class LlamaCpp:
         return path
 
 
-def pin() -> dict[str, object]:
+def pin() -> dict[str, Any]:
     """Return the pin of llama.cpp: package, version, sha256, flags, tools."""
-    content: dict[str, object] = vendor("build").PIN
+    content: dict[str, Any] = vendor("build").PIN
     return content
 
 

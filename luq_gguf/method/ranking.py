@@ -39,7 +39,7 @@ def near_ties(layers: Sequence[LayerEntropy], order: Sequence[int]) -> tuple[tup
     return tuple(ties)
 
 
-def agreement(rankings: Mapping[str, Sequence[float]]) -> dict[str, float | None]:
+def agreement(rankings: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """Return Kendall's tau between ways of estimating the entropies: 1 where they rank all layers alike, 0 by chance.
 
     "seeds": the mean over all pairs of K-means seeds; "halves": between the halves of the data; others: between that
@@ -49,7 +49,7 @@ def agreement(rankings: Mapping[str, Sequence[float]]) -> dict[str, float | None
     if not seeds or len(seeds[0]) < 2:
         return {}
     mean = np.mean(seeds, axis=0)
-    taus: dict[str, float | None] = {}
+    taus: dict[str, float] = {}
     if len(seeds) > 1:
         taus["seeds"] = float(np.mean([tau(a, b) for a, b in itertools.combinations(seeds, 2)]))
     if "half-a" in rankings and "half-b" in rankings:

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.measurements import Figures
+from luq_gguf.core.sweeps import MeterConditions
 from luq_gguf.core.types import Budget, EvalData, Plan
 from luq_gguf.evaluation import evaluate as evaluation
 from luq_gguf.evaluation.logprobs import EvalTarget
@@ -93,19 +93,19 @@ class Meter:
         evaluated = evaluation.evaluate(self._reference, self._reference, self._data, self._work, metric=self._metric)
         return Figures(self._reference.model.stat().st_size, 16.0, evaluated.result.metrics, average_bits=16.0)
 
-    def conditions(self) -> dict[str, Any]:
+    def conditions(self) -> MeterConditions:
         """Return what all points share."""
-        return {
-            "reference": self._reference.model.name,
-            "data": self._data.name,
-            "data_sha256": self._data.sha256,
-            "n_samples": len(self._data.samples),
-            "n_chunks": len(self._data.chunks),
-            "metric": self._metric,
-            "max_tokens": self._reference.max_tokens,
-            "low": self._spec.tensors.low,
-            "high": self._spec.tensors.high,
-        }
+        return MeterConditions(
+            reference=self._reference.model.name,
+            data=self._data.name,
+            data_sha256=self._data.sha256,
+            n_samples=len(self._data.samples),
+            n_chunks=len(self._data.chunks),
+            metric=self._metric,
+            max_tokens=self._reference.max_tokens,
+            low=self._spec.tensors.low,
+            high=self._spec.tensors.high,
+        )
 
     def _measured(self, plan: Plan, path: Path, make: Callable[[], None]) -> Figures:
         record = self._run.read()["stages"]["profile"]["outputs"][header_only.IMATRIX_NAME]["sha256"]
@@ -120,7 +120,7 @@ class Meter:
             target, self._reference, self._data, self._work, metric=self._metric, scratch=scratch
         )
         figures = Figures(path.stat().st_size, plan.bpw, evaluated.result.metrics)
-        serialization.write_json(cached, serialization.to_json(figures))
+        serialization.write_json(cached, figures.to_json())
         path.unlink()
         shutil.rmtree(scratch)
         return figures

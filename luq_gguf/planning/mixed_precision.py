@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from luq_gguf.benchmarking import type_benchmark
 from luq_gguf.core import machine
 from luq_gguf.core.errors import BudgetError
 from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.measurements import Figures
+from luq_gguf.core.plan_quality import ComparedFile, LowestKld, MeasuredKld, PredictedKld
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import Budget, Plan, Profile
 from luq_gguf.core.units import format_size
@@ -134,7 +134,7 @@ def best_plan(
     result = mixed_precision.search(space, constraints, kld_of, starts, seed)
     plan = variants.plan_of(spec, chosen.candidates.as_types(result.types), "best")
     figures = measure(plan)
-    predicted: dict[str, Any] | None = _predicted(result, space, most)
+    predicted: PredictedKld | None = _predicted(result, space, most)
     rival = min(rival_figures, key=lambda name: _kld(rival_figures[name]), default=None)
     if slowest is None and rival and _kld(rival_figures[rival]) < result.kld:  # of types that the variants do not hold
         plan, figures, predicted = _label(spec, rivals[rival], "best"), rival_figures[rival], None
@@ -156,11 +156,7 @@ class _PlanMeter:
         self._meter, self._variants, self._most, self._reporter = meter, variant_files, most, reporter
         self._seen: set[str] = set()
         conditions = meter.conditions()
-        data = (
-            f"{conditions['n_samples']} questions"
-            if conditions["n_samples"]
-            else f"{conditions['n_chunks']} chunks of text"
-        )
+        data = f"{conditions.n_samples} questions" if conditions.n_samples else f"{conditions.n_chunks} chunks of text"
         reporter.info(f"best: up to {self._most} files to measure, each on {data}; measurements are kept")
 
     def __call__(self, plan: Plan, *, spliced: bool = True) -> Figures:
@@ -176,10 +172,10 @@ class _PlanMeter:
         return figures
 
 
-def measured_kld(figures: Figures, meter: Meter) -> dict[str, Any]:
+def measured_kld(figures: Figures, meter: Meter) -> MeasuredKld:
     """Return what plan.json says about a measured file."""
     kld = figures.metrics.divergence
-    return {"mean": kld.mean, "low": kld.low, "high": kld.high, "on": meter.conditions()}
+    return MeasuredKld(kld.mean, kld.low, kld.high, meter.conditions())
 
 
 def _label(spec: ModelSpec, plan: Plan, ranking: str | None = None) -> Plan:
@@ -209,27 +205,27 @@ def _uniform(spec: ModelSpec, most_bytes: int) -> dict[str, Plan]:
     return {name: plans[name] for name in sorted(fit, key=lambda name: -plans[name].predicted_file_bytes)}
 
 
-def largest_uniform(spec: ModelSpec, meter: Meter, most_bytes: int) -> tuple[dict[str, Any], ...]:
+def largest_uniform(spec: ModelSpec, meter: Meter, most_bytes: int) -> tuple[ComparedFile, ...]:
     """Measure the largest uniform file at the same size."""
     largest = list(_uniform(spec, most_bytes).items())[:1]
     return tuple(_compared(name, meter.quantized(plan)) for name, plan in largest)
 
 
-def _compared(name: str, figures: Figures) -> dict[str, Any]:
+def _compared(name: str, figures: Figures) -> ComparedFile:
     kld = figures.metrics.divergence
-    return {"name": name, "file_bytes": figures.n_bytes, "kld": kld.mean, "low": kld.low, "high": kld.high}
+    return ComparedFile(name, figures.n_bytes, kld.mean, kld.low, kld.high)
 
 
-def _predicted(result: SearchResult, space: SearchSpace, most_bytes: int) -> dict[str, Any]:
-    return {
-        "value": result.predicted,
-        "error": result.predicted_error,
-        "of_all_types_within_budget": {"estimate": result.estimate, "bound": result.bound},
-        "files_measured": len(result.measured),
-        "swaps_measured": result.n_swaps,
-        "swaps_that_helped": result.n_helped,
-        "budget_left_bytes": most_bytes - space.file_bytes(result.types),
-    }
+def _predicted(result: SearchResult, space: SearchSpace, most_bytes: int) -> PredictedKld:
+    return PredictedKld(
+        value=result.predicted,
+        error=result.predicted_error,
+        of_all_types_within_budget=LowestKld(result.estimate, result.bound),
+        files_measured=len(result.measured),
+        swaps_measured=result.n_swaps,
+        swaps_that_helped=result.n_helped,
+        budget_left_bytes=most_bytes - space.file_bytes(result.types),
+    )
 
 
 def _kld(figures: Figures) -> float:

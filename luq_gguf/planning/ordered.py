@@ -55,9 +55,9 @@ def save_plan(session: Session, plan: Plan, predictor: Predictor | None = None) 
         plan = replace(plan, speed=predictor.of(plan))
 
     def make() -> None:
-        serialization.write_json(run.file("plan.json"), serialization.plan_to_json(plan))
+        serialization.write_json(run.file("plan.json"), plan.to_json())
         overrides = quantize.overrides(session.spec.source, plan)
         atomic.write_text(run.file("tensor-types.txt"), tensor_types.to_text(overrides))
 
-    run.run_stage("plan", hash_of(serialization.plan_to_json(plan)), PLAN_FILES, make)
+    run.run_stage("plan", hash_of(plan.to_json()), PLAN_FILES, make)
     return plan

@@ -6,12 +6,11 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from luq_gguf.benchmarking.predict import Predictor, predictor, tps_of
 from luq_gguf.core.errors import BudgetError
-from luq_gguf.core.measurements import SweepPoint
 from luq_gguf.core.reporter import Reporter
+from luq_gguf.core.sweeps import Sweep, SweepPoint
 from luq_gguf.core.types import Budget, Plan, Profile
 from luq_gguf.evaluation.questions import QuestionSet, check_questions
 from luq_gguf.method import orders, quality_bound, two_type_plan
@@ -99,7 +98,7 @@ def make(session: Session, profile: Profile, prepared: PlanInputs) -> Plan:
         order = measured_order(session, profile, request, meter, speeds)
     else:
         order = orders.rank(profile.layers, rule, request.seed)
-    noted: dict[str, object] = {"measured_on": meter.conditions()}
+    noted: dict[str, object] = {"measured_on": meter.conditions().to_json()}
     if budget.is_quality:
         layer_budget, tried = _within_quality(budget, order, meter, session.reporter)
         budget, noted = layer_budget, noted | tried
@@ -159,9 +158,9 @@ def measured_order(
     return order.all_layers(profile.layers, request.seed, measure, enough)
 
 
-def add_best_points(session: Session, profile: Profile, meter: Meter, swept: dict[str, Any]) -> dict[str, Any]:
+def add_best_points(session: Session, profile: Profile, meter: Meter, swept: Sweep) -> Sweep:
     """Add the best plans at the sizes of a sweep's uniform files to its points, and write sweep.json."""
-    sizes = sorted({point["n_bytes"] for point in swept["points"] if is_uniform(point["order"])})
+    sizes = sorted({point.n_bytes for point in swept.points if is_uniform(point.order)})
     for n_bytes in sizes:
         budget, best = Budget(n_bytes=n_bytes), BestRequest()
         try:
@@ -175,8 +174,8 @@ def add_best_points(session: Session, profile: Profile, meter: Meter, swept: dic
             figures = meter.quantized(plan)
         figures = replace(figures, average_bits=variants.layer_bits(session.spec, plan))
         point = SweepPoint.of("best", figures, budget_bytes=n_bytes)
-        swept["points"].append(serialization.to_json(point))
-        serialization.write_json(session.run.file("sweep.json"), swept)
+        swept = replace(swept, points=(*swept.points, point))
+        serialization.write_json(session.run.file("sweep.json"), swept.to_json())
     return swept
 
 

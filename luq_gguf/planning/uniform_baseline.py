@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Mapping
-from typing import Any
 
 from luq_gguf.core.errors import ConversionError
 from luq_gguf.core.hashing import hash_of
+from luq_gguf.core.plan_quality import UniformBaseline
 from luq_gguf.core.types import Plan
 from luq_gguf.core.units import format_size
 from luq_gguf.llamacpp import quantize, sampled_errors
@@ -19,9 +18,8 @@ from luq_gguf.run import serialization
 from luq_gguf.run.session import Session
 
 
-def estimate(session: Session, plan: Plan) -> dict[str, Any] | None:
-    """Return the largest uniform file that fits, and the sums of relative output errors of all matrices of both; None
-    where none fits, or errors cannot be computed.
+def estimate(session: Session, plan: Plan) -> UniformBaseline | None:
+    """Return the largest uniform file that fits; None where none does, or errors cannot be computed.
 
     They come from a few rows of each matrix, weighed by importance: an estimate, kept in the run folder.
     """
@@ -30,14 +28,16 @@ def estimate(session: Session, plan: Plan) -> dict[str, Any] | None:
     key = hash_of(dict(plan.tensor_types), imatrix, session.spec.checkpoint.fingerprint, sampled_errors.ROWS)
 
     def make() -> None:
-        serialization.write_json(run.file(name), _compare(session, plan))
+        baseline = _compare(session, plan)
+        serialization.write_json(run.file(name), baseline and baseline.to_json())
 
     run.run_stage("foreseen", key, [name], make)
-    content: dict[str, Any] | None = serialization.read_json(run.file(name), "convert")
-    return content
+    if serialization.read_json(run.file(name), "convert") is None:
+        return None
+    return serialization.read_value(run.file(name), UniformBaseline, "convert")
 
 
-def _compare(session: Session, plan: Plan) -> dict[str, Any] | None:
+def _compare(session: Session, plan: Plan) -> UniformBaseline | None:
     spec, reporter = session.spec, session.reporter
 
     def size(ftype: str) -> int:  # the list ascends
@@ -60,21 +60,16 @@ def _compare(session: Session, plan: Plan) -> dict[str, Any] | None:
     ours, theirs = (
         sum(errors[name][candidate.tensor_types[name]] for name in matrices) for candidate in (plan, baseline)
     )
-    return {
-        "name": uniform.name_of(ftype),
-        "file_bytes": baseline.predicted_file_bytes,
-        "error_sum": theirs,
-        "error_sum_of_plan": ours,
-    }
+    return UniformBaseline(uniform.name_of(ftype), baseline.predicted_file_bytes, theirs, ours)
 
 
-def line(baseline: Mapping[str, Any] | None) -> str | None:
+def line(baseline: UniformBaseline | None) -> str | None:
     """Return a sentence where the uniform file is expected to be better."""
-    if baseline is None or baseline["error_sum"] >= baseline["error_sum_of_plan"]:
+    if baseline is None or baseline.error_sum >= baseline.error_sum_of_plan:
         return None
-    share = baseline["error_sum"] / baseline["error_sum_of_plan"]
+    share = baseline.error_sum / baseline.error_sum_of_plan
     return (
-        f"predicted, not measured: llama-quantize's {uniform.ftype_of(baseline['name'])} file "
-        f"({format_size(baseline['file_bytes'])}) has {share:.2f} times the output errors of this file's matrices; "
+        f"predicted, not measured: llama-quantize's {uniform.ftype_of(baseline.name)} file "
+        f"({format_size(baseline.file_bytes)}) has {share:.2f} times the output errors of this file's matrices; "
         "--plan best --eval SET searches for the best types at this size"
     )

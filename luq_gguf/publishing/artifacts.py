@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from luq_gguf.core.errors import RunFolderError
+from luq_gguf.core.measurements import EvalResult
+from luq_gguf.core.speeds import Bench, BenchRow
 from luq_gguf.core.types import Plan, Profile
 from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.method import tensor_types
@@ -44,9 +46,9 @@ class RunArtifacts:
     mmproj: OutputFile | None
     imatrix: OutputFile
     compared: tuple[OutputFile, ...]
-    evals: Mapping[str, tuple[dict[str, Any], ...]]
-    speeds: Mapping[str, dict[str, Any]]
-    bench: Mapping[str, Any] | None
+    evals: Mapping[str, tuple[EvalResult, ...]]
+    speeds: Mapping[str, BenchRow]
+    bench: Bench | None
 
     @property
     def base_model(self) -> str | None:
@@ -124,51 +126,46 @@ def _check_plan_is_of(run: RunFolder, model: OutputFile, plan: Plan) -> None:
 
 def _evals(
     run: RunFolder, files_by_name: Mapping[str, OutputFile], model: OutputFile
-) -> dict[str, tuple[dict[str, Any], ...]]:
+) -> dict[str, tuple[EvalResult, ...]]:
     """Entries of eval.json of the files of this run, by file. Raises RunFolderError where they are of other files."""
     if not run.file("eval.json").exists():
         return {}
-    content = serialization.read_json(run.file("eval.json"), "eval")
-    by_file: dict[str, tuple[dict[str, Any], ...]] = {}
-    with serialization.reading(run.file("eval.json"), "eval"):
-        entries = [dict(entry) for entry in (content, *content.get("others", []))]
-    for entry in entries:
-        name = str(entry.get("file"))
+    results = serialization.read_evals(run.file("eval.json"))
+    by_file: dict[str, tuple[EvalResult, ...]] = {}
+    for result in results:
+        name = result.file
         if name not in files_by_name:
             continue
-        if entry.get("file_sha256") != files_by_name[name].sha256:
+        if result.file_sha256 != files_by_name[name].sha256:
             raise RunFolderError(
                 f"eval.json describes a different {name} than the one in this folder.",
                 f"Run luq-gguf eval {run.file(name)} again, or delete eval.json.",
             )
-        by_file[name] = (*by_file.get(name, ()), entry)
+        by_file[name] = (*by_file.get(name, ()), result)
     if model.name not in by_file:
         raise RunFolderError(
-            f"eval.json describes {content.get('file')}, not {model.name}.",
+            f"eval.json describes {results[0].file}, not {model.name}.",
             f"Run luq-gguf eval {run.file(model.name)}, or delete eval.json.",
         )
     return by_file
 
 
-def _speeds(
-    run: RunFolder, files_by_name: Mapping[str, OutputFile]
-) -> tuple[Mapping[str, Any] | None, dict[str, dict[str, Any]]]:
+def _speeds(run: RunFolder, files_by_name: Mapping[str, OutputFile]) -> tuple[Bench | None, dict[str, BenchRow]]:
     """bench.json, and its row of each file of this run in stock llama.cpp with the most threads. Raises as `_evals`
     does."""
     if not run.file("bench.json").exists():
         return None, {}
-    content = serialization.read_json(run.file("bench.json"), "bench")
     with serialization.reading(run.file("bench.json"), "bench"):
-        most = max(content["conditions"]["threads"])
-        stock = [row for row in content["rows"] if row["threads"] == most and not row.get("kernels")]
-        rows = {row["file"]: row for row in stock if row["file"] in files_by_name}
+        bench = serialization.read_bench(run.file("bench.json"))
+        stock = [row for row in bench.rows_of_most_threads if not row.kernels]
+    rows = {row.file: row for row in stock if row.file in files_by_name}
     for name, row in rows.items():
-        if row.get("sha256") != files_by_name[name].sha256:
+        if row.sha256 != files_by_name[name].sha256:
             raise RunFolderError(
                 f"bench.json describes a different {name} than the one in this folder.",
                 f"Run luq-gguf bench --run {run.path} again, or delete bench.json.",
             )
-    return content, rows
+    return bench, rows
 
 
 def companions(artifacts: RunArtifacts) -> Iterator[Path]:

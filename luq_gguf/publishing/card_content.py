@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from luq_gguf.core.json_value import given
+from luq_gguf.core.measurements import EvalResult
+from luq_gguf.core.profile_facts import CalibrationFacts
 from luq_gguf.core.units import format_size
 from luq_gguf.llamacpp import tools
 from luq_gguf.method.metrics.intervals import format_ratio
@@ -18,7 +20,6 @@ FIGURES = {
     "figures/entropy.png": "Entropy of each layer's outputs in bits, with its spread over seeds",
     "figures/types.png": "Tensor types of every layer's matrices",
 }
-QUALITY = ("kld", "accuracy", "perplexity")
 
 
 def make_card_content(
@@ -72,28 +73,27 @@ def results(artifacts: RunArtifacts) -> list[Result]:
     """Return the measured file's figures for the Hub's model-index; shares are in percent."""
     rows_of_index: list[Result] = []
     task = "visual-question-answering" if artifacts.mmproj else "text-generation"
-    for entry in artifacts.evals.get(artifacts.model.name, ()):
-        data = str(entry["conditions"]["data"] or "")
-        if entry.get("accuracy"):
-            name = f"accuracy ({entry['metric']})"
-            rows_of_index.append(Result(task, data, "accuracy", name, round(100 * entry["accuracy"]["value"], 2)))
-        if entry.get("kld"):
+    for evaluated in artifacts.evals.get(artifacts.model.name, ()):
+        data = evaluated.conditions.data or ""
+        if evaluated.accuracy:
+            name = f"accuracy ({evaluated.metric})"
+            rows_of_index.append(Result(task, data, "accuracy", name, round(100 * evaluated.accuracy.value, 2)))
+        if evaluated.kld:
             rows_of_index.append(
                 Result(
                     task,
                     data,
                     "kl_divergence",
                     "mean KL divergence from the 16-bit file",
-                    float(f"{entry['kld']['mean']:.3g}"),
+                    float(f"{evaluated.kld.mean:.3g}"),
                 )
             )
-        if entry.get("perplexity"):
+        if evaluated.perplexity:
             rows_of_index.append(
-                Result("text-generation", data, "perplexity", "perplexity", round(entry["perplexity"], 4))
+                Result("text-generation", data, "perplexity", "perplexity", round(evaluated.perplexity, 4))
             )
-        for name, benchmark in (entry.get("benchmarks") or {}).items():
-            rows = benchmark["metrics"].items()
-            rows_of_index += [Result(task, name, metric, metric, round(figure["value"], 4)) for metric, figure in rows]
+        for name, _, metric_name, metric in evaluated.benchmark_metrics:
+            rows_of_index.append(Result(task, name, metric_name, metric_name, round(metric.value, 4)))
     return rows_of_index
 
 
@@ -102,80 +102,82 @@ def _measured(artifacts: RunArtifacts) -> tuple[list[str], dict[str, list[str]],
     heads: list[str] = []
     cells: dict[str, list[str]] = {file.name: [] for file in (artifacts.model, *artifacts.compared)}
     conditions: list[str] = []
-    entries = artifacts.evals.get(artifacts.model.name, ())
-    main = next((entry for entry in entries if any(entry.get(key) for key in QUALITY)), None)
+    results_of_model = artifacts.evals.get(artifacts.model.name, ())
+    main = next((result for result in results_of_model if result.kld or result.accuracy or result.perplexity), None)
     if main:
         _add_quality(artifacts, main, heads, cells)
         conditions.append(_quality_conditions(main))
         conditions += card_plan.better_elsewhere(artifacts)
     if artifacts.speeds and artifacts.bench:
         _add_speed(artifacts, heads, cells)
-        machine, settings = artifacts.bench["machine"], artifacts.bench["conditions"]
+        bench = artifacts.bench
         conditions.append(
-            f"Speed: {cell(machine['cpu'])}, {max(settings['threads'])} threads, medians of {settings['repetitions']} "
-            "repetitions; ratios have the interval in which another run of the same command is expected to fall (95%)."
+            f"Speed: {cell(bench.machine.cpu)}, {bench.most_threads} threads, medians of "
+            f"{bench.conditions.repetitions} repetitions; ratios have the interval in which another run of the same "
+            "command is expected to fall (95%)."
         )
-    for entry in entries:
-        for name, benchmark in (entry.get("benchmarks") or {}).items():
-            figures = ", ".join(f"{metric} {figure['value']:.4g}" for metric, figure in benchmark["metrics"].items())
-            conditions.append(f"{cell(name)} by lmms-eval, {benchmark['n_samples']} samples: {cell(figures)}.")
+    for result in results_of_model:
+        for name, benchmark in (given(result.benchmarks) or {}).items():
+            figures = ", ".join(
+                f"{metric_name} {metric.value:.4g}" for metric_name, metric in benchmark.metrics.items()
+            )
+            conditions.append(f"{cell(name)} by lmms-eval, {benchmark.n_samples} samples: {cell(figures)}.")
     return heads, cells, conditions
 
 
-def _quality_conditions(main: Mapping[str, Any]) -> str:
-    on_text = not main.get("accuracy") and not main.get("kld_prompt")
-    what = f"{main['n_chunks']} chunks of 512 tokens" if on_text else f"{main['n_samples']} samples"
-    sentence = f"Quality: {what} of {cell(str(main['conditions']['data']))}"
-    sentence += f" against {cell(main['reference'])}" if main["reference"] else ""
-    sentence += "; 95% intervals are in brackets" if main.get("kld") or main.get("accuracy") else ""
-    return sentence + (". KLD is in nats, measured after every text token." if main.get("kld") else ".")
+def _quality_conditions(main: EvalResult) -> str:
+    on_text = not main.accuracy and not main.kld_prompt
+    what = f"{main.n_chunks} chunks of 512 tokens" if on_text else f"{main.n_samples} samples"
+    sentence = f"Quality: {what} of {cell(str(main.conditions.data))}"
+    sentence += f" against {cell(main.reference)}" if main.reference else ""
+    sentence += "; 95% intervals are in brackets" if main.kld or main.accuracy else ""
+    return sentence + (". KLD is in nats, measured after every text token." if main.kld else ".")
 
 
-def _add_quality(
-    artifacts: RunArtifacts, main: Mapping[str, Any], heads: list[str], cells: dict[str, list[str]]
-) -> None:
+def _add_quality(artifacts: RunArtifacts, main: EvalResult, heads: list[str], cells: dict[str, list[str]]) -> None:
     same = {name: _same_data(artifacts.evals.get(name, ()), main) for name in cells}
-    if main.get("kld"):
+    if main.kld:
         heads += ["mean KLD", "same top token"]
-        for name, entry in same.items():
-            alike = entry and entry.get("kld") and entry["reference"] == main["reference"]
-            cells[name] += _divergence(entry) if entry and alike else ["", ""]
-    if main.get("accuracy"):
+        for name, result in same.items():
+            cells[name] += _divergence(result) if result and result.reference == main.reference else ["", ""]
+    if main.accuracy:
         heads.append("accuracy")
-        for name, entry in same.items():
-            share = entry.get("accuracy") if entry else None
-            if share is None and name == main["reference"]:
-                share = main.get("reference_accuracy")
-            cells[name].append(f"{share['value']:.1%} ({share['low']:.1%} to {share['high']:.1%})" if share else "")
-    if main.get("perplexity"):
+        for name, result in same.items():
+            share = result.accuracy if result else None
+            if share is None and name == main.reference:
+                share = given(main.reference_accuracy)
+            cells[name].append(f"{share.value:.1%} ({share.low:.1%} to {share.high:.1%})" if share else "")
+    if main.perplexity:
         heads.append("perplexity")
-        for name, entry in same.items():
-            cells[name].append(f"{entry['perplexity']:.4f}" if entry and entry.get("perplexity") else "")
+        for name, result in same.items():
+            cells[name].append(f"{result.perplexity:.4f}" if result and result.perplexity else "")
 
 
-def _divergence(entry: Mapping[str, Any]) -> list[str]:
-    kld = entry["kld"]
-    return [f"{kld['mean']:.2e} ({kld['low']:.1e} to {kld['high']:.1e})", f"{entry['same_top']:.1%}"]
+def _divergence(result: EvalResult) -> list[str]:
+    kld, same_top = result.kld, result.same_top
+    if kld is None or same_top is None:
+        return ["", ""]
+    return [f"{kld.mean:.2e} ({kld.low:.1e} to {kld.high:.1e})", f"{same_top:.1%}"]
 
 
-def _same_data(entries: Sequence[Mapping[str, Any]], main: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    key = main["conditions"]["data_sha256"]
-    return next((entry for entry in entries if entry["conditions"]["data_sha256"] == key), None)
+def _same_data(results: Sequence[EvalResult], main: EvalResult) -> EvalResult | None:
+    digest = main.conditions.data_sha256
+    return next((result for result in results if result.conditions.data_sha256 == digest), None)
 
 
 def _add_speed(artifacts: RunArtifacts, heads: list[str], cells: dict[str, list[str]]) -> None:
     assert artifacts.bench
-    baseline = artifacts.bench["conditions"].get("baseline")
+    baseline = artifacts.bench.conditions.baseline
     heads += ["decode, tokens/s", "prefill, tokens/s"]
     stock = next((row for name, row in artifacts.speeds.items() if name == baseline), None)
     heads += [f"decode, relative to {artifacts.plan.high if stock else cell(str(baseline))}"] if baseline else []
     for name in cells:
         row = artifacts.speeds.get(name)
-        prefill = row["prefill_tps"] if row else None
-        cells[name].append(f"{row['decode_tps']['median']:.1f}" if row else "")
-        cells[name].append(f"{prefill['median']:.1f}" if prefill else "")
+        prefill = row.prefill_tps if row else None
+        cells[name].append(f"{row.decode_tps.median:.1f}" if row else "")
+        cells[name].append(f"{prefill.median:.1f}" if prefill else "")
         if baseline:
-            cells[name].append(format_ratio(row["decode_ratio"]) if row else "")
+            cells[name].append(format_ratio(row.decode_ratio) if row else "")
 
 
 def _files(artifacts: RunArtifacts, shards: Sequence[str], cells: Mapping[str, Sequence[str]], n: int) -> list[FileRow]:
@@ -204,9 +206,8 @@ def _compared_row(file: OutputFile, cells: Sequence[str]) -> FileRow:
     return FileRow(cell(file.name), "for comparison, not in this repository", format_size(file.n_bytes), cells)
 
 
-def _calibration(facts: Mapping[str, Any], licences: Mapping[str, str | None]) -> str:
-    commits = facts.get("revisions") or {}
-    images, text = card_plan.sources(facts)
+def _calibration(facts: CalibrationFacts, licences: Mapping[str, str | None]) -> str:
+    commits, (images, text) = facts.commits, facts.sets
 
     def named(source: object) -> str:
         name = str(source)
@@ -217,31 +218,26 @@ def _calibration(facts: Mapping[str, Any], licences: Mapping[str, str | None]) -
         return f"[{cell(name)}](https://huggingface.co/datasets/{data}) at `{commits[name][:12]}` ({licence_note})"
 
     parts = []
-    if facts.get("n_multimodal"):
-        parts.append(f"{facts['n_multimodal']} samples with images from {named(images)}")
-    if facts.get("n_text"):
-        parts.append(f"{facts['n_text']} text-only samples from {named(text or images)}")
+    if facts.n_multimodal:
+        parts.append(f"{facts.n_multimodal} samples with images from {named(images)}")
+    if facts.n_text:
+        parts.append(f"{facts.n_text} text-only samples from {named(text or images)}")
     return (
-        f"{' and '.join(parts)}: {facts['n_tokens']} tokens, alpha {facts['alpha']:g}, seed {facts['seed']}. sha256 of "
-        f"the calibration set: `{facts['sha256']}`."
+        f"{' and '.join(parts)}: {facts.n_tokens} tokens, alpha {facts.alpha:g}, seed {facts.seed}. sha256 of "
+        f"the calibration set: `{facts.sha256}`."
     )
 
 
 def _again(artifacts: RunArtifacts, base_model: str | None) -> str:
-    sources: Any = artifacts.profile.calibration.get("sources") or ()
-    local = [source for source in sources if source not in _commits(artifacts)]
+    calibration = artifacts.profile.calibration
+    local = [source for source in calibration.sources if source not in calibration.commits]
     sentence = "The same inputs and seed give the same plan, and on the same machine the same bytes."
     if local or not base_model:
         sentence += " You need your own copy of these local inputs: " + ", ".join(
-            f"`{name}`" for name in (*([] if base_model else [artifacts.profile.model]), *map(str, local))
+            f"`{name}`" for name in (*([] if base_model else [artifacts.profile.model]), *local)
         )
         sentence += "."
     return sentence
-
-
-def _commits(artifacts: RunArtifacts) -> Mapping[str, str]:
-    revisions: Mapping[str, str] = artifacts.profile.calibration.get("revisions") or {}  # type: ignore[assignment]
-    return revisions
 
 
 def _pins(artifacts: RunArtifacts, base_model: str | None) -> list[tuple[str, str]]:

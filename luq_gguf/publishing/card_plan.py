@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, cast
+from typing import cast
 
+from luq_gguf.core.sweeps import Sweep
 from luq_gguf.method.orders import ORDERS
 from luq_gguf.method.uniform import ftype_of
 from luq_gguf.publishing.artifacts import RunArtifacts
@@ -34,17 +34,17 @@ def why(artifacts: RunArtifacts) -> str:
 def command(artifacts: RunArtifacts, base_model: str | None) -> str:
     plan, facts = artifacts.plan, artifacts.profile.calibration
     parts = ["luq-gguf convert", base_model or artifacts.profile.model, "--out out"]
-    images, text = sources(facts)
+    images, text = facts.sets
     parts += [f"--calib {images}"] if images else []
     parts += [f"--calib-text {text}"] if text else []
-    parts.append(f"--alpha {facts['alpha']:g} --samples {int(str(facts['n_multimodal'])) + int(str(facts['n_text']))}")
-    parts.append(f"--seed {facts['seed']}")
+    parts.append(f"--alpha {facts.alpha:g} --samples {facts.n_multimodal + (facts.n_text or 0)}")
+    parts.append(f"--seed {facts.seed}")
     if plan.ranking == "best":
         size = plan.budget.get("n_bytes")
         parts.append(f"--plan best --types {','.join(map(str, cast('list[object]', plan.budget.get('types', []))))}")
         parts.append(f"--per {plan.budget.get('per', 'layer')}")
         parts.append(f"--target-size {size}" if size else f"--target-bpw {plan.budget.get('bpw')}")
-        parts += [f"--eval {plan.measured_kld['on']['data']}"] if plan.measured_kld else []
+        parts += [f"--eval {plan.measured_kld.on.data}"] if plan.measured_kld else []
         return " ".join(parts)
     parts.append(f"--low {plan.low} --high {plan.high} --low-layers {len(plan.low_layers)}")
     parts += [f"--rank {plan.ranking}"] if plan.ranking != "entropy" else []
@@ -60,29 +60,24 @@ def better_elsewhere(artifacts: RunArtifacts) -> list[str]:
     if not path.exists():
         return []
     with serialization.reading(path, "sweep"):
-        return _better_in(serialization.read_json(path, "sweep"), artifacts, (plan.low, plan.high))
+        return _better_in(serialization.read_sweep(path), artifacts)
 
 
-def _better_in(sweep: Mapping[str, Any], artifacts: RunArtifacts, types: tuple[str, str]) -> list[str]:
-    points, n_low = sweep["points"], len(artifacts.plan.low_layers)
-    if (sweep["conditions"]["low"], sweep["conditions"]["high"]) != types:
+def _better_in(swept: Sweep, artifacts: RunArtifacts) -> list[str]:
+    plan = artifacts.plan
+    if (swept.conditions.low, swept.conditions.high) != (plan.low, plan.high):
         return []
-    ours = next((p for p in points if p["n_low"] == n_low and p["order"] == artifacts.plan.ranking), None)
-    uniform = [p for p in points if p["n_low"] is None and p["metrics"]["kld"]]
-    fitting = [p for p in uniform if p["n_bytes"] <= artifacts.model.n_bytes]
-    if not ours or not ours["metrics"]["kld"] or not fitting:
-        return []
-    best = min(fitting, key=lambda p: p["metrics"]["kld"]["mean"])
-    best_kld, our_kld = best["metrics"]["kld"]["mean"], ours["metrics"]["kld"]["mean"]
-    if best_kld >= our_kld:
+    n_low = len(plan.low_layers)
+    ours = next((p.metrics.kld for p in swept.points if p.n_low == n_low and p.order == plan.ranking), None)
+    klds = {
+        point.order: point.metrics.kld.mean
+        for point in swept.points
+        if point.n_low is None and point.metrics.kld and point.n_bytes <= artifacts.model.n_bytes
+    }
+    best = min(klds, key=lambda order: klds[order], default=None)
+    if ours is None or best is None or klds[best] >= ours.mean:
         return []
     return [
-        f"At the same size or smaller, llama-quantize's {ftype_of(best['order'])} file measured better on the "
-        f"questions of sweep.json: mean KLD {best_kld:.2e} compared with {our_kld:.2e}."
+        f"At the same size or smaller, llama-quantize's {ftype_of(best)} file measured better on the "
+        f"questions of sweep.json: mean KLD {klds[best]:.2e} compared with {ours.mean:.2e}."
     ]
-
-
-def sources(facts: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """Return the sets of images and of text; profiles of older versions have them in a list."""
-    listed = [*(facts.get("sources") or ()), None, None]
-    return facts.get("images", listed[0]), facts.get("text", listed[1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,6 +163,5 @@ def _write_card(
 
 def _licences(finished: RunArtifacts) -> dict[str, str | None]:
     """Of the Hub datasets that the run was calibrated with, as their cards name them."""
-    commits = finished.profile.calibration.get("revisions")
-    listed = commits if isinstance(commits, Mapping) else {}
-    return {str(name): card.dataset_licence(str(name).split(":")[0], str(commit)) for name, commit in listed.items()}
+    commits = finished.profile.calibration.commits
+    return {name: card.dataset_licence(name.split(":")[0], commit) for name, commit in commits.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +27,20 @@ def report(run_dir: Path) -> list[Path]:
             if drawn:
                 type_map.draw(type_map.TypeMap.of(reader.read(drawn)), folder / "types.png")
             sections.append(page.plan_section(planned, folder / "types.png" if drawn else None))
-        measured: tuple[tuple[str, Callable[[Mapping[str, Any]], page.Section]], ...] = (
-            ("sweep", lambda content: page.sweep_section(content, folder)),
-            ("alpha", lambda content: page.mix_section(content, folder)),
-            ("eval", page.eval_section),
-            ("bench", lambda content: page.throughput_section(content, folder)),
-            ("eval", page.benchmarks_section),
+        measured: tuple[tuple[str, Callable[[Path], Any], Callable[[Any], page.Section]], ...] = (
+            ("sweep", serialization.read_sweep, lambda swept: page.sweep_section(swept, folder)),
+            ("alpha", serialization.read_mix, lambda mix: page.mix_section(mix, folder)),
+            ("eval", serialization.read_evals, page.eval_section),
+            ("bench", serialization.read_bench, lambda bench: page.throughput_section(bench, folder)),
+            ("eval", serialization.read_evals, page.benchmarks_section),
         )
         sizes = _sizes(run)
         if sizes:
             sections.append(page.sizes_section(sizes, folder))
-        for name, section in measured:
-            if run.file(f"{name}.json").exists():
-                content = serialization.read_json(run.file(f"{name}.json"), name)
-                with serialization.reading(run.file(f"{name}.json"), name):
-                    built = section(content)
+        for name, read, section in measured:
+            if (path := run.file(f"{name}.json")).exists():
+                with serialization.reading(path, name):
+                    built = section(read(path))
                 sections += [built] if built.rows or built.images else []
         atomic.write_text(run.file("report.html"), page.render(profiled.model, sections))
         return [run.file("report.html"), *sorted(folder.glob("*.png"))]

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from luq_gguf.core import atomic
+from luq_gguf.core.measurements import Estimate
+from luq_gguf.core.speeds import BenchRow
+from luq_gguf.core.sweeps import MixPoint, SweepPoint
 from luq_gguf.core.types import Profile
 from luq_gguf.method import uniform
 from luq_gguf.method.orders import ORDERS, is_seeded
@@ -91,40 +94,35 @@ def entropy_by_modality(profile: Profile, path: Path) -> bool:
     return True
 
 
-def value_of(point: Mapping[str, Any], metric: str) -> float | None:
-    figure = point["metrics"].get(metric)
-    return None if figure is None else float(figure["mean" if metric.startswith("kld") else "value"])
-
-
-def order_matters(points: Sequence[Mapping[str, Any]], metric: str, path: Path) -> bool:
+def order_matters(points: Sequence[SweepPoint], metric: str, path: Path) -> bool:
     """Draw a metric by the number of low layers, a line for every order; return False if it was not measured."""
-    if any(value_of(point, metric) is None for point in points if point["n_low"] is not None):
-        return False
+    values: dict[str, dict[int, list[float]]] = {order: {} for order in STYLES}
+    for point in points:
+        if point.n_low is None:
+            continue
+        if (estimate := point.metrics.estimate(metric)) is None:
+            return False
+        if point.order in values:
+            values[point.order].setdefault(point.n_low, []).append(estimate.value)
 
     def draw(axes: Any) -> None:
         from matplotlib.ticker import PercentFormatter
 
-        shown: list[list[float]] = []
-        for order, style in STYLES.items():
-            by_count: dict[int, list[float]] = {}
-            for point in points:
-                if point["order"] == order and point["n_low"] is not None:
-                    by_count.setdefault(point["n_low"], []).append(value_of(point, metric) or 0.0)
+        for order, by_count in values.items():
             if not by_count:
                 continue
-            counts = sorted(by_count)
+            counts, style = sorted(by_count), STYLES[order]
             middle = [sum(by_count[n]) / len(by_count[n]) for n in counts]
-            shown += by_count.values()
             axes.plot(counts, middle, markersize=5, **style)
             if is_seeded(order) and max(map(len, by_count.values())) > 1:
                 low, high = [min(by_count[n]) for n in counts], [max(by_count[n]) for n in counts]
                 axes.fill_between(counts, low, high, color=style["color"], alpha=0.2, linewidth=0)
-        if metric.startswith("kld"):
+        if metric == "kld":
             axes.set(ylabel="mean KLD from the 16-bit file, nats")
             _log_scale(axes)
         else:
-            values = [value for values in shown for value in values]
-            axes.set(ylabel=metric, ylim=(min(values) - 0.02, min(max(values) + 0.005, 1.002)))
+            shown = [value for by_count in values.values() for of_count in by_count.values() for value in of_count]
+            axes.set(ylabel=metric, ylim=(min(shown) - 0.02, min(max(shown) + 0.005, 1.002)))
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.set(xlabel="number of low layers")
         axes.legend(frameon=False, fontsize=8)
@@ -140,26 +138,28 @@ ARMS: Mapping[str, dict[str, Any]] = {
 }
 
 
-def mix_effect(points: Sequence[Mapping[str, Any]], n_low: int, metric: str, path: Path) -> bool:
+def mix_effect(points: Sequence[MixPoint], n_low: int, metric: str, path: Path) -> bool:
     """Draw a metric by alpha at one number of low layers, a line for each thing that changes with alpha.
 
     Returns False if the metric was not measured.
     """
-    shown = [point for point in points if point["n_low"] == n_low]
-    if any(value_of(point, metric) is None for point in shown):
-        return False
+    lines: dict[str, list[tuple[float, Estimate]]] = {arm: [] for arm in ARMS}
+    for point in sorted(points, key=lambda p: p.alpha):
+        if point.n_low != n_low:
+            continue
+        if (estimate := point.metrics.estimate(metric)) is None:
+            return False
+        if point.changes in lines:
+            lines[point.changes].append((point.alpha, estimate))
 
     def draw(axes: Any) -> None:
         for arm, style in ARMS.items():
-            line = sorted((p["alpha"], p) for p in shown if p["changes"] == arm)
-            intervals = [point["metrics"][metric] for _, point in line]
-            middle = [value_of(point, metric) or 0.0 for _, point in line]
-            bars = [[v - h["low"] for v, h in zip(middle, intervals, strict=True)]]
-            bars.append([h["high"] - v for v, h in zip(middle, intervals, strict=True)])
-            axes.errorbar([alpha for alpha, _ in line], middle, yerr=bars, capsize=3, markersize=5, **style)
-        name = "mean KLD from the 16-bit file, nats" if metric.startswith("kld") else metric
+            alphas, estimates = [alpha for alpha, _ in lines[arm]], [estimate for _, estimate in lines[arm]]
+            bars = [[e.value - e.low for e in estimates], [e.high - e.value for e in estimates]]
+            axes.errorbar(alphas, [e.value for e in estimates], yerr=bars, capsize=3, markersize=5, **style)
+        name = "mean KLD from the 16-bit file, nats" if metric == "kld" else metric
         axes.set(xlabel="alpha: share of calibration samples with images", ylabel=name)
-        axes.set_ylim(bottom=0 if metric.startswith("kld") else None)
+        axes.set_ylim(bottom=0 if metric == "kld" else None)
         axes.legend(frameon=False, fontsize=8, title="what changes with alpha", title_fontsize=8)
 
     _save(path, draw)
@@ -189,23 +189,18 @@ def sizes(files: Sequence[tuple[str, Mapping[str, int]]], path: Path) -> None:
     _save(path, draw, (6.4, 1.2 + 0.45 * len(files)), grid="x")
 
 
-def bench_name(row: Mapping[str, Any]) -> str:
-    """Return the name of a row of bench.json: its file, and whether it ran with our kernels."""
-    return str(row["file"]) + (" with kernels" if row.get("kernels") else "")
-
-
-def throughput(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+def throughput(rows: Sequence[BenchRow], path: Path) -> None:
     """Draw decode and prefill of files side by side, in tokens/s: medians, with error bars from the slowest to the
     fastest sample."""
-    looks = (("decode_tps", "decode", "#0b559f", ""), ("prefill_tps", "prefill", "#9ecae1", "//"))
+    decode = [(row.name.replace(".gguf", ""), row.decode_tps) for row in rows]
+    prefill = [(row.name.replace(".gguf", ""), row.prefill_tps) for row in rows if row.prefill_tps]
+    looks = ((decode, "decode", "#0b559f", ""), (prefill, "prefill", "#9ecae1", "//"))
 
     def draw(axes: Sequence[Any]) -> None:
-        for panel, (key, title, colour, hatch) in zip(axes, looks, strict=True):
-            shown = [row for row in rows if row[key]]
-            medians = [row[key]["median"] for row in shown]
-            least = [row[key]["median"] - min(row[key]["samples"]) for row in shown]
-            most = [max(row[key]["samples"]) - row[key]["median"] for row in shown]
-            labels = [bench_name(row).replace(".gguf", "") for row in shown]
+        for panel, (shown, title, colour, hatch) in zip(axes, looks, strict=True):
+            labels, medians = [label for label, _ in shown], [tps.median for _, tps in shown]
+            least = [tps.median - min(tps.samples) for _, tps in shown]
+            most = [max(tps.samples) - tps.median for _, tps in shown]
             panel.barh(
                 labels, medians, xerr=[least, most], color=colour, hatch=hatch, edgecolor="#333333", linewidth=0.5,
                 capsize=3,
@@ -222,23 +217,27 @@ def unit_of(n_bytes: int) -> tuple[int, str]:
     return (1024**3, "GiB") if n_bytes > 2**30 // 10 else (1024**2, "MiB")
 
 
-def trade_off(points: Sequence[Mapping[str, Any]], path: Path) -> bool:
+def trade_off(points: Sequence[SweepPoint], path: Path) -> bool:
     """Draw mean KLD by file size, for orders of low layers and uniform files; return False if no KLD was measured."""
-    shown = [point for point in points if value_of(point, "kld") and point["order"] != uniform.REFERENCE]
+    shown = [
+        (point.order, point.n_bytes, point.metrics.kld.mean)
+        for point in points
+        if point.metrics.kld and point.metrics.kld.mean and point.order != uniform.REFERENCE
+    ]
     if not shown:
         return False
-    unit, name = unit_of(max(p["n_bytes"] for p in shown))
+    unit, name = unit_of(max(n_bytes for _, n_bytes, _ in shown))
 
     def draw(axes: Any) -> None:
-        for order in (*(name for name, order_rule in ORDERS.items() if order_rule.by_size), "best"):
-            line = sorted((p["n_bytes"] / unit, value_of(p, "kld")) for p in shown if p["order"] == order)
+        for line_order in (*(name for name, order_rule in ORDERS.items() if order_rule.by_size), "best"):
+            line = sorted((n_bytes / unit, kld) for order, n_bytes, kld in shown if order == line_order)
             if line:
-                axes.plot([x for x, _ in line], [y for _, y in line], markersize=5, **STYLES[order])
-        others = sorted((p for p in shown if uniform.is_uniform(p["order"])), key=lambda p: p["n_bytes"])
-        for number, point in enumerate(others):
-            at = point["n_bytes"] / unit, value_of(point, "kld")
+                axes.plot([x for x, _ in line], [y for _, y in line], markersize=5, **STYLES[line_order])
+        others = sorted((point for point in shown if uniform.is_uniform(point[0])), key=lambda point: point[1])
+        for number, (order, n_bytes, kld) in enumerate(others):
+            at = n_bytes / unit, kld
             axes.plot(*at, "D", color="black", markersize=5, markerfacecolor="white")
-            label, below = uniform.ftype_of(point["order"]), number % 2 == 1  # neighbours would cover each other
+            label, below = uniform.ftype_of(order), number % 2 == 1  # neighbours would cover each other
             offset = (0, -7 if below else 7)
             axes.annotate(
                 label, at, textcoords="offset points", xytext=offset, fontsize=8, ha="center",

@@ -10,9 +10,12 @@ from typing import Any
 
 import jinja2
 
+from luq_gguf.core.json_value import given
+from luq_gguf.core.measurements import EvalResult
+from luq_gguf.core.speeds import Bench
+from luq_gguf.core.sweeps import CalibrationMix, MeterConditions, MixPoint, Sweep, SweepPoint
 from luq_gguf.core.types import Plan, Profile
 from luq_gguf.core.units import format_size
-from luq_gguf.method import ranking
 from luq_gguf.method.metrics.intervals import format_ratio
 from luq_gguf.method.uniform import ftype_of
 from luq_gguf.reporting import figures
@@ -78,23 +81,21 @@ def profile_section(profile: Profile, plan: Plan | None, folder: Path) -> Sectio
     low = plan.low_layers if plan else ()
     figures.entropy_by_layer(profile, low, folder / "entropy.png")
     estimator, calibration = profile.estimator, profile.calibration
-    conditions = f"K = {estimator.get('k')}, token vectors {_plain(estimator.get('token_vectors'))}, alpha "
-    conditions += f"{calibration.get('alpha')}, {_plain(calibration.get('sources'))}"
+    conditions = f"K = {estimator.k}, token vectors {_plain(estimator.token_vectors)}, alpha "
+    conditions += f"{calibration.alpha}, {_plain(calibration.sources)}"
     what = "Entropy of each decoder layer's outputs; bars: standard deviation over K-means seeds"
     images = [_image(folder / "entropy.png", what, conditions)]
     if figures.entropy_by_modality(profile, folder / "modality.png"):
         what = "Entropy by depth, for tokens of samples with images and of samples without"
         images.append(_image(folder / "modality.png", what, conditions))
-    taus = ranking.agreement(profile.rankings)
     texts = []
-    if taus:
-        agreement = ", ".join(f"{way} {tau:.2f}" for way, tau in taus.items())
+    if profile.kendall_tau:
+        agreement = ", ".join(f"{way} {tau:.2f}" for way, tau in profile.kendall_tau.items())
         texts.append(
             f"Agreement of the ranking between ways of estimating it (Kendall's tau; 1 is the same order): {agreement}."
         )
-    return Section(
-        "Entropy", texts, images=images, conditions=_conditions_line({**profile.calibration, **profile.estimator})
-    )
+    facts = {**calibration.to_json(), **estimator.to_json()}
+    return Section("Entropy", texts, images=images, conditions=_conditions_line(facts))
 
 
 def plan_section(plan: Plan, types: Path | None) -> Section:
@@ -103,13 +104,11 @@ def plan_section(plan: Plan, types: Path | None) -> Section:
         f"Predicted file: {format_size(plan.predicted_file_bytes)}, {plan.bpw:.3f} bits per weight.",
     ]
     if measured := plan.measured_kld:
-        interval = f"{measured['low']:.3g} to {measured['high']:.3g}"
+        interval = f"{measured.low:.3g} to {measured.high:.3g}"
         texts.append(
-            f"Measured during planning: mean KLD {measured['mean']:.3g} ({interval}). Other files that were measured:"
+            f"Measured during planning: mean KLD {measured.mean:.3g} ({interval}). Other files that were measured:"
         )
-        texts += [
-            f"{entry['name']}, {format_size(entry['file_bytes'])}: {entry['kld']:.3g}." for entry in plan.compared
-        ]
+        texts += [f"{file.name}, {format_size(file.file_bytes)}: {file.kld:.3g}." for file in plan.compared]
     if better := better_line(plan):
         texts.append(f"{better[0].upper()}{better[1:]}.")
     if unsettled := unsettled_line(plan):
@@ -119,8 +118,8 @@ def plan_section(plan: Plan, types: Path | None) -> Section:
     return Section("Plan", texts, images=images, conditions=counted)
 
 
-def sweep_section(sweep: Mapping[str, Any], folder: Path) -> Section:
-    points, conditions = sweep["points"], _measured_on(sweep["conditions"])
+def sweep_section(swept: Sweep, folder: Path) -> Section:
+    points, conditions = swept.points, _measured_on(swept.conditions)
     images = []
     for metric, what in (("kld", "mean KLD"), ("accuracy", "accuracy")):
         drawn = folder / f"order-{metric}.png"
@@ -129,44 +128,42 @@ def sweep_section(sweep: Mapping[str, Any], folder: Path) -> Section:
     if figures.trade_off(points, folder / "trade-off.png"):
         what = "Trade-off: KL divergence by file size, compared with llama-quantize's uniform files"
         images.append(_image(folder / "trade-off.png", what, conditions))
-    uniform = sorted((p for p in points if p["n_low"] is None), key=lambda p: (p["n_bytes"], p["order"]))
-    rows = [_row(ftype_of(p["order"]), p) for p in uniform]
-    paper = [p for p in points if p["order"] == "entropy"]
-    rows += [_row(f"LUQ, {p['n_low']} low", p) for p in sorted(paper, key=lambda p: p["n_low"])]
+    uniform = sorted((p for p in points if p.n_low is None), key=lambda p: (p.n_bytes, p.order))
+    rows = [_row(ftype_of(point.order), point) for point in uniform]
+    paper = [point for point in points if point.order == "entropy"]
+    rows += [_row(f"LUQ, {point.n_low} low", point) for point in sorted(paper, key=lambda p: p.n_low or 0)]
     head = ("file", "size", "bits per weight of layers", "mean KLD", "95% interval", "same top token", "accuracy")
-    return Section("Sweep", (), head, rows, images, _conditions_line(sweep["conditions"]))
+    return Section("Sweep", (), head, rows, images, _conditions_line(swept.conditions.to_json()))
 
 
-def _measured_on(conditions: Mapping[str, Any]) -> str:
-    n = f"{conditions['n_samples']} questions" if conditions["n_samples"] else f"{conditions['n_chunks']} chunks"
+def _measured_on(conditions: MeterConditions) -> str:
+    n = f"{conditions.n_samples} questions" if conditions.n_samples else f"{conditions.n_chunks} chunks"
     return (
-        f"{n} of {conditions['data']}, after every text token, compared with {conditions['reference']}; "
-        f"low {conditions['low']}, high {conditions['high']}"
+        f"{n} of {conditions.data}, after every text token, compared with {conditions.reference}; "
+        f"low {conditions.low}, high {conditions.high}"
     )
 
 
-def mix_section(content: Mapping[str, Any], folder: Path) -> Section:
+def mix_section(mix: CalibrationMix, folder: Path) -> Section:
     """Make the section on what changes with alpha: files with its ranking, its importance, or both."""
-    points, conditions = content["points"], content["conditions"]
     caption_conditions = (
-        f"{_measured_on(conditions)}; what does not change with alpha is the run's own, of alpha "
-        f"{content['run_alpha']:g}"
+        f"{_measured_on(mix.conditions)}; what does not change with alpha is the run's own, of alpha {mix.run_alpha:g}"
     )
     images = []
-    for count in sorted({point["n_low"] for point in points}):
+    for count in sorted({point.n_low for point in mix.points}):
         drawn = folder / f"alpha-{count}.png"
-        if figures.mix_effect(points, count, "kld", drawn):
+        if figures.mix_effect(mix.points, count, "kld", drawn):
             what = f"Mean KLD by alpha with {count} low layers; bars: 95% intervals"
             images.append(_image(drawn, what, caption_conditions))
-    taus = ", ".join(f"{row['alpha']:g}: {row['kendall_tau']:.2f}" for row in content["rankings"])
-    texts = [f"Kendall's tau between each alpha's ranking and the run's own (alpha {content['run_alpha']:g}): {taus}."]
+    taus = ", ".join(f"{ranking.alpha:g}: {ranking.kendall_tau:.2f}" for ranking in mix.rankings)
+    texts = [f"Kendall's tau between each alpha's ranking and the run's own (alpha {mix.run_alpha:g}): {taus}."]
     head = ("alpha", "low layers", "changes with alpha", "mean KLD", "95% interval", "accuracy")
     rows = []
-    for point in sorted(points, key=lambda p: (p["n_low"], p["alpha"])):
+    for point in sorted(mix.points, key=lambda p: (p.n_low, p.alpha)):
         _, _, _, kld, interval, _, accuracy = _row("", point)
-        arm = figures.ARMS[point["changes"]]["label"]
-        rows.append([f"{point['alpha']:g}", str(point["n_low"]), arm, kld, interval, accuracy])
-    return Section("Alpha", texts, head, rows, images, _conditions_line(conditions))
+        arm = figures.ARMS[point.changes]["label"]
+        rows.append([f"{point.alpha:g}", str(point.n_low), arm, kld, interval, accuracy])
+    return Section("Alpha", texts, head, rows, images, _conditions_line(mix.conditions.to_json()))
 
 
 def sizes_section(files: Sequence[tuple[str, Mapping[str, int]]], folder: Path) -> Section:
@@ -176,75 +173,74 @@ def sizes_section(files: Sequence[tuple[str, Mapping[str, int]]], folder: Path) 
     return Section("Sizes", (), head, rows, [_image(folder / "sizes.png", "Sizes of the files of this run")])
 
 
-def throughput_section(content: Mapping[str, Any], folder: Path) -> Section:
+def throughput_section(result: Bench, folder: Path) -> Section:
     """Make the section on bench.json: decode and prefill of files, with the machine that they were measured on."""
-    conditions, machine = content["conditions"], content["machine"]
-    most = max(conditions["threads"])
-    rows = [row for row in content["rows"] if row["threads"] == most]
-    figures.throughput(rows, folder / "throughput.png")
-    length = max(conditions["prompt_tokens"], default=0)
+    conditions, machine = result.conditions, result.machine
+    figures.throughput(result.rows_of_most_threads, folder / "throughput.png")
+    length = max(conditions.prompt_tokens, default=0)
     caption_conditions = (
-        f"{machine['cpu']}, {most} threads, {conditions['repetitions']} repetitions, prompts of {length} tokens"
+        f"{machine.cpu}, {result.most_threads} threads, {conditions.repetitions} repetitions, "
+        f"prompts of {length} tokens"
     )
     what = "Decode and prefill; bars: medians, lines: from the slowest to the fastest repetition"
     images = [_image(folder / "throughput.png", what, caption_conditions)]
-    baseline = conditions["baseline"] or "Q4_K_M"
+    baseline = conditions.baseline or "Q4_K_M"
     head = ("file", "threads", "decode", f"x {baseline}", "prefill", f"x {baseline}", "peak memory")
     cells = []
-    for row in content["rows"]:
-        prefill = f"{row['prefill_tps']['median']:.1f}" if row["prefill_tps"] else ""
-        ratios = [format_ratio(row["decode_ratio"]), format_ratio(row["prefill_ratio"])]
-        speeds = [f"{row['decode_tps']['median']:.1f}", ratios[0], prefill, ratios[1]]
-        cells.append([figures.bench_name(row), str(row["threads"]), *speeds, format_size(row["peak_rss_bytes"])])
-    caption_conditions = _conditions_line({**conditions, **{k: v for k, v in machine.items() if k != "build"}})
+    for row in result.rows:
+        prefill = f"{row.prefill_tps.median:.1f}" if row.prefill_tps else ""
+        ratios = [format_ratio(row.decode_ratio), format_ratio(row.prefill_ratio)]
+        speeds = [f"{row.decode_tps.median:.1f}", ratios[0], prefill, ratios[1]]
+        cells.append([row.name, str(row.threads), *speeds, format_size(row.peak_rss_bytes)])
+    machine_facts = {key: fact for key, fact in machine.to_json().items() if key != "build"}
+    caption_conditions = _conditions_line({**conditions.to_json(), **machine_facts})
     return Section("Throughput", (), head, cells, images, caption_conditions)
 
 
-def _row(name: str, point: Mapping[str, Any]) -> list[str]:
-    metrics = point["metrics"]
-    kld, accuracy = metrics["kld"], metrics["accuracy"]
+def _row(name: str, point: SweepPoint | MixPoint) -> list[str]:
+    bits, kld, accuracy = given(point.average_bits), point.metrics.kld, point.metrics.accuracy
+    same_top = point.metrics.same_top
     return [
         name,
-        format_size(point["n_bytes"]),
-        f"{point['average_bits']:.2f}",
-        f"{kld['mean']:.2e}" if kld else "",
-        f"{kld['low']:.1e} to {kld['high']:.1e}" if kld else "",
-        f"{metrics['same_top']:.1%}" if metrics["same_top"] is not None else "",
-        f"{accuracy['value']:.1%} ({accuracy['low']:.1%} to {accuracy['high']:.1%})" if accuracy else "",
+        format_size(point.n_bytes),
+        f"{bits:.2f}" if bits is not None else "",
+        f"{kld.mean:.2e}" if kld else "",
+        f"{kld.low:.1e} to {kld.high:.1e}" if kld else "",
+        f"{same_top:.1%}" if same_top is not None else "",
+        f"{accuracy.value:.1%} ({accuracy.low:.1%} to {accuracy.high:.1%})" if accuracy else "",
     ]
 
 
-def eval_section(content: Mapping[str, Any]) -> Section:
-    entries = [content, *content.get("others", [])]
+def eval_section(results: Sequence[EvalResult]) -> Section:
+    """Make the section on eval.json; its conditions are those of the last evaluation, which comes first."""
     rows = [
         [
-            entry["file"],
-            f"{entry['kld']['mean']:.2e}" if entry["kld"] else "",
-            f"{entry['kld']['floor']:.1e}" if entry["kld"] else "",
-            f"{entry['same_top']:.1%}" if entry["same_top"] is not None else "",
-            f"{entry['accuracy']['value']:.1%}" if entry["accuracy"] else "",
-            f"{entry['perplexity']:.4f}" if entry["perplexity"] else "",
-            str(entry["n_samples"]),
+            result.file,
+            f"{result.kld.mean:.2e}" if result.kld else "",
+            f"{result.kld.floor:.1e}" if result.kld and result.kld.floor is not None else "",
+            f"{result.same_top:.1%}" if result.same_top is not None else "",
+            f"{result.accuracy.value:.1%}" if result.accuracy else "",
+            f"{result.perplexity:.4f}" if result.perplexity else "",
+            str(result.n_samples),
         ]
-        for entry in entries
+        for result in results
     ]
     head = ("file", "mean KLD", "noise floor", "same top token", "accuracy", "perplexity", "samples")
-    return Section("Measured files", (), head, rows, conditions=_conditions_line(content["conditions"]))
+    return Section("Measured files", (), head, rows, conditions=_conditions_line(results[0].conditions.to_json()))
 
 
-def benchmarks_section(content: Mapping[str, Any]) -> Section:
+def benchmarks_section(results: Sequence[EvalResult]) -> Section:
     """Make the section on benchmarks; it has no rows if none was measured."""
     rows = [
         [
-            entry["file"],
-            f"{name}: {metric}",
-            f"{figure['value']:.4g}",
-            "" if figure["stderr"] is None else f"{figure['stderr']:.2g}",
-            str(benchmark["n_samples"]),
+            result.file,
+            f"{name}: {metric_name}",
+            f"{metric.value:.4g}",
+            "" if metric.stderr is None else f"{metric.stderr:.2g}",
+            str(benchmark.n_samples),
         ]
-        for entry in (content, *content.get("others", []))
-        for name, benchmark in (entry.get("benchmarks") or {}).items()
-        for metric, figure in benchmark["metrics"].items()
+        for result in results
+        for name, benchmark, metric_name, metric in result.benchmark_metrics
     ]
     return Section("Benchmarks", ("Run and scored by lmms-eval.",), _BENCHMARK_HEAD, rows)
 

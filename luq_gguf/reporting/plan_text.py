@@ -34,13 +34,13 @@ def better_line(plan: Plan) -> str | None:
     """Return a sentence if another file of at most the same size was measured to be better than the plan's."""
     if plan.measured_kld is None:
         return None
-    ours = float(plan.measured_kld["mean"])
-    better = [best for best in plan.compared if best["kld"] < ours and best["file_bytes"] <= plan.predicted_file_bytes]
+    ours = plan.measured_kld.mean
+    better = [file for file in plan.compared if file.kld < ours and file.file_bytes <= plan.predicted_file_bytes]
     if not better:
         return None
-    best = min(better, key=lambda other: float(other["kld"]))
+    best = min(better, key=lambda file: file.kld)
     return (
-        f"better at the same size or smaller, measured on the same questions: {best['name']}, "
-        f"{format_size(best['file_bytes'])}, mean KLD {best['kld']:.3g} compared with {ours:.3g} for this plan; "
+        f"better at the same size or smaller, measured on the same questions: {best.name}, "
+        f"{format_size(best.file_bytes)}, mean KLD {best.kld:.3g} compared with {ours:.3g} for this plan; "
         "--plan best searches for an even better one"
     )

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luq_gguf.core import atomic, machine
+from luq_gguf.core.clip_vision import ClipVision
 from luq_gguf.core.errors import CheckpointError, MemoryLimitError, RunFolderError
 from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Reporter
-from luq_gguf.core.types import ClipVision, ModelTensors, Profile
+from luq_gguf.core.types import ModelTensors, Profile, RunOptions
 from luq_gguf.core.units import format_size
 from luq_gguf.hf import checkpoint as checkpoints
 from luq_gguf.hf import footprint, llava
@@ -65,13 +66,12 @@ def claim(run: RunFolder, model: str, *, overwrite: bool) -> None:
 def load_model_spec(
     run: RunFolder,
     model: str,
+    options: RunOptions = RunOptions(),
+    reporter: Reporter = Reporter(),
     *,
     low: str = "IQ1_M",
     high: str = "Q4_K_M",
-    trust_remote_code: bool = False,
-    allow_fallback: bool = False,
     dataset: str | None = None,
-    reporter: Reporter = Reporter(),
 ) -> ModelSpec:
     """Check model, tools and types, and learn all tensors. Raises children of InputError that say what is wrong.
 
@@ -83,9 +83,8 @@ def load_model_spec(
     low, high = reader.check_type(low, "--low"), quantize.check_ftype(llama, high)
     record = run.read()
     resuming = record.get("model") == model  # a run stays with the commit it began with
-    checkpoint = checkpoints.open_checkpoint(
-        model, trust_remote_code=trust_remote_code, revision=record.get("revision") if resuming else None
-    )
+    revision = record.get("revision") if resuming else None
+    checkpoint = checkpoints.open_checkpoint(model, trust_remote_code=options.trust_remote_code, revision=revision)
     if resuming:
         run.update(revision=checkpoint.revision)
     clip = llava.clip_vision(checkpoint) if llava.is_clip_llava(checkpoint) else None
@@ -116,7 +115,7 @@ def load_model_spec(
         has_imatrix=has_imatrix,
         datasets=(dataset,) if dataset else (),
     )
-    _check_fallbacks(tensors, reporter, allow=allow_fallback)
+    _check_fallbacks(tensors, reporter, allow=options.allow_fallback)
     return ModelSpec(checkpoint, llama, source, _names(source), tensors, has_imatrix, clip)
 
 
@@ -179,9 +178,7 @@ def _kinds(names: list[str]) -> str:
 
 def with_dataset(spec: ModelSpec, profile: Profile) -> ModelSpec:
     """Return the spec with the header's size for the calibration sources that were really read."""
-    sources = profile.calibration.get("sources")
-    names = tuple(str(s) for s in sources) if isinstance(sources, list) else ()
-    header = header_only.quantized_header_bytes(spec.source, names)
+    header = header_only.quantized_header_bytes(spec.source, profile.calibration.sources)
     return replace(spec, tensors=replace(spec.tensors, header_bytes=header))
 
 

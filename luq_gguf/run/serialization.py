@@ -13,15 +13,15 @@ import msgspec
 
 from luq_gguf.core import atomic, json_input
 from luq_gguf.core.errors import RunFolderError
+from luq_gguf.core.measurements import EvalResult
+from luq_gguf.core.plan_quality import ComparedFile, MeasuredKld, PredictedKld
+from luq_gguf.core.profile_facts import CalibrationFacts, EstimatorFacts
+from luq_gguf.core.speeds import Bench
+from luq_gguf.core.sweeps import CalibrationMix, Sweep
 from luq_gguf.core.types import LayerEntropy, Plan, PredictedSpeed, Profile
 from luq_gguf.method import ranking
 
 T = TypeVar("T")
-
-
-def to_json(value: Any) -> Any:
-    """Return a frozen value as what JSON can hold: its keys in the order of its fields."""
-    return msgspec.to_builtins(value)
 
 
 def read_value(path: Path, kind: type[T], made_by: str) -> T:
@@ -59,27 +59,6 @@ def reading(path: Path, made_by: str) -> Iterator[None]:
         ) from None
 
 
-def profile_to_json(profile: Profile) -> dict[str, Any]:
-    return {
-        "version": profile.version,
-        "model": profile.model,
-        "layers": [
-            {
-                "layer": layer.layer,
-                "entropy_bits": layer.bits,
-                "spread_bits": layer.spread_bits,
-                "by_modality": dict(layer.by_modality),
-                "n_tokens": layer.n_tokens,
-            }
-            for layer in profile.layers
-        ],
-        "estimator": dict(profile.estimator),
-        "calibration": dict(profile.calibration),
-        "rankings": {way: list(bits) for way, bits in profile.rankings.items()},
-        "kendall_tau": ranking.agreement(profile.rankings),
-    }
-
-
 def read_profile(path: Path) -> Profile:
     """Read profile.json. Raises RunFolderError where the file is missing, damaged, or not a profile."""
     content = read_json(path, "profile")
@@ -104,32 +83,14 @@ def read_profile(path: Path) -> Profile:
         return Profile(
             str(content.get("model", "")),
             layers,
-            dict(content["estimator"]),
-            dict(content["calibration"]),
+            msgspec.convert(content["estimator"], EstimatorFacts),
+            msgspec.convert(content["calibration"], CalibrationFacts),
             rankings,
+            msgspec.convert(content["kendall_tau"], dict[str, float])
+            if "kendall_tau" in content
+            else ranking.agreement(rankings),
             int(content.get("version", 1)),
         )
-
-
-def plan_to_json(plan: Plan) -> dict[str, Any]:
-    return {
-        "ranking": plan.ranking,
-        "low": plan.low,
-        "high": plan.high,
-        "low_layers": list(plan.low_layers),
-        "predicted_bytes": plan.predicted_bytes,
-        "predicted_file_bytes": plan.predicted_file_bytes,
-        "bpw": plan.bpw,
-        "budget": dict(plan.budget) | {"counts": "the text model's file; mmproj and KV cache are not counted"},
-        "order": list(plan.order),
-        "near_ties": [list(pair) for pair in plan.near_ties],
-        "unsettled": {str(layer): share for layer, share in plan.unsettled.items()},
-        "without_importance": list(plan.without_importance),
-        "tensor_types": dict(plan.tensor_types),
-        "predicted_kld": plan.predicted_kld,
-        "measured_kld": plan.measured_kld,
-        "compared": [dict(entry) for entry in plan.compared],
-    } | ({"predicted_speed": vars(plan.speed)} if plan.speed else {})
 
 
 def read_plan(path: Path) -> Plan:
@@ -150,27 +111,42 @@ def read_plan(path: Path) -> Plan:
             unsettled={int(layer): float(share) for layer, share in content.get("unsettled", {}).items()},
             without_importance=tuple(str(name) for name in content.get("without_importance", ())),
             budget={k: v for k, v in content["budget"].items() if k != "counts"},
-            speed=PredictedSpeed(**content["predicted_speed"]) if "predicted_speed" in content else None,
-            predicted_kld=_figures(content.get("predicted_kld"), "value", "error"),
-            measured_kld=_figures(content.get("measured_kld"), "mean", "low", "high"),
-            compared=tuple(_compared_entry(entry) for entry in content.get("compared", ())),
+            speed=msgspec.convert(content.get("predicted_speed"), PredictedSpeed | None),
+            predicted_kld=msgspec.convert(content.get("predicted_kld"), PredictedKld | None),
+            measured_kld=msgspec.convert(content.get("measured_kld"), MeasuredKld | None),
+            compared=msgspec.convert(content.get("compared", ()), tuple[ComparedFile, ...]),
         )
         if not 0 < plan.predicted_bytes <= plan.predicted_file_bytes < 2**63:
             raise ValueError("not the size of a file")
         return plan
 
 
-def _figures(figures: Any, *names: str) -> dict[str, Any] | None:
-    """Return the entry with these numbers, or None. Raises TypeError or ValueError where one is not a number."""
-    return None if figures is None else {**figures, **{name: float(figures[name]) for name in names}}
+def read_bench(path: Path) -> Bench:
+    """Read bench.json. Raises RunFolderError where it is missing, damaged, or of another shape."""
+    return read_value(path, Bench, "bench")
 
 
-def _compared_entry(entry: Any) -> dict[str, Any]:
-    return {**entry, "name": str(entry["name"]), "file_bytes": int(entry["file_bytes"]), "kld": float(entry["kld"])}
+def read_sweep(path: Path) -> Sweep:
+    """Read sweep.json. Raises RunFolderError where it is missing, damaged, or of another shape."""
+    return read_value(path, Sweep, "sweep")
 
 
-def add_eval(path: Path, content: dict[str, Any]) -> None:
-    """Put a file's evaluation first into eval.json; those of other files or data stay, under "others"."""
+def read_mix(path: Path) -> CalibrationMix:
+    """Read alpha.json. Raises RunFolderError where it is missing, damaged, or of another shape."""
+    return read_value(path, CalibrationMix, "alpha")
+
+
+def read_evals(path: Path) -> tuple[EvalResult, ...]:
+    """Read eval.json: the last evaluation first. Raises RunFolderError where the file is missing, damaged, or of
+    another shape."""
+    content = read_json(path, "eval")
+    with reading(path, "eval"):
+        return msgspec.convert((content, *content.get("others", ())), tuple[EvalResult, ...])
+
+
+def add_eval(path: Path, result: EvalResult) -> None:
+    """Put a file's evaluation first into eval.json; those of other files or data stay as they are, under "others"."""
+    content = result.to_json()
     before: Any = read_json(path, "eval") if path.exists() else {}
 
     def what(entry: dict[str, Any]) -> tuple[Any, ...]:

@@ -37,16 +37,7 @@ def open_session(
 ) -> Session:
     """Open the preflight of a model whose layers may be `low` and whose file is otherwise `high`. Raises what
     `load_model_spec` raises."""
-    spec = load_model_spec(
-        run,
-        model,
-        low=low,
-        high=high,
-        trust_remote_code=options.trust_remote_code,
-        allow_fallback=options.allow_fallback,
-        dataset=dataset,
-        reporter=reporter,
-    )
+    spec = load_model_spec(run, model, options, reporter, low=low, high=high, dataset=dataset)
     return Session(run, spec, options, reporter)
 
 

@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from luq_gguf import kernels
 from luq_gguf.benchmarking import file_benchmark, synthetic_model, type_benchmark
 from luq_gguf.benchmarking.file_benchmark import Arm, BenchRequest
 from luq_gguf.benchmarking.type_benchmark import Geometry
+from luq_gguf.core import machine
 from luq_gguf.core.errors import EvaluationError, KernelsError
 from luq_gguf.core.hashing import sha256_of
 from luq_gguf.core.reporter import Reporter
+from luq_gguf.core.speeds import Bench, BenchConditions, TypeSpeed, TypeSpeeds
 from luq_gguf.core.types import Budget, RunOptions
 from luq_gguf.kernels import build, state
 from luq_gguf.llamacpp import shape_file, tools
@@ -42,14 +43,15 @@ class ShapeRequest:
 
 def bench_files(
     files: Sequence[Path], mmproj: Path | None, request: BenchRequest, out: Path, reporter: Reporter
-) -> dict[str, Any]:
+) -> Bench:
     """Measure files as they are; the vision half is the one given, or the only one next to each file."""
     if len({path.name for path in files}) < len(files):
         raise EvaluationError(
             "Two files have the same name.", "Rename one of them: the table tells files apart by name."
         )
     arms = _hashed([file_benchmark.make_arm(path, mmproj or _only_mmproj(path)) for path in files], reporter)
-    return _bench(arms, file_benchmark.find_baseline(arms), request, out, reporter)
+    baseline = file_benchmark.find_baseline(arms)
+    return _bench(arms, baseline, request, file_benchmark.make_conditions(request, baseline), out, reporter)
 
 
 def _hashed(arms: Sequence[Arm], reporter: Reporter) -> list[Arm]:
@@ -74,14 +76,14 @@ def bench_run(
     options: RunOptions = RunOptions(),
     *,
     model: str | None = None,
-) -> dict[str, Any]:
+) -> Bench:
     """Measure a run folder's 16-bit file, the one of its high ftype and its LUQ file, made where they are missing."""
     files, mmproj = quantization_stage.compared_files(run_dir, options, reporter, model=model)
     arms = _hashed([file_benchmark.make_arm(path, mmproj) for path in files], reporter)
-    return _bench(arms, arms[1], request, out, reporter)
+    return _bench(arms, arms[1], request, file_benchmark.make_conditions(request, arms[1]), out, reporter)
 
 
-def bench_synthetic(shape: ShapeRequest, request: BenchRequest, out: Path, reporter: Reporter) -> dict[str, Any]:
+def bench_synthetic(shape: ShapeRequest, request: BenchRequest, out: Path, reporter: Reporter) -> Bench:
     """Measure files of a geometry with random weights: the high ftype, and with so many layers in each low type.
 
     They lie beside `out` while they are measured.
@@ -96,12 +98,14 @@ def bench_synthetic(shape: ShapeRequest, request: BenchRequest, out: Path, repor
             progress = partial(_share, reporter, f"writing {label}")
             written = shape_file.write(folder / f"{label}.gguf", geometry.source, types, on_progress=progress)
             arms.append(file_benchmark.make_arm(written.path))
-        conditions = {"weights": "random; geometry, types and sizes are the model's", "model": model}
+        stock = next(arm for arm in arms if arm.path.stem == f"{name}-{high.upper()}")
+        weights = "random; geometry, types and sizes are the model's"
+        conditions = replace(file_benchmark.make_conditions(request, stock), weights=weights, model=model)
         if low_layers:
             n_layers = next(iter(geometries.values())).tensors.n_layers
-            conditions["low_layers"] = ", ".join(map(str, synthetic_model.spread_layers(n_layers, low_layers)))
-        stock = next(arm for arm in arms if arm.path.stem == f"{name}-{high.upper()}")
-        return _bench(arms, stock, request, out, reporter, conditions)
+            layers = ", ".join(map(str, synthetic_model.spread_layers(n_layers, low_layers)))
+            conditions = replace(conditions, low_layers=layers)
+        return _bench(arms, stock, request, conditions, out, reporter)
 
 
 def _share(reporter: Reporter, stage: str, share: float) -> None:
@@ -130,20 +134,20 @@ def _bench(
     arms: Sequence[Arm],
     baseline: Arm | None,
     request: BenchRequest,
+    conditions: BenchConditions,
     out: Path,
     reporter: Reporter,
-    extra_conditions: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    conditions = {"baseline": baseline.path.name if baseline else None} | dict(extra_conditions or {})
+) -> Bench:
     if request.kernels:
         arms, path = _with_kernels(arms, reporter)
-        conditions |= {"kernels": f"with {path} instructions"}
-    content = file_benchmark.bench(
-        arms, baseline, request, lambda content: serialization.write_json(out, content), reporter, conditions
-    )
-    most = max(content["conditions"]["threads"])
-    figures.throughput([row for row in content["rows"] if row["threads"] == most], out.with_suffix(".png"))
-    return content
+        conditions = replace(conditions, kernels=f"with {path} instructions")
+
+    def save(finished: Bench) -> None:
+        serialization.write_json(out, finished.to_json())
+
+    result = file_benchmark.bench(arms, baseline, request, conditions, save, reporter)
+    figures.throughput(result.rows_of_most_threads, out.with_suffix(".png"))
+    return result
 
 
 def _with_kernels(arms: Sequence[Arm], reporter: Reporter) -> tuple[list[Arm], str]:
@@ -166,10 +170,8 @@ def _with_kernels(arms: Sequence[Arm], reporter: Reporter) -> tuple[list[Arm], s
     return compared, path
 
 
-def bench_types(
-    run_dir: Path | None, model: str, threads: int, reporter: Reporter, *, again: bool
-) -> tuple[SpeedTable, list[dict[str, Any]]]:
-    """Rates of every candidate type in layers of a run folder's model, or of a geometry; and a row for each."""
+def bench_types(run_dir: Path | None, model: str, threads: int, reporter: Reporter, *, again: bool) -> TypeSpeeds:
+    """Measure every candidate type in layers of a run folder's model, or of a geometry, and how fast memory is."""
     if run_dir:
         geometry = type_benchmark.geometry(run_dir, reporter=reporter)
         table = type_benchmark.measured_rates(geometry, threads, reporter, again=again)
@@ -178,22 +180,22 @@ def bench_types(
             source = synthetic_model.synthetic_outline(model, Path(folder) / "shape", tools.find())
             geometry = synthetic_model.geometry(source, tools.find(), "IQ1_M", "Q4_K_M")
             table = type_benchmark.measured_rates(geometry, threads, reporter, again=again)
-    rows: list[dict[str, Any]] = []
+    types = sorted(_type_speeds(table), key=lambda speed: speed.bpw)
+    return TypeSpeeds(table.threads, table.n_prompt, machine.read_bandwidth(table.threads) / 1e9, tuple(types))
+
+
+def _type_speeds(table: SpeedTable) -> list[TypeSpeed]:
+    speeds, stock = [], table.rates.get("Q4_K")
     for kind, rate in table.rates.items():
-        bits = reader.bits_per_weight(kind)
-        rows.append(
-            {
-                "type": kind,
-                "bpw": bits,
-                "gigabytes_per_second": rate.decode_weights_per_second * bits / 8e9,
-                "decode_weights_per_second": rate.decode_weights_per_second,
-                "prefill_weights_per_second": rate.prefill_weights_per_second,
-                "decode_ratio": rate.decode_weights_per_second / table.rates["Q4_K"].decode_weights_per_second
-                if "Q4_K" in table.rates
-                else None,
-                "prefill_ratio": rate.prefill_weights_per_second / table.rates["Q4_K"].prefill_weights_per_second
-                if "Q4_K" in table.rates
-                else None,
-            }
+        bits, decode, prefill = (
+            reader.bits_per_weight(kind),
+            rate.decode_weights_per_second,
+            rate.prefill_weights_per_second,
         )
-    return table, sorted(rows, key=lambda row: float(row["bpw"]))
+        ratios = (
+            (decode / stock.decode_weights_per_second, prefill / stock.prefill_weights_per_second)
+            if stock
+            else (None, None)
+        )
+        speeds.append(TypeSpeed(kind, bits, decode * bits / 8e9, decode, prefill, *ratios))
+    return speeds

@@ -10,10 +10,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 from luq_gguf.calibration.stage import CalibrationRequest, make_profile, read_request
 from luq_gguf.core.errors import BudgetError, CalibrationError, CheckpointError
+from luq_gguf.core.sweeps import CalibrationMix, MixConditions, MixPoint, MixRanking
 from luq_gguf.core.types import Profile
 from luq_gguf.method import orders, ranking
 from luq_gguf.planning.meter import Meter
@@ -55,10 +55,10 @@ def check(session: Session, profile: Profile, request: CalibrationMixRequest) ->
             raise BudgetError(
                 f"{count} low layers are impossible: the model has {n} decoder layers.", f"Give 0 to {n}."
             )
-    base = float(str(profile.calibration["alpha"]))
+    base = profile.calibration.alpha
     calibration = replace(request.calibration, alpha=base)
     drawn = read_request(session.run, calibration)
-    if drawn.sha256 != profile.calibration["sha256"]:
+    if drawn.sha256 != profile.calibration.sha256:
         raise CalibrationError(
             f"The run was profiled with calibration data other than {', '.join(drawn.sources)}.",
             "Give the --calib, --calib-text and --calib-samples that it was profiled with.",
@@ -66,34 +66,29 @@ def check(session: Session, profile: Profile, request: CalibrationMixRequest) ->
     return base
 
 
-def measure_mixes(session: Session, profile: Profile, meter: Meter, request: CalibrationMixRequest) -> dict[str, Any]:
-    """Measure all points, and write alpha.json after each alpha. Returns its content."""
+def measure_mixes(session: Session, profile: Profile, meter: Meter, request: CalibrationMixRequest) -> CalibrationMix:
+    """Measure all points, and write alpha.json after each alpha."""
     base = _MixProfile(check(session, profile, request), profile, meter)
     session = replace(session, reporter=session.reporter.once())
     n = session.spec.tensors.n_layers
     counts = sorted(set(request.counts if request.counts is not None else (n // 2,)))
-    points: list[dict[str, Any]] = []
-    agreements: list[dict[str, Any]] = []
+    conditions = MixConditions(**vars(meter.conditions()), calibration=profile.calibration)
+    result = CalibrationMix(base.alpha, (), (), conditions)
     total, done = 3 * len(request.alphas) * len(counts), 0
     for alpha in sorted(set(request.alphas)):
         with _profiled_mix(session, base, alpha, request) as mix:
-            agreements.append({"alpha": alpha, "kendall_tau": _tau(base.profile, mix.profile)})
+            result = replace(result, rankings=(*result.rankings, MixRanking(alpha, _tau(base.profile, mix.profile))))
             arms = {"both": (mix, mix), "ranking": (mix, base), "imatrix": (base, mix)}
             for count in counts:
                 for arm, (ranked, weighed) in arms.items():
                     low = orders.rank(ranked.profile.layers, "entropy")[:count]
-                    point_key = {"alpha": alpha, "changes": arm, "n_low": count, "low_layers": sorted(low)}
-                    points.append(point_key | serialization.to_json(weighed.meter.low(low)))
+                    measured = weighed.meter.low(low)
+                    point = MixPoint(alpha, arm, count, tuple(sorted(low)), **vars(measured))
+                    result = replace(result, points=(*result.points, point))
                     done += 1
                     session.reporter.progress("alpha: files", done, total)
-        content = {
-            "run_alpha": base.alpha,
-            "points": points,
-            "rankings": agreements,
-            "conditions": meter.conditions() | {"calibration": dict(profile.calibration)},
-        }
-        serialization.write_json(session.run.file("alpha.json"), content)
-    return content
+        serialization.write_json(session.run.file("alpha.json"), result.to_json())
+    return result
 
 
 @contextmanager

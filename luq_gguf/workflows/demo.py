@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +34,10 @@ class FileResult:
     accuracy: float
     interval: tuple[float, float]
 
+    def to_json(self) -> dict[str, Any]:
+        facts = {"label": self.label, "file": str(self.path), "n_bytes": self.n_bytes, "bpw": self.bpw}
+        return facts | {"accuracy": self.accuracy}
+
 
 @dataclass(frozen=True)
 class Demo:
@@ -41,6 +46,10 @@ class Demo:
     converted: pipeline.Conversion
     questions: tuple[easy_vqa.Question, ...]
     files: tuple[FileResult, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        files = [file.to_json() for file in self.files]
+        return self.converted.to_json() | {"n_questions": len(self.questions), "files": files}
 
 
 def shipped_model(name: str) -> Path:

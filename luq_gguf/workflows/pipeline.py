@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,10 @@ from typing import Any
 from luq_gguf.calibration.stage import CalibrationRequest, make_profile
 from luq_gguf.core import atomic
 from luq_gguf.core.errors import RunFolderError
+from luq_gguf.core.measurements import EvalResult
+from luq_gguf.core.plan_quality import UniformBaseline
 from luq_gguf.core.reporter import Reporter
+from luq_gguf.core.sweeps import Sweep
 from luq_gguf.core.types import Plan, Profile, QuantizedModel, RunOptions
 from luq_gguf.evaluation import evaluate as evaluation
 from luq_gguf.evaluation.benchmarks import run as benchmarks
@@ -46,7 +48,7 @@ class Conversion:
     mmproj: Path | None
     plan: Plan
     profile: Profile
-    uniform_baseline: Mapping[str, Any] | None = None
+    uniform_baseline: UniformBaseline | None = None
 
     @property
     def better(self) -> str | None:
@@ -65,7 +67,7 @@ class Conversion:
             "predicted_file_bytes": self.plan.predicted_file_bytes,
             "sha256": self.model.sha256,
             "better": self.better,
-            "foreseen": dict(self.uniform_baseline) if self.uniform_baseline else None,
+            "foreseen": self.uniform_baseline and self.uniform_baseline.to_json(),
         }
 
 
@@ -99,11 +101,11 @@ def convert(
         return _converted(session, profile, plan, baseline)
 
 
-def _converted(session: Session, profile: Profile, plan: Plan, foreseen: Mapping[str, Any] | None = None) -> Conversion:
+def _converted(session: Session, profile: Profile, plan: Plan, baseline: UniformBaseline | None = None) -> Conversion:
     """Quantize as planned."""
     run, made = session.run, make_file(session, plan)
     name = mmproj_name(session.spec.checkpoint)
-    return Conversion(run.path, made, run.file(name) if name else None, plan, profile, foreseen)
+    return Conversion(run.path, made, run.file(name) if name else None, plan, profile, baseline)
 
 
 def profile(
@@ -179,7 +181,7 @@ def evaluate(
     threads: int | None = None,
     benchmark: benchmarks.BenchmarkRequest | None = None,
     reporter: Reporter = Reporter(),
-) -> dict[str, Any]:
+) -> EvalResult:
     """Measure a file; in a run folder the result is added to its eval.json."""
     if benchmark:
         benchmarks.check(benchmark)
@@ -201,10 +203,9 @@ def evaluate(
             measured = benchmarks.measure(benchmark, benchmark_target, work, reporter)
             conditions = replace(result.conditions, benchmarks=benchmarks.conditions(benchmark, benchmark_target))
             result = replace(result, benchmarks=measured, conditions=conditions)
-        content: dict[str, Any] = serialization.to_json(result)
         if run:
-            serialization.add_eval(run.file("eval.json"), content)
-    return content
+            serialization.add_eval(run.file("eval.json"), result)
+    return result
 
 
 def sweep(
@@ -216,7 +217,7 @@ def sweep(
     *,
     mix_request: CalibrationMixRequest | None = None,
     model: str | None = None,
-) -> dict[str, Any]:
+) -> Sweep:
     """Measure many choices of low layers of a profiled run folder's model; with `mix_request`, also what alpha does."""
     with RunFolder(run_dir) as run:
         profiled = serialization.read_profile(run.file("profile.json"))
@@ -229,5 +230,5 @@ def sweep(
         if "best" in request.orders:
             swept = planning_stage.add_best_points(session, profiled, meter, swept)
         if mix_request:
-            swept |= {"alpha": measure_mixes(session, profiled, meter, mix_request)}
+            swept = replace(swept, alpha=measure_mixes(session, profiled, meter, mix_request))
         return swept

@@ -8,11 +8,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from luq_gguf.core.errors import BudgetError
-from luq_gguf.core.measurements import SweepPoint
 from luq_gguf.core.reporter import Reporter
+from luq_gguf.core.sweeps import Sweep, SweepPoint
 from luq_gguf.core.types import Profile
 from luq_gguf.method import uniform
 from luq_gguf.method.orders import MEASURED, ORDERS, SWEPT, UNMEASURED, Measure, is_seeded, rank
@@ -37,8 +36,8 @@ class SweepRequest:
     high: str = "Q4_K_M"
 
 
-def sweep(session: Session, profile: Profile, meter: Meter, request: SweepRequest) -> dict[str, Any]:
-    """Measure all points, and write sweep.json after each one. Returns its content. Raises BudgetError."""
+def sweep(session: Session, profile: Profile, meter: Meter, request: SweepRequest) -> Sweep:
+    """Measure all points, and write sweep.json after each one. Raises BudgetError."""
     run, reporter, n = session.run, session.reporter, session.spec.tensors.n_layers
     counts = sorted(set(request.counts if request.counts is not None else range(n + 1)))
     if counts and counts[-1] > n:
@@ -70,16 +69,12 @@ def sweep(session: Session, profile: Profile, meter: Meter, request: SweepReques
 
     for name in finished_orders:
         orders[name, 0] = _sets(profile, name, 0, counts, measure)
-    points: list[dict[str, Any]] = []
+    points: list[SweepPoint] = []
     seen: set[frozenset[int]] = set()
 
     def add(point: SweepPoint) -> None:
-        point_key = serialization.to_json(point)
-        if point.order == "uniform F16":  # its keys have always had this order
-            point_key["metrics"] = point_key.pop("metrics")
-        points.append(point_key)
-        content = {"points": points, "conditions": meter.conditions()}
-        serialization.write_json(run.file("sweep.json"), content)
+        points.append(point)
+        serialization.write_json(run.file("sweep.json"), Sweep(tuple(points), meter.conditions()).to_json())
 
     for (name, seed), sets in orders.items():
         for layers in sets:
@@ -92,8 +87,7 @@ def sweep(session: Session, profile: Profile, meter: Meter, request: SweepReques
         tick(total)
     add(SweepPoint.of(uniform.REFERENCE, meter.sixteen_bit()))
     tick(total)
-    content: dict[str, Any] = serialization.read_json(run.file("sweep.json"), "sweep")
-    return content
+    return Sweep(tuple(points), meter.conditions())
 
 
 def _most_files(name: str, n_layers: int, n_low: int) -> int:

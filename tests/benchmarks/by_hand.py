@@ -66,7 +66,7 @@ def main() -> None:
     for i, path in enumerate(files):
         for j, what in enumerate(("decode", "prefill")):
             medians = np.median(other[:, i, j]) / np.median(one[:, i, j])
-            told = intervals.format_ratio(intervals.paired_ratio(one[:, i, j], other[:, i, j]).to_json())
+            told = intervals.format_ratio(intervals.paired_ratio(one[:, i, j], other[:, i, j]))
             noise = one[:, i, j].std(ddof=1) / one[:, i, j].mean()
             print(f"{path.stem}: {what}, ours / by hand: medians {medians:.3f}, paired {told}; by hand ±{noise:.1%}")
 

@@ -69,15 +69,13 @@ def make_arms(args: argparse.Namespace, folder: Path) -> list[Arm]:
 
 def run_rounds(args: argparse.Namespace, arms: list[Arm]) -> float:
     """The largest share of the machine that other processes took."""
-    threads, prompts = ([int(n) for n in text.split(",") if n] for text in (args.threads, args.prompt))
+    threads, prompts = (tuple(int(n) for n in text.split(",") if n) for text in (args.threads, args.prompt))
+    workload = llama_bench.Workload(threads, prompts, args.generate)
     others = 0.0
     for round_ in range(args.rounds):
         for i in range(len(arms)):
             arm = arms[(i + round_) % len(arms)]
-            found = llama_bench.run(
-                tools.find(), arm.file, threads=threads, prompts=prompts, n_generate=args.generate,
-                kernels=arm.select(), repack=arm.repack,
-            )  # fmt: skip
+            found = llama_bench.run(tools.find(), arm.file, workload, kernels=arm.select(), repack=arm.repack)
             for key, samples in found.tps.items():
                 arm.tps[key] += samples
             arm.peak, others = max(arm.peak, found.peak_rss_bytes), max(others, found.others_share)

@@ -21,6 +21,7 @@ from luq_gguf.calibration import profiler
 from luq_gguf.calibration.batches import batches
 from luq_gguf.calibration.hooks import CalibrationHooks
 from luq_gguf.calibration.reservoir import Reservoir
+from luq_gguf.core.types import RunOptions
 from luq_gguf.hf import checkpoint, datasets, devices
 from luq_gguf.hf import model as hf_model
 from luq_gguf.hf.decoder import decoder_layers
@@ -53,7 +54,7 @@ def main() -> None:
         loaded = peak_mib()
         layers = decoder_layers(model)
         with RunFolder(work / "run", create=True) as run:
-            names = load_model_spec(run, str(args.model), allow_fallback=True).names
+            names = load_model_spec(run, str(args.model), RunOptions(allow_fallback=True)).names
         width = model.config.get_text_config().hidden_size
         dtype = next(model.parameters()).dtype
 

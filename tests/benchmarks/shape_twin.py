@@ -33,14 +33,14 @@ def main() -> None:
             found: dict[Path, list[tuple[float, float]]] = {real: [], twin: []}
             for turn in range(args.turns):
                 for path in (real, twin) if turn % 2 else (twin, real):
-                    run = llama_bench.run(llama, path, threads=(args.threads,), prompts=(PROMPT,), n_generate=GENERATE)
+                    run = llama_bench.run(llama, path, llama_bench.Workload((args.threads,), (PROMPT,), GENERATE))
                     speeds = run.tps[args.threads, 0, GENERATE][0], run.tps[args.threads, PROMPT, 0][0]
                     found[path].append(speeds)
         for column, what in enumerate(("decode", "prefill")):
             one, other = (np.array([speeds[column] for speeds in found[path]]) for path in (real, twin))
             medians = np.median(other) / np.median(one)
             ratio = intervals.paired_ratio(one, other)
-            told = intervals.format_ratio(ratio.to_json())
+            told = intervals.format_ratio(ratio)
             print(f"{real.name}: {what} of twin / real: ratio of medians {medians:.3f}, paired {told}")
 
 

@@ -52,7 +52,7 @@ def main() -> None:
         prefill: dict[str, list[float]] = {name: [] for name in made}
         for _ in range(args.turns):
             for name, (path, _predicted) in made.items():
-                run = llama_bench.run(llama, path, threads=(threads,), prompts=(prompt,), n_generate=GENERATE)
+                run = llama_bench.run(llama, path, llama_bench.Workload((threads,), (prompt,), GENERATE))
                 decode[name] += run.tps[threads, 0, GENERATE]
                 prefill[name] += run.tps[threads, prompt, 0]
     print(f"{args.shape}, {machine.cpu_name()}, {threads} threads, {args.turns} turns, medians; constants: "

@@ -10,6 +10,7 @@ import torch
 from luq_gguf.calibration import distributed_pass, merge
 from luq_gguf.calibration import shards as shard_files
 from luq_gguf.calibration.forward_pass import PassResult
+from luq_gguf.calibration.profiler import calibration_facts
 from luq_gguf.calibration.reservoir import Reservoir
 from luq_gguf.core.errors import RankError, ShardError
 from luq_gguf.core.types import CalibrationSet, ImportanceMatrix, ShardSpec
@@ -19,6 +20,7 @@ from luq_gguf.run.folder import RunFolder
 WIDTH, LAYERS, CAPACITY = 3, 2, 16
 BATCHES = [(True, (0, 1), (5, 4)), (True, (2,), (6,)), (False, (3, 4), (9, 2)), (False, (5,), (7,))]
 CALIBRATION = CalibrationSet((), (), "a text", 3, 0.5, 0, "f" * 64, "set", "text")
+FACTS = calibration_facts(CALIBRATION)
 
 
 def make_shard(folder, share, dtype=torch.float32):
@@ -88,17 +90,17 @@ def test_a_shard_given_twice_is_named(folders, tmp_path):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda f: f | {"model_sha256": "0" * 64, "model": "big"}, "differ in their model: little .* and big"),
-        (lambda f: f | {"calibration": f["calibration"] | {"seed": 7}}, "differ in seed: 0 and 7"),
-        (lambda f: f | {"calibration": f["calibration"] | {"alpha": 0.25}}, "differ in alpha: 0.5 and 0.25"),
-        (lambda f: f | {"calibration": f["calibration"] | {"sha256": "e" * 64}}, "calibration data: f{12} and e{12}"),
-        (lambda f: f | {"n_text_asked": 4}, "number of text samples: 3 and 4"),
-        (lambda f: f | {"dtype": "bfloat16"}, "precision: float32 and bfloat16"),
+        ({"model_sha256": "0" * 64, "model": "big"}, "differ in their model: little .* and big"),
+        ({"calibration": replace(FACTS, seed=7)}, "differ in seed: 0 and 7"),
+        ({"calibration": replace(FACTS, alpha=0.25)}, "differ in alpha: 0.5 and 0.25"),
+        ({"calibration": replace(FACTS, sha256="e" * 64)}, "calibration data: f{12} and e{12}"),
+        ({"n_text_asked": 4}, "number of text samples: 3 and 4"),
+        ({"dtype": "bfloat16"}, "precision: float32 and bfloat16"),
     ],
     ids=["model", "seed", "alpha", "data", "samples", "precision"],
 )
 def test_shards_of_different_passes_are_refused(shards, change, told):
-    other = replace(shards[1], facts=change(shards[1].facts))
+    other = replace(shards[1], facts=replace(shards[1].facts, **change))
     with pytest.raises(ShardError, match=told):
         merge.check([shards[0], other, shards[2]])
 

@@ -20,9 +20,10 @@ def test_the_peak_is_that_of_the_program_and_not_of_what_started_it():
 
 def test_what_is_told_of_the_machine():
     told = machine.describe()
-    assert told["cpu"]
-    assert 0 < told["physical_cores"] <= told["logical_cores"]
-    assert machine.available_bytes() < told["memory_bytes"]
+    assert told.cpu
+    assert told.logical_cores is not None
+    assert 0 < told.physical_cores <= told.logical_cores
+    assert machine.available_bytes() < told.memory_bytes
     assert 0 <= machine.busy_share(0.1) <= 1
 
 

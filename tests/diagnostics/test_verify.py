@@ -22,7 +22,7 @@ def run(small, tmp_path) -> Path:
 
 def wrong(target: Path, mmproj: Path | None = None) -> dict[str, str]:
     """Checks that failed: name, and what was found. Each says what to do."""
-    checks = verify.verify(target, mmproj, threads=1)
+    checks = verify.verify(target, mmproj, threads=1).checks
     assert all(check.hint for check in checks if not check.ok)
     return {check.name: check.found for check in checks if not check.ok}
 

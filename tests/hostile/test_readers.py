@@ -205,7 +205,7 @@ def test_a_run_folders_files_are_in_it(tmp_path, name):
 def test_a_plan_with_one_wrong_value_is_read_or_refused(tmp_path, key, value):
     (tmp_path / "plan.json").write_text(json.dumps(json.loads(hostile.PLAN) | {key: value}))
     with contextlib.suppress(RunFolderError):
-        assert serialization.plan_to_json(serialization.read_plan(tmp_path / "plan.json"))
+        assert serialization.read_plan(tmp_path / "plan.json").to_json()
 
 
 @pytest.mark.parametrize(

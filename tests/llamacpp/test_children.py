@@ -59,12 +59,12 @@ def cannot_start(tmp_path):
 
 def test_a_program_that_cannot_start(cannot_start):
     with pytest.raises(ToolsError, match=r"the shared library libgone\.so is missing"):
-        child.run([cannot_start], failure=ConversionError, what="llama-quantize")
+        child.run([cannot_start], child.Failure(ConversionError, "llama-quantize"))
 
 
 def test_a_program_that_crashes():
     with pytest.raises(ConversionError, match=r"It crashed \(segmentation fault\)") as caught:
-        child.run(["sh", "-c", "kill -SEGV $$"], failure=ConversionError, what="It")
+        child.run(["sh", "-c", "kill -SEGV $$"], child.Failure(ConversionError, "It"))
     assert "luq-gguf doctor" in caught.value.hint
 
 

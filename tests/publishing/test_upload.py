@@ -4,8 +4,10 @@ import hashlib
 import json
 
 import pytest
+from builders import point_of
 from uploader import REPO, TOKEN
 
+from luq_gguf.core.sweeps import MeterConditions, Sweep
 from luq_gguf.publishing import artifacts, card_content
 from luq_gguf.publishing.card import BaseCard
 from luq_gguf.run.folder import RunFolder
@@ -115,20 +117,16 @@ def test_perplexity_alone_is_a_measurement_too(cli, upload, hub, run):
     assert "was measured" not in card
 
 
-def point(order, n_low, n_bytes, kld):
-    return {"order": order, "n_low": n_low, "n_bytes": n_bytes, "metrics": {"kld": {"mean": kld}}}
-
-
 @one_model
 @pytest.mark.parametrize(("low", "told"), [("IQ1_M", True), ("Q2_K", False)])
 def test_a_uniform_file_that_is_better_is_told_where_the_sweep_was_of_the_same_types(run, low, told):
-    points = [
-        point("entropy", 6, 10, 2e-3),
-        point("uniform Q3_K_S", None, 1, 1e-3),
-        point("uniform Q8_0", None, 10**9, 0),
-    ]
-    content = {"conditions": {"low": low, "high": "Q4_K_M"}, "points": points}
-    (run / "sweep.json").write_text(json.dumps(content))
+    points = (
+        point_of("entropy", 6, 10, 2e-3),
+        point_of("uniform Q3_K_S", None, 1, 1e-3),
+        point_of("uniform Q8_0", None, 10**9, 0.0),
+    )
+    conditions = MeterConditions("f16", "easy", "0f", 4, 0, "auto", 4, low, "Q4_K_M")
+    (run / "sweep.json").write_text(json.dumps(Sweep(points, conditions).to_json()))
     found = artifacts.collect(RunFolder(run))
     facts = card_content.make_card_content(found, REPO, [found.model.name], BaseCard({}, ()), None, {})
     said = [line for line in facts.conditions if "Q3_K_S file measured better" in line]

@@ -3,21 +3,21 @@
 import json
 from dataclasses import replace
 
-from msgspec import UNSET
+import pytest
 
+from luq_gguf.core.errors import RunFolderError
 from luq_gguf.core.measurements import (
-    BenchRow,
     Divergence,
     Estimate,
     EvalConditions,
     EvalResult,
     Figures,
     Metrics,
-    Ratio,
-    Samples,
     Spread,
-    SweepPoint,
 )
+from luq_gguf.core.profile_facts import CalibrationFacts
+from luq_gguf.core.speeds import BenchRow, Ratio, Samples
+from luq_gguf.core.sweeps import CalibrationMix, MeterConditions, MixConditions, MixPoint, MixRanking, Sweep, SweepPoint
 from luq_gguf.run import serialization
 
 # A point of a sweep as luq-gguf 0.x keeps it in .work/points.
@@ -69,7 +69,7 @@ FIGURES = Figures(
 def test_a_kept_point_reads_as_it_was_written_and_is_written_to_the_same_bytes(tmp_path):
     (tmp_path / "point.json").write_text(POINT)
     assert serialization.read_value(tmp_path / "point.json", Figures, "sweep") == FIGURES
-    serialization.write_json(tmp_path / "again.json", serialization.to_json(FIGURES))
+    serialization.write_json(tmp_path / "again.json", FIGURES.to_json())
     assert (tmp_path / "again.json").read_text() == POINT
 
 
@@ -82,9 +82,11 @@ def test_what_a_metric_or_no_reference_leaves_out_is_no_key_and_what_was_not_ask
     conditions = EvalConditions("easy", "0f", 32, None, None, "95%")
     spread = Spread(0.1, 0.0, 0.2, 0.1, 0.1, 0.1, 3)
     alone = EvalResult(
-        "f", "0a", None, 3, None, None, UNSET, UNSET, UNSET, None, spread, None, None, None, None, 0, conditions
-    )
-    content = serialization.to_json(alone)
+        file="f", file_sha256="0a", reference=None, n_samples=3, metric=None, accuracy=None, kld=None,
+        kld_prompt=spread, kld_answer=None, kld_text=None, same_top=None, perplexity=None, n_chunks=0,
+        conditions=conditions,
+    )  # fmt: skip
+    content = alone.to_json()
     assert list(content) == [
         *("file", "file_sha256", "reference", "n_samples", "metric", "accuracy", "kld", "kld_prompt", "kld_answer"),
         *("kld_text", "same_top", "perplexity", "n_chunks", "conditions"),
@@ -100,10 +102,10 @@ def test_what_a_metric_or_no_reference_leaves_out_is_no_key_and_what_was_not_ask
 def test_points_of_a_sweep_have_the_contracts_keys_in_their_order():
     figures = replace(FIGURES, average_bits=4.5)
     measured = json.loads(POINT) | {"average_bits": 4.5}
-    point = serialization.to_json(SweepPoint.of("random", figures, seed=3, low_layers=(7, 2)))
+    point = SweepPoint.of("random", figures, seed=3, low_layers=(7, 2)).to_json()
     expected = {"order": "random", "seed": 3, "n_low": 2, "low_layers": [2, 7]} | measured
     assert json.dumps(point) == json.dumps(expected)
-    best = serialization.to_json(SweepPoint.of("best", figures, budget_bytes=5_000_000))
+    best = SweepPoint.of("best", figures, budget_bytes=5_000_000).to_json()
     told = {"order": "best", "seed": 0, "n_low": None, "low_layers": [], "budget_bytes": 5_000_000}
     assert json.dumps(best) == json.dumps(told | measured)
 
@@ -112,7 +114,7 @@ def test_a_row_of_bench_has_the_contracts_keys_in_their_order():
     one = Samples(2.0, 0.0, 2.0, (2.0,))
     told = {"mean": 2.0, "std": 0.0, "median": 2.0, "samples": [2.0]}
     row = BenchRow(
-        "f.gguf", None, False, 10, 4.5, 2, one, one, {"64": one}, Ratio(1.0, None, None), None, 99, True,
+        "f.gguf", 10, 4.5, 2, one, one, {"64": one}, Ratio(1.0, None, None), None, 99, True,
         {"first_token": one, "peak_rss_bytes": 7},
     )  # fmt: skip
     expected = {
@@ -131,4 +133,101 @@ def test_a_row_of_bench_has_the_contracts_keys_in_their_order():
         "fits_memory": True,
         "image": {"first_token": told, "peak_rss_bytes": 7},
     }
-    assert json.dumps(serialization.to_json(row)) == json.dumps(expected)
+    assert json.dumps(row.to_json()) == json.dumps(expected)
+
+
+CALIBRATION = CalibrationFacts(
+    sources=("easy",), alpha=0.5, n_multimodal=4, n_text=4, n_tokens=90, seed=0, sha256="0f", skipped_images=()
+)
+CONDITIONS = MeterConditions("f16.gguf", "easy", "0f", 8, 0, "auto", 4, "IQ1_M", "Q4_K_M")
+MIX = CalibrationMix(
+    0.5,
+    (MixPoint(0.0, "ranking", 1, (3,), **vars(replace(FIGURES, average_bits=4.5))),),
+    (MixRanking(0.0, -0.5),),
+    MixConditions(**vars(CONDITIONS), calibration=CALIBRATION),
+)
+
+
+def test_a_sweep_and_its_calibration_mix_read_as_they_were_written(tmp_path):
+    figures = replace(FIGURES, average_bits=16.0)
+    points = (SweepPoint.of("entropy", FIGURES, low_layers=(1,)), SweepPoint.of("uniform F16", figures))
+    swept = Sweep(points, CONDITIONS)
+    serialization.write_json(tmp_path / "sweep.json", swept.to_json())
+    serialization.write_json(tmp_path / "alpha.json", MIX.to_json())
+    assert serialization.read_sweep(tmp_path / "sweep.json") == swept
+    assert serialization.read_mix(tmp_path / "alpha.json") == MIX
+    content = replace(swept, alpha=MIX).to_json()
+    assert list(content) == ["points", "conditions", "alpha"]
+    keys = ["order", "seed", "n_low", "low_layers", "n_bytes", "bpw"]
+    assert [list(point) for point in content["points"]] == [[*keys, "metrics"], [*keys, "average_bits", "metrics"]]
+    keys = ["alpha", "changes", "n_low", "low_layers", "n_bytes", "bpw", "metrics", "average_bits"]
+    assert list(content["alpha"]["points"][0]) == keys
+    assert list(content["alpha"]["conditions"]) == [*vars(CONDITIONS), "calibration"]
+
+
+# What eval in the first and in a later version writes of a file, and what bench in the first one did.
+EVAL = {
+    "file": "f.gguf", "reference": None, "n_samples": 3, "metric": "exact",
+    "accuracy": {"value": 0.5, "low": 0.25, "high": 0.75},
+    "kld": None, "kld_prompt": None, "kld_answer": None, "kld_text": None, "same_top": None, "perplexity": None,
+    "n_chunks": 0, "conditions": {"data": "easy", "data_sha256": "0f", "max_tokens": 32, "threads": None,
+                                  "kept_tokens_per_position": None, "interval": "95%"},
+}  # fmt: skip
+LATER = {"file_sha256": "0a", "f1": 0.5, "benchmarks": None, "joules": 3}
+MACHINE = {
+    "cpu": "c", "features": ["avx2"], "physical_cores": 2, "logical_cores": 4, "memory_bytes": 2**30, "governor": None,
+    "system": "Linux", "busy_share_before": 0.1, "build": {"package": "p 1", "flags": []},
+}  # fmt: skip
+BENCH = {
+    "machine": MACHINE,
+    "conditions": {
+        "repetitions": 2, "prompt_tokens": [64], "generated_tokens": 8, "threads": [1, 2], "image": "made",
+        "order": "o", "ratio": "r", "baseline": None,
+    },
+    "rows": [],
+}  # fmt: skip
+
+
+def test_evaluations_of_all_versions_are_read_and_those_of_others_stay_as_they_are(tmp_path):
+    path = tmp_path / "eval.json"
+    serialization.write_json(path, EVAL | LATER | {"others": [EVAL]})
+    later, first = serialization.read_evals(path)
+    assert (later.file_sha256, later.f1, later.benchmarks) == ("0a", 0.5, None)
+    assert first.to_json() == EVAL
+    serialization.add_eval(path, replace(first, file="g.gguf"))
+    assert json.loads(path.read_text()) == EVAL | {"file": "g.gguf", "others": [EVAL | LATER, EVAL]}
+
+
+def test_speeds_of_the_first_version_are_read(tmp_path):
+    spread = {"mean": 2.0, "std": 0.0, "median": 2.0, "samples": [2.0]}
+    row = {
+        "file": "f.gguf", "n_bytes": 10, "bpw": 4.5, "threads": 2, "decode_tps": spread, "prefill_tps": None,
+        "prefill": {}, "decode_ratio": None, "prefill_ratio": None, "peak_rss_bytes": 9, "fits_memory": True,
+        "image": None,
+    }  # fmt: skip
+    rows = [row, row | {"threads": 1}]
+    serialization.write_json(tmp_path / "bench.json", BENCH | {"rows": rows})
+    bench = serialization.read_bench(tmp_path / "bench.json")
+    assert [(row.sha256, row.name) for row in bench.rows_of_most_threads] == [(None, "f.gguf")]
+    assert bench.machine.to_json() == MACHINE
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("eval", EVAL | {"accuracy": {"value": "x", "low": 0, "high": 1}}),
+        ("eval", EVAL | {"others": 5}),
+        ("eval", []),
+        ("bench", BENCH | {"rows": [{"file": "f"}]}),
+        ("bench", {"rows": []}),
+        ("sweep", {"points": [], "conditions": {"low": "IQ1_M"}}),
+        ("alpha", {"points": [5]}),
+    ],
+)
+def test_damaged_measurements_name_the_command_that_makes_them(tmp_path, name, content):
+    serialization.write_json(tmp_path / f"{name}.json", content)
+    read = {"eval": serialization.read_evals, "bench": serialization.read_bench, "sweep": serialization.read_sweep,
+            "alpha": serialization.read_mix}[name]  # fmt: skip
+    with pytest.raises(RunFolderError, match=f"is not a valid luq-gguf {name}") as caught:
+        read(tmp_path / f"{name}.json")
+    assert caught.value.hint == f"Run luq-gguf {name} again."

@@ -1,7 +1,9 @@
-"""Small values for tests of the method."""
+"""Small values for tests."""
 
 from __future__ import annotations
 
+from luq_gguf.core.measurements import Divergence, Metrics
+from luq_gguf.core.sweeps import SweepPoint
 from luq_gguf.core.types import LayerEntropy, ModelTensors, TensorChoice
 
 
@@ -18,3 +20,10 @@ def model(
         choices.append(TensorChoice(f"blk.{n}.ffn_up.weight", n, 2048, "Q4_K", high, "IQ1_M", low))
         choices.append(TensorChoice(f"blk.{n}.attn_norm.weight", n, 8, "F32", 32, "F32", 32))
     return ModelTensors(tuple(choices), n_layers, "IQ1_M", "Q4_K_M", header)
+
+
+def point_of(order: str, n_low: int | None, n_bytes: int, kld: float, seed: int = 0) -> SweepPoint:
+    """A point of a sweep that measured divergence alone."""
+    divergence = Divergence(kld, kld / 2, 2 * kld, kld, kld, kld, 10, floor=0.0, missing_beyond_kept=0.0)
+    metrics = Metrics(None, None, divergence, None, None, 0.9, None, None)
+    return SweepPoint(order, seed, n_low, tuple(range(n_low or 0)), n_bytes, 4.5, metrics, 4.4)

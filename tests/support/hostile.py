@@ -10,6 +10,8 @@ import json
 import struct
 from collections.abc import Iterator
 
+from luq_gguf.core.types import PredictedSpeed
+
 U32, F32, STRING, ARRAY, U64 = 4, 6, 8, 9, 10
 BIG = 2**64 - 1
 
@@ -224,12 +226,22 @@ PLAN = json.dumps(
         "low": "IQ1_M", "high": "Q4_K_M", "ranking": "entropy", "low_layers": [0], "order": [0], "near_ties": [[0, 1]],
         "tensor_types": {"a": "IQ1_M"}, "predicted_bytes": 1, "predicted_file_bytes": 2, "bpw": 1.5,
         "budget": {"low_layers": 1}, "unsettled": {"0": 0.5}, "without_importance": ["a"],
+        "predicted_kld": {"value": 0.1, "error": 0.1}, "compared": [{"name": "a", "file_bytes": 1, "kld": 0.1}],
+        "predicted_speed": vars(PredictedSpeed(1.0, 1.0, 1.0, 1.0, 1, 1, 1.0, "Q4_K_M")),
     }
 )  # fmt: skip
 PROFILE = json.dumps(
     {
         "layers": [{"layer": 0, "entropy_bits": 1.0, "spread_bits": 0.1, "by_modality": {}, "n_tokens": 1}],
-        "estimator": {}, "calibration": {}, "rankings": {"seed-0": [1.0]}, "model": "m", "version": 1,
+        "estimator": {
+            "method": "m", "k": 1, "seeds": [0], "spread": "s", "token_vectors": {"text": 1}, "capacity": 1,
+            "dtype": "d",
+        },
+        "calibration": {
+            "sources": ["a"], "images": "a", "text": None, "revisions": {"a": "b"}, "alpha": 0.5, "n_multimodal": 1,
+            "n_text": 1, "n_tokens": 1, "seed": 0, "sha256": "c", "skipped_images": [],
+        },
+        "rankings": {"seed-0": [1.0]}, "model": "m", "version": 1,
     }
 )  # fmt: skip
 RUN = json.dumps({"stages": {"plan": {"key": "a", "outputs": {"b": {"n_bytes": 1, "mtime_ns": 2, "sha256": "c"}}}}})

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from luq_gguf.core.errors import BenchmarkError, EvaluationError, ToolsError
+from luq_gguf.core.measurements import Benchmark, BenchmarkMetric
 from luq_gguf.llamacpp import child, tools
 
 MODEL = "gguf"  # a file's name may hold "o1", "," or "=", and lmms-eval would take these for something else
@@ -80,12 +81,10 @@ def run(
 
     output = child.run(
         command,
-        failure=BenchmarkError,
-        what=f"lmms-eval on {task}",
+        child.Failure(BenchmarkError, f"lmms-eval on {task}", _OWN_WORDS),
         on_line=on_line,
         cwd=folder,
         environment=_environment(),
-        hint=_OWN_WORDS,
     )
     results_files = sorted((folder / MODEL).glob(_RESULTS))
     if "Tasks not found" in output and not results_files:
@@ -121,8 +120,8 @@ def _last_words(output: str) -> str:
     return reason or "\n".join([line for line in lines if line][-3:])
 
 
-def read(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return what eval.json keeps of results: for every task its metrics, number of samples and version.
+def read(results: Mapping[str, Any]) -> dict[str, Benchmark]:
+    """Return what eval.json keeps of results, by task.
 
     A metric that is not a number, such as a file for a test server, is left out; it is null in lmms-eval's results.
     """
@@ -136,13 +135,9 @@ def read(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
                 continue
             stderr = values.get(f"{name}_stderr,{way}")
             shown = name if way == "none" else f"{name} ({way})"
-            metrics[shown] = {"value": float(value), "stderr": float(stderr) if _is_number(stderr) else None}
-        entries[task] = {
-            "metrics": metrics,
-            "n_samples": int(counts["effective"]),
-            "task": task,
-            "task_version": results.get("versions", {}).get(task),
-        }
+            metrics[shown] = BenchmarkMetric(float(value), float(stderr) if _is_number(stderr) else None)
+        version = results.get("versions", {}).get(task)
+        entries[task] = Benchmark(metrics, int(counts["effective"]), task, version)
     return entries
 
 

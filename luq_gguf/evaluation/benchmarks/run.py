@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from luq_gguf.core.errors import EvaluationError
 from luq_gguf.core.hashing import hash_of
+from luq_gguf.core.json_value import to_json
+from luq_gguf.core.measurements import Benchmark, BenchmarkConditions
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.evaluation.benchmarks import lmms_eval
 from luq_gguf.evaluation.logprobs import EvalTarget
@@ -19,7 +19,7 @@ from luq_gguf.llamacpp import server, tools
 from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.llamacpp.runtime import chat_template
 from luq_gguf.run.preflight import safe_name
-from luq_gguf.run.serialization import read_json, write_json
+from luq_gguf.run.serialization import read_value, write_json
 
 # By the paper's names: the split with public answers, and of MMBench the task that reads the option without a judge.
 PAPER = {
@@ -109,14 +109,14 @@ def _judge() -> str:
 
 def measure(
     request: BenchmarkRequest, target: EvalTarget, work: Path, reporter: Reporter = Reporter()
-) -> dict[str, Any]:
+) -> dict[str, Benchmark]:
     """Return the metrics of every benchmark; those finished before for this file are read, the others run one by one.
 
     A group of tasks has an entry for each task. A run that was killed repeats the benchmark it was in.
     """
     folder = work / f"benchmarks-{target.key()}"
     folder.mkdir(parents=True, exist_ok=True)
-    entries: dict[str, Any] = {}
+    entries: dict[str, Benchmark] = {}
     if not _keeps_template(target.model):
         reporter.info(
             f"llama-server leaves out text that {target.model.name}'s chat template adds to an image, so answers to "
@@ -137,14 +137,12 @@ def measure(
                         progress=lambda done, total: reporter.progress("llama-server", done, total),
                     )
                     address = stack.enter_context(serving)
-                write_json(cached, _run(request, name, address, cached.with_suffix(""), reporter))
-            entries |= read_json(cached, "eval")
+                write_json(cached, to_json(_run(request, name, address, cached.with_suffix(""), reporter)))
+            entries |= read_value(cached, dict[str, Benchmark], "eval")
     return entries
 
 
-def _run(
-    request: BenchmarkRequest, name: str, address: str, folder: Path, reporter: Reporter
-) -> dict[str, dict[str, Any]]:
+def _run(request: BenchmarkRequest, name: str, address: str, folder: Path, reporter: Reporter) -> dict[str, Benchmark]:
     task = task_of(name)
     results = lmms_eval.run(
         task,
@@ -186,14 +184,14 @@ def _digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def conditions(request: BenchmarkRequest, target: EvalTarget) -> Mapping[str, Any]:
-    """Return what the figures were measured with, as eval.json has it."""
+def conditions(request: BenchmarkRequest, target: EvalTarget) -> BenchmarkConditions:
+    """Return how benchmarks are run."""
     judged = any(needs_judge(task_of(name)) for name in request.names)
-    return {
-        "lmms_eval": lmms_eval.version(),
-        "llama_cpp": tools.version(tools.find()),
-        "samples_each": request.limit or "all",
-        "n_ctx": target.n_ctx,
-        "judge": _judge() if judged else None,
-        "prompt_as_template": _keeps_template(target.model),
-    }
+    return BenchmarkConditions(
+        lmms_eval=lmms_eval.version(),
+        llama_cpp=tools.version(tools.find()),
+        samples_each=request.limit or "all",
+        n_ctx=target.n_ctx,
+        judge=_judge() if judged else None,
+        prompt_as_template=_keeps_template(target.model),
+    )

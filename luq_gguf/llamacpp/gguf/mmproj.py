@@ -10,8 +10,8 @@ import gguf
 import numpy as np
 
 from luq_gguf.core import atomic
+from luq_gguf.core.clip_vision import ClipVision
 from luq_gguf.core.errors import ConversionError
-from luq_gguf.core.types import ClipVision
 
 
 def beside(model: Path) -> list[Path]:

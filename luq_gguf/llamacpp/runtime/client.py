@@ -56,6 +56,15 @@ class Measurement:
     log_probabilities: np.ndarray
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What a file from anywhere may take: seconds for loading and for each reply, and bytes of the child's address
+    space."""
+
+    seconds: float
+    memory_bytes: int
+
+
 class LlamaClient:
     """A loaded model, as a context manager. Raises RunnerError where the file does not load or a prompt fails."""
 
@@ -68,23 +77,20 @@ class LlamaClient:
         n_ctx: int = 4096,
         n_batch: int = 512,
         embeddings: Path | None = None,
-        timeout: float | None = None,
-        max_memory: float | None = None,
-        check: bool = False,
         kernels: Path | None = None,
+        limits: Limits | None = None,
     ) -> None:
-        """For files from anywhere: `timeout` bounds loading and each reply, in seconds, `max_memory` the child's
-        address space, in bytes; `check` rejects weights that are not finite. `kernels` is a plugin to load."""
+        """`kernels` is a plugin to load. `limits` are for files from anywhere: weights that are not finite are rejected
+        then, too."""
         self._command = [sys.executable, "-m", "luq_gguf.llamacpp.runtime.worker", str(model), "--ctx", str(n_ctx)]
         self._command += ["--batch", str(n_batch)]
         self._command += ["--mmproj", str(mmproj)] if mmproj else []
         self._command += ["--threads", str(threads)] if threads else []
         self._command += ["--embeddings", str(embeddings)] if embeddings else []
-        self._command += ["--check"] if check else []
         self._command += ["--kernels", str(kernels)] if kernels else []
-        self._command += ["--max-memory", str(int(max_memory))] if max_memory else []
+        self._command += ["--check", "--max-memory", str(limits.memory_bytes)] if limits else []
         self._name = model.name
-        self._timeout = timeout
+        self._timeout = limits.seconds if limits else None
 
     def __enter__(self) -> LlamaClient:
         self._errors = tempfile.TemporaryFile("w+", errors="replace")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
-from luq_gguf.core.measurements import Estimate, Ratio, Samples
+from luq_gguf.core.measurements import Estimate
+from luq_gguf.core.speeds import Ratio, Samples
 
 RESAMPLES = 10_000
 
@@ -87,12 +88,12 @@ def paired_ratio(first: np.ndarray, second: np.ndarray) -> Ratio:
     return Ratio(float(np.exp(middle)), float(np.exp(middle - half)), float(np.exp(middle + half)))
 
 
-def format_ratio(ratio: Mapping[str, float | None] | None) -> str:
-    """Format a ratio's JSON for people: "0.79 (0.75 to 0.83)"; empty for None."""
+def format_ratio(ratio: Ratio | None) -> str:
+    """Format a ratio for people: "0.79 (0.75 to 0.83)"; empty for None."""
     if ratio is None:
         return ""
-    inside = f" ({ratio['low']:.2f} to {ratio['high']:.2f})" if ratio["low"] is not None else ""
-    return f"{ratio['value']:.2f}{inside}"
+    inside = f" ({ratio.low:.2f} to {ratio.high:.2f})" if ratio.low is not None else ""
+    return f"{ratio.value:.2f}{inside}"
 
 
 def spread_of(samples: Sequence[float]) -> Samples:

@@ -54,7 +54,8 @@ def test_results_to_metrics():
         "n-samples": {"mme": {"original": 2374, "effective": 20}},
         "versions": {"mme": 0.0},
     }
-    assert lmms_eval.read(results) == {
+    read = {task: benchmark.to_json() for task, benchmark in lmms_eval.read(results).items()}
+    assert read == {
         "mme": {
             "metrics": {
                 "mme_perception_score": {"value": 1500.5, "stderr": None},

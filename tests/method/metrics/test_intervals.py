@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from luq_gguf.core.speeds import Ratio
 from luq_gguf.method.metrics.intervals import (
     accuracy,
     bootstrap,
@@ -57,8 +58,8 @@ def test_a_ratio_that_never_changes_has_no_doubt_and_one_pair_has_no_interval():
     alike = paired_ratio(np.array([2.0, 4.0]), np.array([3.0, 6.0]))
     assert (alike.low, alike.high) == pytest.approx((1.5, 1.5))
     assert paired_ratio(np.array([2.0]), np.array([3.0])).to_json() == {"value": 1.5, "low": None, "high": None}
-    assert format_ratio({"value": 1.5, "low": None, "high": None}) == "1.50"
-    assert format_ratio(alike.to_json()) == "1.50 (1.50 to 1.50)"
+    assert format_ratio(Ratio(1.5, None, None)) == "1.50"
+    assert format_ratio(alike) == "1.50 (1.50 to 1.50)"
 
 
 def test_a_second_series_has_its_ratio_in_the_interval_of_the_first_as_often_as_is_said():
