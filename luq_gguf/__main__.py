@@ -1,5 +1,6 @@
 """``python -m luq_gguf`` is ``luq-gguf``."""
 
-from luq_gguf.cli import main
+from luq_gguf.cli import program
 
-main()
+if __name__ == "__main__":
+    program()

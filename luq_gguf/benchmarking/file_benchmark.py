@@ -32,9 +32,10 @@ IMAGE_PROMPT = "Describe this image in detail."
 
 @dataclass(frozen=True)
 class BenchRequest:
-    """Describes what is measured of each file."""
+    """Describes what is measured of each file: with which numbers of threads (the number of cores, if none is given),
+    for prompts of how many tokens, and how often."""
 
-    threads: tuple[int, ...]
+    threads: tuple[int, ...] = field(default_factory=lambda: (machine.physical_cores(),))
     prompts: tuple[int, ...] = (64, 256)
     n_generate: int = 32
     repetitions: int = 10

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from luq_gguf.benchmarking.type_benchmark import Geometry
-from luq_gguf.core import json_input
+from luq_gguf.core import json_input, process_state
 from luq_gguf.core.errors import CheckpointError
 from luq_gguf.hf import download
 from luq_gguf.llamacpp import converter, quantize
@@ -120,7 +120,7 @@ def _tensors(config: dict[str, Any], model: str) -> tuple[dict[str, tuple[int, .
         model_config = AutoConfig.for_model(kind, **{k: v for k, v in config.items() if k != "model_type"})
         text = model_config.get_text_config()
         alone = type(text) in AutoModelForCausalLM._model_mapping
-        with torch.device("meta"):
+        with process_state.TORCH, torch.device("meta"):
             network: Any = (AutoModelForCausalLM if alone else AutoModelForImageTextToText).from_config(
                 text if alone else model_config
             )

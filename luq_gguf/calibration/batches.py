@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from luq_gguf.core.calibration_set import CalibrationData
 from luq_gguf.core.errors import CalibrationError, CheckpointError
 from luq_gguf.core.images import open_rgb
 from luq_gguf.core.sandbox_limits import bounded
-from luq_gguf.core.types import CalibrationSet, Sample, ShardSpec
+from luq_gguf.core.types import Sample, ShardSpec
 
 CHUNK_TOKENS = 512  # llama-imatrix's default context, so that both read the same chunks of a text
 BATCH_TOKENS = 1024  # bounds the memory of activations; more is no faster on a CPU
@@ -29,7 +30,7 @@ class Batch:
 
 
 def batches(
-    model: nn.Module, processor: Any, calibration: CalibrationSet, start: int = 0, share: ShardSpec = ShardSpec()
+    model: nn.Module, processor: Any, calibration: CalibrationData, start: int = 0, share: ShardSpec = ShardSpec()
 ) -> Iterator[Batch]:
     """Yield batches of the set in a fixed order: multimodal samples, then text. `start` skips whole batches.
 
@@ -67,7 +68,7 @@ def chunk_tokens(tokenizer: Any, document: str, count: int) -> list[list[int]]:
     return [[bos, *chunk[1:]] if bos is not None else chunk for chunk in chunks]
 
 
-def _chunk_groups(processor: Any, calibration: CalibrationSet) -> Iterator[_Chunks]:
+def _chunk_groups(processor: Any, calibration: CalibrationData) -> Iterator[_Chunks]:
     tokenizer = getattr(processor, "tokenizer", processor)
     assert calibration.document is not None
     chunks = chunk_tokens(tokenizer, calibration.document, calibration.n_text)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import _thread
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -101,8 +100,7 @@ class Ranks:
             outcome = self._failure() or error
         if outcome is None:
             return
-        for number in (signal.SIGINT, signal.SIGTERM):  # the launcher ends all now; this one is about to
-            signal.signal(number, signal.SIG_IGN)
+        interrupts.ignore()  # the launcher ends all now; this one is about to
         # Rank 0 speaks for all, unless it may be the one that is gone.
         if self._rank and not (self._lost and self._rank == 1 and isinstance(outcome, RankError)):
             raise SystemExit(

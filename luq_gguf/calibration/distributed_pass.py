@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING
 from luq_gguf.calibration.distributed import Launch, Ranks
 from luq_gguf.calibration.stage import (
     PROFILE_STATE,
-    CalibrationRequest,
     adopt_merged,
     make_merged,
     make_profile,
+    on_load,
     place,
     profile_key,
-    read_request,
-    request_for,
+    read_data,
+    set_for,
     tell_skipped,
 )
+from luq_gguf.core.calibration_set import CalibrationSet
 from luq_gguf.core.errors import RankError, RunFolderError, ShardError
 from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Reporter
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 def profile_shard(
     model: str,
     out: Path,
-    request: CalibrationRequest,
+    calibration: CalibrationSet,
     share: ShardSpec,
     options: RunOptions = RunOptions(),
     reporter: Reporter = Reporter(),
@@ -51,33 +52,34 @@ def profile_shard(
             )
         session = load_spec_for_profile(run, model, options, reporter)
         run.update(shard=str(share))
-        _make_shard(session, request, share)
+        _make_shard(session, calibration, share)
 
 
-def _make_shard(session: Session, request: CalibrationRequest, share: ShardSpec) -> None:
+def _make_shard(session: Session, calibration: CalibrationSet, share: ShardSpec) -> None:
     """Shard stage: the files of calibration/shards.py."""
     from luq_gguf.calibration import forward_pass
     from luq_gguf.calibration import shards as shard_files
 
     run, spec, reporter = session.run, session.spec, session.reporter
-    request = request_for(spec, request, reporter)
-    whole_key = profile_key(spec, request, session.options.device)
+    calibration = set_for(spec, calibration, reporter)
+    whole_key = profile_key(spec, calibration, session.options.device)
 
     def make() -> None:
         placement = place(session)
-        calibration = read_request(run, request)
-        tell_skipped(calibration, reporter)
+        data = read_data(run, calibration)
+        tell_skipped(data, reporter)
         pass_ = forward_pass.run_pass(
             spec.checkpoint,
-            calibration,
+            data,
             spec.names,
             run.work,
             placement=placement,
             share=share,
+            on_load=on_load(reporter),
             on_samples=lambda done, total: reporter.progress(f"samples of shard {share}", done, total),
         )
         with pass_ as pass_result:
-            shard_files.write(run.path, share, spec.checkpoint, calibration, pass_result, whole_key)
+            shard_files.write(run.path, share, spec.checkpoint, data, pass_result, whole_key)
 
     run.run_stage("shard", hash_of(whole_key, str(share)), shard_files.names(spec.tensors.n_layers), make)
     for name in PROFILE_STATE:
@@ -120,7 +122,7 @@ def _open_shard(folder: Path) -> Shard:
 def profile_together(
     model: str,
     out: Path,
-    request: CalibrationRequest,
+    calibration: CalibrationSet,
     launch: Launch,
     options: RunOptions = RunOptions(),
     reporter: Reporter = Reporter(),
@@ -138,19 +140,19 @@ def profile_together(
             if ranks.wait_for_work():
                 with RunFolder(folder, create=True) as shard_run:
                     session = load_spec_for_profile(shard_run, model, replace(options, overwrite=True))
-                    _make_shard(session, request, share)
+                    _make_shard(session, calibration, share)
                 ranks.wait_for_all()
             return None
         with RunFolder(out, create=True, overwrite=options.overwrite) as run:
             session = load_spec_for_profile(run, model, options, reporter)
-            if _is_profiled(session, request):
+            if _is_profiled(session, calibration):
                 ranks.nothing_to_do()
-                return make_profile(session, request)
+                return make_profile(session, calibration)
             place(session, copies=min(launch.local, sum(not _has_shard(part) for part in parts)))
             with ranks.working():
                 with RunFolder(folder, create=True) as shard_run:
                     shard_run.update(model=model, revision=session.spec.checkpoint.revision)
-                    _make_shard(replace(session, run=shard_run), request, share)
+                    _make_shard(replace(session, run=shard_run), calibration, share)
                 reporter.info(f"shard {share} is done; waiting for the other processes")
                 ranks.wait_for_all()
             _check_seen(parts)
@@ -172,8 +174,8 @@ def _check_seen(parts: Sequence[Path]) -> None:
             )
 
 
-def _is_profiled(session: Session, request: CalibrationRequest) -> bool:
-    followed = request_for(session.spec, request)
+def _is_profiled(session: Session, calibration: CalibrationSet) -> bool:
+    followed = set_for(session.spec, calibration)
     key = profile_key(session.spec, followed, session.options.device)
     adopt_merged(session.run, session.spec, followed, key)
     return session.run.is_done("profile", key)

@@ -22,7 +22,9 @@ from luq_gguf.calibration import resume
 from luq_gguf.calibration.batches import Batch
 from luq_gguf.calibration.hooks import CalibrationHooks
 from luq_gguf.calibration.reservoir import MODALITIES, Reservoir
-from luq_gguf.core.types import CalibrationSet, ImportanceMatrix, ShardSpec
+from luq_gguf.core import process_state
+from luq_gguf.core.calibration_set import CalibrationData
+from luq_gguf.core.types import ImportanceMatrix, ShardSpec
 from luq_gguf.hf import model as hf_model
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.decoder import decoder_layers, decoder_matrices
@@ -46,7 +48,7 @@ class PassResult:
 
 
 def pass_key(
-    checkpoint: Checkpoint, calibration: CalibrationSet, dtype: torch.dtype, share: ShardSpec = ShardSpec()
+    checkpoint: Checkpoint, calibration: CalibrationData, dtype: torch.dtype, share: ShardSpec = ShardSpec()
 ) -> str:
     """Return the key of saved state; `dtype` is that of the weights and of the kept vectors."""
     inputs = [checkpoint.fingerprint, calibration.sha256, calibration.n_text, calibration.seed, CAPACITY, STATE]
@@ -56,12 +58,13 @@ def pass_key(
 @contextmanager
 def run_pass(
     checkpoint: Checkpoint,
-    calibration: CalibrationSet,
+    calibration: CalibrationData,
     names: TensorNames,
     work: Path,
     *,
     placement: Placement,
     share: ShardSpec = ShardSpec(),
+    on_load: Callable[[float], None] = lambda share: None,
     on_samples: Callable[[int, int], None],
 ) -> Iterator[PassResult]:
     """Make the pass, or the rest of it; the reservoir can be read inside this context, after the model is freed."""
@@ -71,7 +74,9 @@ def run_pass(
     if state is None:
         for name in MODALITIES:
             (work / f"reservoir-{name}.bin").unlink(missing_ok=True)
+    on_load(0.0)
     model, processor = hf_model.load_reference(checkpoint, placement)
+    on_load(1.0)
     config: Any = model.config
     width = config.get_text_config().hidden_size
     dtype = next(model.parameters()).dtype
@@ -92,7 +97,7 @@ def run_pass(
 class _Batches:
     model: torch.nn.Module
     processor: object
-    calibration: CalibrationSet
+    calibration: CalibrationData
     share: ShardSpec
 
     def after(self, start: int) -> Iterator[Batch]:
@@ -117,9 +122,8 @@ def _pass(
     last_saved, batch_number = time.monotonic(), start
     on_samples(done, total)
     with torch.inference_mode(), hooks.attached():
-        for batch in batches.after(start):
-            hooks.expect(batch.valid, batch.ids, multimodal=batch.multimodal)
-            forward(batches.model, batch)
+        remaining = batches.after(start)
+        while batch := _next_passed(batches.model, hooks, remaining):
             done += len(batch.ids)
             batch_number += 1
             on_samples(done, max(done, total))
@@ -129,6 +133,16 @@ def _pass(
     save(_state(hooks, reservoir, batch_number, done))
     on_samples(done, done)
     return hooks.importance(done)
+
+
+def _next_passed(model: torch.nn.Module, hooks: CalibrationHooks, remaining: Iterator[Batch]) -> Batch | None:
+    """Make the next batch and its forward pass, while no other thread loads a model; None after the last."""
+    with process_state.TORCH:
+        batch = next(remaining, None)
+        if batch:
+            hooks.expect(batch.valid, batch.ids, multimodal=batch.multimodal)
+            forward(model, batch)
+    return batch
 
 
 def forward(model: torch.nn.Module, batch: Batch) -> None:

@@ -12,8 +12,9 @@ import numpy as np
 from luq_gguf.calibration import entropy_estimate
 from luq_gguf.calibration.forward_pass import CAPACITY, forward, pass_key, run_pass
 from luq_gguf.calibration.reservoir import MODALITIES, SampledVectors
+from luq_gguf.core.calibration_set import CalibrationData
 from luq_gguf.core.profile_facts import CalibrationFacts, EstimatorFacts
-from luq_gguf.core.types import COLUMNS, CalibrationSet, ImportanceMatrix, Profile
+from luq_gguf.core.types import COLUMNS, ImportanceMatrix, Profile
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.devices import Placement
 from luq_gguf.hf.tensor_names import TensorNames
@@ -37,8 +38,9 @@ ProfileResult = tuple[Profile, ImportanceMatrix, dict[str, np.ndarray]]
 
 @dataclass(frozen=True)
 class Progress:
-    """Callbacks of the two halves: done and total, of samples and of layers."""
+    """Callbacks: what share of the model is loaded; then done and total of the two halves, of samples and of layers."""
 
+    on_load: Callable[[float], None] = lambda share: None
     on_samples: Callable[[int, int], None] = lambda done, total: None
     on_layers: Callable[[int, int], None] = lambda done, total: None
 
@@ -61,7 +63,7 @@ class ProfileInputs:
 
 def profile(
     checkpoint: Checkpoint,
-    calibration: CalibrationSet,
+    calibration: CalibrationData,
     names: TensorNames,
     work: Path,
     *,
@@ -74,7 +76,15 @@ def profile(
     Returns what `finalize_profile` does. Raises CalibrationError where the set has fewer tokens than clusters.
     """
     key = pass_key(checkpoint, calibration, placement.dtype)
-    pass_ = run_pass(checkpoint, calibration, names, work, placement=placement, on_samples=progress.on_samples)
+    pass_ = run_pass(
+        checkpoint,
+        calibration,
+        names,
+        work,
+        placement=placement,
+        on_load=progress.on_load,
+        on_samples=progress.on_samples,
+    )
     with pass_ as pass_result:
         inputs = ProfileInputs(
             checkpoint.name,
@@ -123,7 +133,7 @@ def finalize_profile(
     return Profile(inputs.model, layers, estimator, calibration, rankings, taus), matrix, histograms | columns
 
 
-def calibration_facts(calibration: CalibrationSet) -> CalibrationFacts:
+def calibration_facts(calibration: CalibrationData) -> CalibrationFacts:
     """Return what profile.json says about a calibration set; n_text and n_tokens are known after the pass."""
     return CalibrationFacts(
         sources=calibration.sources,

@@ -24,10 +24,11 @@ from luq_gguf.calibration.forward_pass import PassResult, seen_arrays, seen_batc
 from luq_gguf.calibration.profiler import calibration_facts
 from luq_gguf.calibration.reservoir import MODALITIES
 from luq_gguf.core import atomic
+from luq_gguf.core.calibration_set import CalibrationData
 from luq_gguf.core.errors import ShardError
 from luq_gguf.core.json_value import JsonValue
 from luq_gguf.core.profile_facts import CalibrationFacts
-from luq_gguf.core.types import COLUMNS, CalibrationSet, ImportanceMatrix, ShardSpec
+from luq_gguf.core.types import COLUMNS, ImportanceMatrix, ShardSpec
 from luq_gguf.hf.checkpoint import Checkpoint
 
 VERSION = 1
@@ -94,7 +95,7 @@ def write(
     folder: Path,
     share: ShardSpec,
     checkpoint: Checkpoint,
-    calibration: CalibrationSet,
+    calibration: CalibrationData,
     pass_result: PassResult,
     request_key: str,
 ) -> None:

@@ -4,15 +4,14 @@ inputs are unchanged. Nothing here prints: the `Reporter` is told.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from luq_gguf.core import atomic
+from luq_gguf.core.calibration_set import CalibrationData, CalibrationSet
 from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Reporter
-from luq_gguf.core.types import CalibrationSet, Profile
+from luq_gguf.core.types import Profile
 from luq_gguf.hf import datasets
 from luq_gguf.llamacpp.gguf import header_only, imatrix
 from luq_gguf.run import serialization
@@ -29,61 +28,34 @@ PROFILE_FILES = ("profile.json", "profile.safetensors", header_only.IMATRIX_NAME
 PROFILE_STATE = ("pass.npz", "entropies.npz", "reservoir-multimodal.bin", "reservoir-text.bin")
 
 
-@dataclass(frozen=True)
-class CalibrationRequest:
-    """What the user asked to calibrate with."""
-
-    images: str | None = None
-    text: str | None = None
-    alpha: float = 0.5
-    n_samples: int = 128
-    seed: int = 0
-
-    def key(self) -> str:
-        """Return a key that changes when the request or the local files behind it change."""
-        return hash_of(vars(self), [_stamps(source) for source in (self.images, self.text)])
-
-    def for_text_only(self) -> CalibrationRequest:
-        return CalibrationRequest(None, self.text, 0.0, self.n_samples, self.seed)
-
-
-def _stamps(source: str | None) -> list[object]:
-    path = Path(source).expanduser() if source else None
-    if path is None or not path.exists():
-        return []
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    return [(str(f.relative_to(path.parent)), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
-
-
-def request_for(spec: ModelSpec, request: CalibrationRequest, reporter: Reporter = Reporter()) -> CalibrationRequest:
-    """Return the request as the model can follow it: without a vision half it reads text only."""
+def set_for(spec: ModelSpec, calibration: CalibrationSet, reporter: Reporter = Reporter()) -> CalibrationSet:
+    """Return the calibration set as the model can take it: without a vision half it reads text only."""
     if spec.checkpoint.has_vision:
-        return request
+        return calibration
     reporter.info(f"{spec.checkpoint.name} reads text only: alpha is 0")
-    return request.for_text_only()
+    return calibration.for_text_only()
 
 
-def profile_key(spec: ModelSpec, request: CalibrationRequest, device: str) -> str:
-    """Return the key of the profile stage, for a request as `request_for` returns it."""
-    return hash_of(spec.checkpoint.fingerprint, request.key(), device)
+def profile_key(spec: ModelSpec, calibration: CalibrationSet, device: str) -> str:
+    """Return the key of the profile stage, for a set as `set_for` returns it."""
+    return hash_of(spec.checkpoint.fingerprint, calibration.key(), device)
 
 
-def read_request(run: RunFolder, request: CalibrationRequest) -> CalibrationSet:
-    """Read the calibration set of a request. Raises CalibrationError."""
+def read_data(run: RunFolder, calibration: CalibrationSet) -> CalibrationData:
+    """Read the data of a calibration set. Raises CalibrationError."""
     return datasets.read_calibration(
-        request.images,
-        request.text,
-        n_samples=request.n_samples,
-        alpha=request.alpha,
-        seed=request.seed,
+        *calibration.sources,
+        n_samples=calibration.samples,
+        alpha=calibration.alpha,
+        seed=calibration.seed,
         cache=run.work / "images",
     )
 
 
-def tell_skipped(calibration: CalibrationSet, reporter: Reporter) -> None:
+def tell_skipped(data: CalibrationData, reporter: Reporter) -> None:
     """Tell the reporter which images could not be read."""
-    if calibration.skipped:
-        reporter.info(f"skipped {len(calibration.skipped)} unreadable images: {', '.join(calibration.skipped[:5])}")
+    if data.skipped:
+        reporter.info(f"skipped {len(data.skipped)} unreadable images: {', '.join(data.skipped[:5])}")
 
 
 def place(session: Session, copies: int = 1) -> Placement:
@@ -100,7 +72,7 @@ def place(session: Session, copies: int = 1) -> Placement:
     return placement
 
 
-def adopt_merged(run: RunFolder, spec: ModelSpec, request: CalibrationRequest, key: str) -> None:
+def adopt_merged(run: RunFolder, spec: ModelSpec, calibration: CalibrationSet, key: str) -> None:
     """Give a merged profile the key that this machine's stage has, where it is from the same model and data.
 
     File times and the device are part of a key, and shards may come from machines where these differ.
@@ -109,7 +81,7 @@ def adopt_merged(run: RunFolder, spec: ModelSpec, request: CalibrationRequest, k
     stages = run.read()["stages"]
     if not merged or stages.get("profile", {}).get("key") == key or run.changed("profile"):
         return
-    read = read_request(run, request)
+    read = read_data(run, calibration)
     here = merged_facts(spec.checkpoint.identity, read.sha256, read.seed, read.alpha, read.n_text)
     if here == {name: merged.get(name) for name in here}:
         run.update(stages=stages | {"profile": stages["profile"] | {"key": key}})
@@ -120,21 +92,21 @@ def merged_facts(identity: str, sha256: str, seed: int, alpha: float, n_text: in
     return {"model_sha256": identity, "sha256": sha256, "seed": seed, "alpha": alpha, "n_text": n_text}
 
 
-def make_profile(session: Session, request: CalibrationRequest) -> Profile:
+def make_profile(session: Session, calibration: CalibrationSet) -> Profile:
     """Run the profile stage: write profile.json, profile.safetensors and imatrix.gguf."""
     run, spec, reporter = session.run, session.spec, session.reporter
-    request = request_for(spec, request, reporter)
-    key = profile_key(spec, request, session.options.device)
-    adopt_merged(run, spec, request, key)
+    calibration = set_for(spec, calibration, reporter)
+    key = profile_key(spec, calibration, session.options.device)
+    adopt_merged(run, spec, calibration, key)
 
     def make() -> None:
         from luq_gguf.calibration import profiler
 
         placement = place(session)
-        calibration = read_request(run, request)
-        tell_skipped(calibration, reporter)
+        data = read_data(run, calibration)
+        tell_skipped(data, reporter)
         result = profiler.profile(
-            spec.checkpoint, calibration, spec.names, run.work, placement=placement, progress=_progress(reporter)
+            spec.checkpoint, data, spec.names, run.work, placement=placement, progress=_progress(reporter)
         )
         if run.read().get("merged"):
             run.update(merged=None)
@@ -169,10 +141,16 @@ def make_merged(run: RunFolder, shards: Sequence[Shard], reporter: Reporter = Re
     return _finished_profile(run)
 
 
+def on_load(reporter: Reporter) -> Callable[[float], None]:
+    """Return what tells the reporter how much of the reference model is loaded: the first minutes of a large one."""
+    return lambda share: reporter.progress("load reference model", share, 1.0)
+
+
 def _progress(reporter: Reporter) -> Progress:
     from luq_gguf.calibration import profiler
 
     return profiler.Progress(
+        on_load(reporter),
         lambda done, total: reporter.progress("calibration samples", done, total),
         lambda done, total: reporter.progress("layer entropies", done, total),
     )

@@ -58,15 +58,25 @@ def cli() -> None:
     """Make layerwise ultra-low-bit GGUF files of vision-language models, for stock llama.cpp."""
 
 
-def main() -> None:
-    """Run a command. An error is printed as one sentence that says what is wrong and one that says what to do."""
-    interrupts.install()
+def program() -> None:
+    """Run a command as a process of its own, and end the process."""
     try:
+        interrupts.install()
         code = _run()
         if code != 130:  # then a second Ctrl-C must not be lost on threads that still end something
             interrupts.finish()
     except KeyboardInterrupt:  # between two of these lines
         code = 130
+    sys.exit(code)
+
+
+def main() -> None:
+    """Run the command of sys.argv for a Python program, which may go on afterwards: handlers of signals are as before.
+
+    An error is printed as one sentence that says what is wrong and one that says what to do. Raises SystemExit.
+    """
+    with interrupts.remembered():
+        code = _run()
     sys.exit(code)
 
 

@@ -11,6 +11,7 @@ from luq_gguf.cli import options, output
 from luq_gguf.core.speeds import Bench
 from luq_gguf.core.types import RunOptions
 from luq_gguf.reporting import tables
+from luq_gguf.reporting.progress import progress
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -95,8 +96,9 @@ def _bench(
     files: tuple[Path, ...], run_dir: Path | None, shape: str | None, given: dict[str, Any]
 ) -> tuple[Bench, Path]:
     prompts = options.numbers(given["prompts"], "--prompt")
+    from luq_gguf import api
     from luq_gguf.benchmarking.file_benchmark import BenchRequest
-    from luq_gguf.workflows import bench
+    from luq_gguf.workflows.bench import ShapeRequest
 
     request = BenchRequest(
         _threads(given["threads"]),
@@ -110,26 +112,27 @@ def _bench(
     out = (given["out"] or (run_dir or Path()) / "bench.json").absolute()
     if given["out"] and not out.parent.is_dir():
         raise click.UsageError(f"{out.parent} is not a folder. Give --out a file in a folder that exists.")
-    with output.reporter() as reporter:
-        if run_dir:
-            how = RunOptions(trust_remote_code=given["trust_remote_code"])
-            return bench.bench_run(run_dir, request, out, reporter, how, model=given["model"]), out
-        if shape:
-            lows = tuple(dict.fromkeys(kind.strip().upper() for kind in given["low"].split(",")))
-            wanted = bench.ShapeRequest(shape, given["low_layers"], lows, given["high"], given["f16"])
-            return bench.bench_synthetic(wanted, request, out, reporter), out
-        return bench.bench_files(files, given["mmproj"], request, out, reporter), out
+    wanted = None
+    if shape is not None:
+        lows = tuple(dict.fromkeys(kind.strip().upper() for kind in given["low"].split(",")))
+        wanted = ShapeRequest(shape, given["low_layers"], lows, given["high"], given["f16"])
+    with progress() as reporter:
+        measured = api.bench(
+            files, run=run_dir, shape=wanted, request=request, out=out, mmproj=given["mmproj"], model=given["model"],
+            options=RunOptions(trust_remote_code=given["trust_remote_code"]), reporter=reporter,
+        )  # fmt: skip
+    return measured, out
 
 
 def _types(run_dir: Path | None, shape: str | None, given: dict[str, Any], *, as_json: bool) -> None:
-    from luq_gguf.workflows import bench
+    from luq_gguf import api
 
     threads = _threads(given["threads"])
     if len(threads) > 1:
         raise click.UsageError("--types takes a single number of threads.")
-    with output.reporter() as reporter:
+    with progress() as reporter:
         model = shape or "qwen2.5-vl-7b"
-        speeds = bench.bench_types(run_dir, model, threads[0], reporter, again=given["again"])
+        speeds = api.bench_types(run=run_dir, shape=model, threads=threads[0], again=given["again"], reporter=reporter)
     if as_json:
         output.print_json(speeds.to_json())
         return

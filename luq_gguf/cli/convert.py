@@ -8,6 +8,8 @@ from typing import Any
 import click
 
 from luq_gguf.cli import options, output
+from luq_gguf.core.units import format_size
+from luq_gguf.reporting.progress import progress
 
 
 @click.command("convert")
@@ -26,42 +28,24 @@ from luq_gguf.cli import options, output
 @options.trust
 @options.permissions("--overwrite", "--allow-fallback")
 @options.as_json
-def command(
-    model: str,
-    out: Path,
-    calib: str | None,
-    calib_text: str | None,
-    alpha: float,
-    samples: int,
-    seed: int,
-    repo: str | None,
-    *,
-    as_json: bool,
-    **rest: Any,
-) -> None:
+def command(model: str, out: Path, repo: str | None, *, as_json: bool, **rest: Any) -> None:
     """Convert MODEL (a checkpoint folder or a Hub id) to a LUQ GGUF file in the folder --out.
 
     \b
     luq-gguf convert Qwen/Qwen2.5-VL-7B-Instruct --out out/ --target-size 3.4GiB
     """
-    plan_request = options.make_plan_request(rest, seed)
-    how = options.make_run_options(rest)
-    options.check_files(how, measures=plan_request.measures)
-    from luq_gguf.calibration.stage import CalibrationRequest
-    from luq_gguf.core.units import format_size
-    from luq_gguf.workflows import pipeline
-
-    request = CalibrationRequest(calib, calib_text, alpha, samples, seed)
+    calibration, wanted = options.make_calibration(rest), options.make_plan_arguments(rest)
     target, base_model = options.make_target(repo, rest)
-    with output.reporter() as reporter:
-        if target:
-            from luq_gguf.publishing import upload
+    how = options.make_run_options(rest)
+    from luq_gguf import api
 
-            upload.check(target, base_model)  # hours before it is needed
-        result = pipeline.convert(model, out, plan_request, request, how, reporter)
-        published = upload.upload(out, target, base_model=base_model, reporter=reporter) if target else None
+    with progress() as reporter:
+        result = api.convert(
+            model, out, calibration=calibration, **wanted, target=target, base_model=base_model, options=how,
+            reporter=reporter,
+        )  # fmt: skip
     if as_json:
-        output.print_json(result.to_json() | ({"upload": published.to_json()} if published else {}))
+        output.print_json(result.to_json())
         return
     output.print_table(output.profile_table(result.profile, result.plan.low_layers))
     click.echo(output.agreement_line(result.profile))
@@ -75,7 +59,7 @@ def command(
         )
     else:
         click.echo(f"\nTry it: llama-cli -m {result.model.path}")
-    if published:
-        click.echo(f"\npublished  {published.pull_request or published.url}")
+    if result.upload:
+        click.echo(f"\npublished  {result.upload.pull_request or result.upload.url}")
     if result.better:
         click.echo(f"\n{result.better}")

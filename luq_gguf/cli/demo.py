@@ -8,6 +8,7 @@ import click
 
 from luq_gguf.cli import options, output
 from luq_gguf.core.types import RunOptions
+from luq_gguf.reporting.progress import progress
 
 SHOWN = 8
 MODELS = ("qwen2.5-vl", "llava-1.5")
@@ -32,7 +33,7 @@ def command(
     from luq_gguf.core.units import format_size
     from luq_gguf.workflows import demo
 
-    with output.reporter() as reporter:
+    with progress() as reporter:
         how = RunOptions(threads=threads, device=device)
         done = demo.run(out, how, reporter, model=model, low_layers=low_layers, n_questions=questions)
     if as_json:

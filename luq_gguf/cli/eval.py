@@ -9,6 +9,7 @@ import click
 
 from luq_gguf.cli import options, output
 from luq_gguf.reporting import tables
+from luq_gguf.reporting.progress import progress
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -29,16 +30,16 @@ def command(
     In a run folder, the result is also written to eval.json. Measurements are kept: repeating one takes no time, and an
     interrupted one resumes where it stopped.
     """
-    from luq_gguf.workflows import pipeline
+    from luq_gguf import api
 
-    with output.reporter() as reporter:
-        result = pipeline.evaluate(
+    with progress() as reporter:
+        result = api.evaluate(
             file,
-            reference,
             options.make_questions(rest),
+            reference=reference,
             mmproj=mmproj,
             threads=threads,
-            benchmark=options.make_benchmarks(rest),
+            benchmarks=options.make_benchmarks(rest),
             reporter=reporter,
         )
     if as_json:

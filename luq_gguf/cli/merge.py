@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from luq_gguf.cli import options, output
+from luq_gguf.reporting.progress import progress
 
 
 @click.command("merge")
@@ -18,6 +19,6 @@ def command(shards: tuple[Path, ...], out: Path, *, overwrite: bool, allow_fallb
     """Merge SHARDS of luq-gguf profile --shard; write profile.json and imatrix.gguf into the folder --out."""
     from luq_gguf.calibration import distributed_pass
 
-    with output.reporter() as reporter:
+    with progress() as reporter:
         profile = distributed_pass.merge(shards, out, overwrite=overwrite, reporter=reporter)
     output.print_profile(profile, out, as_json=as_json)

@@ -12,7 +12,7 @@ import click
 
 from luq_gguf.core.errors import BudgetError, CalibrationError
 from luq_gguf.core.types import Budget, RunOptions, ShardSpec
-from luq_gguf.method.orders import MEASURED, MEASURED_OPTIONS, ORDERS
+from luq_gguf.method.orders import MEASURED, ORDERS
 
 F = TypeVar("F", bound=Callable[..., Any])
 _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "KI": 1024, "MI": 1024**2, "GI": 1024**3}
@@ -191,61 +191,34 @@ def make_run_options(values: dict[str, Any]) -> RunOptions:
     return RunOptions(**{name: values.pop(name) for name in given})
 
 
-def make_plan_request(values: dict[str, Any], seed: int) -> Any:
-    """Take the options of `budget` and `types` out of a command's values. Raises BudgetError and UsageError."""
+def make_plan_arguments(values: dict[str, Any]) -> dict[str, Any]:
+    """Take the options of `budget` and `types` out of a command's values, as arguments of the library. Raises
+    UsageError."""
     names = ("low_layers", "target_size", "target_bpw", "max_kld", "min_accuracy", "target_tps")
     budget = Budget(*(values.pop(name) for name in names))
-    rule, kind, source = values.pop("rule"), values.pop("plan_kind"), values.pop("eval_source")
     search = {n: values.pop(n) for n in ("kinds", "per", "swaps", "plan_minutes")}
     search_options = {
         f"--{name.replace('kinds', 'types').replace('_', '-')}" for name, v in search.items() if v is not None
     }
+    kind = values.pop("plan_kind")
     if kind != "best" and search_options:
         raise click.UsageError(f"{', '.join(sorted(search_options))} can only be used with --plan best.")
-    if kind == "best" and rule != "entropy":
-        raise click.UsageError(
-            f"--rank {rule} orders layers for --plan luq; --plan best chooses types without an order."
-        )
-    _check_budget(budget, kind)
-    from luq_gguf.evaluation.questions import QuestionSet
     from luq_gguf.planning.mixed_precision import BestRequest
-    from luq_gguf.planning.stage import PlanRequest
 
     best = None
     if kind == "best":
         kinds = tuple(part.strip() for part in search["kinds"].split(",") if part.strip()) if search["kinds"] else None
         swaps = 16 if search["swaps"] is None else search["swaps"]
         best = BestRequest(kinds, search["per"] == "tensor", swaps, search["plan_minutes"])
-    return PlanRequest(budget, rule, seed, best, QuestionSet(source), values.pop("low"), values.pop("high"))
+    types = {name: values.pop(name) for name in ("low", "high")}
+    return {"budget": budget, "rank": values.pop("rule"), "best": best, "questions": values.pop("eval_source")} | types
 
 
-def _check_budget(budget: Budget, kind: str) -> None:
-    """Exactly one of the six; for the best plan a size, and with it a speed if wanted. Raises BudgetError."""
-    given = [value for value in vars(budget).values() if value is not None]
-    if kind == "best":
-        sizes = (budget.n_bytes is not None) + (budget.bpw is not None)
-        if sizes != 1 or len(given) != sizes + (budget.decode_tps is not None):
-            raise BudgetError(
-                "--plan best needs a size.",
-                "Give --target-size 3.4GiB or --target-bpw 3.7, optionally with --target-tps X, and no other budget.",
-            )
-        return
-    if len(given) != 1:
-        problem = "No budget was given." if not given else "More than one budget was given."
-        raise BudgetError(
-            problem,
-            "Give exactly one of --low-layers N, --target-size 3.4GiB, --target-bpw 3.7, --target-tps X, --max-kld X "
-            "or --min-accuracy A.",
-        )
+def make_calibration(values: dict[str, Any]) -> Any:
+    """Take the options of `calibration` out of a command's values."""
+    from luq_gguf.core.calibration_set import CalibrationSet
 
-
-def check_files(how: RunOptions, *, measures: bool = False) -> None:
-    """Raises UsageError where --low-disk is given together with what needs the whole 16-bit GGUF."""
-    if how.low_disk and (how.keep_f16 or measures):
-        raise click.UsageError(
-            "--low-disk does not write a whole 16-bit GGUF file, which --keep-f16, --max-kld, --min-accuracy, "
-            f"{MEASURED_OPTIONS} and --plan best need."
-        )
+    return CalibrationSet(*(values.pop(name) for name in ("calib", "calib_text", "alpha", "samples", "seed")))
 
 
 def make_questions(values: dict[str, Any]) -> Any:

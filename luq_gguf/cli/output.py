@@ -1,60 +1,24 @@
-"""What people see: a progress bar per stage and notes on stderr; tables or JSON on stdout."""
+"""What people see on stdout: tables or JSON. What a command is doing goes to stderr (reporting/progress.py)."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from luq_gguf import kernels
 from luq_gguf.core.checks import CheckReport
 from luq_gguf.core.json_value import given
-from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import LayerEntropy, Plan, PredictedSpeed, Profile
 from luq_gguf.core.units import format_size
 from luq_gguf.reporting.plan_text import describe, unsettled_line
-
-errors = Console(stderr=True)
-
-
-@contextmanager
-def reporter() -> Iterator[Reporter]:
-    """Show progress bars with rate and remaining time on stderr while inside."""
-    columns = (
-        TextColumn("{task.description:<22}"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    bars = Progress(*columns, console=errors)
-    tasks: dict[str, TaskID] = {}
-
-    def progress(stage: str, done: float, total: float) -> None:
-        scale = 100 if total == 1.0 else 1  # shares are shown in percent
-        if not tasks:
-            bars.start()
-        if stage not in tasks:
-            tasks[stage] = bars.add_task(stage, total=total * scale, rate="")
-        bars.update(tasks[stage], completed=done * scale, total=total * scale)
-        task = bars.tasks[bars.task_ids.index(tasks[stage])]
-        bars.update(tasks[stage], rate=f"{task.speed:.1f}/s" if task.speed and scale == 1 else "")
-
-    try:
-        yield Reporter(progress, lambda sentence: errors.print(sentence, highlight=False, soft_wrap=True))
-    finally:
-        bars.stop()
 
 
 def print_json(content: Any) -> None:

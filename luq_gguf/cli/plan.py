@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from luq_gguf.cli import options, output
+from luq_gguf.reporting.progress import progress
 
 
 @click.command("plan")
@@ -22,12 +23,12 @@ from luq_gguf.cli import options, output
 @options.as_json
 def command(run_dir: Path, seed: int, *, as_json: bool, **rest: Any) -> None:
     """Write plan.json and tensor-types.txt into RUN_DIR, a run folder that luq-gguf profile has made."""
-    plan_request, how = options.make_plan_request(rest, seed), options.make_run_options(rest)
+    wanted, how = options.make_plan_arguments(rest), options.make_run_options(rest)
+    from luq_gguf import api
     from luq_gguf.reporting.plan_text import better_line
-    from luq_gguf.workflows import pipeline
 
-    with output.reporter() as reporter:
-        plan = pipeline.plan(run_dir, plan_request, how, reporter, **rest)
+    with progress() as reporter:
+        plan = api.plan(run_dir, **wanted, seed=seed, options=how, reporter=reporter, **rest)
     if as_json:
         output.print_json(plan.to_json())
         return

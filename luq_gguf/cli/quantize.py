@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from luq_gguf.cli import options, output
+from luq_gguf.reporting.progress import progress
 
 
 @click.command("quantize")
@@ -27,12 +28,11 @@ def command(
 ) -> None:
     """Write the GGUF file and mmproj of RUN_DIR's plan.json, and compare every tensor's type with the plan."""
     how = options.make_run_options(rest)
-    options.check_files(how)
+    from luq_gguf import api
     from luq_gguf.core.units import format_size
-    from luq_gguf.workflows import pipeline
 
-    with output.reporter() as reporter:
-        result = pipeline.quantize_plan(run_dir, how, reporter, model=model)
+    with progress() as reporter:
+        result = api.quantize(run_dir, model=model, options=how, reporter=reporter)
     if as_json:
         output.print_json(result.to_json())
         return

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import click
 
-from luq_gguf.cli import output
-
 
 @click.command("report")
 @click.argument("run_dir", type=click.Path(path_type=Path))
@@ -15,7 +13,5 @@ def command(run_dir: Path) -> None:
     """Write report.html and figures/*.png into RUN_DIR, from what profile, plan, eval and sweep wrote there."""
     from luq_gguf.reporting import build
 
-    with output.reporter():
-        written = build.report(run_dir)
-    for path in written:
+    for path in build.report(run_dir):
         click.echo(str(path))

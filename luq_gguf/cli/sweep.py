@@ -12,6 +12,7 @@ from luq_gguf.core.json_value import given
 from luq_gguf.method.orders import ORDERS, SWEPT
 from luq_gguf.method.uniform import SWEPT as SWEPT_UNIFORM
 from luq_gguf.reporting import tables
+from luq_gguf.reporting.progress import progress
 
 
 @click.command("sweep")
@@ -70,20 +71,21 @@ def command(
     counts = options.numbers(low_layers, "--low-layers") if low_layers is not None else None
     alpha_counts = options.numbers(alpha_layers, "--alpha-layers") if alpha_layers is not None else None
     shares = options.shares(alphas, "--alpha") if alphas is not None else ()
-    from luq_gguf.calibration.stage import CalibrationRequest
-    from luq_gguf.workflows import pipeline
+    from luq_gguf import api
+    from luq_gguf.core.calibration_set import CalibrationSet
     from luq_gguf.workflows.calibration_mix import CalibrationMixRequest
-    from luq_gguf.workflows.sweep import SweepRequest
 
     listed = SWEPT_UNIFORM if uniform is None else uniform.split(",")
     kinds = tuple(kind.upper() for kind in listed if kind and kind.lower() != "none")
     questions = options.make_questions(rest)
-    calibration = CalibrationRequest(calib, calib_text, n_samples=calib_samples, seed=calib_seed)
-    ablation = CalibrationMixRequest(shares, alpha_counts, calibration) if shares else None
+    calibration = CalibrationSet(calib, calib_text, samples=calib_samples, seed=calib_seed)
+    mixes = CalibrationMixRequest(shares, alpha_counts, calibration) if shares else None
     how = options.make_run_options(rest)
-    request = SweepRequest(counts, orders or SWEPT, random_seeds, kinds, rest.pop("low"), rest.pop("high"))
-    with output.reporter() as reporter:
-        swept = pipeline.sweep(run_dir, request, questions, how, reporter, mix_request=ablation, **rest)
+    with progress() as reporter:
+        swept = api.sweep(
+            run_dir, questions, low_layers=counts, rankings=orders or SWEPT, random_seeds=random_seeds,
+            uniform_types=kinds, mix=mixes, options=how, reporter=reporter, **rest,
+        )  # fmt: skip
     if as_json:
         output.print_json(swept.to_json())
         return

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from luq_gguf.cli import options, output
 from luq_gguf.core.units import format_size
+from luq_gguf.reporting.progress import progress
 
 if TYPE_CHECKING:
     from luq_gguf.publishing.upload import Upload
@@ -26,11 +27,11 @@ def command(run_dir: Path, repo: str, *, dry_run: bool, as_json: bool, **rest: A
 
     Files that the repository already has are not sent again, and its other files stay. The card is RUN_DIR/README.md.
     """
-    from luq_gguf.publishing import upload
+    from luq_gguf import api
 
     target, base_model = options.make_target(repo, rest)
-    with output.reporter() as reporter:
-        done = upload.upload(run_dir, target, dry_run=dry_run, base_model=base_model, reporter=reporter)
+    with progress() as reporter:
+        done = api.upload(run_dir, target, base_model=base_model, dry_run=dry_run, reporter=reporter)
     if as_json:
         output.print_json(done.to_json())
         return

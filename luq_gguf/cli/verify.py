@@ -19,7 +19,7 @@ def command(target: Path, mmproj: Path | None, threads: int | None, *, as_json: 
 
     The exit code is 0 if everything is correct, and 1 if something is wrong.
     """
-    from luq_gguf.diagnostics import verify
+    from luq_gguf import api
 
-    report = verify.verify(target, mmproj, threads)
+    report = api.verify(target, mmproj=mmproj, threads=threads)
     return output.print_checks(f"luq-gguf verify {target}", report, "wrong", as_json=as_json)

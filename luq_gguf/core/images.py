@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from luq_gguf.core import process_state
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -23,9 +24,8 @@ def open_rgb(path: Path) -> Image:
     Image.init()
     formats = [name for name in FORMATS if name in Image.OPEN]  # AVIF and JPEG 2000 are not in every build
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=formats) as picture:
-                return picture.convert("RGB")
+        raised = process_state.warnings_filtered("error", Image.DecompressionBombWarning)
+        with raised, Image.open(path, formats=formats) as picture:
+            return picture.convert("RGB")
     except Exception as error:  # decoders of damaged files raise whatever they trip over
         raise ValueError(f"{path.name} cannot be read: {type(error).__name__}") from None

@@ -6,12 +6,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 
+def _no_progress(stage: str, done: float, total: float) -> None:
+    pass
+
+
+def _no_info(sentence: str) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Reporter:
-    """Receives what happens: the progress of a named stage (done, total), and sentences worth knowing."""
+    """Receives what happens: the progress of a named stage (done, total; a total of 1.0 is for shares), and sentences
+    worth knowing. Without arguments it is silent."""
 
-    progress: Callable[[str, float, float], None] = lambda stage, done, total: None
-    info: Callable[[str], None] = lambda sentence: None
+    progress: Callable[[str, float, float], None] = _no_progress
+    info: Callable[[str], None] = _no_info
 
     def once(self) -> Reporter:
         """Return this reporter, but so that it passes on each sentence only once."""

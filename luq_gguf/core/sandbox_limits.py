@@ -5,9 +5,12 @@ from __future__ import annotations
 import resource
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from luq_gguf.core import process_state
 
 TEMPLATE_SECONDS = 10.0  # rendering takes milliseconds
 TEMPLATE_BYTES = 2**30
@@ -17,23 +20,36 @@ TEMPLATE_BYTES = 2**30
 def bounded(seconds: float = TEMPLATE_SECONDS, n_bytes: int = TEMPLATE_BYTES) -> Iterator[None]:
     """Raise TimeoutError inside after so many seconds, and MemoryError for so many bytes more than are in use now.
 
-    Time is limited only in the main thread, and memory only where /proc tells how much is in use.
+    Time is limited only in the main thread, and memory only where /proc tells how much is in use. One thread at a time
+    is inside, for both limits are the process's.
     """
-    timed = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGALRM, _late) if timed else None
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    with process_state.LIMITS, _timed(seconds):
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        try:
+            if room := _address_space():
+                most = room + n_bytes
+                most = most if soft == resource.RLIM_INFINITY else min(most, soft)
+                resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@contextmanager
+def _timed(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError inside after so many seconds; an alarm that was set before goes off later, when it is due."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    started, before = time.monotonic(), signal.signal(signal.SIGALRM, _late)
+    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        if room := _address_space():
-            most = room + n_bytes
-            resource.setrlimit(resource.RLIMIT_AS, (most if soft == resource.RLIM_INFINITY else min(most, soft), hard))
-        if timed:
-            signal.setitimer(signal.ITIMER_REAL, seconds)
         yield
     finally:
-        if timed:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        if left:
+            signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - started), 1e-3), interval)
 
 
 def _late(number: int, frame: object) -> None:

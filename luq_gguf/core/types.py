@@ -47,31 +47,6 @@ class EvalData:
 
 
 @dataclass(frozen=True)
-class CalibrationSet:
-    """What flows through the reference model: multimodal samples, and n_text text-only ones.
-
-    The text-only ones are prompts without images (`text`), or chunks of a `document`. `image_source` and `text_source`
-    name the sets; `revisions` has the commit of those from the Hub.
-    """
-
-    multimodal: tuple[Sample, ...]
-    text: tuple[Sample, ...]
-    document: str | None
-    n_text: int
-    alpha: float
-    seed: int
-    sha256: str
-    image_source: str | None = None
-    text_source: str | None = None
-    revisions: Mapping[str, str] = field(default_factory=dict)
-    skipped: tuple[str, ...] = ()
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        return tuple(name for name in (self.image_source, self.text_source) if name)
-
-
-@dataclass(frozen=True)
 class RunOptions:
     """How a run is done, alike for all its stages, and what it may do; what is made is asked for by requests.
 

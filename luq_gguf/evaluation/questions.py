@@ -9,16 +9,18 @@ from luq_gguf.core.errors import EvaluationError
 from luq_gguf.core.types import Budget, EvalData
 from luq_gguf.evaluation import evaluate as evaluation
 from luq_gguf.hf import datasets
+from luq_gguf.method.metrics import vqa
 from luq_gguf.method.orders import MEASURED_OPTIONS
 from luq_gguf.run.folder import RunFolder
 
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """Describes what to measure files on: questions (`source`), a text, or both."""
+    """Describes what to measure files on: questions (`source`: a .jsonl file, a folder of images or a Hub dataset id),
+    a text file, or both. Raises EvaluationError for a metric that does not exist."""
 
-    source: str | None = None
-    text: Path | None = None
+    source: str | Path | None = None
+    text: str | Path | None = None
     metric: str = "auto"
     samples: int | None = None
     chunks: int = 32
@@ -26,10 +28,15 @@ class QuestionSet:
     n_ctx: int = 4096
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.metric not in ("auto", "none", *vqa.METRICS):
+            hint = f"Give auto, {', '.join(vqa.METRICS)}, or none."
+            raise EvaluationError(f"There is no metric named {self.metric}.", hint)
+
     def read(self, model: Path, cache: Path) -> EvalData:
         return evaluation.read_data(
-            self.source,
-            self.text,
+            None if self.source is None else str(self.source),
+            Path(self.text) if self.text else None,
             model,
             n_samples=self.samples,
             n_chunks=self.chunks,
@@ -46,5 +53,6 @@ def check_questions(budget: Budget, questions: QuestionSet, run: RunFolder) -> N
             "were given.",
             "Give --eval SET: a .jsonl, a folder of images, or a Hub dataset id.",
         )
-    samples = datasets.read_questions(questions.source, questions.samples, questions.seed, run.work / "eval" / "images")
+    cache = run.work / "eval" / "images"
+    samples = datasets.read_questions(str(questions.source), questions.samples, questions.seed, cache)
     evaluation.choose_metric("exact" if budget.min_accuracy is not None else questions.metric, samples)

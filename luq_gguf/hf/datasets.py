@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from luq_gguf.core import json_input
+from luq_gguf.core.calibration_set import CalibrationData
 from luq_gguf.core.errors import CalibrationError
 from luq_gguf.core.hashing import sha256_of
 from luq_gguf.core.images import open_rgb
-from luq_gguf.core.types import CalibrationSet, Sample
+from luq_gguf.core.types import Sample
 from luq_gguf.hf.download import network_errors
 
 DEFAULT_IMAGES = "HuggingFaceM4/A-OKVQA"
@@ -35,7 +36,7 @@ CHARACTERS_PER_CHUNK = 4096  # enough text for a chunk of 512 tokens in any of t
 
 def read_calibration(
     images: str | None, text: str | None, *, n_samples: int, alpha: float, seed: int, cache: Path
-) -> CalibrationSet:
+) -> CalibrationData:
     """Draw a calibration set. `cache` receives images of Hub datasets. Raises CalibrationError.
 
     Where images are given and text is not, the text-only samples are the same set's prompts and answers without
@@ -75,7 +76,7 @@ def read_calibration(
         text_source = source_name(text or DEFAULT_TEXT)
     source_of = {image_source: image_set, text_source: text or DEFAULT_TEXT}
     commits = {name: _commit_of(source) for name, source in source_of.items() if name and _is_on_hub(source)}
-    return CalibrationSet(
+    return CalibrationData(
         tuple(multimodal),
         samples,
         document,

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from luq_gguf.core import process_state
 from luq_gguf.core.errors import DeviceError, MemoryLimitError
 from luq_gguf.core.units import format_size
 from luq_gguf.hf.checkpoint import Checkpoint
@@ -198,8 +198,7 @@ def look(device: torch.device) -> Facts:
     if device.type != built_for:
         return Facts(str(device), built_for)
     hidden = next((name for name in _HIDING if os.environ.get(name, "0").strip() in ("", "-1")), "")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with process_state.warnings_filtered("ignore"):
         available = torch.accelerator.is_available()
         count = torch.accelerator.device_count() if available else 0
         fault = _fault(device)

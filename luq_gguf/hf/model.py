@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from luq_gguf.core import process_state
 from luq_gguf.core.errors import CheckpointError, LuqError
 from luq_gguf.hf import devices, experts
 from luq_gguf.hf.checkpoint import Checkpoint
@@ -21,9 +22,9 @@ def meta_model(checkpoint: Checkpoint) -> nn.Module:
 
     Raises CheckpointError where transformers cannot make a model of the config.
     """
-    from transformers import AutoConfig
+    with process_state.TORCH, _refusals(checkpoint), torch.device("meta"):
+        from transformers import AutoConfig
 
-    with _refusals(checkpoint), torch.device("meta"):
         config = AutoConfig.from_pretrained(
             checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code, local_files_only=True
         )
@@ -38,11 +39,8 @@ def load_reference(checkpoint: Checkpoint, placement: Placement) -> tuple[nn.Mod
 
     Raises CheckpointError where transformers refuses the checkpoint, and what `devices.memory_errors` raises.
     """
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    experts.register()
-    with _refusals(checkpoint), devices.memory_errors(placement):
+    with process_state.TORCH, _without_bars(), _refusals(checkpoint), devices.memory_errors(placement):
+        experts.register()
         model = _auto_class(checkpoint).from_pretrained(
             checkpoint.folder,
             dtype=placement.dtype,
@@ -67,6 +65,23 @@ def _auto_class(checkpoint: Checkpoint) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     return AutoModelForImageTextToText if checkpoint.has_vision else AutoModelForCausalLM
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Hide transformers' progress bars while inside: they belong to the whole process, and so to other users of it."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
+    shown, hub_shown = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+        if not hub_shown:
+            disable_progress_bars()
 
 
 @contextmanager

@@ -33,7 +33,8 @@ class PlanRequest:
     """A request for a plan: how far to go, by an order of layers (`rule`) or with the best types (`best`), and between
     which two types.
 
-    `questions` are what files are measured on where the plan asks for that.
+    `questions` are what files are measured on where the plan asks for that. Raises BudgetError where the parts do not
+    go together.
     """
 
     budget: Budget
@@ -44,10 +45,40 @@ class PlanRequest:
     low: str = "IQ1_M"
     high: str = "Q4_K_M"
 
+    def __post_init__(self) -> None:
+        if self.rule not in orders.ORDERS:
+            raise BudgetError(f"There is no order of layers named {self.rule}.", f"Give {', '.join(orders.ORDERS)}.")
+        if self.best and self.rule != "entropy":
+            raise BudgetError(
+                f"--rank {self.rule} orders layers for --plan luq; --plan best chooses types without an order.",
+                "Leave one of them out.",
+            )
+        _check_budget(self.budget, best=self.best is not None)
+
     @property
     def measures(self) -> bool:
         """Return whether files are measured for it."""
         return self.best is not None or self.rule in orders.MEASURED or self.budget.is_quality
+
+
+def _check_budget(budget: Budget, *, best: bool) -> None:
+    """Exactly one of the six; for the best plan a size, and with it a speed if wanted. Raises BudgetError."""
+    given = [value for value in vars(budget).values() if value is not None]
+    if best:
+        sizes = (budget.n_bytes is not None) + (budget.bpw is not None)
+        if sizes != 1 or len(given) != sizes + (budget.decode_tps is not None):
+            raise BudgetError(
+                "--plan best needs a size.",
+                "Give --target-size 3.4GiB or --target-bpw 3.7, optionally with --target-tps X, and no other budget.",
+            )
+        return
+    if len(given) != 1:
+        problem = "No budget was given." if not given else "More than one budget was given."
+        raise BudgetError(
+            problem,
+            "Give exactly one of --low-layers N, --target-size 3.4GiB, --target-bpw 3.7, --target-tps X, --max-kld X "
+            "or --min-accuracy A.",
+        )
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from luq_gguf.core.errors import BudgetError
 from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import Budget, Plan, QuantizedModel, RunOptions
@@ -15,6 +16,7 @@ from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.llamacpp import converter, quantize
 from luq_gguf.llamacpp.gguf import header_only, mmproj, reader
 from luq_gguf.method import tensor_types, two_type_plan
+from luq_gguf.method.orders import MEASURED_OPTIONS
 from luq_gguf.method.tensor_types import layer_of
 from luq_gguf.quantization import slices
 from luq_gguf.quantization.checks import check_same_columns, check_same_tensors
@@ -142,6 +144,16 @@ def quantize_plan(session: Session, plan: Plan, path: Path, label: str = "quanti
         on_progress=lambda done, total: session.reporter.progress(f"{label}: tensors", done, total),
     )
     types.unlink()
+
+
+def check_slices(options: RunOptions, *, measures: bool = False) -> None:
+    """Raise BudgetError where files are written in slices, but something needs the whole 16-bit GGUF."""
+    if options.low_disk and (options.keep_f16 or measures):
+        raise BudgetError(
+            "--low-disk does not write a whole 16-bit GGUF file, which --keep-f16, --max-kld, --min-accuracy, "
+            f"{MEASURED_OPTIONS} and --plan best need.",
+            "Leave one of them out.",
+        )
 
 
 def make_file(session: Session, plan: Plan) -> QuantizedModel:

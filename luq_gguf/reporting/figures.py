@@ -13,6 +13,7 @@ from luq_gguf.core.sweeps import MixPoint, SweepPoint
 from luq_gguf.core.types import Profile
 from luq_gguf.method import uniform
 from luq_gguf.method.orders import ORDERS, is_seeded
+from luq_gguf.reporting.plain_text import plain_text
 
 STYLES: Mapping[str, Mapping[str, Any]] = {
     **{name: {**order.line, "label": order.label} for name, order in ORDERS.items()},
@@ -28,21 +29,18 @@ def _save(
     columns: int = 1,
 ) -> None:
     """Save a PNG whose bytes depend only on what is drawn; with several columns, `draw` gets all axes."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    matplotlib.rcParams["text.parse_math"] = False  # a "$" in a name is a "$"
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(1, columns, figsize=size, layout="constrained", squeeze=False)
-    draw(axes[0] if columns > 1 else axes[0][0])
-    for panel in axes[0]:
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.grid(axis=grid, linewidth=0.4, alpha=0.6)
-        panel.set_axisbelow(True)
-    with atomic.whole(path) as part:
-        figure.savefig(part, format="png", dpi=150, metadata={"Software": None})
-    plt.close(figure)
+    with plain_text():
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots(1, columns, squeeze=False)
+        draw(axes[0] if columns > 1 else axes[0][0])
+        for panel in axes[0]:
+            panel.spines[["top", "right"]].set_visible(False)
+            panel.grid(axis=grid, linewidth=0.4, alpha=0.6)
+            panel.set_axisbelow(True)
+        with atomic.whole(path) as part:
+            figure.savefig(part, format="png", dpi=150, metadata={"Software": None})
 
 
 def _log_scale(axes: Any) -> None:

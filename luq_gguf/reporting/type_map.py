@@ -13,6 +13,7 @@ from rich.text import Text
 from luq_gguf.core import atomic
 from luq_gguf.core.units import format_size
 from luq_gguf.method.tensor_types import layer_of
+from luq_gguf.reporting.plain_text import plain_text
 
 _ORDER = ("attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 _HATCHED = 2.0  # bits per weight below which cells are hatched too: grey print has no red
@@ -105,16 +106,18 @@ def _look(kind: str, types: TypeMap) -> dict[str, Any]:
 
 def draw(types: TypeMap, path: Path) -> None:
     """Draw a PNG: layers across, matrices down, coloured by bits per weight."""
-    import matplotlib
+    with plain_text():
+        _draw(types, path)
 
-    matplotlib.use("Agg")
-    matplotlib.rcParams["text.parse_math"] = False  # a "$" in a name is a "$"
-    from matplotlib import pyplot as plt
+
+def _draw(types: TypeMap, path: Path) -> None:
+    from matplotlib.figure import Figure
     from matplotlib.patches import Patch, Rectangle
 
     names = types.matrices
     width = min(120.0, max(6.0, 0.34 * len(types.layers) + 3.2))  # inches: an image that can still be opened
-    figure, axes = plt.subplots(figsize=(width, min(40.0, 0.36 * len(names) + 1.5)), layout="constrained")
+    figure = Figure(figsize=(width, min(40.0, 0.36 * len(names) + 1.5)), layout="constrained")
+    axes: Any = figure.subplots()
     used: dict[str, str] = {}
     for column, (_, row) in enumerate(types.layers.items()):
         for line, name in enumerate(names):
@@ -133,4 +136,3 @@ def draw(types: TypeMap, path: Path) -> None:
     figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=8)
     with atomic.whole(path) as part:
         figure.savefig(part, format="png", dpi=130, metadata={"Software": None})
-    plt.close(figure)

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from luq_gguf.calibration.stage import CalibrationRequest, make_profile, read_request
+from luq_gguf.calibration.stage import make_profile, read_data
+from luq_gguf.core.calibration_set import CalibrationSet
 from luq_gguf.core.errors import BudgetError, CalibrationError, CheckpointError
 from luq_gguf.core.sweeps import CalibrationMix, MixConditions, MixPoint, MixRanking
 from luq_gguf.core.types import Profile
@@ -29,7 +30,7 @@ class CalibrationMixRequest:
 
     alphas: tuple[float, ...]
     counts: tuple[int, ...] | None
-    calibration: CalibrationRequest
+    calibration: CalibrationSet
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def check(session: Session, profile: Profile, request: CalibrationMixRequest) ->
             )
     base = profile.calibration.alpha
     calibration = replace(request.calibration, alpha=base)
-    drawn = read_request(session.run, calibration)
+    drawn = read_data(session.run, calibration)
     if drawn.sha256 != profile.calibration.sha256:
         raise CalibrationError(
             f"The run was profiled with calibration data other than {', '.join(drawn.sources)}.",

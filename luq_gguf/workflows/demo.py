@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from luq_gguf.calibration.stage import CalibrationRequest
+from luq_gguf.core.calibration_set import CalibrationSet
 from luq_gguf.core.errors import CheckpointError
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import Budget, RunOptions
@@ -64,11 +64,10 @@ def run(out: Path, options: RunOptions, reporter: Reporter, *, model: str, low_l
     """Convert with that many layers low, then ask all three files the same test questions."""
     checkpoint, run_dir = shipped_model(model), out / model
     data = out / "easy-vqa"
-    calibration = easy_vqa.write_set(data / "train", "train", 256)
-    request = CalibrationRequest(images=str(calibration), n_samples=256)
+    calibration = CalibrationSet(easy_vqa.write_set(data / "train", "train", 256), samples=256)
     options = replace(options, keep_f16=True, overwrite=True)  # a demo's folder holds nothing but demos
     wanted = PlanRequest(Budget(low_layers=low_layers))
-    converted = pipeline.convert(str(checkpoint), run_dir, wanted, request, options, reporter)
+    converted = pipeline.convert(str(checkpoint), run_dir, wanted, calibration, options, reporter)
     baseline = quantization_stage.baseline(run_dir, options, reporter)
     f16 = run_dir / f"{safe_name(checkpoint.name)}-F16.gguf"
     pool = easy_vqa.questions("test")

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from luq_gguf.calibration.stage import CalibrationRequest, make_profile
+from luq_gguf.calibration.stage import make_profile
 from luq_gguf.core import atomic
+from luq_gguf.core.calibration_set import CalibrationSet
 from luq_gguf.core.errors import RunFolderError
 from luq_gguf.core.measurements import EvalResult
 from luq_gguf.core.plan_quality import UniformBaseline
@@ -27,7 +28,10 @@ from luq_gguf.planning import stage as planning_stage
 from luq_gguf.planning import uniform_baseline
 from luq_gguf.planning.meter import make_meter
 from luq_gguf.planning.stage import PlanRequest
-from luq_gguf.quantization.stage import make_file, mmproj_name
+from luq_gguf.publishing import upload as publication
+from luq_gguf.publishing.access import Target
+from luq_gguf.publishing.upload import Upload
+from luq_gguf.quantization.stage import check_slices, make_file, mmproj_name
 from luq_gguf.reporting.plan_text import better_line
 from luq_gguf.run import serialization
 from luq_gguf.run.disk import check_disk
@@ -49,6 +53,7 @@ class Conversion:
     plan: Plan
     profile: Profile
     uniform_baseline: UniformBaseline | None = None
+    upload: Upload | None = None
 
     @property
     def better(self) -> str | None:
@@ -68,26 +73,46 @@ class Conversion:
             "sha256": self.model.sha256,
             "better": self.better,
             "foreseen": self.uniform_baseline and self.uniform_baseline.to_json(),
-        }
+        } | ({"upload": self.upload.to_json()} if self.upload else {})
 
 
 def convert(
     model: str,
     out: Path,
     plan_request: PlanRequest,
-    calibration: CalibrationRequest,
+    calibration: CalibrationSet,
     options: RunOptions = RunOptions(),
     reporter: Reporter = Reporter(),
+    *,
+    target: Target | None = None,
+    base_model: str | None = None,
 ) -> Conversion:
-    """Run all stages, resuming at the first one whose inputs changed.
+    """Run all stages, resuming at the first one whose inputs changed, and publish the result where a target is given.
 
     What has to be measured for the plan is measured on the calibration's questions where the request names none.
     """
+    check_slices(options, measures=plan_request.measures)
+    if not target:
+        return _convert(model, out, plan_request, calibration, options, reporter)
+    publication.check(target, base_model)  # hours before it is needed
+    converted = _convert(model, out, plan_request, calibration, options, reporter)
+    published = publication.upload(out, target, base_model=base_model, reporter=reporter)
+    return replace(converted, upload=published)
+
+
+def _convert(
+    model: str,
+    out: Path,
+    plan_request: PlanRequest,
+    calibration: CalibrationSet,
+    options: RunOptions,
+    reporter: Reporter,
+) -> Conversion:
     if plan_request.questions.source is None:
         plan_request = replace(plan_request, questions=replace(plan_request.questions, source=calibration.images))
     with RunFolder(out, create=True, overwrite=options.overwrite) as run:
         claim(run, model, overwrite=options.overwrite)
-        dataset = datasets.source_name(calibration.images or datasets.DEFAULT_IMAGES)
+        dataset = datasets.source_name(calibration.sources[0] or datasets.DEFAULT_IMAGES)
         session = open_session(
             run, model, options, reporter, low=plan_request.low, high=plan_request.high, dataset=dataset
         )
@@ -111,7 +136,7 @@ def _converted(session: Session, profile: Profile, plan: Plan, baseline: Uniform
 def profile(
     model: str,
     out: Path,
-    calibration: CalibrationRequest,
+    calibration: CalibrationSet,
     options: RunOptions = RunOptions(),
     reporter: Reporter = Reporter(),
 ) -> Profile:
@@ -145,6 +170,7 @@ def quantize_plan(
     model: str | None = None,
 ) -> Conversion:
     """Run the quantize stage alone, with plan.json as it is, even if somebody has edited it."""
+    check_slices(options)
     with RunFolder(run_dir) as run:
         profiled = serialization.read_profile(run.file("profile.json"))
         session, planned = open_planned(run, model, options, reporter)

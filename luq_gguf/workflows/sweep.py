@@ -25,7 +25,8 @@ class SweepRequest:
     """Which numbers of low layers (None: all), in which orders, how many random ones, against which uniform files;
     layers are `low` or have the types of the file type `high`.
 
-    Points of "best", which is not an order of layers, are added by `planning.stage`.
+    Points of "best", which is not an order of layers, are added by `planning.stage`. Raises BudgetError for an order
+    that does not exist.
     """
 
     counts: tuple[int, ...] | None = None
@@ -34,6 +35,11 @@ class SweepRequest:
     uniform: tuple[str, ...] = uniform.SWEPT
     low: str = "IQ1_M"
     high: str = "Q4_K_M"
+
+    def __post_init__(self) -> None:
+        for name in self.orders:
+            if name not in (*ORDERS, "best"):
+                raise BudgetError(f"There is no order of layers named {name}.", f"Give {', '.join(ORDERS)} or best.")
 
 
 def sweep(session: Session, profile: Profile, meter: Meter, request: SweepRequest) -> Sweep:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from launch import ONE_THREAD, shard_folder, start, wait_until
 from luq_gguf.calibration import forward_pass
 from luq_gguf.calibration import shards as shard_files
 from luq_gguf.calibration import stage as calibration_stage
+from luq_gguf.core.calibration_set import CalibrationSet
 from luq_gguf.llamacpp.gguf import imatrix
 from luq_gguf.run.folder import RunFolder
 
@@ -121,14 +123,12 @@ def test_a_merged_profile_is_known_by_its_data_where_files_have_other_times(cli,
     assert after["key"] != before["key"]
     facts = json.loads((merged / "run.json").read_text())["merged"]
     spec = SimpleNamespace(checkpoint=SimpleNamespace(identity=facts["model_sha256"]))
-    request = calibration_stage.CalibrationRequest(str(asked[2]), None, 0.5, SAMPLES, 0)
+    calibration = CalibrationSet(asked[2], None, 0.5, SAMPLES, 0)
     with RunFolder(merged) as held:
-        for other in ({"seed": 1}, {"alpha": 0.25}, {"n_samples": 6}):
-            calibration_stage.adopt_merged(
-                held, spec, calibration_stage.CalibrationRequest(**vars(request) | other), "another key"
-            )
+        for other in ({"seed": 1}, {"alpha": 0.25}, {"samples": 6}):
+            calibration_stage.adopt_merged(held, spec, replace(calibration, **other), "another key")
             assert held.read()["stages"]["profile"]["key"] == after["key"]
-        calibration_stage.adopt_merged(held, spec, request, "another key")
+        calibration_stage.adopt_merged(held, spec, calibration, "another key")
         assert held.read()["stages"]["profile"]["key"] == "another key"
         held.update(stages=held.read()["stages"] | {"profile": before})
 
@@ -154,7 +154,7 @@ def test_an_interrupted_shard_goes_on_with_the_batches_that_are_left(asked, tmp_
     calls, forward = [], forward_pass.forward
     monkeypatch.setattr(forward_pass, "SAVE_SECONDS", -1.0)  # after every batch
     monkeypatch.setattr(forward_pass, "forward", lambda model, batch: (calls.append(batch.ids), forward(model, batch)))
-    request = calibration_stage.CalibrationRequest(str(asked[2]), None, 0.5, SAMPLES, 0)
+    calibration = CalibrationSet(asked[2], None, 0.5, SAMPLES, 0)
 
     def stop(stage, done, total):
         if len(calls) == 2 and done:
@@ -162,12 +162,12 @@ def test_an_interrupted_shard_goes_on_with_the_batches_that_are_left(asked, tmp_
 
     model, share = str(asked[0]), ShardSpec(0, 2)
     with pytest.raises(KeyboardInterrupt):
-        distributed_pass.profile_shard(model, tmp_path / "broken", request, share, reporter=Reporter(progress=stop))
+        distributed_pass.profile_shard(model, tmp_path / "broken", calibration, share, reporter=Reporter(progress=stop))
     assert len(calls) == 2
-    distributed_pass.profile_shard(model, tmp_path / "broken", request, share)
+    distributed_pass.profile_shard(model, tmp_path / "broken", calibration, share)
     assert len(calls) == 3, "the second batch again, which was not saved"
     assert calls[1] == calls[2]
-    distributed_pass.profile_shard(model, tmp_path / "whole", request, share)
+    distributed_pass.profile_shard(model, tmp_path / "whole", calibration, share)
     for name in shard_files.names(12):
         assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 

@@ -12,14 +12,15 @@ from luq_gguf.calibration import shards as shard_files
 from luq_gguf.calibration.forward_pass import PassResult
 from luq_gguf.calibration.profiler import calibration_facts
 from luq_gguf.calibration.reservoir import Reservoir
+from luq_gguf.core.calibration_set import CalibrationData
 from luq_gguf.core.errors import RankError, ShardError
-from luq_gguf.core.types import CalibrationSet, ImportanceMatrix, ShardSpec
+from luq_gguf.core.types import ImportanceMatrix, ShardSpec
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.run.folder import RunFolder
 
 WIDTH, LAYERS, CAPACITY = 3, 2, 16
 BATCHES = [(True, (0, 1), (5, 4)), (True, (2,), (6,)), (False, (3, 4), (9, 2)), (False, (5,), (7,))]
-CALIBRATION = CalibrationSet((), (), "a text", 3, 0.5, 0, "f" * 64, "set", "text")
+CALIBRATION = CalibrationData((), (), "a text", 3, 0.5, 0, "f" * 64, "set", "text")
 FACTS = calibration_facts(CALIBRATION)
 
 

@@ -1,7 +1,15 @@
-"""A Ctrl-C that Python drops still ends the program."""
+"""A Ctrl-C that Python drops still ends the program, and one call's does not end the next."""
 
+import os
+import signal
 import subprocess
 import sys
+import threading
+
+import pytest
+
+from luq_gguf import cli
+from luq_gguf.core import interrupts
 
 PROGRAM = """
 import os, signal
@@ -35,8 +43,6 @@ def test_other_dropped_exceptions_are_still_told():
 
 
 def test_nothing_happens_without_a_signal():
-    from luq_gguf.core import interrupts
-
     assert interrupts.check() is None
 
 
@@ -47,7 +53,7 @@ import os, signal
 from luq_gguf import cli
 inside = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(5)"
 cli.cli.main = lambda **_: exec(inside)
-cli.main()
+cli.program()
 """)
     command = [sys.executable, "-m", "interrupted"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
@@ -61,8 +67,48 @@ import atexit, os, signal
 from luq_gguf import cli
 atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))
 cli.cli.main = lambda **_: 0
-cli.main()
+cli.program()
 """)
     command = [sys.executable, "-m", "finished"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def interrupted(**_):
+    os.kill(os.getpid(), signal.SIGINT)
+    sum(range(1000))
+
+
+def undisturbed(**_):
+    interrupts.check()
+
+
+def handlers():
+    return signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), sys.unraisablehook
+
+
+def test_a_call_from_python_leaves_handlers_as_they_were_and_no_interrupt_to_the_next(monkeypatch):
+    before = handlers()
+    for command, code in ((interrupted, 130), (undisturbed, 0), (undisturbed, 0)):
+        monkeypatch.setattr(cli.cli, "main", command)
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert end.value.code == code
+        assert handlers() == before
+        assert interrupts.check() is None
+
+
+def test_a_call_from_a_thread_needs_no_handlers(monkeypatch):
+    monkeypatch.setattr(cli.cli, "main", undisturbed)
+    codes = []
+
+    def call():
+        try:
+            cli.main()
+        except SystemExit as end:
+            codes.append(end.code)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+    assert codes == [0]

@@ -151,6 +151,8 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_file(small, cli, tmp_
         assert child.returncode == 130, told
         assert "resumes where this one stopped" in told
         assert not list(out.rglob("*.part"))
+    assert "calibration samples: begins" in told
+    assert "layer entropies: done, 12/12 in" in told, "the log of a process that was killed holds the last state"
     profiled = (out / "profile.json").stat().st_mtime_ns
     done = cli(*arguments)
     assert done.returncode == 0, done.stderr

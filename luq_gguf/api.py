@@ -1,0 +1,246 @@
+"""The product as a library: each function does what the command of its name does, and returns a frozen value with
+`to_json()`.
+
+Nothing is printed: a `Reporter` is told what happens (`progress()` gives one that shows it). Errors are children of
+LuqError. Paths may be text. Where text stands for a CalibrationSet it names its images, and for a QuestionSet its
+questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from luq_gguf.benchmarking.file_benchmark import BenchRequest
+from luq_gguf.core import machine
+from luq_gguf.core.calibration_set import CalibrationSet
+from luq_gguf.core.checks import CheckReport
+from luq_gguf.core.errors import EvaluationError
+from luq_gguf.core.measurements import EvalResult
+from luq_gguf.core.reporter import Reporter
+from luq_gguf.core.speeds import Bench, TypeSpeeds
+from luq_gguf.core.sweeps import Sweep
+from luq_gguf.core.types import Budget, Plan, Profile, RunOptions
+from luq_gguf.diagnostics import verify as verification
+from luq_gguf.evaluation.benchmarks.run import BenchmarkRequest
+from luq_gguf.evaluation.questions import QuestionSet
+from luq_gguf.method import orders, uniform
+from luq_gguf.planning.mixed_precision import BestRequest
+from luq_gguf.planning.stage import PlanRequest
+from luq_gguf.publishing import upload as publication
+from luq_gguf.publishing.access import Target
+from luq_gguf.publishing.upload import Upload
+from luq_gguf.workflows import bench as benches
+from luq_gguf.workflows import pipeline
+from luq_gguf.workflows.bench import ShapeRequest
+from luq_gguf.workflows.calibration_mix import CalibrationMixRequest
+from luq_gguf.workflows.pipeline import Conversion
+from luq_gguf.workflows.sweep import SweepRequest
+
+Source = str | Path
+
+
+def convert(
+    model: Source,
+    out: Source,
+    budget: Budget,
+    calibration: CalibrationSet | Source = CalibrationSet(),
+    *,
+    questions: QuestionSet | Source | None = None,
+    rank: str = "entropy",
+    best: BestRequest | None = None,
+    low: str = "IQ1_M",
+    high: str = "Q4_K_M",
+    target: Target | None = None,
+    base_model: str | None = None,
+    options: RunOptions = RunOptions(),
+    reporter: Reporter = Reporter(),
+) -> Conversion:
+    """Convert a checkpoint folder or Hub id to a LUQ GGUF file in the folder `out`; finished stages are not repeated.
+
+    Layers become `low` in the order `rank` within the budget, or every tensor has the best type (`best`). Files are
+    measured on `questions`, or on the calibration set's, where the plan asks for that. The result is published at
+    `target`, whose write access is checked first.
+    """
+    wanted = PlanRequest(budget, rank, _set(calibration).seed, best, _questions(questions), low, high)
+    return pipeline.convert(
+        str(model), _path(out), wanted, _set(calibration), options, reporter, target=target, base_model=base_model
+    )
+
+
+def profile(
+    model: Source,
+    out: Source,
+    calibration: CalibrationSet | Source = CalibrationSet(),
+    *,
+    options: RunOptions = RunOptions(),
+    reporter: Reporter = Reporter(),
+) -> Profile:
+    """Run the calibration set through a model once; `out` receives profile.json and imatrix.gguf."""
+    return pipeline.profile(str(model), _path(out), _set(calibration), options, reporter)
+
+
+def plan(
+    run: Source,
+    budget: Budget,
+    *,
+    questions: QuestionSet | Source | None = None,
+    rank: str = "entropy",
+    best: BestRequest | None = None,
+    low: str = "IQ1_M",
+    high: str = "Q4_K_M",
+    seed: int = 0,
+    model: Source | None = None,
+    options: RunOptions = RunOptions(),
+    reporter: Reporter = Reporter(),
+) -> Plan:
+    """Choose a type for every tensor of a profiled run folder's model, and write plan.json and tensor-types.txt.
+
+    `model` is the checkpoint, if it is not where the profile found it; the rest is as for `convert`.
+    """
+    wanted = PlanRequest(budget, rank, seed, best, _questions(questions), low, high)
+    return pipeline.plan(_path(run), wanted, options, reporter, model=_text(model))
+
+
+def quantize(
+    run: Source,
+    *,
+    model: Source | None = None,
+    options: RunOptions = RunOptions(),
+    reporter: Reporter = Reporter(),
+) -> Conversion:
+    """Write the GGUF file and mmproj of a run folder's plan.json, and compare every tensor's type with the plan."""
+    return pipeline.quantize_plan(_path(run), options, reporter, model=_text(model))
+
+
+def evaluate(
+    file: Source,
+    questions: QuestionSet | Source | None = None,
+    *,
+    reference: Source | None = None,
+    mmproj: Source | None = None,
+    benchmarks: BenchmarkRequest | None = None,
+    threads: int | None = None,
+    reporter: Reporter = Reporter(),
+) -> EvalResult:
+    """Measure a GGUF file on questions, text or benchmarks, and its divergence from a 16-bit `reference`.
+
+    In a run folder the result is also written to eval.json. The mmproj is the only one beside the file, if not given.
+    """
+    return pipeline.evaluate(
+        _path(file),
+        _path(reference) if reference else None,
+        _questions(questions),
+        mmproj=_path(mmproj) if mmproj else None,
+        threads=threads,
+        benchmark=benchmarks,
+        reporter=reporter,
+    )
+
+
+def sweep(
+    run: Source,
+    questions: QuestionSet | Source,
+    *,
+    low_layers: Sequence[int] | None = None,
+    rankings: Sequence[str] = orders.SWEPT,
+    random_seeds: int = 1,
+    uniform_types: Sequence[str] = uniform.SWEPT,
+    low: str = "IQ1_M",
+    high: str = "Q4_K_M",
+    mix: CalibrationMixRequest | None = None,
+    model: Source | None = None,
+    options: RunOptions = RunOptions(),
+    reporter: Reporter = Reporter(),
+) -> Sweep:
+    """Measure files of a profiled run folder's model with more and more low layers (None: each number), in several
+    orders, beside uniform files; `mix` also profiles it again with other multimodal shares.
+
+    sweep.json is written after each point, and an interrupted sweep resumes where it stopped.
+    """
+    counts = None if low_layers is None else tuple(low_layers)
+    request = SweepRequest(counts, tuple(rankings), random_seeds, tuple(uniform_types), low, high)
+    return pipeline.sweep(
+        _path(run), request, _questions(questions), options, reporter, mix_request=mix, model=_text(model)
+    )
+
+
+def bench(
+    files: Source | Sequence[Source] = (),
+    *,
+    run: Source | None = None,
+    shape: ShapeRequest | str | None = None,
+    request: BenchRequest | None = None,
+    out: Source | None = None,
+    mmproj: Source | None = None,
+    model: Source | None = None,
+    options: RunOptions = RunOptions(),
+    reporter: Reporter = Reporter(),
+) -> Bench:
+    """Measure decode and prefill speed on this CPU: of files, of a run folder's, or of a geometry without weights.
+
+    The result is also written to `out`, by default bench.json in the run folder or in the working folder.
+    """
+    listed = [files] if isinstance(files, str | Path) else list(files)
+    if bool(listed) + (run is not None) + (shape is not None) != 1:
+        raise EvaluationError("There is nothing to measure, or too much.", "Give files, a run folder or a shape.")
+    written = _path(out or Path(run or "") / "bench.json").absolute()
+    request = request or BenchRequest()
+    if run is not None:
+        return benches.bench_run(_path(run), request, written, reporter, options, model=_text(model))
+    if shape is not None:
+        wanted = ShapeRequest(shape) if isinstance(shape, str) else shape
+        return benches.bench_synthetic(wanted, request, written, reporter)
+    vision = _path(mmproj) if mmproj else None
+    return benches.bench_files([_path(file) for file in listed], vision, request, written, reporter)
+
+
+def bench_types(
+    *,
+    run: Source | None = None,
+    shape: str = "qwen2.5-vl-7b",
+    threads: int | None = None,
+    again: bool = False,
+    reporter: Reporter = Reporter(),
+) -> TypeSpeeds:
+    """Measure every candidate type in layers of a run folder's model or of a geometry; with `again`, not only those
+    that have not been measured on this machine."""
+    count = threads or machine.physical_cores()
+    return benches.bench_types(_path(run) if run else None, shape, count, reporter, again=again)
+
+
+def upload(
+    run: Source,
+    target: Target | str,
+    *,
+    base_model: str | None = None,
+    dry_run: bool = False,
+    reporter: Reporter = Reporter(),
+) -> Upload:
+    """Publish the files that `convert` made in a run folder, with a model card: all in one commit, or none.
+
+    `target` is a repository on the Hub; `dry_run` only checks everything and lists what would be sent.
+    """
+    where = Target(target) if isinstance(target, str) else target
+    return publication.upload(_path(run), where, dry_run=dry_run, base_model=base_model, reporter=reporter)
+
+
+def verify(target: Source, *, mmproj: Source | None = None, threads: int | None = None) -> CheckReport:
+    """Check a run folder (hashes, types, mmproj) or a GGUF file (structure, loading, finite logits)."""
+    return verification.verify(_path(target), _path(mmproj) if mmproj else None, threads)
+
+
+def _path(source: Source) -> Path:
+    return Path(source).expanduser()
+
+
+def _text(source: Source | None) -> str | None:
+    return None if source is None else str(source)
+
+
+def _set(given: CalibrationSet | Source) -> CalibrationSet:
+    return given if isinstance(given, CalibrationSet) else CalibrationSet(given)
+
+
+def _questions(given: QuestionSet | Source | None) -> QuestionSet:
+    return given if isinstance(given, QuestionSet) else QuestionSet(given)

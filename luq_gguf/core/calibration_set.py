@@ -1,0 +1,74 @@
+"""Defines the calibration set as a user asks for it, and the data that are read of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from luq_gguf.core.hashing import hash_of
+from luq_gguf.core.types import Sample
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """What to calibrate with: `samples` samples, of which a share `alpha` has images, drawn with `seed`.
+
+    `images` is a folder of images, a .jsonl file or a Hub dataset id, `text` a text file or a Hub dataset id. Without
+    `images` both are public datasets of the Hub; with `images` alone the text-only samples are its own prompts.
+    """
+
+    images: str | Path | None = None
+    text: str | Path | None = None
+    alpha: float = 0.5
+    samples: int = 128
+    seed: int = 0
+
+    @property
+    def sources(self) -> tuple[str | None, str | None]:
+        """The images and the text as they were written."""
+        images, text = (str(source) if source else None for source in (self.images, self.text))
+        return images, text
+
+    def key(self) -> str:
+        """Return a key that changes when the request or the local files behind it change."""
+        images, text = self.sources
+        drawn = {"alpha": self.alpha, "n_samples": self.samples, "seed": self.seed}
+        return hash_of({"images": images, "text": text} | drawn, [_stamps(source) for source in self.sources])
+
+    def for_text_only(self) -> CalibrationSet:
+        return replace(self, images=None, alpha=0.0)
+
+
+@dataclass(frozen=True)
+class CalibrationData:
+    """What was read of a CalibrationSet and flows through the reference model: multimodal samples, and n_text text-only
+    ones.
+
+    The text-only ones are prompts without images (`text`), or chunks of a `document`. `image_source` and `text_source`
+    name the sets; `revisions` has the commit of those from the Hub.
+    """
+
+    multimodal: tuple[Sample, ...]
+    text: tuple[Sample, ...]
+    document: str | None
+    n_text: int
+    alpha: float
+    seed: int
+    sha256: str
+    image_source: str | None = None
+    text_source: str | None = None
+    revisions: Mapping[str, str] = field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return tuple(name for name in (self.image_source, self.text_source) if name)
+
+
+def _stamps(source: str | None) -> list[object]:
+    path = Path(source).expanduser() if source else None
+    if path is None or not path.exists():
+        return []
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return [(str(f.relative_to(path.parent)), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
