@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from luq_gguf import kernels
+from luq_gguf.core import json_output
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import Check, LayerEntropy, Plan, PredictedSpeed, Profile
 from luq_gguf.core.units import format_size
@@ -58,7 +58,7 @@ def reporter() -> Iterator[Reporter]:
 
 
 def print_json(content: Any) -> None:
-    sys.stdout.write(json.dumps(content, indent=1) + "\n")
+    sys.stdout.write(json_output.indented(content))
 
 
 def print_table(table: Table) -> None:
