@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from luq_gguf.core import atomic
+from luq_gguf.core.errors import CalibrationError
 from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import CalibrationSet, Profile
@@ -44,7 +45,8 @@ class CalibrationRequest:
         return hash_of(vars(self), [_stamps(source) for source in (self.images, self.text)])
 
     def for_text_only(self) -> CalibrationRequest:
-        return CalibrationRequest(None, self.text, 0.0, self.n_samples, self.seed)
+        images = None if self.text else self.images  # its prompts and answers are the text
+        return CalibrationRequest(images, self.text, 0.0, self.n_samples, self.seed)
 
 
 def _stamps(source: str | None) -> list[object]:
@@ -56,9 +58,15 @@ def _stamps(source: str | None) -> list[object]:
 
 
 def request_for(spec: ModelSpec, request: CalibrationRequest, reporter: Reporter = Reporter()) -> CalibrationRequest:
-    """Return the request as the model can follow it: without a vision half it reads text only."""
+    """Return the request as the model can follow it: without a vision half it reads text only. Raises
+    CalibrationError where there is none."""
     if spec.checkpoint.has_vision:
         return request
+    if request.images and not request.text and Path(request.images).expanduser().is_dir():
+        raise CalibrationError(
+            f"{spec.checkpoint.name} reads text only, and {request.images} is a folder of images.",
+            "Give --calib-text a text file, or --calib a .jsonl file with prompts.",
+        )
     reporter.info(f"{spec.checkpoint.name} reads text only: alpha is 0")
     return request.for_text_only()
 
@@ -81,7 +89,9 @@ def read_request(run: RunFolder, request: CalibrationRequest) -> CalibrationSet:
 
 
 def tell_skipped(calibration: CalibrationSet, reporter: Reporter) -> None:
-    """Tell the reporter which images could not be read."""
+    """Tell the reporter which images could not be read, and of a set that has none."""
+    if calibration.without_images:
+        reporter.info(f"{calibration.image_source} has no images: alpha is 0")
     if calibration.skipped:
         reporter.info(f"skipped {len(calibration.skipped)} unreadable images: {', '.join(calibration.skipped[:5])}")
 

@@ -48,7 +48,8 @@ class CalibrationSet:
     """What flows through the reference model: multimodal samples, and n_text text-only ones.
 
     The text-only ones are prompts without images (`text`), or chunks of a `document`. `image_source` and `text_source`
-    name the sets; `revisions` has the commit of those from the Hub.
+    name the sets; `revisions` has the commit of those from the Hub. `without_images`: images were asked for, and the
+    set has text alone.
     """
 
     multimodal: tuple[Sample, ...]
@@ -62,6 +63,7 @@ class CalibrationSet:
     text_source: str | None = None
     revisions: Mapping[str, str] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
+    without_images: bool = False
 
     @property
     def sources(self) -> tuple[str, ...]:
