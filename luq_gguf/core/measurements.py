@@ -167,7 +167,7 @@ class EvalConditions:
 @dataclass(frozen=True)
 class EvalResult:
     """What eval.json says of a file; None for what was not asked, UNSET for what its metric or the absence of a
-    reference leaves out."""
+    reference leaves out. `n_scored`: the questions that have answers, where not all have."""
 
     file: str
     file_sha256: str
@@ -187,6 +187,7 @@ class EvalResult:
     n_chunks: int
     conditions: EvalConditions
     benchmarks: Mapping[str, Any] | UnsetType | None = UNSET
+    n_scored: int | UnsetType = UNSET
 
     @property
     def metrics(self) -> Metrics:

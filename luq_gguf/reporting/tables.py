@@ -28,7 +28,8 @@ def eval_table(content: dict[str, Any]) -> Table:
             value, low, high = (content[key][k] for k in ("value", "low", "high"))
             table.add_row(name, f"{value:{sign}.1%}", f"{low:{sign}.1%} to {high:{sign}.1%}")
 
-    share(f"accuracy ({content['metric']})", "accuracy")
+    scored = f", {content['n_scored']} questions" if content.get("n_scored") else ""
+    share(f"accuracy ({content['metric']}{scored})", "accuracy")
     share("- of the reference", "reference_accuracy")
     share("- change", "accuracy_change", "+")
     parts = {"KLD, nats": "kld", "- on prompts": "kld_prompt", "- on answers": "kld_answer", "KLD on text": "kld_text"}
