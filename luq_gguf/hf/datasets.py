@@ -189,13 +189,20 @@ def _hub_rows(source: str, seed: int, splits: Sequence[str] = TO_LEARN) -> Itera
             available = datasets.get_dataset_split_names(name, config or None, revision=commit)
             split = next((name for name in splits if name in available), available[0])
         rows = datasets.load_dataset(name, config or None, split=split, streaming=True, revision=commit)
-        yield from rows.shuffle(seed=seed, buffer_size=1000)
+        classes = {k: f for k, f in (rows.features or {}).items() if isinstance(f, datasets.ClassLabel)}
+        for row in rows.shuffle(seed=seed, buffer_size=1000):
+            yield row | {k: _class_name(f, row.get(k)) for k, f in classes.items()}
     except (*network_errors(), ValueError, datasets.exceptions.DatasetNotFoundError) as error:
         raise CalibrationError(
             f"The Hub dataset {source} could not be read ({type(error).__name__}).",
             "Check its name and the network, or give a folder of images or a .jsonl file, and for --calib-text a text "
             "file.",
         ) from None
+
+
+def _class_name(feature: Any, number: int | None) -> str | None:
+    """The name of a row's class; None for -1, which is what sets have where it is not known."""
+    return None if number is None or number < 0 else str(feature.int2str(number))
 
 
 def _is_on_hub(source: str) -> bool:

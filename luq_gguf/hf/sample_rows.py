@@ -43,16 +43,18 @@ def answers_of(row: Mapping[str, Any]) -> tuple[str, ...]:
     """
     for key in ANSWERS:
         value = row.get(key)
-        if (
-            isinstance(value, int)
-            and not isinstance(value, bool)
-            and any(isinstance(row.get(k), list) for k in OPTIONS)
-        ):
+        if key == "label" and any(map(_is_number, value if isinstance(value, list | tuple) else [value])):
+            raise ValueError('its "label" may be the number of a class: write the answer under "answer"')
+        if _is_number(value) and any(isinstance(row.get(name), list) for name in OPTIONS):
             raise ValueError(f'its "{key}" is the number of a choice: write the letter or the text of the choice')
         given = tuple(_texts(value, key))
         if given:
             return given
     return ()
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and not _is_missing(value)
 
 
 def _texts(value: Any, key: str, depth: int = 0) -> list[str]:

@@ -235,3 +235,17 @@ def test_a_column_of_something_else_is_no_answer(tmp_path):
     picture = Image.new("RGB", (8, 8))
     rows = [{"image": picture, "question": "?", "label": picture}, {"image": picture, "direct_answers": "['a', 'b']"}]
     assert [s.answers for s in samples_from_rows(rows, None, tmp_path)] == [(), ("a", "b")]
+
+
+def test_classes_of_a_dataset_are_answers_by_their_names(tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "some/set").mkdir(parents=True)
+    features = datasets.Features(
+        {"question": datasets.Value("string"), "label": datasets.ClassLabel(names=["cat", "dog"])}
+    )
+    rows = {"question": ["a", "b", "c"], "label": [0, 1, -1]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet("some/set/test.parquet")
+    samples = read_questions("some/set:default", None, 0, tmp_path / "cache")
+    assert {s.prompt: s.answers for s in samples} == {"a": ("cat",), "b": ("dog",), "c": ()}

@@ -116,6 +116,8 @@ def test_a_line_without_an_image(tmp_path, given):
         ({"prompt": 7}, 'its "prompt" is not text'),
         ({"prompt": "x", "answers": {"a": 1}}, 'its "answers" is neither text nor a number'),
         ({"prompt": "x", "choices": ["red", "blue"], "answer": 0}, "is the number of a choice"),
+        ({"prompt": "x", "label": 3}, 'its "label" may be the number of a class'),
+        ({"prompt": "x", "label": [0, 3]}, 'its "label" may be the number of a class'),
         ('{"prompt": "x", "answers": [1e999]}', 'its "answers" is neither text nor a number'),
         ('{"prompt": "x", "answer": "a", "answer": "b"}', 'the key "answer" occurs twice'),
         ('{"prompt": "x"', "it is not JSON (Expecting ',' delimiter"),
