@@ -5,10 +5,12 @@ inputs are unchanged. Nothing here prints: the `Reporter` is told.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luq_gguf.core import atomic
 from luq_gguf.core.calibration_set import CalibrationData, CalibrationSet
+from luq_gguf.core.errors import CalibrationError
 from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import Profile
@@ -29,9 +31,15 @@ PROFILE_STATE = ("pass.npz", "entropies.npz", "reservoir-multimodal.bin", "reser
 
 
 def set_for(spec: ModelSpec, calibration: CalibrationSet, reporter: Reporter = Reporter()) -> CalibrationSet:
-    """Return the calibration set as the model can take it: without a vision half it reads text only."""
+    """Return the calibration set as the model can take it: without a vision half it reads text only. Raises
+    CalibrationError where the set has none."""
     if spec.checkpoint.has_vision:
         return calibration
+    if calibration.images and not calibration.text and Path(calibration.images).expanduser().is_dir():
+        raise CalibrationError(
+            f"{spec.checkpoint.name} reads text only, and {calibration.images} is a folder of images.",
+            "Give --calib-text a text file, or --calib a .jsonl file with prompts.",
+        )
     reporter.info(f"{spec.checkpoint.name} reads text only: alpha is 0")
     return calibration.for_text_only()
 
@@ -53,7 +61,9 @@ def read_data(run: RunFolder, calibration: CalibrationSet) -> CalibrationData:
 
 
 def tell_skipped(data: CalibrationData, reporter: Reporter) -> None:
-    """Tell the reporter which images could not be read."""
+    """Tell the reporter which images could not be read, and of a set that has none."""
+    if data.without_images:
+        reporter.info(f"{data.image_source} has no images: alpha is 0")
     if data.skipped:
         reporter.info(f"skipped {len(data.skipped)} unreadable images: {', '.join(data.skipped[:5])}")
 

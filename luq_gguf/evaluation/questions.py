@@ -8,6 +8,7 @@ from pathlib import Path
 from luq_gguf.core.errors import EvaluationError
 from luq_gguf.core.types import Budget, EvalData
 from luq_gguf.evaluation import evaluate as evaluation
+from luq_gguf.evaluation import scoring
 from luq_gguf.hf import datasets
 from luq_gguf.method.metrics import vqa
 from luq_gguf.method.orders import MEASURED_OPTIONS
@@ -55,4 +56,8 @@ def check_questions(budget: Budget, questions: QuestionSet, run: RunFolder) -> N
         )
     cache = run.work / "eval" / "images"
     samples = datasets.read_questions(str(questions.source), questions.samples, questions.seed, cache)
-    evaluation.choose_metric("exact" if budget.min_accuracy is not None else questions.metric, samples)
+    if scoring.choose_metrics(questions.metric, samples) is None and budget.min_accuracy is not None:
+        raise EvaluationError(
+            f"None of the questions of {questions.source} has an answer, so --min-accuracy cannot be measured.",
+            'Add "answers" to the lines, or give --max-kld instead.',
+        )

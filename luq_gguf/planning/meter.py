@@ -21,6 +21,7 @@ from luq_gguf.evaluation.logprobs import EvalTarget
 from luq_gguf.evaluation.questions import QuestionSet
 from luq_gguf.llamacpp.gguf import header_only, splice
 from luq_gguf.method import two_type_plan
+from luq_gguf.method.metrics import vqa
 from luq_gguf.planning import variants
 from luq_gguf.quantization import stage as quantization_stage
 from luq_gguf.quantization.stage import make_f16, make_mmproj
@@ -110,6 +111,7 @@ class Meter:
     def _measured(self, plan: Plan, path: Path, make: Callable[[], None]) -> Figures:
         record = self._run.read()["stages"]["profile"]["outputs"][header_only.IMATRIX_NAME]["sha256"]
         inputs = [self._data.sha256, self._metric, self._reference.key(), record, dict(plan.tensor_types), plan.high]
+        inputs.append(vqa.RULES)
         cached = self._points / f"{hash_of(*inputs)}.json"
         if cached.exists():
             return serialization.read_value(cached, Figures, "sweep")
