@@ -65,7 +65,7 @@ def _make_shard(session: Session, request: CalibrationRequest, share: ShardSpec)
 
     def make() -> None:
         placement = place(session)
-        calibration = read_request(run, request)
+        calibration = read_request(run, request, spec.checkpoint)
         tell_skipped(calibration, reporter)
         pass_ = forward_pass.run_pass(
             spec.checkpoint,

@@ -14,6 +14,8 @@ from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import CalibrationSet, Profile
 from luq_gguf.hf import datasets
+from luq_gguf.hf.checkpoint import Checkpoint
+from luq_gguf.hf.processor import picture_check
 from luq_gguf.llamacpp.gguf import header_only, imatrix
 from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder
@@ -68,8 +70,9 @@ def profile_key(spec: ModelSpec, request: CalibrationRequest, device: str) -> st
     return hash_of(spec.checkpoint.fingerprint, request.key(), device)
 
 
-def read_request(run: RunFolder, request: CalibrationRequest) -> CalibrationSet:
-    """Read the calibration set of a request. Raises CalibrationError."""
+def read_request(run: RunFolder, request: CalibrationRequest, checkpoint: Checkpoint) -> CalibrationSet:
+    """Read the calibration set of a request, without images that the checkpoint's processor rejects. Raises
+    CalibrationError."""
     return datasets.read_calibration(
         request.images,
         request.text,
@@ -77,13 +80,17 @@ def read_request(run: RunFolder, request: CalibrationRequest) -> CalibrationSet:
         alpha=request.alpha,
         seed=request.seed,
         cache=run.work / "images",
+        check=picture_check(checkpoint),
     )
 
 
 def tell_skipped(calibration: CalibrationSet, reporter: Reporter) -> None:
-    """Tell the reporter which images could not be read."""
+    """Tell the reporter which images could not be read, or are rejected by the processor."""
     if calibration.skipped:
-        reporter.info(f"skipped {len(calibration.skipped)} unreadable images: {', '.join(calibration.skipped[:5])}")
+        names = ", ".join(calibration.skipped[:5])
+        reporter.info(
+            f"skipped {len(calibration.skipped)} images that cannot be read, or that the processor rejects: {names}"
+        )
 
 
 def place(session: Session, copies: int = 1) -> Placement:
@@ -109,7 +116,7 @@ def adopt_merged(run: RunFolder, spec: ModelSpec, request: CalibrationRequest, k
     stages = run.read()["stages"]
     if not merged or stages.get("profile", {}).get("key") == key or run.changed("profile"):
         return
-    read = read_request(run, request)
+    read = read_request(run, request, spec.checkpoint)
     here = merged_facts(spec.checkpoint.identity, read.sha256, read.seed, read.alpha, read.n_text)
     if here == {name: merged.get(name) for name in here}:
         run.update(stages=stages | {"profile": stages["profile"] | {"key": key}})
@@ -131,7 +138,7 @@ def make_profile(session: Session, request: CalibrationRequest) -> Profile:
         from luq_gguf.calibration import profiler
 
         placement = place(session)
-        calibration = read_request(run, request)
+        calibration = read_request(run, request, spec.checkpoint)
         tell_skipped(calibration, reporter)
         result = profiler.profile(
             spec.checkpoint, calibration, spec.names, run.work, placement=placement, progress=_progress(reporter)

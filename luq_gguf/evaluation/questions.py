@@ -38,13 +38,17 @@ class QuestionSet:
         )
 
 
-def check_questions(budget: Budget, questions: QuestionSet, run: RunFolder) -> None:
-    """Refuse, before any heavy work, data that an order or a budget cannot be measured on. Raises EvaluationError."""
+def check_questions(
+    budget: Budget, questions: QuestionSet, run: RunFolder, check: datasets.PictureCheck | None = None
+) -> None:
+    """Refuse, before any heavy work, data that an order or a budget cannot be measured on, and images that `check`
+    raises ValueError for. Raises EvaluationError and CalibrationError."""
     if questions.source is None:
         raise EvaluationError(
             f"--max-kld, --min-accuracy, {MEASURED_OPTIONS} and --plan best need questions to measure on, and none "
             "were given.",
             "Give --eval SET: a .jsonl, a folder of images, or a Hub dataset id.",
         )
-    samples = datasets.read_questions(questions.source, questions.samples, questions.seed, run.work / "eval" / "images")
+    cache = run.work / "eval" / "images"
+    samples = datasets.read_questions(questions.source, questions.samples, questions.seed, cache, check)
     evaluation.choose_metric("exact" if budget.min_accuracy is not None else questions.metric, samples)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
-from luq_gguf.core.errors import CheckpointError, LuqError
+from luq_gguf.core.errors import CheckpointError
 from luq_gguf.hf import devices, experts
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.devices import Placement
-from luq_gguf.hf.processor import load_processor
+from luq_gguf.hf.processor import load_processor, refusals
 
 
 def meta_model(checkpoint: Checkpoint) -> nn.Module:
@@ -23,7 +21,7 @@ def meta_model(checkpoint: Checkpoint) -> nn.Module:
     """
     from transformers import AutoConfig
 
-    with _refusals(checkpoint), torch.device("meta"):
+    with refusals(checkpoint), torch.device("meta"):
         config = AutoConfig.from_pretrained(
             checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code, local_files_only=True
         )
@@ -42,7 +40,7 @@ def load_reference(checkpoint: Checkpoint, placement: Placement) -> tuple[nn.Mod
 
     transformers_logging.disable_progress_bar()
     experts.register()
-    with _refusals(checkpoint), devices.memory_errors(placement):
+    with refusals(checkpoint), devices.memory_errors(placement):
         model = _auto_class(checkpoint).from_pretrained(
             checkpoint.folder,
             dtype=placement.dtype,
@@ -67,17 +65,3 @@ def _auto_class(checkpoint: Checkpoint) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     return AutoModelForImageTextToText if checkpoint.has_vision else AutoModelForCausalLM
-
-
-@contextmanager
-def _refusals(checkpoint: Checkpoint) -> Iterator[None]:
-    try:
-        yield
-    except LuqError:
-        raise
-    except Exception as error:  # what transformers raises of a config or a tokenizer that somebody made up
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"transformers cannot load {checkpoint.name}: {reason}",
-            "Check that the checkpoint is complete and unmodified.",
-        ) from None
