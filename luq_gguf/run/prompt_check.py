@@ -33,6 +33,6 @@ def check(checkpoint: Checkpoint, written: GGUFInfo, reporter: Reporter) -> None
             chat_template.render(kept, prompts.QUESTION, marker)
     except ValueError as error:
         raise CheckpointError(
-            f"llama.cpp's half of {checkpoint.name} cannot be asked anything: {error}",
+            f"The GGUF file of {checkpoint.name} could not be asked anything, because {error}",
             "Repair the template in the checkpoint's tokenizer_config.json or chat_template.jinja.",
         ) from None
