@@ -15,6 +15,8 @@ from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import Profile
 from luq_gguf.hf import datasets
+from luq_gguf.hf.checkpoint import Checkpoint
+from luq_gguf.hf.processor import picture_check
 from luq_gguf.llamacpp.gguf import header_only, imatrix
 from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder
@@ -49,23 +51,27 @@ def profile_key(spec: ModelSpec, calibration: CalibrationSet, device: str) -> st
     return hash_of(spec.checkpoint.fingerprint, calibration.key(), device)
 
 
-def read_data(run: RunFolder, calibration: CalibrationSet) -> CalibrationData:
-    """Read the data of a calibration set. Raises CalibrationError."""
+def read_data(run: RunFolder, calibration: CalibrationSet, checkpoint: Checkpoint) -> CalibrationData:
+    """Read the data of a calibration set, without images that the checkpoint's processor rejects. Raises
+    CalibrationError."""
     return datasets.read_calibration(
         *calibration.sources,
         n_samples=calibration.samples,
         alpha=calibration.alpha,
         seed=calibration.seed,
         cache=run.work / "images",
+        check=picture_check(checkpoint),
     )
 
 
 def tell_skipped(data: CalibrationData, reporter: Reporter) -> None:
-    """Tell the reporter which images could not be read, and of a set that has none."""
+    """Tell the reporter which images could not be read, or are rejected by the processor; and of a set that has
+    none."""
     if data.without_images:
         reporter.info(f"{data.image_source} has no images: alpha is 0")
     if data.skipped:
-        reporter.info(f"skipped {len(data.skipped)} unreadable images: {', '.join(data.skipped[:5])}")
+        names = ", ".join(data.skipped[:5])
+        reporter.info(f"skipped {len(data.skipped)} images that cannot be read, or that the processor rejects: {names}")
 
 
 def place(session: Session, copies: int = 1) -> Placement:
@@ -91,7 +97,7 @@ def adopt_merged(run: RunFolder, spec: ModelSpec, calibration: CalibrationSet, k
     stages = run.read()["stages"]
     if not merged or stages.get("profile", {}).get("key") == key or run.changed("profile"):
         return
-    read = read_data(run, calibration)
+    read = read_data(run, calibration, spec.checkpoint)
     here = merged_facts(spec.checkpoint.identity, read.sha256, read.seed, read.alpha, read.n_text)
     if here == {name: merged.get(name) for name in here}:
         run.update(stages=stages | {"profile": stages["profile"] | {"key": key}})
@@ -113,7 +119,7 @@ def make_profile(session: Session, calibration: CalibrationSet) -> Profile:
         from luq_gguf.calibration import profiler
 
         placement = place(session)
-        data = read_data(run, calibration)
+        data = read_data(run, calibration, spec.checkpoint)
         tell_skipped(data, reporter)
         result = profiler.profile(
             spec.checkpoint, data, spec.names, run.work, placement=placement, progress=_progress(reporter)

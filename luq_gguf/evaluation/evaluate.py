@@ -14,10 +14,11 @@ from msgspec import UNSET
 from luq_gguf.core import paths, text_input
 from luq_gguf.core.errors import EvaluationError
 from luq_gguf.core.hashing import sha256_of
+from luq_gguf.core.images import content_key
 from luq_gguf.core.measurements import Divergence, EvalConditions, EvalResult, Spread
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import EvalData, Sample
-from luq_gguf.evaluation import scoring
+from luq_gguf.evaluation import pictures, scoring
 from luq_gguf.evaluation.logprobs import (
     CHUNK,
     Case,
@@ -62,7 +63,7 @@ def read_data(
     chunks = _chunks(model, text, n_chunks) if text else ()
     digest = hashlib.sha256(json.dumps(chunks).encode())
     for sample in samples:
-        image = sha256_of(sample.image) if sample.image else ""
+        image = content_key(sample.image) if sample.image else ""
         digest.update(json.dumps([image, sample.prompt, sample.answers]).encode())
     name = " + ".join(datasets.source_name(str(part)) for part in (source, text) if part)
     return EvalData(name, samples, chunks, digest.hexdigest())
@@ -98,8 +99,13 @@ def _chunks(model: Path, text: Path, n_chunks: int) -> tuple[tuple[int, ...], ..
 
 
 def find_mmproj(model: Path, given: Path | None, samples: Sequence[Sample]) -> Path | None:
-    """Return a file's mmproj as `mmproj_beside` does; None if no sample has an image. Raises EvaluationError."""
-    return mmproj_beside(model, given, "The data has") if any(sample.image for sample in samples) else None
+    """Return a file's mmproj as `mmproj_beside` does; None if no sample has an image. Raises EvaluationError, also for
+    an image that the model's processor rejects."""
+    if not any(sample.image for sample in samples):
+        return None
+    half = mmproj_beside(model, given, "The data has")
+    pictures.check(half, samples)
+    return half
 
 
 def mmproj_beside(model: Path, given: Path | None, what: str) -> Path:

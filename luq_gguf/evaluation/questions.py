@@ -46,8 +46,11 @@ class QuestionSet:
         )
 
 
-def check_questions(budget: Budget, questions: QuestionSet, run: RunFolder) -> None:
-    """Refuse, before any heavy work, data that an order or a budget cannot be measured on. Raises EvaluationError."""
+def check_questions(
+    budget: Budget, questions: QuestionSet, run: RunFolder, check: datasets.PictureCheck | None = None
+) -> None:
+    """Refuse, before any heavy work, data that an order or a budget cannot be measured on, and images that `check`
+    raises ValueError for. Raises EvaluationError and CalibrationError."""
     if questions.source is None:
         raise EvaluationError(
             f"--max-kld, --min-accuracy, {MEASURED_OPTIONS} and --plan best need questions to measure on, and none "
@@ -55,7 +58,7 @@ def check_questions(budget: Budget, questions: QuestionSet, run: RunFolder) -> N
             "Give --eval SET: a .jsonl, a folder of images, or a Hub dataset id.",
         )
     cache = run.work / "eval" / "images"
-    samples = datasets.read_questions(str(questions.source), questions.samples, questions.seed, cache)
+    samples = datasets.read_questions(str(questions.source), questions.samples, questions.seed, cache, check)
     if scoring.choose_metrics(questions.metric, samples) is None and budget.min_accuracy is not None:
         raise EvaluationError(
             f"None of the questions of {questions.source} has an answer, so --min-accuracy cannot be measured.",

@@ -10,21 +10,27 @@ import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from luq_gguf.core import text_input
 from luq_gguf.core.calibration_set import CalibrationData
 from luq_gguf.core.errors import CalibrationError
-from luq_gguf.core.hashing import sha256_of
-from luq_gguf.core.images import open_rgb
+from luq_gguf.core.images import ValueRangeError, content_key, open_rgb, to_rgb
+from luq_gguf.core.placeholders import without_placeholders
 from luq_gguf.core.types import Sample
 from luq_gguf.hf import sample_rows
 from luq_gguf.hf.download import network_errors
 from luq_gguf.hf.sample_files import read_jsonl
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+PictureCheck = Callable[["Image"], None]  # raises ValueError for a picture that a processor rejects
 
 DEFAULT_IMAGES = "HuggingFaceM4/A-OKVQA"
 DEFAULT_TEXT = "Salesforce/wikitext:wikitext-2-raw-v1"
@@ -40,9 +46,17 @@ CHARACTERS_PER_CHUNK = 4096  # enough text for a chunk of 512 tokens in any of t
 
 
 def read_calibration(
-    images: str | None, text: str | None, *, n_samples: int, alpha: float, seed: int, cache: Path
+    images: str | None,
+    text: str | None,
+    *,
+    n_samples: int,
+    alpha: float,
+    seed: int,
+    cache: Path,
+    check: PictureCheck | None = None,
 ) -> CalibrationData:
-    """Draw a calibration set. `cache` receives images of Hub datasets. Raises CalibrationError.
+    """Draw a calibration set. `cache` receives images of Hub datasets; images that `check` raises ValueError for are
+    skipped. Raises CalibrationError.
 
     Where images are given and text is not, the text-only samples are the same set's prompts and answers without
     their images, so that nothing is downloaded that was not asked for.
@@ -74,11 +88,12 @@ def read_calibration(
         alpha, n_multimodal, n_text = 0.0, 0, n_samples
     rng = np.random.default_rng(seed)
     order = [pool[i] for i in rng.permutation(len(pool))]
-    multimodal, skipped = _readable(order, n_multimodal)
+    multimodal, skipped = _readable(order, n_multimodal, check)
     if n_multimodal and not multimodal:
         raise CalibrationError(
             f"None of the {len(skipped)} images of {image_set} can be read (first: {skipped[0]}).",
-            "They must be files that Pillow can open (JPEG, not HEIC), in the folder or next to the .jsonl file.",
+            "They must be files that Pillow can open (JPEG, not HEIC) and the model's processor takes, in the folder "
+            "or next to the .jsonl file.",
         )
     samples: tuple[Sample, ...] = ()
     document = None
@@ -106,9 +121,11 @@ def read_calibration(
     )
 
 
-def read_questions(source: str, n_samples: int | None, seed: int, cache: Path) -> tuple[Sample, ...]:
+def read_questions(
+    source: str, n_samples: int | None, seed: int, cache: Path, check: PictureCheck | None = None
+) -> tuple[Sample, ...]:
     """Return the questions to measure with, all of them or a random sample. Raises CalibrationError where an image is
-    missing."""
+    missing, or `check` raises ValueError for it."""
     samples = list(_read_set(source, seed, n_samples, cache, TO_MEASURE))
     if not samples:
         raise CalibrationError(
@@ -117,7 +134,7 @@ def read_questions(source: str, n_samples: int | None, seed: int, cache: Path) -
     if n_samples is not None and n_samples < len(samples):
         samples = [samples[i] for i in np.sort(np.random.default_rng(seed).permutation(len(samples))[:n_samples])]
     with_image = [sample for sample in samples if sample.image]
-    _, bad = _readable(with_image, len(with_image))
+    _, bad = _readable(with_image, len(with_image), check)
     if bad:
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
         raise CalibrationError(
@@ -139,14 +156,16 @@ def _is_local(source: str) -> bool:
 def _digest(multimodal: Iterable[Sample], text: Iterable[Sample], document: str | None) -> str:
     digest = hashlib.sha256()
     for sample in (*multimodal, *text):
-        image = sha256_of(sample.image) if sample.image else ""
+        image = content_key(sample.image) if sample.image else ""
         digest.update(json.dumps([image, sample.prompt, sample.answer]).encode())
     digest.update((document or "").encode())
     return digest.hexdigest()
 
 
-def _readable(samples: Iterable[Sample], count: int) -> tuple[list[Sample], list[str]]:
-    """The first samples whose images can be decoded, and the names of those met that cannot."""
+def _readable(
+    samples: Iterable[Sample], count: int, check: PictureCheck | None = None
+) -> tuple[list[Sample], list[str]]:
+    """The first samples whose images can be decoded and pass the check, and the names of those met that do not."""
     good: list[Sample] = []
     bad: list[str] = []
     for sample in samples:
@@ -155,7 +174,9 @@ def _readable(samples: Iterable[Sample], count: int) -> tuple[list[Sample], list
         if sample.image is None:
             continue
         try:
-            open_rgb(sample.image)
+            picture = open_rgb(sample.image)
+            if check:
+                check(picture)
             good.append(sample)
         except (OSError, ValueError):
             bad.append(sample.image.name[:100])  # for a message; who makes names of a megabyte has no need of the rest
@@ -165,6 +186,12 @@ def _readable(samples: Iterable[Sample], count: int) -> tuple[list[Sample], list
 def _read_set(
     source: str, seed: int, n_samples: int | None, cache: Path, splits: Sequence[str] = TO_LEARN
 ) -> Iterator[Sample]:
+    """The samples of a set, without what their prompts hold in place of an image."""
+    for sample in _samples(source, seed, n_samples, cache, splits):
+        yield replace(sample, prompt=without_placeholders(sample.prompt))
+
+
+def _samples(source: str, seed: int, n_samples: int | None, cache: Path, splits: Sequence[str]) -> Iterator[Sample]:
     path = Path(source).expanduser()
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
@@ -238,10 +265,14 @@ def samples_from_rows(rows: Iterable[dict[str, Any]], count: int | None, cache: 
             yield Sample(prompt or "", None, _answers_of_row(row))
             continue
         cache.mkdir(parents=True, exist_ok=True)
-        name = hashlib.sha256(image.convert("RGB").tobytes()).hexdigest()[:24]
+        try:
+            picture = to_rgb(image)
+        except ValueRangeError as error:
+            raise CalibrationError(f"An image of the dataset {error}.", "Choose another dataset.") from None
+        name = hashlib.sha256(picture.tobytes()).hexdigest()[:24]
         path = cache / f"{name}.png"
         if not path.exists():
-            image.convert("RGB").save(path)
+            picture.save(path)
         yield Sample(prompt or FOLDER_PROMPT, path, _answers_of_row(row))
 
 

@@ -8,6 +8,7 @@ import subprocess
 import time
 import urllib.request
 
+import numpy as np
 import pytest
 from reference_answers import answers as reference_answers
 
@@ -122,3 +123,27 @@ def test_the_demo_runs_and_tells_what_it_did(cli, tmp_path):
     sizes = [row["n_bytes"] for row in report["files"]]
     assert sizes == sorted(sizes, reverse=True)
     assert report["files"][0]["accuracy"] >= 0.9
+
+
+def test_a_picture_is_the_same_however_it_is_stored(converted, test_set, tmp_path):
+    from PIL import Image
+
+    image, text, _ = test_set[0]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(image) as opened:
+        grey = opened.convert("L").crop((0, 0, 64, 48))
+    grey.save(tmp_path / "plain.png")
+    grey.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(np.asarray(grey).astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    Image.merge("LA", (grey, Image.linear_gradient("L").resize(grey.size))).save(tmp_path / "clear.png")
+    embeddings = tmp_path / "embeddings"
+    embeddings.mkdir()
+    with LlamaClient(converted.f16, converted.mmproj, n_ctx=512, embeddings=embeddings) as runner:
+        plain, *others = (
+            runner.measure(text, tmp_path / f"{name}.png", max_tokens=2)
+            for name in ("plain", "turned", "deep", "clear")
+        )
+    for other in others:
+        assert np.array_equal(other.log_probabilities, plain.log_probabilities)
+    assert len(list(embeddings.iterdir())) == 1  # what the mmproj makes of pixels is kept under these pixels

@@ -225,3 +225,14 @@ def test_the_top_part_of_the_vocabulary_states_what_it_misses(run, converted, qu
     assert part.mean <= whole * (1 + 1e-5)
     assert part.missing_beyond_kept >= 0
     assert np.isfinite(part.missing_beyond_kept)
+
+
+@one_model
+def test_a_picture_that_the_processor_rejects_is_refused_before_anything_is_asked(cli, run, converted, tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (2275, 10)).save(tmp_path / "long.png")
+    (tmp_path / "set.jsonl").write_text('{"image": "long.png", "prompt": "what is it?", "answers": ["a"]}')
+    done = cli("eval", run / converted.model.name, "--data", tmp_path / "set.jsonl")
+    assert done.returncode == 2
+    assert "long.png is too long for this model's processor" in done.stderr

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -249,3 +250,37 @@ def test_classes_of_a_dataset_are_answers_by_their_names(tmp_path, monkeypatch):
     datasets.Dataset.from_dict(rows, features=features).to_parquet("some/set/test.parquet")
     samples = read_questions("some/set:default", None, 0, tmp_path / "cache")
     assert {s.prompt: s.answers for s in samples} == {"a": ("cat",), "b": ("dog",), "c": ()}
+
+
+def test_images_that_the_processor_rejects_are_skipped_and_named_like_unreadable_ones(pictures, tmp_path):
+    def check(picture):
+        if picture.getpixel((0, 0)) == (60, 0, 0):
+            raise ValueError("too red")
+
+    (pictures / "0.png").write_bytes(b"no picture")
+    source, options = str(pictures), {"n_samples": 10, "alpha": 1.0, "seed": 0, "cache": tmp_path}
+    found = read_calibration(source, None, **options, check=check)
+    assert sorted(found.skipped) == ["0.png", "3.png"]
+    assert len(found.multimodal) == 8
+    (pictures / "0.png").unlink()
+    with pytest.raises(CalibrationError, match=r"the image 3\.png cannot be read"):
+        read_questions(source, None, 0, tmp_path, check)
+
+
+def test_placeholders_of_images_are_no_part_of_a_prompt(pictures, tmp_path):
+    rows = [{"image": f"pictures/{i}.png", "prompt": f"<image>\nwhich {i}?", "answers": ["a"]} for i in range(8)]
+    path = write_lines(tmp_path / "set.jsonl", *rows)
+    found = read(path, tmp_path)
+    assert {s.prompt for s in (*found.multimodal, *found.text)} <= {f"which {i}?" for i in range(8)}
+    assert [s.prompt for s in read_questions(str(path), None, 0, tmp_path)] == [f"which {i}?" for i in range(8)]
+
+
+def test_images_of_a_dataset_are_seen_as_images_in_files(tmp_path):
+    deep = np.arange(0, 65536, 4096, dtype=np.uint16).reshape(2, 8)
+    image = Image.fromarray(deep)
+    image.getexif()[0x0112] = 6
+    (sample,) = samples_from_rows([{"image": image, "question": "?"}], 1, tmp_path)
+    with Image.open(sample.image) as kept:
+        assert np.array_equal(np.asarray(kept), np.dstack([np.rot90(deep >> 8, -1)] * 3))
+    with pytest.raises(CalibrationError, match="32-bit values from 0 to 0.5"):
+        list(samples_from_rows([{"image": Image.fromarray(np.float32([[0, 0.5]])), "question": "?"}], 1, tmp_path))
