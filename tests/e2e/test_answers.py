@@ -52,16 +52,20 @@ def test_prompts_have_as_many_tokens_as_in_transformers(converted, tiny_model, t
         assert runner.ask(text, image, max_tokens=1).n_prompt == len(wanted)
 
 
+FEW = 80  # questions where what is asserted is wide of what is measured: 99% with the picture, 60% with another
+
+
 def test_the_image_matters(of_f16, converted, test_set):
-    swapped = [(test_set[(i + 71) % len(test_set)][0], text, answer) for i, (_, text, answer) in enumerate(test_set)]
-    right = accuracy(of_f16, test_set)
+    others = [image for image, _, _ in test_set[71 : 71 + FEW]]
+    swapped = [(image, text, answer) for image, (_, text, answer) in zip(others, test_set[:FEW], strict=True)]
+    right = accuracy(of_f16[:FEW], test_set[:FEW])
     wrong = accuracy(ask_all(converted.f16, converted.mmproj, swapped), swapped)
     assert wrong < right - 0.2
 
 
 def test_the_luq_file_still_answers(converted, test_set):
-    said = ask_all(converted.model, converted.mmproj, test_set)
-    assert accuracy(said, test_set) >= 0.75
+    questions = test_set[:FEW]
+    assert accuracy(ask_all(converted.model, converted.mmproj, questions), questions) >= 0.75
 
 
 def test_llama_mtmd_cli_runs_the_file(converted, llama, test_set, tiny_model):
