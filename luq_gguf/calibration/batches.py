@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from luq_gguf.core.calibration_set import CalibrationData
-from luq_gguf.core.errors import CalibrationError, CheckpointError
+from luq_gguf.core.errors import CalibrationError
 from luq_gguf.core.images import open_rgb
-from luq_gguf.core.sandbox_limits import bounded
 from luq_gguf.core.types import Sample, ShardSpec
+from luq_gguf.hf.prompts import chat_text
 
 CHUNK_TOKENS = 512  # llama-imatrix's default context, so that both read the same chunks of a text
 BATCH_TOKENS = 1024  # bounds the memory of activations; more is no faster on a CPU
@@ -91,31 +91,6 @@ def _chunk_batch(chunks: _Chunks, model: nn.Module) -> Batch:
     return Batch(
         inputs, valid, multimodal=False, ids=tuple(range(chunks.first_id, chunks.first_id + len(chunks.tokens)))
     )
-
-
-def chat_text(processor: Any, sample: Sample) -> str:
-    """Return the sample in the model's own chat format, with its answer if it has one, or without a template as it is.
-
-    Raises CheckpointError where the template cannot be rendered."""
-    tokenizer = getattr(processor, "tokenizer", processor)
-    template = getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)
-    if not template:
-        return f"{sample.prompt} {sample.answer}" if sample.answer else sample.prompt
-    if processor is tokenizer:
-        content: Any = sample.prompt
-    else:
-        content = [{"type": "image"}] if sample.image else []
-        content += [{"type": "text", "text": sample.prompt}]
-    turns = [{"role": "user", "content": content}]
-    try:
-        with bounded():
-            text: str = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-    except Exception as error:  # a template is a program of somebody's; transformers renders it in a sandbox
-        raise CheckpointError(
-            f"The checkpoint's chat template cannot be rendered: {type(error).__name__}: {error}",
-            "Check that the checkpoint is complete and unmodified.",
-        ) from None
-    return text + sample.answer if sample.answer else text
 
 
 def _grouped_samples(processor: Any, samples: list[Sample], first_id: int) -> list[list[tuple[int, Sample]]]:

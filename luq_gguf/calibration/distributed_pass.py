@@ -66,7 +66,7 @@ def _make_shard(session: Session, calibration: CalibrationSet, share: ShardSpec)
 
     def make() -> None:
         placement = place(session)
-        data = read_data(run, calibration)
+        data = read_data(run, calibration, spec.checkpoint)
         tell_skipped(data, reporter)
         pass_ = forward_pass.run_pass(
             spec.checkpoint,

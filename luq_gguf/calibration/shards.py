@@ -23,7 +23,7 @@ from safetensors.torch import save_file as save_tensors
 from luq_gguf.calibration.forward_pass import PassResult, seen_arrays, seen_batches
 from luq_gguf.calibration.profiler import calibration_facts
 from luq_gguf.calibration.reservoir import MODALITIES
-from luq_gguf.core import atomic
+from luq_gguf.core import atomic, json_output
 from luq_gguf.core.calibration_set import CalibrationData
 from luq_gguf.core.errors import ShardError
 from luq_gguf.core.json_value import JsonValue
@@ -128,7 +128,7 @@ def write(
         tensors = {name: reservoir.stored_vectors(name, layer) for name in MODALITIES}
         _put(folder / _vectors_name(layer), lambda part, tensors=tensors: save_tensors(tensors, part))  # type: ignore[misc]
     _put(folder / "shard.safetensors", lambda part: save_arrays(arrays, part))
-    _put(folder / "shard.json", lambda part: part.write_text(json.dumps(facts.to_json(), indent=1) + "\n"))
+    _put(folder / "shard.json", lambda part: part.write_text(json_output.indented(facts.to_json())))
 
 
 def _put(path: Path, save: Any) -> None:

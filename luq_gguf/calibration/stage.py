@@ -5,14 +5,18 @@ inputs are unchanged. Nothing here prints: the `Reporter` is told.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luq_gguf.core import atomic
 from luq_gguf.core.calibration_set import CalibrationData, CalibrationSet
+from luq_gguf.core.errors import CalibrationError
 from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import Profile
 from luq_gguf.hf import datasets
+from luq_gguf.hf.checkpoint import Checkpoint
+from luq_gguf.hf.processor import picture_check
 from luq_gguf.llamacpp.gguf import header_only, imatrix
 from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder
@@ -29,9 +33,15 @@ PROFILE_STATE = ("pass.npz", "entropies.npz", "reservoir-multimodal.bin", "reser
 
 
 def set_for(spec: ModelSpec, calibration: CalibrationSet, reporter: Reporter = Reporter()) -> CalibrationSet:
-    """Return the calibration set as the model can take it: without a vision half it reads text only."""
+    """Return the calibration set as the model can take it: without a vision half it reads text only. Raises
+    CalibrationError where the set has none."""
     if spec.checkpoint.has_vision:
         return calibration
+    if calibration.images and not calibration.text and Path(calibration.images).expanduser().is_dir():
+        raise CalibrationError(
+            f"{spec.checkpoint.name} reads text only, and {calibration.images} is a folder of images.",
+            "Give --calib-text a text file, or --calib a .jsonl file with prompts.",
+        )
     reporter.info(f"{spec.checkpoint.name} reads text only: alpha is 0")
     return calibration.for_text_only()
 
@@ -41,21 +51,27 @@ def profile_key(spec: ModelSpec, calibration: CalibrationSet, device: str) -> st
     return hash_of(spec.checkpoint.fingerprint, calibration.key(), device)
 
 
-def read_data(run: RunFolder, calibration: CalibrationSet) -> CalibrationData:
-    """Read the data of a calibration set. Raises CalibrationError."""
+def read_data(run: RunFolder, calibration: CalibrationSet, checkpoint: Checkpoint) -> CalibrationData:
+    """Read the data of a calibration set, without images that the checkpoint's processor rejects. Raises
+    CalibrationError."""
     return datasets.read_calibration(
         *calibration.sources,
         n_samples=calibration.samples,
         alpha=calibration.alpha,
         seed=calibration.seed,
         cache=run.work / "images",
+        check=picture_check(checkpoint),
     )
 
 
 def tell_skipped(data: CalibrationData, reporter: Reporter) -> None:
-    """Tell the reporter which images could not be read."""
+    """Tell the reporter which images could not be read, or are rejected by the processor; and of a set that has
+    none."""
+    if data.without_images:
+        reporter.info(f"{data.image_source} has no images: alpha is 0")
     if data.skipped:
-        reporter.info(f"skipped {len(data.skipped)} unreadable images: {', '.join(data.skipped[:5])}")
+        names = ", ".join(data.skipped[:5])
+        reporter.info(f"skipped {len(data.skipped)} images that cannot be read, or that the processor rejects: {names}")
 
 
 def place(session: Session, copies: int = 1) -> Placement:
@@ -81,7 +97,7 @@ def adopt_merged(run: RunFolder, spec: ModelSpec, calibration: CalibrationSet, k
     stages = run.read()["stages"]
     if not merged or stages.get("profile", {}).get("key") == key or run.changed("profile"):
         return
-    read = read_data(run, calibration)
+    read = read_data(run, calibration, spec.checkpoint)
     here = merged_facts(spec.checkpoint.identity, read.sha256, read.seed, read.alpha, read.n_text)
     if here == {name: merged.get(name) for name in here}:
         run.update(stages=stages | {"profile": stages["profile"] | {"key": key}})
@@ -103,7 +119,7 @@ def make_profile(session: Session, calibration: CalibrationSet) -> Profile:
         from luq_gguf.calibration import profiler
 
         placement = place(session)
-        data = read_data(run, calibration)
+        data = read_data(run, calibration, spec.checkpoint)
         tell_skipped(data, reporter)
         result = profiler.profile(
             spec.checkpoint, data, spec.names, run.work, placement=placement, progress=_progress(reporter)

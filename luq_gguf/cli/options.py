@@ -12,6 +12,7 @@ import click
 
 from luq_gguf.core.errors import BudgetError, CalibrationError
 from luq_gguf.core.types import Budget, RunOptions, ShardSpec
+from luq_gguf.method.metrics.vqa import METRICS
 from luq_gguf.method.orders import MEASURED, ORDERS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -109,9 +110,9 @@ questions = _chain(
     click.option("--data", "source", metavar="SET", help="A .jsonl file, a folder of images or a Hub dataset id."),
     click.option("--text", type=click.Path(exists=True, dir_okay=False, path_type=Path),
                  help="A text file, for perplexity and KL divergence on text."),
-    click.option("--metric", type=click.Choice(["auto", "vqa", "exact", "yes-no", "anls", "relaxed"]), default="auto",
-                 show_default=True,
-                 help="How answers are scored. auto: vqa for questions with several answers, otherwise exact."),
+    click.option("--metric", type=click.Choice(["auto", *METRICS]), default="auto", show_default=True,
+                 help="How answers are scored. auto, for each question: vqa with ten answers or more, choice with "
+                 "lettered options in the prompt, otherwise exact."),
     click.option("--samples", type=click.IntRange(1), help="Number of questions, chosen at random.  [default: all]"),
     click.option("--chunks", default=32, show_default=True, help="Maximum number of 512-token chunks of --text."),
     click.option("--max-tokens", default=32, show_default=True, help="Maximum number of tokens of an answer."),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from luq_gguf import kernels
+from luq_gguf.core import json_output
 from luq_gguf.core.checks import CheckReport
 from luq_gguf.core.json_value import given
 from luq_gguf.core.types import LayerEntropy, Plan, PredictedSpeed, Profile
@@ -22,7 +22,7 @@ from luq_gguf.reporting.plan_text import describe, unsettled_line
 
 
 def print_json(content: Any) -> None:
-    sys.stdout.write(json.dumps(content, indent=1) + "\n")
+    sys.stdout.write(json_output.indented(content))
 
 
 def print_table(table: Table) -> None:

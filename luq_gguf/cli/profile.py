@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from luq_gguf.cli import options, output
+from luq_gguf.core import json_output
 from luq_gguf.core.errors import CalibrationError
 from luq_gguf.reporting.progress import progress
 
@@ -53,7 +53,7 @@ def command(model: str, out: Path, shard: ShardSpec | None, *, as_json: bool, **
         if shard:
             distributed_pass.profile_shard(model, out, calibration, shard, how, reporter)
             content = {"shard": str(shard), "run_dir": str(out)}
-            click.echo(json.dumps(content, indent=1) if as_json else f"shard {shard}  {out}")
+            click.echo(json_output.indented(content).rstrip() if as_json else f"shard {shard}  {out}")
             return
         if launch:
             profile = distributed_pass.profile_together(model, out, calibration, launch, how, reporter)

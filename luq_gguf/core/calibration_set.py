@@ -37,7 +37,8 @@ class CalibrationSet:
         return hash_of({"images": images, "text": text} | drawn, [_stamps(source) for source in self.sources])
 
     def for_text_only(self) -> CalibrationSet:
-        return replace(self, images=None, alpha=0.0)
+        """Return the set without images; where it names no text, that is the prompts and answers of `images`."""
+        return replace(self, images=None if self.text else self.images, alpha=0.0)
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class CalibrationData:
     ones.
 
     The text-only ones are prompts without images (`text`), or chunks of a `document`. `image_source` and `text_source`
-    name the sets; `revisions` has the commit of those from the Hub.
+    name the sets; `revisions` has the commit of those from the Hub. `without_images`: images were asked for, and the
+    set has text alone.
     """
 
     multimodal: tuple[Sample, ...]
@@ -60,6 +62,7 @@ class CalibrationData:
     text_source: str | None = None
     revisions: Mapping[str, str] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
+    without_images: bool = False
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -16,29 +16,36 @@ LIMIT = (
 DEPTH = 64
 
 
-def parse(raw: bytes | str, limit: int = LIMIT, *, unique: bool = False) -> Any:
-    """Return the value. Raises ValueError, also if it is too long, too deep, not UTF-8, or (where `unique`) has a key
-    twice in one object."""
+def parse(raw: bytes | str, limit: int = LIMIT, *, unique: bool = False, finite: bool = False) -> Any:
+    """Return the value. Raises ValueError, also if it is too long, too deep, not UTF-8, (where `unique`) has a key
+    twice in one object, or (where `finite`) has NaN or Infinity, which Python reads and JSON does not have."""
     if len(raw) > limit:
         raise ValueError(f"longer than {limit} bytes")
     try:
-        value = json.loads(raw, object_pairs_hook=_unique if unique else None)
+        value = json.loads(
+            raw, object_pairs_hook=_unique if unique else None, parse_constant=_no_number if finite else None
+        )
     except RecursionError:
         raise ValueError("nested too deeply") from None
     _check_depth(value)
     return value
 
 
-def read(path: Path, limit: int = LIMIT) -> Any:
+def read(path: Path, limit: int = LIMIT, *, finite: bool = False) -> Any:
     """Return the value in a file. Raises ValueError as `parse` does, and OSError."""
     with path.open("rb") as file:
-        return parse(file.read(limit + 1), limit)
+        return parse(file.read(limit + 1), limit, finite=finite)
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(f"{constant} is not a number of JSON")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise ValueError("a key occurs twice")
+        twice = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
+        raise ValueError(f'the key "{twice[:40]}" occurs twice')
     return members
 
 

@@ -128,7 +128,8 @@ class EvalConditions(JsonValue):
 @dataclass(frozen=True, kw_only=True)
 class EvalResult(JsonValue):
     """What eval.json says of a file; None for what was not asked, UNSET for what its metric or the absence of a
-    reference leaves out, and what the first versions did not write."""
+    reference leaves out, and what the first versions did not write. `n_scored`: the questions that have answers, where
+    not all have."""
 
     file: str
     file_sha256: str | UnsetType = UNSET
@@ -148,6 +149,7 @@ class EvalResult(JsonValue):
     n_chunks: int
     conditions: EvalConditions
     benchmarks: Mapping[str, Benchmark] | UnsetType | None = UNSET
+    n_scored: int | UnsetType = UNSET
 
     @property
     def benchmark_metrics(self) -> list[tuple[str, Benchmark, str, BenchmarkMetric]]:

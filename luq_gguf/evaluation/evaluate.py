@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 from msgspec import UNSET
 
-from luq_gguf.core import paths
+from luq_gguf.core import paths, text_input
 from luq_gguf.core.errors import EvaluationError
 from luq_gguf.core.hashing import sha256_of
+from luq_gguf.core.images import content_key
 from luq_gguf.core.measurements import Divergence, EvalConditions, EvalResult, Spread
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import EvalData, Sample
+from luq_gguf.evaluation import pictures, scoring
 from luq_gguf.evaluation.logprobs import (
     CHUNK,
     Case,
@@ -29,7 +31,7 @@ from luq_gguf.evaluation.logprobs import (
 from luq_gguf.hf import datasets
 from luq_gguf.llamacpp.gguf import mmproj, reader
 from luq_gguf.llamacpp.runtime.client import LlamaClient
-from luq_gguf.method.metrics import intervals, vqa
+from luq_gguf.method.metrics import intervals
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def read_data(
     chunks = _chunks(model, text, n_chunks) if text else ()
     digest = hashlib.sha256(json.dumps(chunks).encode())
     for sample in samples:
-        image = sha256_of(sample.image) if sample.image else ""
+        image = content_key(sample.image) if sample.image else ""
         digest.update(json.dumps([image, sample.prompt, sample.answers]).encode())
     name = " + ".join(datasets.source_name(str(part)) for part in (source, text) if part)
     return EvalData(name, samples, chunks, digest.hexdigest())
@@ -80,9 +82,11 @@ def no_data(reference: Path | None) -> EvalData:
 def _chunks(model: Path, text: Path, n_chunks: int) -> tuple[tuple[int, ...], ...]:
     """Cut a text into whole chunks, each starting with BOS if the tokenizer adds it, as llama-perplexity does."""
     try:
-        content = text.read_text(encoding="utf-8", errors="replace")
+        content = text_input.read(text)
     except OSError as error:
         raise EvaluationError(f"{text} cannot be read: {error.strerror}.", "Give --text a text file.") from None
+    except ValueError as error:
+        raise EvaluationError(f"{text.name} is {error}.", text_input.HINT) from None
     with LlamaClient(model, n_ctx=CHUNK) as client:
         tokens, bos = client.tokenize(content)
     count = min(n_chunks, len(tokens) // CHUNK)
@@ -95,8 +99,13 @@ def _chunks(model: Path, text: Path, n_chunks: int) -> tuple[tuple[int, ...], ..
 
 
 def find_mmproj(model: Path, given: Path | None, samples: Sequence[Sample]) -> Path | None:
-    """Return a file's mmproj as `mmproj_beside` does; None if no sample has an image. Raises EvaluationError."""
-    return mmproj_beside(model, given, "The data has") if any(sample.image for sample in samples) else None
+    """Return a file's mmproj as `mmproj_beside` does; None if no sample has an image. Raises EvaluationError, also for
+    an image that the model's processor rejects."""
+    if not any(sample.image for sample in samples):
+        return None
+    half = mmproj_beside(model, given, "The data has")
+    pictures.check(half, samples)
+    return half
 
 
 def mmproj_beside(model: Path, given: Path | None, what: str) -> Path:
@@ -133,27 +142,6 @@ def check_comparable(model: Path, reference: Path) -> None:
             )
 
 
-def choose_metric(metric: str, samples: Sequence[Sample]) -> str | None:
-    """Return the metric to score answers with; None if there are no answers, or for "none".
-
-    "auto" is VQAv2's soft score if there are several answers, and exact match otherwise. Raises EvaluationError if a
-    metric was asked for and answers are missing.
-    """
-    without = sum(not sample.answers for sample in samples)
-    if not samples or metric == "none":
-        return None
-    if metric == "auto":
-        if without:
-            return None
-        return "vqa" if any(len(sample.answers) > 1 for sample in samples) else "exact"
-    if without:
-        raise EvaluationError(
-            f"{without} of {len(samples)} questions have no answers, so --metric {metric} has nothing to compare with.",
-            'Add "answers" to each line, or leave --metric out.',
-        )
-    return metric
-
-
 def evaluate(
     target: EvalTarget,
     reference: EvalTarget | None,
@@ -168,7 +156,13 @@ def evaluate(
 
     Measurements are kept in `work`, but those of the file itself in `scratch` if that is given.
     """
-    chosen = choose_metric(metric, data.samples)
+    chosen = scoring.choose_metrics(metric, data.samples)
+    if chosen is None and reference is None and data.samples and not data.chunks:
+        raise EvaluationError(
+            f"None of the questions of {data.name} has an answer, and no reference was given: nothing can be measured.",
+            'Add "answers" to the lines, or give --reference the 16-bit file of the same checkpoint.',
+        )
+    scoring.tell(chosen, data, reporter)
     folder, floor, theirs = None, None, None
     if reference:
         check_comparable(target.model, reference.model)
@@ -179,8 +173,8 @@ def evaluate(
     name = target.model.name
     cases = compare(target, data, folder, work, lambda done, total: reporter.progress(name, done, total), scratch)
     answers = [case.answer or "" for case in cases if case.name[0] == "q"]
-    scores = _scores(answers, data, chosen)
-    before = None if scores is None or theirs is None else _scores(theirs, data, chosen)
+    scores = scoring.scores(answers, data, chosen)
+    before = None if scores is None or theirs is None else scoring.scores(theirs, data, chosen)
     asked, told = ([case for case in cases if case.name[0] == kind] for kind in "qt")
     main = asked or told
     same = [case.same_top for case in main if case.same_top is not None]
@@ -190,9 +184,9 @@ def evaluate(
         file_sha256=sha256_of(target.model),
         reference=reference.model.name if reference else None,
         n_samples=len(data.samples) or len(data.chunks),
-        metric=chosen,
+        metric=scoring.metric_name(chosen),
         accuracy=intervals.accuracy(scores) if scores is not None else None,
-        f1=vqa.f1_of_yes(answers, [sample.answers[0] for sample in data.samples]) if chosen == "yes-no" else UNSET,
+        f1=scoring.f1_of_yes(answers, data, chosen),
         reference_accuracy=intervals.accuracy(before) if before is not None else UNSET,
         accuracy_change=UNSET if before is None or scores is None else intervals.paired_difference(before, scores),
         kld=_divergence(main, cases, floor),
@@ -210,15 +204,9 @@ def evaluate(
             kept_tokens_per_position=reference.top if reference else None,
             interval="95%, percentile bootstrap over samples",
         ),
+        n_scored=UNSET if scores is None or len(scores) == len(data.samples) else len(scores),
     )
     return Evaluation(result, scores, tuple(cases))
-
-
-def _scores(answers: Sequence[str], data: EvalData, metric: str | None) -> np.ndarray | None:
-    if metric is None:
-        return None
-    pairs = zip(answers, data.samples, strict=True)
-    return np.array([vqa.METRICS[metric](answer, sample.answers) for answer, sample in pairs])
 
 
 def _divergence(main: Sequence[Case], cases: Sequence[Case], floor: float | None) -> Divergence | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from luq_gguf.core.errors import EvaluationError
+from luq_gguf.core.errors import EvaluationError, RunnerError
 from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.types import EvalData
 from luq_gguf.evaluation import cache as measurement_cache
@@ -136,7 +136,10 @@ def compare(
         return arrays, scored.answer
 
     _measure_missing(target, data, folder, work, measure, progress)
-    return [_case(name, arrays, answer) for name, arrays, answer in measurement_cache.read(folder, data)]
+    cases = [_case(name, arrays, answer) for name, arrays, answer in measurement_cache.read(folder, data)]
+    for values in (value for case in cases for value in (case.kld, case.nll) if value is not None):
+        _check_finite(values, target.model)  # of figures that were kept by a version that did not look
+    return cases
 
 
 def reference_answers(folder: Path, data: EvalData) -> list[str]:
@@ -173,6 +176,7 @@ def _score(
         sample = data.samples[number]
         most = target.max_tokens if target.answers or forced is None else 0
         measurement = client.measure(sample.prompt, sample.image, max_tokens=most, forced=_ints(forced))
+        _check_finite(measurement.log_probabilities, target.model)
         return _CaseLogprobs(
             measurement.log_probabilities,
             np.array(measurement.prompt, np.int32),
@@ -183,8 +187,18 @@ def _score(
     chunk = data.chunks[number]
     half = CHUNK // 2
     rows = client.score_tokens(chunk[:-1], half)
+    _check_finite(rows, target.model)
     nll = -np.take_along_axis(rows, np.array(chunk[half + 1 :])[:, None], axis=1)[:, 0]
     return _CaseLogprobs(rows, np.array(chunk, np.int32), np.empty(0, np.int32), None, nll)
+
+
+def _check_finite(values: np.ndarray, model: Path) -> None:
+    """Raise RunnerError where values are NaN or infinite: one such weight makes nonsense of every figure."""
+    if not np.isfinite(values).all():
+        raise RunnerError(
+            f"The logits of {model.name} are not finite: its weights are damaged.",
+            "Convert it again from a sound checkpoint; luq-gguf verify says more.",
+        )
 
 
 def _ints(tokens: np.ndarray | None) -> list[int] | None:

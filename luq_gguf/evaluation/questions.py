@@ -8,6 +8,7 @@ from pathlib import Path
 from luq_gguf.core.errors import EvaluationError
 from luq_gguf.core.types import Budget, EvalData
 from luq_gguf.evaluation import evaluate as evaluation
+from luq_gguf.evaluation import scoring
 from luq_gguf.hf import datasets
 from luq_gguf.method.metrics import vqa
 from luq_gguf.method.orders import MEASURED_OPTIONS
@@ -45,8 +46,11 @@ class QuestionSet:
         )
 
 
-def check_questions(budget: Budget, questions: QuestionSet, run: RunFolder) -> None:
-    """Refuse, before any heavy work, data that an order or a budget cannot be measured on. Raises EvaluationError."""
+def check_questions(
+    budget: Budget, questions: QuestionSet, run: RunFolder, check: datasets.PictureCheck | None = None
+) -> None:
+    """Refuse, before any heavy work, data that an order or a budget cannot be measured on, and images that `check`
+    raises ValueError for. Raises EvaluationError and CalibrationError."""
     if questions.source is None:
         raise EvaluationError(
             f"--max-kld, --min-accuracy, {MEASURED_OPTIONS} and --plan best need questions to measure on, and none "
@@ -54,5 +58,9 @@ def check_questions(budget: Budget, questions: QuestionSet, run: RunFolder) -> N
             "Give --eval SET: a .jsonl, a folder of images, or a Hub dataset id.",
         )
     cache = run.work / "eval" / "images"
-    samples = datasets.read_questions(str(questions.source), questions.samples, questions.seed, cache)
-    evaluation.choose_metric("exact" if budget.min_accuracy is not None else questions.metric, samples)
+    samples = datasets.read_questions(str(questions.source), questions.samples, questions.seed, cache, check)
+    if scoring.choose_metrics(questions.metric, samples) is None and budget.min_accuracy is not None:
+        raise EvaluationError(
+            f"None of the questions of {questions.source} has an answer, so --min-accuracy cannot be measured.",
+            'Add "answers" to the lines, or give --max-kld instead.',
+        )

@@ -10,34 +10,53 @@ import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from luq_gguf.core import json_input
+from luq_gguf.core import text_input
 from luq_gguf.core.calibration_set import CalibrationData
 from luq_gguf.core.errors import CalibrationError
-from luq_gguf.core.hashing import sha256_of
-from luq_gguf.core.images import open_rgb
+from luq_gguf.core.images import ValueRangeError, content_key, open_rgb, to_rgb
+from luq_gguf.core.placeholders import without_placeholders
 from luq_gguf.core.types import Sample
+from luq_gguf.hf import sample_rows
 from luq_gguf.hf.download import network_errors
+from luq_gguf.hf.sample_files import read_jsonl
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+PictureCheck = Callable[["Image"], None]  # raises ValueError for a picture that a processor rejects
 
 DEFAULT_IMAGES = "HuggingFaceM4/A-OKVQA"
 DEFAULT_TEXT = "Salesforce/wikitext:wikitext-2-raw-v1"
 FOLDER_PROMPT = "Describe this image in detail."
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+# What is an image by its name; one that Pillow cannot open, such as HEIC, is named and not left out in silence.
+IMAGE_SUFFIXES = {
+    *(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jp2"),
+    *(".heic", ".heif", ".jxl", ".svg", ".dng", ".cr2", ".nef", ".arw", ".psd"),
+}
 TO_LEARN = ("train",)  # splits of a Hub dataset
 TO_MEASURE = ("validation", "val", "test")  # test answers are often kept back
-LONGEST_LINE = 4 * 1024 * 1024  # characters of a .jsonl's line
 CHARACTERS_PER_CHUNK = 4096  # enough text for a chunk of 512 tokens in any of the usual vocabularies
 
 
 def read_calibration(
-    images: str | None, text: str | None, *, n_samples: int, alpha: float, seed: int, cache: Path
+    images: str | None,
+    text: str | None,
+    *,
+    n_samples: int,
+    alpha: float,
+    seed: int,
+    cache: Path,
+    check: PictureCheck | None = None,
 ) -> CalibrationData:
-    """Draw a calibration set. `cache` receives images of Hub datasets. Raises CalibrationError.
+    """Draw a calibration set. `cache` receives images of Hub datasets; images that `check` raises ValueError for are
+    skipped. Raises CalibrationError.
 
     Where images are given and text is not, the text-only samples are the same set's prompts and answers without
     their images, so that nothing is downloaded that was not asked for.
@@ -51,6 +70,7 @@ def read_calibration(
     n_multimodal = round(alpha * n_samples)
     n_text = n_samples - n_multimodal
     pool: list[Sample] = []
+    without_images = False
     image_source = text_source = None
     image_set = images or DEFAULT_IMAGES
     if n_multimodal or (n_text and images and text is None):
@@ -58,13 +78,22 @@ def read_calibration(
         if not pool:
             raise CalibrationError(f"{image_set} contains no calibration samples.", "Give images or .jsonl lines.")
         image_source = source_name(image_set)
+        without_images = n_multimodal > 0 and not any(sample.image for sample in pool)
+    if without_images:  # a set of text is calibration, too
+        if text:
+            raise CalibrationError(
+                f"{image_set} has no images, so there is nothing for the multimodal samples.",
+                "Leave out --calib-text, or give --calib a set with images.",
+            )
+        alpha, n_multimodal, n_text = 0.0, 0, n_samples
     rng = np.random.default_rng(seed)
     order = [pool[i] for i in rng.permutation(len(pool))]
-    multimodal, skipped = _readable(order, n_multimodal)
+    multimodal, skipped = _readable(order, n_multimodal, check)
     if n_multimodal and not multimodal:
         raise CalibrationError(
             f"None of the {len(skipped)} images of {image_set} can be read (first: {skipped[0]}).",
-            "They must be files that Pillow can open, in the folder or next to the .jsonl file.",
+            "They must be files that Pillow can open (JPEG, not HEIC) and the model's processor takes, in the folder "
+            "or next to the .jsonl file.",
         )
     samples: tuple[Sample, ...] = ()
     document = None
@@ -88,13 +117,16 @@ def read_calibration(
         text_source,
         commits,
         tuple(skipped),
+        without_images,
     )
 
 
-def read_questions(source: str, n_samples: int | None, seed: int, cache: Path) -> tuple[Sample, ...]:
+def read_questions(
+    source: str, n_samples: int | None, seed: int, cache: Path, check: PictureCheck | None = None
+) -> tuple[Sample, ...]:
     """Return the questions to measure with, all of them or a random sample. Raises CalibrationError where an image is
-    missing."""
-    samples = list(_read_set(source, seed, n_samples or 1000, cache, TO_MEASURE))
+    missing, or `check` raises ValueError for it."""
+    samples = list(_read_set(source, seed, n_samples, cache, TO_MEASURE))
     if not samples:
         raise CalibrationError(
             f"{source} contains no questions.", 'Give a .jsonl file with lines of {"image", "prompt", "answers"}.'
@@ -102,7 +134,7 @@ def read_questions(source: str, n_samples: int | None, seed: int, cache: Path) -
     if n_samples is not None and n_samples < len(samples):
         samples = [samples[i] for i in np.sort(np.random.default_rng(seed).permutation(len(samples))[:n_samples])]
     with_image = [sample for sample in samples if sample.image]
-    _, bad = _readable(with_image, len(with_image))
+    _, bad = _readable(with_image, len(with_image), check)
     if bad:
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
         raise CalibrationError(
@@ -124,14 +156,16 @@ def _is_local(source: str) -> bool:
 def _digest(multimodal: Iterable[Sample], text: Iterable[Sample], document: str | None) -> str:
     digest = hashlib.sha256()
     for sample in (*multimodal, *text):
-        image = sha256_of(sample.image) if sample.image else ""
+        image = content_key(sample.image) if sample.image else ""
         digest.update(json.dumps([image, sample.prompt, sample.answer]).encode())
     digest.update((document or "").encode())
     return digest.hexdigest()
 
 
-def _readable(samples: Iterable[Sample], count: int) -> tuple[list[Sample], list[str]]:
-    """The first samples whose images can be decoded, and the names of those met that cannot."""
+def _readable(
+    samples: Iterable[Sample], count: int, check: PictureCheck | None = None
+) -> tuple[list[Sample], list[str]]:
+    """The first samples whose images can be decoded and pass the check, and the names of those met that do not."""
     good: list[Sample] = []
     bad: list[str] = []
     for sample in samples:
@@ -140,7 +174,9 @@ def _readable(samples: Iterable[Sample], count: int) -> tuple[list[Sample], list
         if sample.image is None:
             continue
         try:
-            open_rgb(sample.image)
+            picture = open_rgb(sample.image)
+            if check:
+                check(picture)
             good.append(sample)
         except (OSError, ValueError):
             bad.append(sample.image.name[:100])  # for a message; who makes names of a megabyte has no need of the rest
@@ -148,11 +184,17 @@ def _readable(samples: Iterable[Sample], count: int) -> tuple[list[Sample], list
 
 
 def _read_set(
-    source: str, seed: int, n_samples: int, cache: Path, splits: Sequence[str] = TO_LEARN
+    source: str, seed: int, n_samples: int | None, cache: Path, splits: Sequence[str] = TO_LEARN
 ) -> Iterator[Sample]:
+    """The samples of a set, without what their prompts hold in place of an image."""
+    for sample in _samples(source, seed, n_samples, cache, splits):
+        yield replace(sample, prompt=without_placeholders(sample.prompt))
+
+
+def _samples(source: str, seed: int, n_samples: int | None, cache: Path, splits: Sequence[str]) -> Iterator[Sample]:
     path = Path(source).expanduser()
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
         return iter([Sample(FOLDER_PROMPT, file) for file in files])
     if path.is_file():
         return read_jsonl(path)
@@ -161,38 +203,6 @@ def _read_set(
     raise CalibrationError(
         f"{source}: no such file or folder.", "Give a folder of images, a .jsonl file or a Hub dataset id."
     )
-
-
-def read_jsonl(path: Path) -> Iterator[Sample]:
-    """Yield a sample for each line {"image", "prompt", "answers"}; paths are relative to the file. Raises
-    CalibrationError with the line number."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        # readline with a limit: a file without line ends may be larger than memory
-        for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), ""), 1):
-            if not line.strip():
-                continue
-            try:
-                prompt, image, given = _fields(json_input.parse(line, LONGEST_LINE))
-            except (ValueError, KeyError, TypeError, AttributeError):
-                raise CalibrationError(
-                    f"{path.name}, line {number} is not a calibration sample.",
-                    'Each line is an object {"image": "a.png", "prompt": "...", "answers": ["..."]}.',
-                ) from None
-            yield Sample(prompt, path.parent / image if image else None, given)
-
-
-def _fields(row: Any) -> tuple[str, str | None, tuple[str, ...]]:
-    """Return prompt, image and answers of a line. Raises one of four errors where it is not a sample."""
-    prompt, image = row["prompt"], row.get("image")
-    answers = row.get("answers", row.get("answer")) or []
-    if not isinstance(prompt, str) or not isinstance(image, str | None) or not isinstance(answers, str | list):
-        raise TypeError
-    if image and "\0" in image:
-        raise ValueError
-    given = (answers,) if isinstance(answers, str) else tuple(str(answer) for answer in answers)
-    for text in (prompt, image or "", *given):
-        text.encode()  # JSON can hold halves of surrogate pairs, which no tokenizer takes
-    return prompt, image, given
 
 
 def _hub_rows(source: str, seed: int, splits: Sequence[str] = TO_LEARN) -> Iterator[dict[str, Any]]:
@@ -207,13 +217,20 @@ def _hub_rows(source: str, seed: int, splits: Sequence[str] = TO_LEARN) -> Itera
             available = datasets.get_dataset_split_names(name, config or None, revision=commit)
             split = next((name for name in splits if name in available), available[0])
         rows = datasets.load_dataset(name, config or None, split=split, streaming=True, revision=commit)
-        yield from rows.shuffle(seed=seed, buffer_size=1000)
+        classes = {k: f for k, f in (rows.features or {}).items() if isinstance(f, datasets.ClassLabel)}
+        for row in rows.shuffle(seed=seed, buffer_size=1000):
+            yield row | {k: _class_name(f, row.get(k)) for k, f in classes.items()}
     except (*network_errors(), ValueError, datasets.exceptions.DatasetNotFoundError) as error:
         raise CalibrationError(
             f"The Hub dataset {source} could not be read ({type(error).__name__}).",
-            "Check its name and the network, or give --calib a folder of images or a .jsonl file and --calib-text a "
-            "text file.",
+            "Check its name and the network, or give a folder of images or a .jsonl file, and for --calib-text a text "
+            "file.",
         ) from None
+
+
+def _class_name(feature: Any, number: int | None) -> str | None:
+    """The name of a row's class; None for -1, which is what sets have where it is not known."""
+    return None if number is None or number < 0 else str(feature.int2str(number))
 
 
 def _is_on_hub(source: str) -> bool:
@@ -228,34 +245,52 @@ def _commit_of(source: str) -> str:
     return str(HfApi().dataset_info(source.split(":")[0]).sha)
 
 
-def samples_from_rows(rows: Iterable[dict[str, Any]], count: int, cache: Path) -> Iterator[Sample]:
-    """Yield samples from rows with an image column and a question; images are kept in `cache`, named by their
-    content."""
-    for row in itertools.islice(rows, count):
-        image: Any = next((row[k] for k in ("image", "images") if row.get(k) is not None), None)
-        image = image[0] if isinstance(image, list) and image else image
-        prompt = next((row[k] for k in ("question", "prompt", "query") if isinstance(row.get(k), str)), FOLDER_PROMPT)
-        answers = next((row[k] for k in ("answers", "direct_answers", "answer", "label") if row.get(k)), None)
-        listed = answers if isinstance(answers, list) else [answers]
-        texts = (a.get("answer") if isinstance(a, dict) else a for a in listed)  # VQAv2 has a record for each answer
-        given = tuple(text for text in texts if isinstance(text, str))
-        if image is None or not hasattr(image, "save"):
+def samples_from_rows(rows: Iterable[dict[str, Any]], count: int | None, cache: Path) -> Iterator[Sample]:
+    """Yield samples from rows with an image column and a question (from all of them where `count` is None); images are
+    kept in `cache`, named by their content."""
+    for number, row in enumerate(itertools.islice(rows, count), 1):
+        try:
+            image, prompt = sample_rows.single_image(row), sample_rows.prompt_of(row)
+        except ValueError as error:
+            raise CalibrationError(
+                f"Row {number} of the dataset is not a sample: {error}.",
+                "Choose a dataset with `image` and `question` columns.",
+            ) from None
+        pictures = [value for value in row.values() if hasattr(value, "save")]
+        if not hasattr(image, "save") and (image is not None or pictures or prompt is None):
             raise CalibrationError(
                 "The dataset's rows have no image column.", "Choose a dataset with `image` and `question` columns."
             )
+        if image is None:
+            yield Sample(prompt or "", None, _answers_of_row(row))
+            continue
         cache.mkdir(parents=True, exist_ok=True)
-        name = hashlib.sha256(image.convert("RGB").tobytes()).hexdigest()[:24]
+        try:
+            picture = to_rgb(image)
+        except ValueRangeError as error:
+            raise CalibrationError(f"An image of the dataset {error}.", "Choose another dataset.") from None
+        name = hashlib.sha256(picture.tobytes()).hexdigest()[:24]
         path = cache / f"{name}.png"
         if not path.exists():
-            image.convert("RGB").save(path)
-        yield Sample(prompt, path, given)
+            picture.save(path)
+        yield Sample(prompt or FOLDER_PROMPT, path, _answers_of_row(row))
+
+
+def _answers_of_row(row: dict[str, Any]) -> tuple[str, ...]:
+    """The answers of a row; none where its column of that name holds something else, which calibration does without."""
+    try:
+        return sample_rows.answers_of(row)
+    except ValueError:
+        return ()
 
 
 def _read_text(source: str, n_characters: int) -> str:
     path = Path(source).expanduser()
     if path.is_file():
-        with path.open(encoding="utf-8", errors="replace") as file:
-            text = file.read(n_characters)
+        try:
+            text = text_input.read(path, n_characters)
+        except ValueError as error:
+            raise CalibrationError(f"{source} is {error}.", text_input.HINT) from None
     elif "/" in source and not source.startswith((".", "/", "~")):
         text = ""
         for row in _hub_rows(source, 0):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.footprint import largest_layer, n_parameters
 
 _HIDING = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
+_FEWER = ("OMP_THREAD_LIMIT", "OMP_DYNAMIC", "OMP_MAX_ACTIVE_LEVELS")  # may start fewer threads than were asked for
 _PROBE = 64  # rows and columns of a product whose sum is known
 
 
@@ -70,24 +71,52 @@ def choose_device(
     if device == "auto":
         facts = _look_for_auto()
         if facts is None:
-            return Placement(torch.device("cpu"))
+            return _on_cpu(info)
         alone = bool(os.environ.get("LOCAL_RANK"))
         placement, sentence = pick(facts, 2 * n_parameters(checkpoint), 2 * largest_layer(checkpoint), alone=alone)
         if sentence:
             info(sentence)
-        return placement
+        return _on_cpu(info) if placement.device.type == "cpu" else placement
     try:
         requested = torch.device(device)
     except RuntimeError:
         raise DeviceError(f"--device {device}: torch does not know this device.", "Try auto, cpu or cuda.") from None
     if requested.type == "cpu":
-        return Placement(torch.device("cpu"))
+        return _on_cpu(info)
     problem = shortcoming(look(requested))
     if problem:
         raise DeviceError(
             f"--device {device} cannot be used: {problem.reason}.", f"{problem.remedy}, or use --device cpu."
         )
     return Placement(requested)
+
+
+def _on_cpu(info: Callable[[str], None]) -> Placement:
+    """Return the CPU, with as many threads of torch as OpenMP is sure to give it."""
+    threads, sentence = openmp_threads(torch.get_num_threads(), os.environ)
+    if sentence:
+        torch.set_num_threads(threads)
+        info(sentence)
+    return Placement(torch.device("cpu"))
+
+
+def openmp_threads(threads: int, environment: Mapping[str, str]) -> tuple[int, str | None]:
+    """Return how many of torch's threads OpenMP is sure to start, and a sentence where these are fewer.
+
+    Torch's bfloat16 products divide their rows among the threads that were asked for. Where OpenMP starts fewer, the
+    rest of the output is memory that nobody has written: not finite or, worse, finite.
+    """
+    limits = {name: environment.get(name, "").strip().lower() for name in _FEWER}
+    sure = threads
+    if limits["OMP_THREAD_LIMIT"].isdecimal():
+        sure = min(sure, max(1, int(limits["OMP_THREAD_LIMIT"])))
+    if limits["OMP_DYNAMIC"] in ("true", "1") or limits["OMP_MAX_ACTIVE_LEVELS"] == "0":
+        sure = 1
+    if sure == threads:
+        return threads, None
+    names = " and ".join(f"{name}={environment[name]}" for name in _FEWER if limits[name])
+    noun = "thread" if sure == 1 else "threads"
+    return sure, f"the reference model runs on {sure} {noun} instead of {threads}: {names} is set in the environment"
 
 
 def pick(facts: Facts, weights: int, layer: int, *, alone: bool) -> tuple[Placement, str | None]:

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from luq_gguf.core import process_state
-from luq_gguf.core.errors import CheckpointError, LuqError
+from luq_gguf.core.errors import CheckpointError
 from luq_gguf.hf import devices, experts
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.devices import Placement
-from luq_gguf.hf.processor import load_processor
+from luq_gguf.hf.processor import load_processor, refusals
 
 
 def meta_model(checkpoint: Checkpoint) -> nn.Module:
@@ -22,7 +22,7 @@ def meta_model(checkpoint: Checkpoint) -> nn.Module:
 
     Raises CheckpointError where transformers cannot make a model of the config.
     """
-    with process_state.TORCH, _refusals(checkpoint), torch.device("meta"):
+    with process_state.TORCH, refusals(checkpoint), torch.device("meta"):
         from transformers import AutoConfig
 
         config = AutoConfig.from_pretrained(
@@ -39,7 +39,7 @@ def load_reference(checkpoint: Checkpoint, placement: Placement) -> tuple[nn.Mod
 
     Raises CheckpointError where transformers refuses the checkpoint, and what `devices.memory_errors` raises.
     """
-    with process_state.TORCH, _without_bars(), _refusals(checkpoint), devices.memory_errors(placement):
+    with process_state.TORCH, _without_bars(), refusals(checkpoint), devices.memory_errors(placement):
         experts.register()
         model = _auto_class(checkpoint).from_pretrained(
             checkpoint.folder,
@@ -82,17 +82,3 @@ def _without_bars() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
         if not hub_shown:
             disable_progress_bars()
-
-
-@contextmanager
-def _refusals(checkpoint: Checkpoint) -> Iterator[None]:
-    try:
-        yield
-    except LuqError:
-        raise
-    except Exception as error:  # what transformers raises of a config or a tokenizer that somebody made up
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"transformers cannot load {checkpoint.name}: {reason}",
-            "Check that the checkpoint is complete and unmodified.",
-        ) from None

@@ -6,9 +6,17 @@ reads video, so it loads a processor that knows images and text, and works where
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from luq_gguf.core.errors import CheckpointError, LuqError
+from luq_gguf.hf.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 def images_and_text(processor_class: type) -> type:
@@ -35,7 +43,8 @@ def images_and_text(processor_class: type) -> type:
 def load_processor(folder: Path, *, trust_remote_code: bool = False) -> Any:
     """Return the processor saved in a checkpoint folder, or its tokenizer where the model reads text only.
 
-    Raises what transformers raises when a part is missing or unreadable.
+    An image processor whose class transformers no longer has is replaced by the one that it has for the model. Raises
+    what transformers raises when a part is missing or unreadable.
     """
     from transformers import AutoConfig, AutoProcessor, AutoTokenizer
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
@@ -43,7 +52,51 @@ def load_processor(folder: Path, *, trust_remote_code: bool = False) -> Any:
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     if type(config) in PROCESSOR_MAPPING:
         processor_class = PROCESSOR_MAPPING[type(config)]
-        if "video_processor" in processor_class.get_attributes():
-            return images_and_text(processor_class).from_pretrained(folder)  # type: ignore[attr-defined]
-        return AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        without_video = images_and_text(processor_class)
+        try:
+            if without_video is not processor_class:
+                return without_video.from_pretrained(folder)  # type: ignore[attr-defined]
+            return AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        except ValueError as error:
+            if "Unrecognized image processor" not in str(error):
+                raise
+            return without_video.from_pretrained(folder, config=config)  # type: ignore[attr-defined]
     return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+
+
+def picture_check(checkpoint: Checkpoint) -> Callable[[Image], None]:
+    """Return a function that raises ValueError for an RGB picture that the checkpoint's image processor rejects, and
+    CheckpointError where there is no usable processor. What it thinks of a size is asked once."""
+    loaded: list[Any] = []  # with the first picture: not every set has one
+    accepted: set[tuple[int, int]] = set()
+
+    def check(picture: Image) -> None:
+        if picture.size in accepted:
+            return
+        if not loaded:
+            with refusals(checkpoint):
+                processor = load_processor(checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code)
+            loaded.append(getattr(processor, "image_processor", None))
+        try:
+            if loaded[0]:
+                loaded[0](images=[picture], return_tensors="pt")
+        except Exception as error:  # each family's processor has its own limits, and errors of its own
+            raise ValueError(f"the image processor rejects it: {error}") from None
+        accepted.add(picture.size)
+
+    return check
+
+
+@contextmanager
+def refusals(checkpoint: Checkpoint) -> Iterator[None]:
+    """Raise CheckpointError with transformers' own reason for whatever it raises inside."""
+    try:
+        yield
+    except LuqError:
+        raise
+    except Exception as error:  # what transformers raises of a config or a tokenizer that somebody made up
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"transformers cannot load {checkpoint.name}: {reason}",
+            "Check that the checkpoint is complete and unmodified.",
+        ) from None

@@ -13,6 +13,7 @@ from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.llamacpp.tools import LlamaCpp
 
 _PERCENT = re.compile(r"Writing:\s+(\d+)%")
+_MISSING_KEY = re.compile(r"^KeyError: '(\w+)'$", re.MULTILINE)
 _TENSOR = re.compile(r"(?P<name>[\w.]+), +torch\.\S+ --> (?P<type>\w+), shape = \{(?P<shape>[\d, ]+)\}")
 
 
@@ -63,11 +64,21 @@ def check_mmproj(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> Non
     Raises CheckpointError with its words where it cannot write this model's.
     """
     command = [*_command(llama, checkpoint, out, name), "--mmproj", "--dry-run"]
-    child.run(
-        command,
-        child.Failure(CheckpointError, "llama.cpp's converter cannot write the vision half of this model; it"),
-        environment=tools.python_environment(),
-    )
+    try:
+        child.run(
+            command,
+            child.Failure(CheckpointError, "llama.cpp's converter cannot write the vision half of this model; it"),
+            environment=tools.python_environment(),
+        )
+    except CheckpointError as error:
+        missing = _MISSING_KEY.search(error.message)
+        if missing is None:
+            raise
+        raise CheckpointError(
+            f"{name} has no {missing[1]} in its configuration, which llama.cpp's converter needs for the vision half.",
+            f"Add {missing[1]} to preprocessor_config.json, with the value that the model was trained with: its "
+            "authors' own file has it.",
+        ) from None
 
 
 def to_16_bit(

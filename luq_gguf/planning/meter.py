@@ -17,10 +17,12 @@ from luq_gguf.core.measurements import Figures
 from luq_gguf.core.sweeps import MeterConditions
 from luq_gguf.core.types import Budget, EvalData, Plan
 from luq_gguf.evaluation import evaluate as evaluation
+from luq_gguf.evaluation import pictures
 from luq_gguf.evaluation.logprobs import EvalTarget
 from luq_gguf.evaluation.questions import QuestionSet
 from luq_gguf.llamacpp.gguf import header_only, splice
 from luq_gguf.method import two_type_plan
+from luq_gguf.method.metrics import vqa
 from luq_gguf.planning import variants
 from luq_gguf.quantization import stage as quantization_stage
 from luq_gguf.quantization.stage import make_f16, make_mmproj
@@ -110,6 +112,7 @@ class Meter:
     def _measured(self, plan: Plan, path: Path, make: Callable[[], None]) -> Figures:
         record = self._run.read()["stages"]["profile"]["outputs"][header_only.IMATRIX_NAME]["sha256"]
         inputs = [self._data.sha256, self._metric, self._reference.key(), record, dict(plan.tensor_types), plan.high]
+        inputs.append(vqa.RULES)
         cached = self._points / f"{hash_of(*inputs)}.json"
         if cached.exists():
             return serialization.read_value(cached, Figures, "sweep")
@@ -134,6 +137,8 @@ def make_meter(session: Session, questions: QuestionSet) -> Callable[[], Meter]:
         f16 = make_f16(session)
         data = questions.read(f16, session.run.work / "eval" / "images")
         mmproj = make_mmproj(session) if any(sample.image for sample in data.samples) else None
+        if mmproj:
+            pictures.check(mmproj, data.samples)
         limits = {"n_ctx": questions.n_ctx, "max_tokens": questions.max_tokens}
         reference = EvalTarget(f16, mmproj, session.options.threads, answers=questions.metric != "none", **limits)
         return Meter(session, reference, data, questions.metric)

@@ -13,6 +13,7 @@ from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.sweeps import Sweep, SweepPoint
 from luq_gguf.core.types import Budget, Plan, Profile
 from luq_gguf.evaluation.questions import QuestionSet, check_questions
+from luq_gguf.hf.processor import picture_check
 from luq_gguf.method import orders, quality_bound, two_type_plan
 from luq_gguf.method.uniform import is_uniform
 from luq_gguf.planning import mixed_precision as mixed_precision_planning
@@ -95,7 +96,7 @@ def prepare(session: Session, request: PlanRequest) -> PlanInputs:
     """Raise, before the profile, which takes hours, where no plan is possible: BudgetError, EvaluationError."""
     spec, budget = session.spec, request.budget
     if request.measures:
-        check_questions(budget, request.questions, session.run)
+        check_questions(budget, request.questions, session.run, picture_check(spec.checkpoint))
     if not request.best:
         two_type_plan.check_budget(spec.tensors, budget)
     speeds = predictor(session, required=budget.decode_tps is not None)

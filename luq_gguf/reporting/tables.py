@@ -34,7 +34,8 @@ def eval_table(result: EvalResult) -> Table:
             quantiles = (f"{value:.0e}" for value in (spread.median, spread.p90, spread.p99))
             table.add_row(name, f"{spread.mean:.1e}", f"{spread.low:.1e} to {spread.high:.1e}", *quantiles)
 
-    add_share(f"accuracy ({result.metric})", result.accuracy)
+    scored = f", {result.n_scored} questions" if given(result.n_scored) else ""
+    add_share(f"accuracy ({result.metric}{scored})", result.accuracy)
     add_share("- of the reference", given(result.reference_accuracy))
     add_share("- change", given(result.accuracy_change), "+")
     add_spread("KLD, nats", result.kld)

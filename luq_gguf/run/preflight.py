@@ -22,7 +22,7 @@ from luq_gguf.hf.tensor_names import TensorNames
 from luq_gguf.llamacpp import converter, quantize, tools
 from luq_gguf.llamacpp.gguf import header_only, reader
 from luq_gguf.llamacpp.tools import LlamaCpp
-from luq_gguf.run import preflight_cache, serialization
+from luq_gguf.run import preflight_cache, prompt_check, serialization
 from luq_gguf.run.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def load_model_spec(
             return
         reporter.info(f"reading {checkpoint.name}")
         header_bytes = _learn(llama, checkpoint, path, calibratable, own_vision=clip is not None)
+        prompt_check.check(checkpoint, reader.read(path), reporter)
         preflight_cache.save(checkpoint, llama, path, header_bytes, calibratable)
 
     key = hash_of(checkpoint.fingerprint, str(llama.converter))

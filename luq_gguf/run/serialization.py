@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import isfinite
@@ -11,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from luq_gguf.core import atomic, json_input
+from luq_gguf.core import atomic, json_input, json_output
 from luq_gguf.core.errors import RunFolderError
 from luq_gguf.core.measurements import EvalResult
 from luq_gguf.core.plan_quality import ComparedFile, MeasuredKld, PredictedKld
@@ -33,14 +32,15 @@ def read_value(path: Path, kind: type[T], made_by: str) -> T:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write indented JSON under a temporary name, and rename it when it is whole."""
-    atomic.write_text(path, json.dumps(content, indent=1) + "\n")
+    """Write indented JSON under a temporary name, and rename it when it is whole. Raises VerificationError where a
+    number is not finite."""
+    atomic.write_text(path, json_output.indented(content))
 
 
 def read_json(path: Path, made_by: str) -> Any:
     """Read JSON. Raises RunFolderError where the file is missing or damaged; `made_by` is the command that makes it."""
     try:
-        return json_input.read(path)
+        return json_input.read(path, finite=True)
     except FileNotFoundError:
         raise RunFolderError(f"{path.parent} does not contain {path.name}.", f"Run luq-gguf {made_by} first.") from None
     except ValueError:

@@ -58,7 +58,7 @@ def check(session: Session, profile: Profile, request: CalibrationMixRequest) ->
             )
     base = profile.calibration.alpha
     calibration = replace(request.calibration, alpha=base)
-    drawn = read_data(session.run, calibration)
+    drawn = read_data(session.run, calibration, spec.checkpoint)
     if drawn.sha256 != profile.calibration.sha256:
         raise CalibrationError(
             f"The run was profiled with calibration data other than {', '.join(drawn.sources)}.",

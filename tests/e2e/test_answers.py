@@ -8,6 +8,7 @@ import subprocess
 import time
 import urllib.request
 
+import numpy as np
 import pytest
 from reference_answers import answers as reference_answers
 
@@ -51,16 +52,20 @@ def test_prompts_have_as_many_tokens_as_in_transformers(converted, tiny_model, t
         assert runner.ask(text, image, max_tokens=1).n_prompt == len(wanted)
 
 
+FEW = 80  # questions where what is asserted is wide of what is measured: 99% with the picture, 60% with another
+
+
 def test_the_image_matters(of_f16, converted, test_set):
-    swapped = [(test_set[(i + 71) % len(test_set)][0], text, answer) for i, (_, text, answer) in enumerate(test_set)]
-    right = accuracy(of_f16, test_set)
+    others = [image for image, _, _ in test_set[71 : 71 + FEW]]
+    swapped = [(image, text, answer) for image, (_, text, answer) in zip(others, test_set[:FEW], strict=True)]
+    right = accuracy(of_f16[:FEW], test_set[:FEW])
     wrong = accuracy(ask_all(converted.f16, converted.mmproj, swapped), swapped)
     assert wrong < right - 0.2
 
 
 def test_the_luq_file_still_answers(converted, test_set):
-    said = ask_all(converted.model, converted.mmproj, test_set)
-    assert accuracy(said, test_set) >= 0.75
+    questions = test_set[:FEW]
+    assert accuracy(ask_all(converted.model, converted.mmproj, questions), questions) >= 0.75
 
 
 def test_llama_mtmd_cli_runs_the_file(converted, llama, test_set, tiny_model):
@@ -122,3 +127,27 @@ def test_the_demo_runs_and_tells_what_it_did(cli, tmp_path):
     sizes = [row["n_bytes"] for row in report["files"]]
     assert sizes == sorted(sizes, reverse=True)
     assert report["files"][0]["accuracy"] >= 0.9
+
+
+def test_a_picture_is_the_same_however_it_is_stored(converted, test_set, tmp_path):
+    from PIL import Image
+
+    image, text, _ = test_set[0]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(image) as opened:
+        grey = opened.convert("L").crop((0, 0, 64, 48))
+    grey.save(tmp_path / "plain.png")
+    grey.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(np.asarray(grey).astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    Image.merge("LA", (grey, Image.linear_gradient("L").resize(grey.size))).save(tmp_path / "clear.png")
+    embeddings = tmp_path / "embeddings"
+    embeddings.mkdir()
+    with LlamaClient(converted.f16, converted.mmproj, n_ctx=512, embeddings=embeddings) as runner:
+        plain, *others = (
+            runner.measure(text, tmp_path / f"{name}.png", max_tokens=2)
+            for name in ("plain", "turned", "deep", "clear")
+        )
+    for other in others:
+        assert np.array_equal(other.log_probabilities, plain.log_probabilities)
+    assert len(list(embeddings.iterdir())) == 1  # what the mmproj makes of pixels is kept under these pixels

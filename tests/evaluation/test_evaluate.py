@@ -2,10 +2,12 @@
 
 import json
 import re
+import shutil
 import subprocess
 
 import numpy as np
 import pytest
+from gguf import GGUFReader
 
 from luq_gguf.workflows import easy_vqa
 
@@ -132,6 +134,67 @@ def test_a_metric_without_answers_is_refused(cli, run, converted, tmp_path):
 
 
 @one_model
+@pytest.mark.parametrize("answers", [None, [], ""])
+def test_questions_without_answers_and_without_a_reference_are_refused(cli, run, converted, tmp_path, line, answers):
+    data = tmp_path / "data.jsonl"
+    data.write_text(json.dumps(line | {"answers": answers}))
+    done = cli("eval", run / converted.model.name, "--data", data)
+    assert done.returncode == 2
+    assert "None of the questions of data.jsonl has an answer" in done.stderr
+    assert "calibration" not in done.stderr
+
+
+@one_model
+def test_one_question_without_an_answer_is_told(cli, run, converted, tmp_path, line):
+    data = tmp_path / "data.jsonl"
+    data.write_text(
+        "".join(json.dumps(line | more) + "\n" for more in ({}, {"answers": []}, {"answers": ["yes"] * 10}))
+    )
+    done = cli("eval", run / converted.model.name, "--data", data, "--max-tokens", 2)
+    assert done.returncode == 0, done.stderr
+    assert "1 of 3 questions have no answers" in done.stderr
+    assert "accuracy (vqa and exact, 2 questions)" in done.stdout
+
+
+@one_model
+def test_a_byte_order_mark_changes_no_perplexity(cli, run, converted, book, tmp_path):
+    text = book.read_bytes()[:8000]
+    results = []
+    for name, start in (("plain.txt", b""), ("marked.txt", b"\xef\xbb\xbf")):
+        (tmp_path / name).write_bytes(start + text)
+        done = cli("eval", run / converted.model.name, "--text", tmp_path / name, "--chunks", 1, "--json")
+        assert done.returncode == 0, done.stderr
+        results.append(json.loads(done.stdout))
+    assert results[0]["perplexity"] == results[1]["perplexity"]
+    assert results[0]["conditions"]["data_sha256"] == results[1]["conditions"]["data_sha256"]
+    (tmp_path / "utf16.txt").write_bytes(text.decode().encode("utf-16"))
+    done = cli("eval", run / converted.model.name, "--text", tmp_path / "utf16.txt")
+    assert done.returncode == 2
+    assert "utf16.txt is in UTF-16" in done.stderr
+
+
+@one_model
+@pytest.mark.parametrize("damaged_one", ["file", "reference"])
+@pytest.mark.parametrize("asked", ["questions", "text"])
+def test_weights_that_are_not_finite_end_in_a_sentence(
+    cli, run, converted, questions, book, tmp_path, damaged_one, asked
+):
+    damaged = tmp_path / "damaged.gguf"
+    shutil.copy(run / converted.f16.name, damaged)
+    norm = next(t for t in GGUFReader(damaged, "r+").tensors if t.name == "blk.5.ffn_norm.weight")
+    norm.data[3] = np.nan
+    norm.data.flush()
+    pair = (damaged, run / converted.f16.name)
+    file, reference = pair if damaged_one == "file" else pair[::-1]
+    data = ("--data", questions, "--samples", 2) if asked == "questions" else ("--text", book, "--chunks", 1)
+    mmproj = ("--mmproj", run / converted.mmproj.name)
+    done = cli("eval", file, "--reference", reference, *data, *mmproj, "--max-tokens", 2, "--json")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "The logits of damaged.gguf are not finite: its weights are damaged." in done.stderr
+
+
+@one_model
 def test_the_reference_of_another_model_is_refused(cli, run, converted, questions):
     done = cli("eval", run / converted.model.name, "--reference", run / converted.mmproj.name, "--data", questions)
     assert done.returncode == 2
@@ -162,3 +225,14 @@ def test_the_top_part_of_the_vocabulary_states_what_it_misses(run, converted, qu
     assert part.mean <= whole * (1 + 1e-5)
     assert part.missing_beyond_kept >= 0
     assert np.isfinite(part.missing_beyond_kept)
+
+
+@one_model
+def test_a_picture_that_the_processor_rejects_is_refused_before_anything_is_asked(cli, run, converted, tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (2275, 10)).save(tmp_path / "long.png")
+    (tmp_path / "set.jsonl").write_text('{"image": "long.png", "prompt": "what is it?", "answers": ["a"]}')
+    done = cli("eval", run / converted.model.name, "--data", tmp_path / "set.jsonl")
+    assert done.returncode == 2
+    assert "long.png is too long for this model's processor" in done.stderr

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -157,3 +158,129 @@ def test_a_dataset_is_measured_on_its_validation_split_and_profiled_on_its_train
     ]
     assert [s.prompt for s in read_questions("some/set:default:test", None, 0, cache)] == ["test?"]
     assert [s.prompt for s in read("some/set:default", tmp_path, n_samples=1, alpha=1).multimodal] == ["train?"]
+
+
+def test_a_set_of_text_is_calibration_too(tmp_path):
+    path = write_lines(tmp_path / "set.jsonl", *({"question": f"which {i}?", "answer": i} for i in range(8)))
+    read_set = read(path, tmp_path)
+    assert (read_set.multimodal, read_set.n_text, read_set.alpha, read_set.without_images) == ((), 8, 0.0, True)
+    assert {sample.prompt for sample in read_set.text} == {f"which {i}?" for i in range(8)}
+    assert {sample.answer for sample in read_set.text} == {str(i) for i in range(8)}
+    assert read(path, tmp_path, alpha=0).without_images is False, "nobody asked for images"
+
+
+def test_a_set_of_text_beside_a_text_is_refused(tmp_path):
+    path = write_lines(tmp_path / "set.jsonl", {"prompt": "which?"})
+    (tmp_path / "book.txt").write_text("Call me what you like.")
+    with pytest.raises(CalibrationError, match="has no images") as caught:
+        read(path, tmp_path, text=str(tmp_path / "book.txt"))
+    assert "--calib-text" in caught.value.hint
+
+
+def test_a_folder_of_pictures_that_are_not_read_names_them(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for i in range(3):
+        (tmp_path / "photos" / f"IMG_{i}.HEIC").write_bytes(b"\0\0\0\x1cftypheic" + bytes(100))
+    with pytest.raises(CalibrationError, match=r"None of the 3 images .* \(first: IMG_\d.HEIC\)") as caught:
+        read(tmp_path / "photos", tmp_path)
+    assert "HEIC" in caught.value.hint
+
+
+def test_hidden_files_of_a_folder_are_no_images(pictures, tmp_path):
+    (pictures / "._0.png").write_bytes(b"what macOS keeps beside a file on other disks")
+    read_set = read(pictures, tmp_path, n_samples=20, alpha=1.0)
+    assert (len(read_set.multimodal), read_set.skipped) == (10, ())
+
+
+@pytest.mark.parametrize(("content", "what"), [("Text".encode("utf-16"), "in UTF-16"), (b"caf\xe9", "not UTF-8")])
+def test_a_text_in_another_encoding_is_named(pictures, tmp_path, content, what):
+    (tmp_path / "book.txt").write_bytes(content)
+    with pytest.raises(CalibrationError, match=what):
+        read(pictures, tmp_path, text=str(tmp_path / "book.txt"))
+
+
+def test_a_mark_at_the_beginning_is_no_part_of_a_text(pictures, tmp_path):
+    (tmp_path / "book.txt").write_bytes(b"\xef\xbb\xbfCall me what you like.")
+    assert read(pictures, tmp_path, text=str(tmp_path / "book.txt")).document == "Call me what you like."
+
+
+def test_all_rows_of_a_dataset_are_measured(tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "some/set").mkdir(parents=True)
+    rows = {"question": [f"q{i}" for i in range(1100)], "answer": list(range(1100))}
+    datasets.Dataset.from_dict(rows).to_parquet("some/set/test.parquet")
+    samples = read_questions("some/set:default", None, 0, tmp_path / "cache")
+    assert {(s.prompt, s.answers) for s in samples} == {(f"q{i}", (str(i),)) for i in range(1100)}
+    assert len(read_questions("some/set:default", 5, 0, tmp_path / "cache")) == 5
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"images": [0, 0], "question": "?"}, "several images"),
+        ({"image": 0, "image_2": 0, "question": "?"}, "several images"),
+        ({"photo": 0, "question": "?"}, "no image column"),
+        ({"image": "a.png", "question": "?"}, "no image column"),
+    ],
+)
+def test_rows_that_would_be_asked_without_their_images_are_refused(tmp_path, columns, words):
+    picture = Image.new("RGB", (8, 8))
+    row = {k: picture if v == 0 else [picture] * 2 if isinstance(v, list) else v for k, v in columns.items()}
+    with pytest.raises(CalibrationError, match=words):
+        list(samples_from_rows([row], None, tmp_path))
+
+
+def test_a_column_of_something_else_is_no_answer(tmp_path):
+    picture = Image.new("RGB", (8, 8))
+    rows = [{"image": picture, "question": "?", "label": picture}, {"image": picture, "direct_answers": "['a', 'b']"}]
+    assert [s.answers for s in samples_from_rows(rows, None, tmp_path)] == [(), ("a", "b")]
+
+
+def test_classes_of_a_dataset_are_answers_by_their_names(tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "some/set").mkdir(parents=True)
+    features = datasets.Features(
+        {"question": datasets.Value("string"), "label": datasets.ClassLabel(names=["cat", "dog"])}
+    )
+    rows = {"question": ["a", "b", "c"], "label": [0, 1, -1]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet("some/set/test.parquet")
+    samples = read_questions("some/set:default", None, 0, tmp_path / "cache")
+    assert {s.prompt: s.answers for s in samples} == {"a": ("cat",), "b": ("dog",), "c": ()}
+
+
+def test_images_that_the_processor_rejects_are_skipped_and_named_like_unreadable_ones(pictures, tmp_path):
+    def check(picture):
+        if picture.getpixel((0, 0)) == (60, 0, 0):
+            raise ValueError("too red")
+
+    (pictures / "0.png").write_bytes(b"no picture")
+    source, options = str(pictures), {"n_samples": 10, "alpha": 1.0, "seed": 0, "cache": tmp_path}
+    found = read_calibration(source, None, **options, check=check)
+    assert sorted(found.skipped) == ["0.png", "3.png"]
+    assert len(found.multimodal) == 8
+    (pictures / "0.png").unlink()
+    with pytest.raises(CalibrationError, match=r"the image 3\.png cannot be read"):
+        read_questions(source, None, 0, tmp_path, check)
+
+
+def test_placeholders_of_images_are_no_part_of_a_prompt(pictures, tmp_path):
+    rows = [{"image": f"pictures/{i}.png", "prompt": f"<image>\nwhich {i}?", "answers": ["a"]} for i in range(8)]
+    path = write_lines(tmp_path / "set.jsonl", *rows)
+    found = read(path, tmp_path)
+    assert {s.prompt for s in (*found.multimodal, *found.text)} <= {f"which {i}?" for i in range(8)}
+    assert [s.prompt for s in read_questions(str(path), None, 0, tmp_path)] == [f"which {i}?" for i in range(8)]
+
+
+def test_images_of_a_dataset_are_seen_as_images_in_files(tmp_path):
+    deep = np.arange(0, 65536, 4096, dtype=np.uint16).reshape(2, 8)
+    image = Image.fromarray(deep)
+    image.getexif()[0x0112] = 6
+    (sample,) = samples_from_rows([{"image": image, "question": "?"}], 1, tmp_path)
+    with Image.open(sample.image) as kept:
+        assert np.array_equal(np.asarray(kept), np.dstack([np.rot90(deep >> 8, -1)] * 3))
+    with pytest.raises(CalibrationError, match="32-bit values from 0 to 0.5"):
+        list(samples_from_rows([{"image": Image.fromarray(np.float32([[0, 0.5]])), "question": "?"}], 1, tmp_path))

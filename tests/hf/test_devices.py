@@ -1,5 +1,8 @@
 """Where the reference model is computed: answers to what can be known of an accelerator, and this machine's own."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -130,3 +133,42 @@ def test_a_pass_begun_in_another_precision_is_not_gone_on_with(models, tmp_path,
     fresh = vectors(tmp_path / "b", False)
     assert len(fresh) > 100
     assert np.array_equal(vectors(tmp_path / "a", False), fresh)
+
+
+@pytest.mark.parametrize(
+    ("environment", "threads"),
+    [
+        ({}, 8),
+        ({"OMP_NUM_THREADS": "2"}, 8),  # torch has heard of it
+        ({"OMP_THREAD_LIMIT": "3"}, 3),
+        ({"OMP_THREAD_LIMIT": "16"}, 8),
+        ({"OMP_DYNAMIC": "TRUE"}, 1),
+        ({"OMP_DYNAMIC": "false"}, 8),
+        ({"OMP_MAX_ACTIVE_LEVELS": "0"}, 1),
+        ({"OMP_MAX_ACTIVE_LEVELS": "1"}, 8),
+    ],
+)
+def test_torch_has_no_more_threads_than_openmp_is_sure_to_start(environment, threads):
+    sure, sentence = devices.openmp_threads(8, environment)
+    assert sure == threads
+    assert (sentence is None) == (threads == 8)
+
+
+PRODUCTS = """
+import torch
+from luq_gguf.hf import devices
+devices.choose_device("cpu", None)
+torch.manual_seed(0)
+x, w = torch.randn(300, 256).bfloat16(), torch.randn(688, 256).bfloat16()
+for _ in range(5):
+    assert torch.allclose(torch.nn.functional.linear(x, w).float(), x.float() @ w.float().T, rtol=0.05, atol=0.5)
+"""
+
+
+@pytest.mark.parametrize("limit", ["OMP_THREAD_LIMIT=1", "OMP_DYNAMIC=true", "OMP_MAX_ACTIVE_LEVELS=0"])
+def test_products_are_whole_where_openmp_starts_fewer_threads_than_torch_asks_for(limit):
+    name, _, value = limit.partition("=")
+    environment = {n: v for n, v in os.environ.items() if n not in ("OMP_THREAD_LIMIT", "OMP_NUM_THREADS")}
+    command = (sys.executable, "-c", PRODUCTS)
+    done = subprocess.run(command, env=environment | {name: value}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

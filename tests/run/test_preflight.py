@@ -73,6 +73,25 @@ def test_a_text_model_goes_the_whole_road_with_alpha_0(cli, llama, text_model, b
     assert subprocess.run(command, capture_output=True, timeout=120).returncode == 0
 
 
+def test_a_text_model_reads_the_prompts_of_a_set_and_asks_nobody(cli, text_model, tmp_path):
+    lines = [
+        {"image": f"{i}.png", "prompt": f"what is the color of shape {i}? " * 8, "answers": ["red"]} for i in range(8)
+    ]
+    (tmp_path / "set.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = cli("profile", text_model(), "--out", tmp_path / "run", "--calib", tmp_path / "set.jsonl", "--samples", 8)
+    assert done.returncode == 0, done.stderr
+    calibration = json.loads((tmp_path / "run" / "profile.json").read_text())["calibration"]
+    assert (calibration["alpha"], calibration["sources"]) == (0, ["set.jsonl"])
+
+
+def test_a_text_model_does_not_learn_from_a_folder_of_images(cli, text_model, tmp_path):
+    (tmp_path / "photos").mkdir()
+    done = cli("profile", text_model(), "--out", tmp_path / "run", "--calib", tmp_path / "photos")
+    assert done.returncode == 2
+    assert "reads text only, and" in done.stderr
+    assert "is a folder of images" in done.stderr
+
+
 def test_rows_that_no_block_fits_are_named_with_what_they_would_become(cli, text_model, book, tmp_path):
     model = text_model(hidden=192)
     arguments = ("convert", model, "--out", tmp_path / "run", "--calib-text", book, "--samples", 3, "--low-layers", 1)

@@ -263,7 +263,7 @@ def question_files() -> dict[str, bytes]:
         "image-a-folder": '{"prompt": "x", "image": "/"}\n',
         "image-a-device": '{"prompt": "x", "image": "/dev/zero"}\n',
         "image-name-too-long": '{"prompt": "x", "image": "%s"}\n' % ("a" * 5000),
-        "answers-a-number": '{"prompt": "x", "answers": 5}\n',
+        "answers-deep": '{"prompt": "x", "answers": [[[["a"]]]]}\n',
         "answers-an-object": '{"prompt": "x", "answers": {"a": 1}}\n',
         "half-a-surrogate": '{"prompt": "\\ud800"}\n',
         "half-a-surrogate-in-an-answer": '{"prompt": "x", "answers": ["\\ud800"]}\n',

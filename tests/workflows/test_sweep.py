@@ -10,6 +10,7 @@ import time
 import pytest
 from PIL import Image
 
+from luq_gguf.method.orders import SWEPT, is_seeded
 from luq_gguf.workflows import easy_vqa
 
 pytestmark = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
@@ -43,7 +44,8 @@ def test_points_have_the_contracts_keys_for_every_order_and_number(swept, run):
         assert {"order", "seed", "n_low", "n_bytes", "average_bits", "metrics"} <= set(point)
         assert {"accuracy", "kld", "same_top"} <= set(point["metrics"])
     found = [(p["order"], p["seed"], p["n_low"]) for p in points if p["n_low"] is not None]
-    orders = [("entropy", 0), ("entropy-desc", 0), ("random", 0), ("random", 1), ("kld", 0)]
+    assert {"entropy", "entropy-desc", "random", "kld"} <= set(SWEPT)
+    orders = [(name, seed) for name in SWEPT for seed in range(2 if is_seeded(name) else 1)]
     assert found == [(*order, n) for order in orders for n in (0, 1, 12)]
     assert [p["order"] for p in points if p["n_low"] is None] == ["uniform Q2_K", "uniform F16"]
     assert json.loads((run / "sweep.json").read_text()) == swept

@@ -4,11 +4,14 @@ bounded in time and memory."""
 from __future__ import annotations
 
 import datetime
+import json
 import re
 from typing import Any
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, nodes
 from jinja2.exceptions import SecurityError
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from luq_gguf.core.sandbox_limits import bounded
@@ -23,6 +26,17 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         raise SecurityError("powers are not allowed")
+
+
+class _Generation(Extension):
+    """The tag {% generation %}, with which a template marks what trainers learn from; here it changes nothing."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body, lineno=line)  # names set inside end with it, as in transformers
 
 
 def render(template: str | None, prompt: str, marker: str | None, bos: str = "", eos: str = "") -> str:
@@ -49,7 +63,7 @@ def _rendered(template: str, prompt: str, marker: str | None, bos: str, eos: str
         without = _render(template, [text], bos, eos)
     except (TypeError, TemplateError):
         without = ""
-    if prompt not in without or "'type'" in without:  # it takes contents as strings only
+    if prompt.strip() not in without or _leaks(without, prompt):  # it takes contents as strings only
         return _render(template, (marker or "") + prompt, bos, eos)
     if marker is None:
         return without
@@ -57,6 +71,11 @@ def _rendered(template: str, prompt: str, marker: str | None, bos: str, eos: str
     if within == without:
         return _render(template, [{"type": "text", "text": marker + prompt}], bos, eos)
     return _replace_image(within, without, marker)
+
+
+def _leaks(text: str, prompt: str) -> bool:
+    """Whether a template has written the list of contents out, as Python or as JSON."""
+    return any(part in text and part not in prompt for part in ("'type'", '"type":'))
 
 
 def _replace_image(within: str, without: str, marker: str) -> str:
@@ -83,9 +102,20 @@ def _render(template: str, content: Any, bos: str, eos: str) -> str:
     def fail(message: str) -> None:
         raise TemplateError(message)
 
-    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation])
     environment.globals["raise_exception"] = fail
     environment.globals["strftime_now"] = lambda form: datetime.date(2026, 1, 1).strftime(form)  # same prompt every day
+    environment.filters["tojson"] = _to_json
     return environment.from_string(template).render(
-        messages=[{"role": "user", "content": content}], add_generation_prompt=True, bos_token=bos, eos_token=eos
+        messages=[{"role": "user", "content": content}],
+        tools=None,
+        documents=None,
+        add_generation_prompt=True,
+        bos_token=bos,
+        eos_token=eos,
     )
+
+
+def _to_json(value: Any, **options: Any) -> str:
+    """The filter as chat templates know it: jinja2's own would escape characters of HTML."""
+    return json.dumps(value, **({"ensure_ascii": False} | options))

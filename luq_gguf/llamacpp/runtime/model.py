@@ -5,6 +5,7 @@ process only (`worker`): a failed assertion in either library aborts the process
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import re
 import sys
 import time
@@ -17,7 +18,6 @@ from llama_cpp import mtmd_cpp as mtmd
 from llama_cpp._ggml import libggml
 
 from luq_gguf.core import atomic
-from luq_gguf.core.hashing import sha256_of
 from luq_gguf.core.images import open_rgb
 from luq_gguf.llamacpp.runtime import chat_template
 
@@ -183,7 +183,8 @@ class Model:
     def _read_media(self, text: str, image: str | None, rows: list[np.ndarray] | None) -> tuple[int, list[int], int]:
         raw = text.encode()
         given = mtmd.mtmd_input_text(text=raw, text_len=len(raw), add_special=True, parse_special=True)
-        bitmaps = [_bitmap(image)] if image is not None else []
+        pictures = [_pixels(image)] if image is not None else []
+        bitmaps = [_bitmap(pixels) for pixels in pictures]
         chunks = mtmd.mtmd_input_chunks_init()
         try:
             array = (mtmd.mtmd_bitmap_p_ctypes * len(bitmaps))(*bitmaps)
@@ -201,18 +202,12 @@ class Model:
                     text_tokens += tokens[: n.value]
                     position += n.value
                 else:
-                    position = self._read_image(chunk, position, f"{self._key(image)}-{k}")
+                    position = self._read_image(chunk, position, f"{_key(pictures[0])}-{k}")
         finally:
             mtmd.mtmd_input_chunks_free(chunks)
             for bitmap in bitmaps:
                 mtmd.mtmd_bitmap_free(bitmap)
         return position, text_tokens, n_prompt
-
-    def _key(self, image: str | None) -> str:
-        """Names an image's content in the folder of embeddings."""
-        if self._embeddings is None or image is None:
-            return ""
-        return sha256_of(Path(image))[:32]
 
     def _read_image(self, chunk: Any, position: int, key: str) -> int:
         """Read a piece of an image; what the vision half makes of it is kept where a folder for that was given."""
@@ -260,10 +255,19 @@ class Model:
         return buffer.raw[: max(n, 0)].decode("utf-8", "replace")
 
 
-def _bitmap(image: str) -> Any:
+def _pixels(image: str) -> np.ndarray:
+    """Read an image as uint8 [height, width, 3]."""
     try:
-        picture = open_rgb(Path(image))
+        return np.ascontiguousarray(np.asarray(open_rgb(Path(image))))
     except ValueError as failure:
         raise WorkerError(str(failure)) from None
-    pixels = np.ascontiguousarray(np.asarray(picture))
-    return mtmd.mtmd_bitmap_init(picture.width, picture.height, pixels.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8)))
+
+
+def _key(pixels: np.ndarray) -> str:
+    """Names an image's pixels in the folder of embeddings."""
+    return hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()[:32]
+
+
+def _bitmap(pixels: np.ndarray) -> Any:
+    height, width, _ = pixels.shape
+    return mtmd.mtmd_bitmap_init(width, height, pixels.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8)))

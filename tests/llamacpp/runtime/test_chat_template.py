@@ -19,6 +19,30 @@ GEMMA = (
     "{% else %}{{ c['text'] | trim }}{% endif %}{% endfor %}{% endif %}<end_of_turn>\n{% endfor %}"
     "{{ '<start_of_turn>model\n' }}"
 )
+WRITES_LISTS_OUT = "{% for m in messages %}[INST] {{ m['content'] }} [/INST]{% endfor %}"
+JSON = "{% for m in messages %}[INST] {{ m['content'] | tojson }} [/INST]{% endfor %}"
+CONCATENATES = "{% for m in messages %}{{ '[INST] ' + m['content'] + ' [/INST]' }}{% endfor %}"
+WANTS_A_STRING = (
+    "{% if messages[0].content is not string %}{{ raise_exception('a string, please') }}{% endif %}"
+    "[INST] {{ messages[0].content }} [/INST]"
+)
+KNOWS_NO_IMAGE = (
+    "{% for m in messages %}[INST] {% for c in m.content %}{% if c.type == 'text' %}{{ c.get('text', '') }}{% endif %}"
+    "{% endfor %} [/INST]{% endfor %}"
+)
+GENERATION = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}{%- generation -%}{{ m.content }}{%- endgeneration -%}"
+    "{% else %}[INST] {{ m.content }} [/INST]{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{% set x = '!' %}{% generation %}{% set x = '?' %}{% endgeneration %}{% endif %}"
+)
+USUAL = (  # what templates with tools, documents and dates begin with
+    "{% set ns = namespace(n=0) %}{% if tools is not none %}{% for tool in tools %}{{ tool }}{% endfor %}{% endif %}"
+    "{% if documents is defined and documents is not none %}{{ documents[0] }}{% endif %}"
+    "{% set now = strftime_now('%Y') %}"
+    "{% if messages[0].role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
+    "{% for m in messages %}{% set ns.n = ns.n + 1 %}{% if ns.n > 9 %}{% break %}{% endif %}"
+    "[INST] {{ m.content if m.content is string else m.content[0].text }} [/INST]{% endfor %}"
+)
 STRINGS = "{% for m in messages %}[INST] {{ m['content'].strip() }} [/INST]{% endfor %}"
 
 
@@ -30,8 +54,26 @@ STRINGS = "{% for m in messages %}[INST] {{ m['content'].strip() }} [/INST]{% en
         (LLAVA, "USER: @\nwhat is it? ASSISTANT:"),
         (GEMMA, "<start_of_turn>user\n@what is it?<end_of_turn>\n<start_of_turn>model\n"),
         (STRINGS, "[INST] @what is it? [/INST]"),
+        (WRITES_LISTS_OUT, "[INST] @what is it? [/INST]"),
+        (JSON, '[INST] "@what is it?" [/INST]'),
+        (CONCATENATES, "[INST] @what is it? [/INST]"),
+        (WANTS_A_STRING, "[INST] @what is it? [/INST]"),
+        (KNOWS_NO_IMAGE, "[INST] @what is it? [/INST]"),
+        (GENERATION, "[INST] @what is it? [/INST]"),
     ],
-    ids=["no template", "qwen", "llava", "gemma", "strings only"],
+    ids=[
+        "no template",
+        "qwen",
+        "llava",
+        "gemma",
+        "strings only",
+        "writes lists out",
+        "json",
+        "concatenates",
+        "wants a string",
+        "knows no image",
+        "generation",
+    ],
 )
 def test_an_image_becomes_the_marker_and_its_line_break_stays(template, expected):
     assert render(template, "what is it?", "@") == expected
@@ -47,3 +89,20 @@ def test_templates_run_in_a_sandbox():
         render("{{ messages.__class__.__mro__[1].__subclasses__() }}", "x", None)
     with pytest.raises(ValueError, match="no system please"):
         render("{{ raise_exception('no system please') }}", "x", None)
+
+
+def test_what_templates_begin_with_is_known():
+    assert render(USUAL, "what is it?", None) == "[INST] what is it? [/INST]"
+
+
+def test_white_space_around_a_prompt_does_not_make_a_template_one_of_strings():
+    assert render(QWEN, " what is it?\n", "@") == "<|im_start|>user\n@ what is it?\n<|im_end|>\n<|im_start|>assistant\n"
+    trims = GEMMA.replace("{% if m['content'] is string %}{{ m['content'] | trim }}{% else %}", "{% if true %}")
+    assert (
+        render(trims, " what is it?\n", "@") == "<start_of_turn>user\n@what is it?<end_of_turn>\n<start_of_turn>model\n"
+    )
+
+
+def test_json_in_a_template_is_not_escaped_for_html():
+    template = "{{ messages[0].content[0].text | tojson }}{{ {'b': 1, 'a': '<ä>'} | tojson(sort_keys=true) }}"
+    assert render(template, "<b> & 'ä'", None) == """"<b> & 'ä'"{"a": "<ä>", "b": 1}"""

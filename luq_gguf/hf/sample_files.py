@@ -1,0 +1,65 @@
+"""Reads samples from a .jsonl file, line by line, and says of a line that is none what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from luq_gguf.core import json_input, text_input
+from luq_gguf.core.errors import CalibrationError
+from luq_gguf.core.types import Sample
+from luq_gguf.hf import sample_rows
+
+LONGEST_LINE = 4 * 1024 * 1024  # characters
+
+
+def read_jsonl(path: Path) -> Iterator[Sample]:
+    """Yield a sample for each line {"image", "prompt", "answers"}; paths are relative to the file. Raises
+    CalibrationError with the line number and the reason."""
+    if what := text_input.problem(path):
+        raise CalibrationError(f"{path.name} is {what}.", text_input.HINT)
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+        # readline with a limit: a file without line ends may be larger than memory
+        for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), ""), 1):
+            line = line.strip().removeprefix("\ufeff")  # files put together have marks in the middle
+            if not line:
+                continue
+            try:
+                yield _sample(line, path.parent)
+            except ValueError as error:
+                if number == 1 and line.startswith("["):
+                    raise _json_list(path) from None
+                raise CalibrationError(
+                    f"{path.name}, line {number} is not a sample: {error}.",
+                    'Each line is an object {"image": "a.png", "prompt": "...", "answers": ["..."]}.',
+                ) from None
+
+
+def _json_list(path: Path) -> CalibrationError:
+    return CalibrationError(
+        f"{path.name} is a JSON list, and not one object per line.", f"Run jq -c '.[]' {path.name} > {path.stem}.jsonl."
+    )
+
+
+def _sample(line: str, folder: Path) -> Sample:
+    """Return the sample of a line. Raises ValueError with the reason where it is none."""
+    if text_input.not_decoded(line) is not None:
+        raise ValueError("it is not UTF-8")
+    try:
+        row = json_input.parse(line, LONGEST_LINE, unique=True)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is not JSON ({error.msg} at column {error.colno})") from None
+    except ValueError as error:
+        raise ValueError(f"it is not JSON that is read ({error})") from None
+    if not isinstance(row, dict):
+        raise ValueError("it is not an object")
+    prompt, image, answers = sample_rows.prompt_of(row), sample_rows.image_name(row), sample_rows.answers_of(row)
+    if prompt is None:
+        raise ValueError(sample_rows.missing_prompt(row))
+    for text in (prompt, image or "", *answers):
+        if any(
+            "\ud800" <= character <= "\udfff" for character in text
+        ):  # JSON can hold them, and no tokenizer takes them
+            raise ValueError("it contains half of a surrogate pair")
+    return Sample(prompt, sample_rows.path_of(folder, image) if image else None, answers)

@@ -1,0 +1,56 @@
+"""Image processors as checkpoints name them, and pictures that they reject."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from luq_gguf.core.errors import CheckpointError
+from luq_gguf.hf.checkpoint import open_checkpoint
+from luq_gguf.hf.processor import load_processor, picture_check
+
+
+@pytest.fixture
+def copy(tiny_model, tmp_path):
+    """A trained model's folder, to be changed."""
+    folder = shutil.copytree(tiny_model, tmp_path / tiny_model.name, ignore=lambda *_: ["model.safetensors"])
+    (folder / "model.safetensors").symlink_to(tiny_model / "model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("place", ["processor_config.json", "preprocessor_config.json"])
+@pytest.mark.parametrize("kind", ["Qwen2_5_VLImageProcessor", "{}Fast"])
+def test_an_image_processor_of_another_version_is_the_models_own(copy, place, kind):
+    before = load_processor(copy).image_processor
+    whole = json.loads((copy / "processor_config.json").read_text())
+    pictures = whole["image_processor"]
+    pictures["image_processor_type"] = kind.format(pictures["image_processor_type"])
+    if place != "processor_config.json":
+        del whole["image_processor"]
+        (copy / place).write_text(json.dumps(pictures | {"processor_class": whole["processor_class"]}))
+    (copy / "processor_config.json").write_text(json.dumps(whole))
+    after = load_processor(copy).image_processor
+    picture = Image.radial_gradient("L").resize((150, 90)).convert("RGB")
+    made = [processor(images=[picture], return_tensors="np")["pixel_values"] for processor in (before, after)]
+    assert np.array_equal(*made)
+
+
+def test_a_picture_that_the_processor_rejects_is_told_from_one_that_it_takes(tiny_model):
+    check = picture_check(open_checkpoint(str(tiny_model)))
+    for size in ((64, 64), (1, 1), (3, 400), (400, 3), (2000, 10)):
+        check(Image.new("RGB", size))
+    if "qwen" in tiny_model.name:
+        for size in ((2275, 10), (10, 2275)):
+            with pytest.raises(ValueError, match="aspect ratio"):
+                check(Image.new("RGB", size))
+    else:
+        check(Image.new("RGB", (2275, 10)))  # CLIP's processor crops
+
+
+def test_a_checkpoint_without_an_image_processor_is_refused_when_it_meets_a_picture(copy):
+    (copy / "processor_config.json").unlink()
+    check = picture_check(open_checkpoint(str(copy)))
+    with pytest.raises(CheckpointError, match="transformers cannot load"):
+        check(Image.new("RGB", (64, 64)))

@@ -1,0 +1,124 @@
+"""Chat templates as checkpoints have them: where they lie, what they take, and what happens to the image token."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from luq_gguf.core.errors import CheckpointError
+from luq_gguf.core.types import Sample
+from luq_gguf.hf import prompts
+from luq_gguf.hf.checkpoint import open_checkpoint
+from luq_gguf.hf.processor import load_processor
+
+MODELS = Path(__file__).parents[1] / "models"
+IMAGE = {"tiny-qwen2.5-vl": "<|vision_start|><|image_pad|><|vision_end|>", "tiny-llava-1.5": "<image>"}
+CONCATENATES = "{% for m in messages %}{{ '[INST] ' + m['content'] + ' [/INST]' }}{% endfor %}"
+KNOWS_NO_IMAGE = (
+    "[INST] {% for c in messages[0].content %}{% if c.type == 'text' %}{{ c.text }}{% endif %}{% endfor %} [/INST]"
+)
+STRINGS = {
+    "concatenates": CONCATENATES,
+    "writes lists out": "{% for m in messages %}[INST] {{ m['content'] }} [/INST]{% endfor %}",
+    "a method of strings": "{% for m in messages %}[INST] {{ m.content.strip() }} [/INST]{% endfor %}",
+    "a filter": "{% for m in messages %}[INST] {{ m.content | trim }} [/INST]{% endfor %}",
+    "wants a string": "{% if messages[0].content is not string %}{{ raise_exception('a string, please') }}{% endif %}"
+    "[INST] {{ messages[0].content }} [/INST]",
+    "knows no image": KNOWS_NO_IMAGE,
+    "generation": "{% generation %}{% endgeneration %}" + CONCATENATES,
+}
+SAMPLE, TEXT = Sample("what is it?", Path("a.png"), ("red",)), Sample("what is it?", None, ("red",))
+
+
+@pytest.fixture(scope="module")
+def processor(tiny_model):
+    """A trained model's processor; tests give it other templates."""
+    return load_processor(tiny_model)
+
+
+@pytest.fixture
+def copy(tiny_model, tmp_path):
+    """A trained model's folder, to be changed."""
+    folder = shutil.copytree(tiny_model, tmp_path / tiny_model.name, ignore=lambda *_: ["model.safetensors"])
+    (folder / "model.safetensors").symlink_to(tiny_model / "model.safetensors")
+    return folder
+
+
+def change(path, **new):
+    path.write_text(json.dumps(json.loads(path.read_text()) | new))
+
+
+@pytest.mark.parametrize("template", STRINGS.values(), ids=STRINGS)
+def test_a_template_that_places_no_image_gets_the_token_as_text(processor, tiny_model, template, monkeypatch):
+    monkeypatch.setattr(processor, "chat_template", template)
+    assert prompts.chat_text(processor, SAMPLE) == f"[INST] {IMAGE[tiny_model.name]}what is it? [/INST]red"
+    assert prompts.chat_text(processor, TEXT) == "[INST] what is it? [/INST]red"
+
+
+def test_without_a_template_the_image_stands_before_the_prompt(copy):
+    (copy / "chat_template.jinja").unlink()
+    assert prompts.check(open_checkpoint(str(copy))) is None
+    processor = load_processor(copy)
+    assert prompts.chat_text(processor, SAMPLE) == f"{IMAGE[copy.name]}what is it? red"
+    assert prompts.chat_text(processor, TEXT) == "what is it? red"
+
+
+@pytest.mark.parametrize(
+    "place", ["chat_template.json", "tokenizer", "list", "processor", "additional", "list without a default"]
+)
+def test_a_template_is_found_wherever_it_lies(copy, place):
+    path = copy / "chat_template.jinja"
+    wanted, template = prompts.chat_text(load_processor(copy), SAMPLE), path.read_text()
+    if place == "additional":
+        (copy / "additional_chat_templates").mkdir()
+        (copy / "additional_chat_templates/tool_use.jinja").write_text("x" + template)
+    else:
+        path.unlink()
+    named = [{"name": "default", "template": template}, {"name": "tool_use", "template": "x" + template}]
+    if place == "chat_template.json":
+        (copy / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    elif place == "processor":
+        change(copy / "processor_config.json", chat_template=template)
+    elif place != "additional":
+        lists = {"tokenizer": template, "list": named, "list without a default": [named[0] | {"name": "chat"}]}
+        change(copy / "tokenizer_config.json", chat_template=lists[place])
+    assert prompts.check(open_checkpoint(str(copy))) == template
+    assert prompts.chat_text(load_processor(copy), SAMPLE) == wanted
+
+
+@pytest.mark.parametrize("placeholder", ["<image>", "<|image_pad|>", "<|vision_start|><|image_pad|><|vision_end|>"])
+def test_a_prompt_that_holds_a_placeholder_is_the_prompt_without_it(processor, placeholder):
+    for sample in (SAMPLE, TEXT):
+        held = Sample(f"{placeholder}\n{sample.prompt}", sample.image, sample.answers)
+        assert prompts.chat_text(processor, held) == prompts.chat_text(processor, sample)
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{{ raise_exception('only with a system turn') }}", "only with a system turn"),
+        ("{% for %}", "cannot be rendered: TemplateSyntaxError"),
+        ("no messages at all", "drops the prompt"),
+        ("{% for m in messages %}{{ m.content }}", "TemplateSyntaxError"),
+        (
+            "{{ messages[0].content[-1].text }} <|image_pad|><|image_pad|><image><image>",
+            "cannot put a picture into a prompt",
+        ),
+    ],
+)
+def test_a_template_that_cannot_be_used_is_refused(copy, template, words):
+    (copy / "chat_template.jinja").write_text(template)
+    with pytest.raises(CheckpointError, match=words) as caught:
+        prompts.check(open_checkpoint(str(copy)))
+    assert "\n" not in caught.value.message
+    assert caught.value.hint
+
+
+def test_a_text_model_takes_strings_first_and_lists_where_it_must(tmp_path):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(MODELS / "tiny-qwen2.5-vl")
+    for template in (CONCATENATES, KNOWS_NO_IMAGE):
+        tokenizer.chat_template = template
+        assert prompts.chat_text(tokenizer, TEXT) == "[INST] what is it? [/INST]red"
