@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -193,3 +194,8 @@ def _speed_lines(plan: Plan, speed: PredictedSpeed) -> list[str]:
 
 def info(line: str) -> None:
     click.echo(line, err=True)
+
+
+def shell_path(path: Path) -> str:
+    """Return a path as a command line in a shell takes it: quoted where needed, and never like an option."""
+    return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))

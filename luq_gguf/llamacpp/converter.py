@@ -17,7 +17,7 @@ _TENSOR = re.compile(r"(?P<name>[\w.]+), +torch\.\S+ --> (?P<type>\w+), shape = 
 
 
 def _command(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> list[str | Path]:
-    return [tools.python(), llama.converter, checkpoint, "--outfile", out, "--outtype", "f16", "--model-name", name]
+    return [tools.python(), llama.converter, checkpoint, "--outfile", out, "--outtype", "f16", f"--model-name={name}"]
 
 
 def metadata_only(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> reader.GGUFInfo:
@@ -37,18 +37,8 @@ def text_tensors(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> dic
     It walks through the checkpoint without reading weights, so split, fused, added and skipped tensors are all as in
     the real file. Raises CheckpointError with its words where it cannot convert the model.
     """
-    tensors = {}
-
-    def on_line(line: str) -> None:
-        if match := _TENSOR.search(line):
-            tensors[match["name"]] = match["type"], tuple(int(n) for n in match["shape"].split(",")[::-1])
-
-    child.run(
-        [*_command(llama, checkpoint, out, name), "--dry-run"],
-        failure=CheckpointError,
-        what="llama.cpp's converter cannot convert this model; it",
-        on_line=on_line,
-        environment=tools.python_environment(),
+    tensors = _listed(
+        [*_command(llama, checkpoint, out, name), "--dry-run"], "llama.cpp's converter cannot convert this model; it"
     )
     if not tensors:
         raise CheckpointError(
@@ -58,18 +48,28 @@ def text_tensors(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> dic
     return tensors
 
 
-def check_mmproj(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> None:
-    """Let the converter walk through the vision half without writing it.
+def vision_tensors(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return the same for the vision half; empty where the converter does not recognize any of its tensors.
 
     Raises CheckpointError with its words where it cannot write this model's.
     """
-    command = [*_command(llama, checkpoint, out, name), "--mmproj", "--dry-run"]
-    child.run(
-        command,
-        failure=CheckpointError,
-        what="llama.cpp's converter cannot write the vision half of this model; it",
-        environment=tools.python_environment(),
+    return _listed(
+        [*_command(llama, checkpoint, out, name), "--mmproj", "--dry-run"],
+        "llama.cpp's converter cannot write the vision half of this model; it",
     )
+
+
+def _listed(command: list[str | Path], what: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """The tensors that a dry run lists."""
+    tensors = {}
+
+    def on_line(line: str) -> None:
+        if match := _TENSOR.search(line):
+            tensors[match["name"]] = match["type"], tuple(int(n) for n in match["shape"].split(",")[::-1])
+
+    environment = tools.python_environment()
+    child.run(command, failure=CheckpointError, what=what, on_line=on_line, environment=environment)
+    return tensors
 
 
 def to_16_bit(
