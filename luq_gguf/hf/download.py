@@ -62,7 +62,9 @@ def fetch(
             where = f"its folder {subfolder}" if subfolder else "it"
             raise CheckpointError(
                 f"{model} is not a checkpoint: {where} has no config.json.",
-                "Choose another model, or name the folder in it with --subfolder.",
+                "Check the spelling of --subfolder."
+                if subfolder
+                else "Choose another model, or name the folder in it with --subfolder.",
             )
         if not any(name.endswith(".safetensors") for name in sizes) and any(_matches(n, _PICKLES) for n in sizes):
             raise CheckpointError(

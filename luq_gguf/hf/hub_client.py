@@ -48,7 +48,8 @@ def _seconds(headers: Mapping[str, str]) -> float:
 
 
 def words(error: Exception) -> str:
-    """Return what the Hub itself said behind an error, without its last full stop; empty where it said nothing."""
+    """Return what the Hub itself said behind an error, without its last full stop; empty where it said nothing but its
+    code for it."""
     headers = getattr(getattr(error, "response", None), "headers", None) or {}
     said = headers.get("X-Error-Message") or getattr(error, "server_message", None) or ""
-    return " ".join(str(said).split()).rstrip(".")
+    return "" if said == headers.get("X-Error-Code") else " ".join(str(said).split()).rstrip(".")

@@ -32,7 +32,9 @@ def write(folder, name, *tensors, value=1.0):
 
 
 def index(folder, **held):
-    (folder / INDEX).write_text(json.dumps({"weight_map": {tensor: name for name, ts in held.items() for tensor in ts}}))
+    (folder / INDEX).write_text(
+        json.dumps({"weight_map": {tensor: name for name, ts in held.items() for tensor in ts}})
+    )
 
 
 def shown(checkpoint) -> dict[str, float]:
