@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from luq_gguf.core.checks import Check, CheckReport
-from luq_gguf.core.errors import GGUFFileError, LuqError, RunFolderError
+from luq_gguf.core.errors import GGUFFileError, LuqError, RunFolderError, VerificationError
 from luq_gguf.core.hashing import sha256_of
 from luq_gguf.core.units import format_size
 from luq_gguf.llamacpp.gguf import imatrix, reader
@@ -42,6 +42,22 @@ def verify(target: Path, mmproj: Path | None = None, threads: int | None = None)
         if path and not path.is_file():
             raise GGUFFileError(f"{path} is neither a file nor a folder.", "Give a run folder or a GGUF file.")
     return CheckReport(tuple(_files(target, mmproj, threads)))
+
+
+def check_runs(model: Path, mmproj: Path | None, threads: int | None = None) -> None:
+    """Load a text model's file and its mmproj once in the pinned llama.cpp, and compute a few tokens and a picture.
+
+    Raises VerificationError saying what failed.
+    """
+    info = reader.read(model)
+    checks = [_belongs(info, reader.read(mmproj))] if mmproj else []
+    if all(check.ok for check in checks):
+        checks += _runs(info, mmproj, threads)
+    for check in checks:
+        if not check.ok:
+            raise VerificationError(
+                f"The file that was written cannot be used. {check.name}: {check.found}", check.hint
+            )
 
 
 def _folder(run: RunFolder, threads: int | None) -> Iterator[Check]:
