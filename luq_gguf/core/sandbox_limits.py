@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import resource
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from luq_gguf.core import unix
+
+resource = unix.module("resource")
 
 TEMPLATE_SECONDS = 10.0  # rendering takes milliseconds
 TEMPLATE_BYTES = 2**30
@@ -42,6 +45,6 @@ def _late(number: int, frame: object) -> None:
 
 def _address_space() -> int:
     try:
-        return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        return int(Path("/proc/self/statm").read_text().split()[0]) * int(resource.getpagesize())
     except OSError:
         return 0
