@@ -151,15 +151,17 @@ def headers_folder() -> Path:
 def headers() -> Path:
     """Return the folder of the pinned ggml's headers, taken out of the sdist the first time they are needed."""
     target = headers_folder()
-    if target.exists():
-        return target
-    wanted = re.compile(r"vendor/llama\.cpp/ggml/((include|src|src/ggml-cpu)/[\w-]+\.h|CMakeLists\.txt)")
-    with work_folder(target.name) as beside:
-        match: Callable[[str], str | None] = lambda name: (m := wanted.fullmatch(name)) and m[1]  # noqa: E731
-        extract(fetch_sdist(beside), beside / "headers", match)
-        with contextlib.suppress(OSError):  # another process may have been faster
-            (beside / "headers").rename(target)
+    if not target.exists():
+        with work_folder(target.name) as beside:
+            _keep_headers(fetch_sdist(beside), beside)
     return target
+
+
+def _keep_headers(sdist: Path, beside: Path) -> None:
+    wanted = re.compile(r"vendor/llama\.cpp/ggml/((include|src|src/ggml-cpu)/[\w-]+\.h|CMakeLists\.txt)")
+    extract(sdist, beside / "headers", lambda name: (match := wanted.fullmatch(name)) and match[1])
+    with contextlib.suppress(OSError):  # another process may have been faster
+        (beside / "headers").rename(headers_folder())
 
 
 def program(name: str, beside: Path) -> str:
@@ -300,6 +302,7 @@ def build(*, portable: bool = False) -> Path:
         _say("downloading")
         sdist = fetch_sdist(beside)
         extract(sdist, source, is_needed)
+        _keep_headers(sdist, beside)
         sdist.unlink()
         chosen, left_out = cpu.choose(features), dict[str, str]()
         while True:

@@ -15,8 +15,11 @@ def cache(name: str) -> Path:
 
     vendor/build.py, which runs before any package is installed, finds the same folder on Linux by itself.
     """
-    folder = platformdirs.user_cache_path("luq-gguf", appauthor=False)
-    if folder.parts[0] == "~":  # it could not be expanded
+    try:
+        folder = platformdirs.user_cache_path("luq-gguf", appauthor=False)
+    except RuntimeError:
+        folder = Path("~")
+    if folder.parts[0] == "~":  # which could not be expanded
         raise LuqError(
             "This user has no home folder, so there is no place for luq-gguf's cache.",
             "Set HOME, or XDG_CACHE_HOME to a folder that can be written.",
