@@ -293,7 +293,7 @@ def build(*, portable: bool = False) -> Path:
     Raises RecipeError."""
     features = cpu.portable_features() if portable else cpu.usable_features()
     target = folder_for(features) if portable else cache_folder()
-    if usable(target):
+    if usable(target) and places.is_executable(target):
         return target
     _say(requirements(portable))
     with work_folder(target.name) as beside:
@@ -311,7 +311,7 @@ def build(*, portable: bool = False) -> Path:
             _say("testing what it computes")
             failures = [
                 result
-                for result in selftest.run(whole / "llama_cpp" / "lib", whole / "llama_cpp" / "bin")
+                for result in selftest.run(whole / "llama_cpp" / "lib", whole / "llama_cpp" / "bin", beside)
                 if not result.ok
             ]
             if not failures:

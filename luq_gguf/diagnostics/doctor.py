@@ -97,7 +97,11 @@ def _build(llama: LlamaCpp) -> Iterator[Check]:
 
 def _computes(llama: LlamaCpp) -> Check:
     """Every type in every buffer, and a tiny file: what is tested is what is run."""
-    name, test = "llama.cpp computes", tools.self_test(llama)
+    name = "llama.cpp computes"
+    try:
+        test = tools.self_test(llama)
+    except LuqError as error:
+        return Check.failed(name, error.message, error.hint)
     if test.failures:
         more = f", and {len(test.failures) - 1} more of {test.n_results}" if len(test.failures) > 1 else ""
         hint = (

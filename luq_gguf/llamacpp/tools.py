@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -131,9 +132,17 @@ class SelfTest:
 
 def self_test(llama: LlamaCpp) -> SelfTest:
     """Compute matrix products of every type in every buffer that this CPU offers, and a tiny file, in child processes;
-    a statically linked build is tested with the tiny file only. This takes seconds. See vendor/selftest.py."""
+    a statically linked build is tested with the tiny file only. This takes seconds. See vendor/selftest.py. Raises
+    ToolsError where the file cannot be written."""
     module = vendor("selftest")
-    results = list(module.run(llama.libraries, llama.tools) if llama.libraries else module.run_tools(llama.tools))
+    try:
+        results = list(module.run(llama.libraries, llama.tools) if llama.libraries else module.run_tools(llama.tools))
+    except OSError as error:
+        raise ToolsError(
+            f"llama.cpp cannot be tested: a file of a megabyte cannot be written to {tempfile.gettempdir()} "
+            f"({error.strerror}).",
+            "Free some space there, or set TMPDIR to another folder.",
+        ) from None
     buffers = dict.fromkeys(result.buffer for result in results if result.buffer != "file")
     return SelfTest(len(results), tuple(buffers), tuple(str(result) for result in results if not result.ok))
 
