@@ -17,31 +17,27 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
-import errno
 import hashlib
 import json
 import os
 import platform
 import re
 import shutil
-import signal
-import subprocess
 import sys
 import tarfile
-import time
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 if __package__:
-    from . import cpu, package_index, places, selftest
+    from . import cpu, package_index, places, selftest, steps
     from .places import RecipeError, cache_root, work_folder
 else:  # run as a script
     import cpu
     import package_index
     import places
     import selftest
+    import steps
     from places import RecipeError, cache_root, work_folder
 
 HERE = Path(__file__).resolve().parent
@@ -169,60 +165,6 @@ def program(name: str, beside: Path) -> str:
     return shutil.which(name) or package_index.install_program(name, beside / name)
 
 
-def _end_with_parent() -> None:
-    """Have Linux end a step, with its compilers, when this process is killed: its folder is free then."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-
-
-def _logged(command: list[str], log: Path, beside: Path, on_line: Callable[[str], None] = lambda line: None) -> None:
-    """Run a step of the build, whose temporary files lie in the work folder; its output goes to a log whose end is
-    shown on failure."""
-    with log.open("a") as out:
-        child = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env=os.environ | {"TMPDIR": str(beside)},
-            preexec_fn=_end_with_parent,
-        )
-        assert child.stdout
-        try:
-            for line in child.stdout:
-                out.write(line)
-                on_line(line)
-            code = child.wait()
-        finally:
-            child.terminate()  # no-op for one that has ended; ninja ends its compilers then
-            child.wait()
-    if code:
-        end = "\n".join(log.read_text(errors="replace").splitlines()[-30:])
-        if "No space left on device" in end or shutil.disk_usage(beside).free < 2**20:
-            raise places.unwritable(OSError(errno.ENOSPC, "No space left on device"))
-        raise RecipeError("llama.cpp could not be compiled.", f"The lines above are the end of {log}.", end)
-
-
-class _Progress:
-    """ninja's "[done/total]" as a line that stays where it is in a terminal, and as a line a minute elsewhere."""
-
-    def __init__(self) -> None:
-        self._started = self._told = time.monotonic()
-
-    def __call__(self, line: str) -> None:
-        steps = re.match(r"\[(\d+)/(\d+)\]", line)
-        if not steps:
-            return
-        done, total, now = int(steps[1]), int(steps[2]), time.monotonic()
-        text = f"compiling llama.cpp: {done} of {total} files, {(now - self._started) / 60:.0f} min"
-        if sys.stderr.isatty():
-            print(f"\r{text}  ", end="\n" if done == total else "", file=sys.stderr, flush=True)
-        elif now - self._told > 60 or done == total:
-            self._told = now
-            print(text, file=sys.stderr, flush=True)
-
-
 def compile_into(
     tree: Path,
     source: Path,
@@ -241,8 +183,8 @@ def compile_into(
     configure += [f"-DCMAKE_MAKE_PROGRAM={ninja}", "-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON", rpath, *PIN["cmake_args"]]
     configure += [f"-DCMAKE_PROJECT_INCLUDE={HERE / 'llama.cpp.cmake'}", f"-DLUQ_CPU_FLAGS={' '.join(chosen.flags)}"]
     configure += [*(X86_OFF if cpu.is_x86() else ()), *chosen.cmake_args, *extra]
-    _logged(configure, log, beside)
-    _logged([ninja, "-C", str(tree), *(targets or PIN["tools"])], log, beside, _Progress())
+    steps.run(configure, log, beside)
+    steps.run([ninja, "-C", str(tree), *(targets or PIN["tools"])], log, beside, steps.Progress())
     return tree / "bin"
 
 
