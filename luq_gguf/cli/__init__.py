@@ -30,6 +30,8 @@ COMMANDS = {
     "inspect": "Show the sizes and tensor types of a GGUF file.",
     "verify": "Check a run folder or a GGUF file: hashes, types, structure, finite logits.",
     "kernels": "Build faster IQ1_M and IQ1_S kernels, which stock llama.cpp loads, and measure them.",
+    "setup": "Find or build llama.cpp for this CPU: everything else needs it.",
+    "cache": "Show what luq-gguf keeps in its cache folder, and remove what is not used.",
     "doctor": "Check that everything luq-gguf needs is installed, and say what to do if it is not.",
     "demo": "Convert the bundled tiny model and compare it with its 16-bit and Q4_K_M files.",
 }
