@@ -28,7 +28,7 @@ AGAIN = "Run the command that made it again: it replaces files that have changed
 _SOUND = "Convert it again from a sound checkpoint."
 _TEXT = "The quick brown fox jumps over the lazy dog."
 # Text architectures with positions in three directions, and the projectors that are made for them.
-_PAIRS = (("qwen2vl", "qwen2"), ("qwen3vl", "qwen3"))
+_PAIRS = ((("qwen2vl",), "qwen2"), (("qwen3vl", "qwen35"), "qwen3"))
 
 
 def verify(target: Path, mmproj: Path | None = None, threads: int | None = None) -> CheckReport:
@@ -49,11 +49,7 @@ def check_runs(model: Path, mmproj: Path | None, threads: int | None = None) -> 
 
     Raises VerificationError saying what failed.
     """
-    info = reader.read(model)
-    checks = [_belongs(info, reader.read(mmproj))] if mmproj else []
-    if all(check.ok for check in checks):
-        checks += _runs(info, mmproj, threads)
-    for check in checks:
+    for check in _runs(reader.read(model), mmproj, threads):
         if not check.ok:
             raise VerificationError(
                 f"The file that was written cannot be used. {check.name}: {check.found}", check.hint
@@ -194,7 +190,7 @@ def _belongs(model: GGUFInfo, vision: GGUFInfo) -> Check:
     made_for = vision.metadata["clip.vision.projection_dim"]
     if made_for != width:
         return Check.failed(name, f"it was made for a text model of width {made_for}, but this one has {width}", hint)
-    if any(model.arch.startswith(arch) != projector.startswith(kind) for arch, kind in _PAIRS):
+    if any(model.arch.startswith(archs) != projector.startswith(kind) for archs, kind in _PAIRS):
         return Check.failed(name, f"the projector {projector} does not belong to {model.arch}", hint)
     return Check.passed(name, f"{projector}, width {width}, as {model.path.name}")
 
