@@ -69,7 +69,10 @@ def unpack(name: str, into: Path) -> tuple[Path, Path | None]:
                 f"The demo's {name} model is in the repository, not in this package.",
                 "Run it in a clone, or run luq-gguf demo without --model.",
             )
-        bundle.extractall(into)
+        for entry in bundle.infolist():  # what is there stays as it is, so that a second demo repeats no stage
+            path = into / entry.filename
+            if not path.is_file() or path.stat().st_size != entry.file_size:
+                bundle.extract(entry, into)
     return into / f"tiny-{name}", into / "easy-vqa"
 
 

@@ -62,7 +62,7 @@ def test_the_wheel_is_small_and_holds_no_build(wheel):
 
 def test_convert_in_another_folder(command, calibration_file, models, tmp_path):
     shutil.copytree(models / "tiny-qwen2.5-vl", tmp_path / "tiny")
-    arguments = ["--out", "out", "--low-layers", "6", "--low", "Q2_K", "--samples", "8"]
+    arguments = ["--out", "out", "--low-layers", "6", "--low", "Q2_K", "--samples", "2"]
     done = command("convert", "tiny", *arguments, "--calib", calibration_file, "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -86,6 +86,9 @@ def test_the_demo_has_its_model_and_questions(installed, models, tmp_path):
     code = (
         "from pathlib import Path; from luq_gguf.workflows import demo, easy_vqa\n"
         "model, data = demo.unpack('qwen2.5-vl', Path('here'))\n"
+        "times = [path.stat().st_mtime_ns for path in model.iterdir()]\n"
+        "demo.unpack('qwen2.5-vl', Path('here'))\n"
+        "assert times == [path.stat().st_mtime_ns for path in model.iterdir()]\n"
         "assert Path(demo.__file__).is_relative_to(__import__('sys').prefix), demo.__file__\n"
         "print(len(easy_vqa.questions('train', data)), len(easy_vqa.questions('test', data)))\n"
         "easy_vqa.load_image(easy_vqa.questions('test', data)[-1].image)\n"
