@@ -160,7 +160,7 @@ class EvalResult(JsonValue):
     @property
     def is_measured(self) -> bool:
         """Whether it has a figure of its own, beside those of benchmarks."""
-        return bool(self.kld or self.accuracy or self.perplexity)
+        return self.kld is not None or self.accuracy is not None or self.perplexity is not None
 
     @property
     def benchmark_metrics(self) -> list[tuple[str, Benchmark, str, BenchmarkMetric]]:

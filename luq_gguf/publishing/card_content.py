@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from luq_gguf.benchmarking.file_benchmark import BUSY
 from luq_gguf.core.json_value import given
-from luq_gguf.core.measurements import EvalResult, largest
+from luq_gguf.core.measurements import Benchmark, EvalResult, largest
 from luq_gguf.core.profile_facts import CalibrationFacts
 from luq_gguf.core.speeds import Bench
 from luq_gguf.core.units import format_size
@@ -78,8 +78,7 @@ def results(artifacts: RunArtifacts) -> list[Result]:
     task = "visual-question-answering" if artifacts.mmproj else "text-generation"
     measured = artifacts.evals.get(artifacts.model.name, ())
     main = [largest(r for r in measured if r.conditions.data == data) for data in _sets(measured)]
-    benchmarked = [result for result in measured if given(result.benchmarks) and result not in main]
-    for evaluated in (*filter(None, main), *benchmarked):
+    for evaluated in filter(None, main):
         data = evaluated.conditions.data or ""
         if evaluated.accuracy:
             name = f"accuracy ({evaluated.metric})"
@@ -98,7 +97,8 @@ def results(artifacts: RunArtifacts) -> list[Result]:
             rows_of_index.append(
                 Result("text-generation", data, "perplexity", "perplexity", round(evaluated.perplexity, 4))
             )
-        for name, _, metric_name, metric in evaluated.benchmark_metrics:
+    for name, benchmark in _benchmarks(measured).items():
+        for metric_name, metric in benchmark.metrics.items():
             rows_of_index.append(Result(task, name, metric_name, metric_name, round(metric.value, 4)))
     return rows_of_index
 
@@ -131,13 +131,20 @@ def _measured(artifacts: RunArtifacts) -> tuple[list[str], dict[str, list[str]],
             f"{bench.conditions.repetitions} repetitions; ratios have the interval in which another run of the same "
             "command is expected to fall (95%)."
         )
-    for result in results_of_model:
-        for name, benchmark in (given(result.benchmarks) or {}).items():
-            figures = ", ".join(
-                f"{metric_name} {metric.value:.4g}" for metric_name, metric in benchmark.metrics.items()
-            )
-            conditions.append(f"{cell(name)} by lmms-eval, {benchmark.n_samples} samples: {cell(figures)}.")
+    for name, benchmark in _benchmarks(results_of_model).items():
+        figures = ", ".join(f"{metric_name} {metric.value:.4g}" for metric_name, metric in benchmark.metrics.items())
+        conditions.append(f"{cell(name)} by lmms-eval, {benchmark.n_samples} samples: {cell(figures)}.")
     return heads, cells, conditions
+
+
+def _benchmarks(results: Sequence[EvalResult]) -> dict[str, Benchmark]:
+    """Of every benchmark the measurement on the most samples, and of several such the last."""
+    measured: dict[str, Benchmark] = {}
+    for result in results:  # the last one comes first
+        for name, benchmark in (given(result.benchmarks) or {}).items():
+            if name not in measured or benchmark.n_samples > measured[name].n_samples:
+                measured[name] = benchmark
+    return measured
 
 
 def _busy(bench: Bench) -> str | None:

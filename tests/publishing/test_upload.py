@@ -70,7 +70,7 @@ def test_a_run_is_published_in_one_commit_and_only_once(upload, hub, run, tmp_pa
 def test_the_card_tells_what_was_measured_and_the_hub_reads_it(upload, hub, run):
     base = "someone/base"
     hub.add(base).commits[hub.repositories[base].main]["README.md"] = (
-        b"---\nlicense: other\nlicense_name: little\nlicense_link: https://example.com/l\nlanguage: [en, de]\n---\n"
+        b"---\nlicense: other\nlicense_name: little\nlicense_link: LICENSE\nlanguage: [en, de]\n---\n"
     )
     assert upload(run, "--create", "--base-model", base).returncode == 0
     from huggingface_hub import ModelCard
@@ -82,6 +82,8 @@ def test_the_card_tells_what_was_measured_and_the_hub_reads_it(upload, hub, run)
     assert data["pipeline_tag"] == "image-text-to-text"
     assert {"luq", "gguf", "imatrix", "vision"} <= set(data["tags"])
     assert (data["license"], data["license_name"]) == ("other", "little")
+    assert data["license_link"] == f"https://huggingface.co/{base}/blob/main/LICENSE"
+    assert f"[little]({data['license_link']})" in text
     assert data["language"] == ["en", "de"]
     evaluated = json.loads((run / "eval.json").read_text())
     metrics = {m["name"]: m["value"] for r in data["model-index"][0]["results"] for m in r["metrics"]}
