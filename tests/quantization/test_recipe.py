@@ -9,6 +9,9 @@ import pytest
 
 from luq_gguf.llamacpp import tools
 from luq_gguf.llamacpp.gguf import reader
+from luq_gguf.run import serialization
+from luq_gguf.run.folder import RunFolder
+from luq_gguf.run.session import open_planned
 
 pytestmark = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
 
@@ -56,3 +59,20 @@ def test_a_recipe_names_what_it_needs_and_no_folder_of_this_machine(small, recip
     assert set(recipe["outputs"]) == {small.model.name, small.mmproj.name}
     assert str(small.folder) not in json.dumps(recipe)
     assert {"luq-gguf", "llama.cpp", "llama.cpp sha256"} <= set(recipe["versions"])
+
+
+def test_base_model_and_licence_are_in_both_headers_whose_size_is_predicted(small, cli, tmp_path):
+    run = small.copy(tmp_path / "run").folder
+    record = json.loads((run / "run.json").read_text())
+    record |= {"base_model": "Owner/Little-VL", "licence": {"license": "apache-2.0"}}
+    (run / "run.json").write_text(json.dumps(record))
+    done = cli("quantize", run, "--keep-f16", "--threads", 1, "--json")
+    assert done.returncode == 0, done.stderr
+    text, vision = (reader.read(run / path.name) for path in (small.model, small.mmproj))
+    for header in (text, vision):
+        assert header.metadata["general.license"] == "apache-2.0"
+        assert header.metadata["general.base_model.0.repo_url"] == "https://huggingface.co/Owner/Little-VL"
+    with RunFolder(run) as held:
+        session, _ = open_planned(held, None)
+        profile = serialization.read_profile(held.file("profile.json"))
+        assert session.with_dataset(profile).spec.tensors.header_bytes == text.header_bytes
