@@ -162,6 +162,11 @@ hub = _chain(
     ),
     click.option("--create-pr", is_flag=True, help="Open a pull request instead of committing to main."),
     click.option(
+        "--overwrite-card",
+        is_flag=True,
+        help="Replace what was edited on the Hub in the part of its README.md that luq-gguf writes.",
+    ),
+    click.option(
         "--base-model", metavar="OWNER/NAME", help="Base model on the Hub, if the checkpoint is a local folder."
     ),
 )
@@ -245,12 +250,14 @@ def make_target(repo: str | None, values: dict[str, Any]) -> tuple[Any, str | No
 
     Raises UsageError where they were given without a repository to publish to.
     """
-    names = ("create", "private", "revision", "create_pr", "base_model")
-    create, private, revision, create_pr, base_model = (values.pop(name) for name in names)
+    names = ("create", "private", "revision", "create_pr", "overwrite_card", "base_model")
+    create, private, revision, create_pr, overwrite_card, base_model = (values.pop(name) for name in names)
     if repo is None:
-        if create or private or revision or create_pr or base_model:
-            raise click.UsageError("--create, --private, --revision, --create-pr and --base-model need --upload.")
+        if create or private or revision or create_pr or overwrite_card or base_model:
+            raise click.UsageError(
+                "--create, --private, --revision, --create-pr, --overwrite-card and --base-model need --upload."
+            )
         return None, None
     from luq_gguf.publishing.access import Target
 
-    return Target(repo, revision, create or private, private, create_pr), base_model
+    return Target(repo, revision, create or private, private, create_pr, overwrite_card), base_model

@@ -5,7 +5,7 @@ A field that is UNSET is no key on disk, where one that is None is null.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,6 +152,17 @@ class EvalResult(JsonValue):
     n_scored: int | UnsetType = UNSET
 
     @property
+    def extent(self) -> tuple[int, int, int]:
+        """How much was measured, for comparing with other measurements of a file: questions or chunks, chunks, and
+        tokens of an answer."""
+        return self.n_samples, self.n_chunks, self.conditions.max_tokens
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether it has a figure of its own, beside those of benchmarks."""
+        return self.kld is not None or self.accuracy is not None or self.perplexity is not None
+
+    @property
     def benchmark_metrics(self) -> list[tuple[str, Benchmark, str, BenchmarkMetric]]:
         """Every metric of every benchmark: (name, benchmark, metric's name, metric)."""
         benchmarks = given(self.benchmarks) or {}
@@ -169,3 +180,9 @@ class EvalResult(JsonValue):
             self.perplexity,
         )
         return Metrics(*measured, self.metric)
+
+
+def largest(results: Iterable[EvalResult]) -> EvalResult | None:
+    """Return the measurement of a file on the most questions or chunks, and of several such the first, which is the
+    last that was made; None if there is none."""
+    return max((result for result in results if result.is_measured), key=lambda result: result.extent, default=None)

@@ -112,16 +112,18 @@ def find_mmproj(model: Path, given: Path | None, samples: Sequence[Sample]) -> P
 
 
 def mmproj_beside(model: Path, given: Path | None, what: str) -> Path:
-    """Return the given mmproj, or the only one beside the model, because `what` has images.
+    """Return the given mmproj, or the only one of its checkpoint beside the model, because `what` has images.
 
-    Raises EvaluationError if there is not exactly one.
+    Raises EvaluationError if there is not exactly one, and GGUFFileError if it was made from another checkpoint.
     """
     if given:
+        mmproj.check_pair(model, given)
         return given
-    candidates = mmproj.beside(model)
+    candidates = mmproj.candidates(model)
     if len(candidates) != 1:
         problem = "there is no mmproj file" if not candidates else f"there are {len(candidates)} mmproj files"
         raise EvaluationError(f"{what} images, but {problem} beside {model.name}.", "Give --mmproj FILE.")
+    mmproj.check_pair(model, candidates[0])
     return candidates[0]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 
 from luq_gguf.core.json_value import given
-from luq_gguf.core.measurements import EvalResult
+from luq_gguf.core.measurements import EvalResult, largest
 from luq_gguf.core.speeds import Bench
 from luq_gguf.core.sweeps import CalibrationMix, MeterConditions, MixPoint, Sweep, SweepPoint
 from luq_gguf.core.types import Plan, Profile
@@ -212,7 +212,11 @@ def _row(name: str, point: SweepPoint | MixPoint) -> list[str]:
 
 
 def eval_section(results: Sequence[EvalResult]) -> Section:
-    """Make the section on eval.json; its conditions are those of the last evaluation, which comes first."""
+    """Make the section on eval.json: of every file the largest measurement, with the conditions of the last file's,
+    which comes first."""
+    names = dict.fromkeys(result.file for result in results)
+    shown = [main for name in names if (main := largest(result for result in results if result.file == name))]
+    n_others = sum(result.is_measured for result in results) - len(shown)
     rows = [
         [
             result.file,
@@ -222,11 +226,15 @@ def eval_section(results: Sequence[EvalResult]) -> Section:
             f"{result.accuracy.value:.1%}" if result.accuracy else "",
             f"{result.perplexity:.4f}" if result.perplexity else "",
             str(result.n_samples),
+            str(result.conditions.data or ""),
         ]
-        for result in results
+        for result in shown
     ]
-    head = ("file", "mean KLD", "noise floor", "same top token", "accuracy", "perplexity", "samples")
-    return Section("Measured files", (), head, rows, conditions=_conditions_line(results[0].conditions.to_json()))
+    head = ("file", "mean KLD", "noise floor", "same top token", "accuracy", "perplexity", "samples", "data")
+    texts = ["Of every file, the measurement on the most samples is shown."] if n_others else []
+    texts += [f"eval.json has {n_others} more."] if n_others else []
+    conditions = _conditions_line((shown or results)[0].conditions.to_json())
+    return Section("Measured files", texts, head, rows, conditions=conditions)
 
 
 def benchmarks_section(results: Sequence[EvalResult]) -> Section:
