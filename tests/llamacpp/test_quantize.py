@@ -45,6 +45,24 @@ def test_without_low_layers_every_tensor_has_its_stock_type(spec):
     assert "Q6_K" in plan.tensor_types.values()
 
 
+@pytest.mark.parametrize("ftype", ["IQ3_XXS", "IQ4_XS", "IQ4_NL", "Q4_0", "Q5_0"])
+def test_uniform_files_are_llama_quantize_s_own_with_an_importance_matrix(spec, converted, tmp_path, ftype):
+    """The mixes of these five are others without one. Two are written, as that takes a second; the others by size."""
+    types, _ = quantize.stock_types(spec.llama, spec.source, ftype, spec.has_imatrix)
+    written = [] if ftype in ("Q4_0", "Q5_0") else ["--dry-run"]
+    command = [spec.llama.tool("llama-quantize"), *written, "--imatrix", converted.folder / "imatrix.gguf"]
+    told = subprocess.run(
+        [*command, converted.f16, tmp_path / "own.gguf", ftype], capture_output=True, text=True, check=True
+    )
+    size = re.search(r"quant size\s*=\s*([\d.]+) MiB", told.stdout + told.stderr)
+    n_bytes = sum(reader.type_bytes(types[tensor.name], tensor.n_weights) for tensor in spec.source.tensors)
+    assert size
+    assert float(size[1]) == pytest.approx(n_bytes / MIB, abs=0.005)
+    if not written:
+        assert reader.read(tmp_path / "own.gguf").types == types
+    assert list(spec.source.path.parent.glob("dry-run*")) == []
+
+
 def test_low_layers_take_the_low_type_for_all_their_matrices(spec):
     plan = two_type_plan.make_plan(spec.tensors, range(12), Budget(low_layers=2), "entropy")
     for name, kind in plan.tensor_types.items():
