@@ -3,13 +3,15 @@
 import re
 import subprocess
 
+import gguf
+import numpy as np
 import pytest
 
 from luq_gguf.core.errors import ConversionError, TypeNameError, VerificationError
 from luq_gguf.core.types import Budget
 from luq_gguf.llamacpp import quantize
-from luq_gguf.llamacpp.gguf import reader
-from luq_gguf.method import tensor_types, two_type_plan
+from luq_gguf.llamacpp.gguf import imatrix, reader
+from luq_gguf.method import importance, tensor_types, two_type_plan
 
 MIB = 1024**2
 
@@ -61,6 +63,24 @@ def test_uniform_files_are_llama_quantize_s_own_with_an_importance_matrix(spec, 
     if not written:
         assert reader.read(tmp_path / "own.gguf").types == types
     assert list(spec.source.path.parent.glob("dry-run*")) == []
+
+
+def test_columns_without_importance_are_not_erased(spec, converted, tmp_path):
+    """llama-quantize writes zeros in Q3_K where the importance of a block is 0."""
+    matrix = imatrix.read(converted.folder / "imatrix.gguf")
+    for sums in matrix.in_sum2.values():
+        sums[:, 16:48] = 0
+    imatrix.write(tmp_path / "imatrix.gguf", importance.floored(matrix), ["set"], 512)
+    command = [spec.llama.tool("llama-quantize"), "--imatrix", tmp_path / "imatrix.gguf", converted.f16]
+    subprocess.run([*command, tmp_path / "out.gguf", "Q3_K_S"], capture_output=True, check=True)
+    before, after = (
+        {t.name: t for t in reader.open_reader(path).tensors} for path in (converted.f16, tmp_path / "out.gguf")
+    )
+    name = "blk.0.attn_q.weight"
+    columns, quantized = before[name].data[:, 16:48].astype(np.float32), after[name]
+    assert quantized.tensor_type.name == "Q3_K"
+    error = gguf.quants.dequantize(quantized.data, quantized.tensor_type)[:, 16:48] - columns
+    assert np.square(error).sum() < 0.1 * np.square(columns).sum()
 
 
 def test_low_layers_take_the_low_type_for_all_their_matrices(spec):
