@@ -55,7 +55,7 @@ def _floored(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
     if not reached.any():
         return sums
     mean = float((sums[reached] / counts[reached, None]).mean())
-    return np.maximum(sums, counts[:, None] * (FLOOR * mean if mean > 0 else 1.0))
+    return np.asarray(np.maximum(sums, counts[:, None] * (FLOOR * mean if mean > 0 else 1.0)))
 
 
 def never_active(matrix: ImportanceMatrix) -> NeverActive:
