@@ -17,7 +17,7 @@ from luq_gguf.core import json_output
 from luq_gguf.core.checks import CheckReport
 from luq_gguf.core.json_value import given
 from luq_gguf.core.types import LayerEntropy, Plan, PredictedSpeed, Profile
-from luq_gguf.core.units import format_size
+from luq_gguf.core.units import format_bpw, format_size
 from luq_gguf.reporting.plan_text import describe, unsettled_line
 
 
@@ -86,7 +86,8 @@ def plan_lines(plan: Plan) -> list[str]:
     """Return sentences about a plan."""
     lines = [
         describe(plan),
-        f"predicted file: {format_size(plan.predicted_file_bytes)} ({plan.bpw:.3f} bpw), without mmproj and KV cache",
+        f"predicted file: {format_size(plan.predicted_file_bytes, up=True)} ({format_bpw(plan.bpw)} bpw), "
+        "without mmproj and KV cache",
     ]
     if plan.speed:
         lines += _speed_lines(plan, plan.speed)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from luq_gguf.core.json_value import given
 from luq_gguf.core.measurements import EvalResult
 from luq_gguf.core.profile_facts import CalibrationFacts
-from luq_gguf.core.units import format_size
+from luq_gguf.core.units import format_bpw, format_size
 from luq_gguf.llamacpp import tools
 from luq_gguf.method.metrics.intervals import format_ratio
 from luq_gguf.publishing import card_plan
@@ -183,7 +183,7 @@ def _add_speed(artifacts: RunArtifacts, heads: list[str], cells: dict[str, list[
 def _files(artifacts: RunArtifacts, shards: Sequence[str], cells: Mapping[str, Sequence[str]], n: int) -> list[FileRow]:
     plan, blank = artifacts.plan, [""] * n
     kinds = "many types" if plan.ranking == "best" else f"{len(plan.low_layers)} layers low"
-    what = f"text model, {kinds}, {plan.bpw:.2f} bits per weight"
+    what = f"text model, {kinds}, {format_bpw(plan.bpw)} bits per weight"
     in_shards = f" in {len(shards)} shards" if len(shards) > 1 else ""
     rows = [
         FileRow(cell(shards[0]), what + in_shards, format_size(artifacts.model.n_bytes), cells[artifacts.model.name])

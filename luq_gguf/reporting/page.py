@@ -15,7 +15,7 @@ from luq_gguf.core.measurements import EvalResult
 from luq_gguf.core.speeds import Bench
 from luq_gguf.core.sweeps import CalibrationMix, MeterConditions, MixPoint, Sweep, SweepPoint
 from luq_gguf.core.types import Plan, Profile
-from luq_gguf.core.units import format_size
+from luq_gguf.core.units import format_bpw, format_size
 from luq_gguf.method.metrics.intervals import format_ratio
 from luq_gguf.method.uniform import ftype_of
 from luq_gguf.reporting import figures
@@ -101,7 +101,7 @@ def profile_section(profile: Profile, plan: Plan | None, folder: Path) -> Sectio
 def plan_section(plan: Plan, types: Path | None) -> Section:
     texts = [
         f"{describe(plan)}.",
-        f"Predicted file: {format_size(plan.predicted_file_bytes)}, {plan.bpw:.3f} bits per weight.",
+        f"Predicted file: {format_size(plan.predicted_file_bytes, up=True)}, {format_bpw(plan.bpw)} bits per weight.",
     ]
     if measured := plan.measured_kld:
         interval = f"{measured.low:.3g} to {measured.high:.3g}"

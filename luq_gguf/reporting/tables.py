@@ -10,7 +10,7 @@ from luq_gguf.core.json_value import given
 from luq_gguf.core.measurements import Estimate, EvalResult, Metrics, Spread
 from luq_gguf.core.speeds import Bench, Samples, TypeSpeeds
 from luq_gguf.core.sweeps import CalibrationMix, Sweep
-from luq_gguf.core.units import format_size
+from luq_gguf.core.units import format_bpw, format_size
 from luq_gguf.method.metrics.intervals import format_ratio
 from luq_gguf.method.orders import is_seeded
 from luq_gguf.method.uniform import ftype_of
@@ -78,7 +78,7 @@ def sweep_tables(swept: Sweep) -> list[Table]:
     for point in sorted((p for p in swept.points if p.n_low is None), key=lambda p: p.n_bytes):
         n_low = min((n for n, other in paper.items() if other.n_bytes <= point.n_bytes), default=None)
         luq_cell = "none that small" if n_low is None else f"{n_low} low: {_figures(paper[n_low].metrics)}"
-        cells = (format_size(point.n_bytes), f"{point.bpw:.2f}", _figures(point.metrics), luq_cell)
+        cells = (format_size(point.n_bytes), format_bpw(point.bpw), _figures(point.metrics), luq_cell)
         uniform.add_row(ftype_of(point.order), *cells)
     return [by_count, uniform]
 
