@@ -18,6 +18,7 @@ from luq_gguf.core.checks import CheckReport
 from luq_gguf.core.json_value import given
 from luq_gguf.core.types import LayerEntropy, Plan, PredictedSpeed, Profile
 from luq_gguf.core.units import format_bpw, format_size
+from luq_gguf.method.metrics.intervals import with_interval
 from luq_gguf.reporting.plan_text import describe, unsettled_line
 
 
@@ -116,9 +117,8 @@ def _quality_lines(plan: Plan) -> list[str]:
     kld, expected, lines = plan.measured_kld, plan.predicted_kld, []
     if kld:
         prediction = f" (predicted {expected.value:.3g} +- {expected.error:.2g})" if expected else ""
-        lines.append(
-            f"measured: mean KLD {kld.mean:.3g} ({kld.low:.3g} to {kld.high:.3g}) from the 16-bit file" + prediction
-        )
+        figure = with_interval(f"{kld.mean:.3g}", kld.low, kld.high, ".3g")
+        lines.append(f"measured: mean KLD {figure} from the 16-bit file" + prediction)
     if expected and (lowest := given(expected.of_all_types_within_budget)):
         lines.append(
             f"{expected.files_measured} files measured, {expected.swaps_measured} of them swaps, of which "

@@ -16,20 +16,21 @@ from luq_gguf.core.json_value import JsonValue, given
 
 @dataclass(frozen=True)
 class Estimate(JsonValue):
-    """A mean with its 95% interval."""
+    """A mean with its 95% interval; None for both ends where there were too few samples for one."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True)
 class Spread:
-    """KL divergence over n_positions of tokens, in nats: mean with its 95% interval, and quantiles."""
+    """KL divergence over n_positions of tokens, in nats: mean with its 95% interval (None where there were too few
+    different prompts for one), and quantiles."""
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     median: float
     p90: float
     p99: float

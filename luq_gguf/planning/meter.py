@@ -17,7 +17,7 @@ from luq_gguf.core.measurements import Figures
 from luq_gguf.core.sweeps import MeterConditions
 from luq_gguf.core.types import Budget, EvalData, Plan
 from luq_gguf.evaluation import evaluate as evaluation
-from luq_gguf.evaluation import pictures
+from luq_gguf.evaluation import pictures, scoring
 from luq_gguf.evaluation.logprobs import EvalTarget
 from luq_gguf.evaluation.questions import QuestionSet
 from luq_gguf.llamacpp.gguf import header_only, splice
@@ -136,6 +136,7 @@ def make_meter(session: Session, questions: QuestionSet) -> Callable[[], Meter]:
     def make() -> Meter:
         f16 = make_f16(session)
         data = questions.read(f16, session.run.work / "eval" / "images")
+        scoring.tell_repeated(data, session.reporter)
         mmproj = make_mmproj(session) if any(sample.image for sample in data.samples) else None
         if mmproj:
             pictures.check(mmproj, data.samples)

@@ -9,6 +9,7 @@ from luq_gguf.core.measurements import EvalResult
 from luq_gguf.core.profile_facts import CalibrationFacts
 from luq_gguf.core.units import format_bpw, format_size
 from luq_gguf.llamacpp import tools
+from luq_gguf.method.metrics import intervals
 from luq_gguf.method.metrics.intervals import format_ratio
 from luq_gguf.publishing import card_plan
 from luq_gguf.publishing.artifacts import OutputFile, RunArtifacts
@@ -146,7 +147,9 @@ def _add_quality(artifacts: RunArtifacts, main: EvalResult, heads: list[str], ce
             share = result.accuracy if result else None
             if share is None and name == main.reference:
                 share = given(main.reference_accuracy)
-            cells[name].append(f"{share.value:.1%} ({share.low:.1%} to {share.high:.1%})" if share else "")
+            cells[name].append(
+                intervals.with_interval(f"{share.value:.1%}", share.low, share.high, ".1%") if share else ""
+            )
     if main.perplexity:
         heads.append("perplexity")
         for name, result in same.items():
@@ -157,7 +160,7 @@ def _divergence(result: EvalResult) -> list[str]:
     kld, same_top = result.kld, result.same_top
     if kld is None or same_top is None:
         return ["", ""]
-    return [f"{kld.mean:.2e} ({kld.low:.1e} to {kld.high:.1e})", f"{same_top:.1%}"]
+    return [intervals.with_interval(f"{kld.mean:.2e}", kld.low, kld.high, ".1e"), f"{same_top:.1%}"]
 
 
 def _same_data(results: Sequence[EvalResult], main: EvalResult) -> EvalResult | None:

@@ -16,6 +16,7 @@ from luq_gguf.core.speeds import Bench
 from luq_gguf.core.sweeps import CalibrationMix, MeterConditions, MixPoint, Sweep, SweepPoint
 from luq_gguf.core.types import Plan, Profile
 from luq_gguf.core.units import format_bpw, format_size
+from luq_gguf.method.metrics import intervals
 from luq_gguf.method.metrics.intervals import format_ratio
 from luq_gguf.method.uniform import ftype_of
 from luq_gguf.reporting import figures
@@ -104,10 +105,8 @@ def plan_section(plan: Plan, types: Path | None) -> Section:
         f"Predicted file: {format_size(plan.predicted_file_bytes, up=True)}, {format_bpw(plan.bpw)} bits per weight.",
     ]
     if measured := plan.measured_kld:
-        interval = f"{measured.low:.3g} to {measured.high:.3g}"
-        texts.append(
-            f"Measured during planning: mean KLD {measured.mean:.3g} ({interval}). Other files that were measured:"
-        )
+        figure = intervals.with_interval(f"{measured.mean:.3g}", measured.low, measured.high, ".3g")
+        texts.append(f"Measured during planning: mean KLD {figure}. Other files that were measured:")
         texts += [f"{file.name}, {format_size(file.file_bytes)}: {file.kld:.3g}." for file in plan.compared]
     if better := better_line(plan):
         texts.append(f"{better[0].upper()}{better[1:]}.")
@@ -205,9 +204,9 @@ def _row(name: str, point: SweepPoint | MixPoint) -> list[str]:
         format_size(point.n_bytes),
         f"{bits:.2f}" if bits is not None else "",
         f"{kld.mean:.2e}" if kld else "",
-        f"{kld.low:.1e} to {kld.high:.1e}" if kld else "",
+        intervals.between(kld.low, kld.high, ".1e") if kld else "",
         f"{same_top:.1%}" if same_top is not None else "",
-        f"{accuracy.value:.1%} ({accuracy.low:.1%} to {accuracy.high:.1%})" if accuracy else "",
+        intervals.with_interval(f"{accuracy.value:.1%}", accuracy.low, accuracy.high, ".1%") if accuracy else "",
     ]
 
 

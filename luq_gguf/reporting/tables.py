@@ -11,6 +11,7 @@ from luq_gguf.core.measurements import Estimate, EvalResult, Metrics, Spread
 from luq_gguf.core.speeds import Bench, Samples, TypeSpeeds
 from luq_gguf.core.sweeps import CalibrationMix, Sweep
 from luq_gguf.core.units import format_bpw, format_size
+from luq_gguf.method.metrics import intervals
 from luq_gguf.method.metrics.intervals import format_ratio
 from luq_gguf.method.orders import is_seeded
 from luq_gguf.method.uniform import ftype_of
@@ -26,13 +27,18 @@ def eval_table(result: EvalResult) -> Table:
 
     def add_share(name: str, share: Estimate | None, sign: str = "") -> None:
         if share:
-            interval = f"{share.low:{sign}.1%} to {share.high:{sign}.1%}"
+            interval = intervals.between(share.low, share.high, f"{sign}.1%") or intervals.NO_INTERVAL
             table.add_row(name, f"{share.value:{sign}.1%}", interval)
 
     def add_spread(name: str, spread: Spread | None) -> None:
         if spread:
             quantiles = (f"{value:.0e}" for value in (spread.median, spread.p90, spread.p99))
-            table.add_row(name, f"{spread.mean:.1e}", f"{spread.low:.1e} to {spread.high:.1e}", *quantiles)
+            table.add_row(
+                name,
+                f"{spread.mean:.1e}",
+                intervals.between(spread.low, spread.high, ".1e") or intervals.NO_INTERVAL,
+                *quantiles,
+            )
 
     scored = f", {result.n_scored} questions" if given(result.n_scored) else ""
     add_share(f"accuracy ({result.metric}{scored})", result.accuracy)

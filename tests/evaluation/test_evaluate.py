@@ -228,6 +228,27 @@ def test_the_top_part_of_the_vocabulary_states_what_it_misses(run, converted, qu
 
 
 @one_model
+def test_the_same_question_many_times_is_one_and_has_no_interval(cli, run, converted, tmp_path):
+    line = '{"prompt": "what is it?", "answers": ["a circle"]}\n'
+    (tmp_path / "set.jsonl").write_text(line * 20 + line.replace("a circle", "a square"))
+    f16 = run / converted.f16.name
+    how = ("--data", tmp_path / "set.jsonl", "--max-tokens", 1)
+    done = cli("eval", run / converted.model.name, "--reference", f16, *how, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["n_samples"] == 2  # another answer is another question, with the same divergence
+    assert found["kld"]["low"] is found["kld"]["high"] is found["kld_answer"]["low"] is None
+    (tmp_path / "one.jsonl").write_text(line)
+    alone = cli(
+        "eval", run / converted.model.name, "--reference", f16, "--data", tmp_path / "one.jsonl", *how[2:], "--json"
+    )
+    assert json.loads(alone.stdout)["kld"]["n_positions"] == found["kld"]["n_positions"]
+    assert "19 of 21 questions repeat others: each counts once" in done.stderr
+    shown = cli("eval", run / converted.model.name, "--reference", f16, *how)
+    assert "no interval: fewer than 8 samples" in shown.stdout
+
+
+@one_model
 def test_a_picture_that_the_processor_rejects_is_refused_before_anything_is_asked(cli, run, converted, tmp_path):
     from PIL import Image
 
