@@ -119,6 +119,7 @@ def _quality_lines(plan: Plan) -> list[str]:
         prediction = f" (predicted {expected.value:.3g} +- {expected.error:.2g})" if expected else ""
         figure = with_interval(f"{kld.mean:.3g}", kld.low, kld.high, ".3g")
         lines.append(f"measured: mean KLD {figure} from the 16-bit file" + prediction)
+        lines += filter(None, [kld.on.caveat])
     if expected and (lowest := given(expected.of_all_types_within_budget)):
         lines.append(
             f"{expected.files_measured} files measured, {expected.swaps_measured} of them swaps, of which "

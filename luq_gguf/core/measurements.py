@@ -113,8 +113,24 @@ class BenchmarkConditions:
     prompt_as_template: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class SharedCounts(JsonValue):
+    """How many questions, and how many of their pictures, the profile was calibrated with; UNSET where that is not
+    known."""
+
+    shared_lines: int | UnsetType = UNSET
+    shared_pictures: int | UnsetType = UNSET
+
+    def overlap(self, n_questions: int) -> str | None:
+        """Return a sentence on the questions that were calibrated with; None where there are none."""
+        lines, pictures = given(self.shared_lines), given(self.shared_pictures)
+        parts = [f"{lines} were calibrated with"] if lines else []
+        parts += [f"{pictures} have pictures that were"] if pictures else []
+        return f"of {n_questions} questions {' and '.join(parts)}: others may give worse figures" if parts else None
+
+
 @dataclass(frozen=True)
-class EvalConditions(JsonValue):
+class EvalConditions(SharedCounts):
     """What a file was measured on, and how; `benchmarks` where any were run."""
 
     data: str | None

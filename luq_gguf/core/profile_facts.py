@@ -11,6 +11,15 @@ from luq_gguf.core.json_value import JsonValue, given
 
 
 @dataclass(frozen=True)
+class Seen(JsonValue):
+    """The pictures and lines that were calibrated with: the first bytes of their hashes, sorted, in base64
+    (core/overlap.py)."""
+
+    pictures: str
+    lines: str
+
+
+@dataclass(frozen=True)
 class NeverActive(JsonValue):
     """What the calibration says nothing about: by tensor, the number of columns whose inputs were 0 for all tokens, and
     the experts that no token reached."""
@@ -39,7 +48,8 @@ class CalibrationFacts(JsonValue):
     the share of samples with images (`alpha`), and the sha256 of all of it.
 
     `n_text` and `n_tokens` are None until the pass has ended. `sources` lists both sets; the first version wrote
-    neither `images`, `text` nor `revisions`. `never_active` where the pass left any columns or experts out.
+    neither `images`, `text` nor `revisions`. `never_active` where the pass left any columns or experts out. `seen`
+    tells whether files are measured on the same data.
     """
 
     sources: tuple[str, ...]
@@ -54,6 +64,7 @@ class CalibrationFacts(JsonValue):
     sha256: str
     skipped_images: tuple[str, ...]
     never_active: NeverActive | UnsetType = UNSET
+    seen: Seen | UnsetType = UNSET
 
     @property
     def sets(self) -> tuple[str | None, str | None]:

@@ -132,6 +132,8 @@ def _quality_conditions(main: EvalResult) -> str:
     sentence = f"Quality: {what} of {cell(str(main.conditions.data))}"
     sentence += f" against {cell(main.reference)}" if main.reference else ""
     sentence += "; 95% intervals are in brackets" if main.kld or main.accuracy else ""
+    if caveat := main.conditions.overlap(main.n_samples):
+        sentence += f". {caveat[0].upper()}{caveat[1:]}"
     return sentence + (". KLD is in nats, measured after every text token." if main.kld else ".")
 
 

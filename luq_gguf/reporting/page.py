@@ -90,6 +90,8 @@ def profile_section(profile: Profile, plan: Plan | None, folder: Path) -> Sectio
         what = "Entropy by depth, for tokens of samples with images and of samples without"
         images.append(_image(folder / "modality.png", what, conditions))
     texts = []
+    if (unreached := given(calibration.never_active)) and unreached.sentence:
+        texts.append(f"{unreached.sentence[0].upper()}{unreached.sentence[1:]}.")
     if profile.kendall_tau:
         agreement = ", ".join(f"{way} {tau:.2f}" for way, tau in profile.kendall_tau.items())
         texts.append(
@@ -108,6 +110,8 @@ def plan_section(plan: Plan, types: Path | None) -> Section:
         figure = intervals.with_interval(f"{measured.mean:.3g}", measured.low, measured.high, ".3g")
         texts.append(f"Measured during planning: mean KLD {figure}. Other files that were measured:")
         texts += [f"{file.name}, {format_size(file.file_bytes)}: {file.kld:.3g}." for file in plan.compared]
+        if caveat := measured.on.caveat:
+            texts.append(f"{caveat[0].upper()}{caveat[1:]}.")
     if better := better_line(plan):
         texts.append(f"{better[0].upper()}{better[1:]}.")
     if unsettled := unsettled_line(plan):
@@ -246,12 +250,16 @@ def benchmarks_section(results: Sequence[EvalResult]) -> Section:
 
 def _plain(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {inner}" for key, inner in value.items() if inner not in (None, []))
+        return ", ".join(f"{key} {inner}" for key, inner in value.items() if _is_shown(key, inner))
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _is_shown(key: str, value: Any) -> bool:
+    return value not in (None, []) and key not in ("seen", "never_active")
 
 
 def _conditions_line(conditions: Mapping[str, Any]) -> str:
     entries = (
-        f"{key.replace('_', ' ')}: {_plain(value)}" for key, value in conditions.items() if value not in (None, [])
+        f"{key.replace('_', ' ')}: {_plain(value)}" for key, value in conditions.items() if _is_shown(key, value)
     )
     return "Conditions: " + "; ".join(entries)

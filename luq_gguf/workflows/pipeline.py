@@ -19,7 +19,7 @@ from luq_gguf.core.types import Plan, Profile, QuantizedModel, RunOptions
 from luq_gguf.evaluation import evaluate as evaluation
 from luq_gguf.evaluation.benchmarks import run as benchmarks
 from luq_gguf.evaluation.logprobs import EvalTarget
-from luq_gguf.evaluation.questions import QuestionSet
+from luq_gguf.evaluation.questions import QuestionSet, shared_with_calibration
 from luq_gguf.hf import datasets
 from luq_gguf.llamacpp import quantize
 from luq_gguf.llamacpp.gguf import header_only, imatrix, reader
@@ -109,6 +109,8 @@ def _convert(
     reporter: Reporter,
 ) -> Conversion:
     if plan_request.questions.source is None:
+        if plan_request.measures and calibration.images:
+            reporter.info("files are measured on questions of --calib, as there is no --eval")
         plan_request = replace(plan_request, questions=replace(plan_request.questions, source=calibration.images))
     with RunFolder(out, create=True, overwrite=options.overwrite) as run:
         claim(run, model, overwrite=options.overwrite)
@@ -230,6 +232,10 @@ def evaluate(
             conditions = replace(result.conditions, benchmarks=benchmarks.conditions(benchmark, benchmark_target))
             result = replace(result, benchmarks=measured, conditions=conditions)
         if run:
+            shared = shared_with_calibration(run, data.samples)
+            result = replace(result, conditions=replace(result.conditions, **vars(shared)))
+            if caveat := shared.overlap(len(data.samples)):
+                reporter.info(caveat)
             serialization.add_eval(run.file("eval.json"), result)
     return result
 
