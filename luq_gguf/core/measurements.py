@@ -39,7 +39,8 @@ class Spread:
 
 @dataclass(frozen=True)
 class Divergence(Spread):
-    """A Spread with what the reference diverges from itself (`floor`), and the mean that kept tokens do not show."""
+    """A Spread with what the file diverges from itself where other batches are computed (`floor`; before version
+    0.2, what the reference did), and the mean that kept tokens do not show."""
 
     floor: float | None
     missing_beyond_kept: float

@@ -174,7 +174,7 @@ def evaluate(
         name = f"reference {reference.model.name}"
         folder = measure_reference(reference, data, work, lambda done, total: reporter.progress(name, done, total))
         theirs = reference_answers(folder, data)
-        floor = noise_floor(reference, data, folder, work)
+        floor = noise_floor(target, data, scratch or work)
     name = target.model.name
     cases = compare(target, data, folder, work, lambda done, total: reporter.progress(name, done, total), scratch)
     answers = [case.answer or "" for case in cases if case.name[0] == "q"]

@@ -88,6 +88,26 @@ def test_perplexity_and_text_divergence_are_llama_perplexitys(llama, run, conver
 
 
 @one_model
+def test_the_noise_floor_is_what_the_file_s_own_types_do_with_other_batches(run, converted, evaluated, book):
+    from luq_gguf.llamacpp.runtime.client import LlamaClient
+    from luq_gguf.method.metrics import kld
+
+    floors = []
+    for name in (converted.model.name, converted.f16.name):
+        with (
+            LlamaClient(run / name, n_ctx=96, n_batch=96) as whole,
+            LlamaClient(run / name, n_ctx=96, n_batch=16) as cut,
+        ):
+            tokens = whole.tokenize(book.read_text())[0][:96]
+            together, apart = whole.score_tokens(tokens, 0), cut.score_tokens(tokens, 0)
+            assert np.array_equal(whole.score_tokens(tokens, 0, 16), apart)
+            assert np.array_equal(whole.score_tokens(tokens, 0), together)
+        floors.append(kld.kl_divergence(together, apart).mean())
+    assert floors[0] == pytest.approx(evaluated["kld"]["floor"], rel=1e-3, abs=1e-9)
+    assert floors[0] > floors[1]
+
+
+@one_model
 def test_the_same_again_measures_nothing(cli, run, converted, questions, book, evaluated):
     arguments = ("--reference", run / converted.f16.name, "--data", questions, "--text", book, "--max-tokens", 4)
     done = cli("eval", run / converted.model.name, *arguments)
