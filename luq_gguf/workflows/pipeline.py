@@ -21,7 +21,7 @@ from luq_gguf.diagnostics import verify
 from luq_gguf.evaluation import evaluate as evaluation
 from luq_gguf.evaluation.benchmarks import run as benchmarks
 from luq_gguf.evaluation.logprobs import EvalTarget
-from luq_gguf.evaluation.questions import QuestionSet
+from luq_gguf.evaluation.questions import QuestionSet, shared_with_calibration
 from luq_gguf.hf import datasets
 from luq_gguf.llamacpp import quantize, tools
 from luq_gguf.llamacpp.gguf import header_only, imatrix, reader
@@ -114,6 +114,8 @@ def _convert(
     base_model: str | None,
 ) -> Conversion:
     if plan_request.questions.source is None:
+        if plan_request.measures and calibration.images:
+            reporter.info("files are measured on questions of --calib, as there is no --eval")
         plan_request = replace(plan_request, questions=replace(plan_request.questions, source=calibration.images))
     with RunFolder(out, create=True, overwrite=options.overwrite) as run:
         claim(run, model, overwrite=options.overwrite, subfolder=options.subfolder)
@@ -251,6 +253,10 @@ def evaluate(
             conditions = replace(result.conditions, benchmarks=benchmarks.conditions(benchmark, benchmark_target))
             result = replace(result, benchmarks=measured, conditions=conditions)
         if run:
+            shared = shared_with_calibration(run, data.samples)
+            result = replace(result, conditions=replace(result.conditions, **vars(shared)))
+            if caveat := shared.overlap(len(data.samples)):
+                reporter.info(caveat)
             serialization.add_eval(run.file("eval.json"), result)
     return result
 
