@@ -26,7 +26,7 @@ class Predictor:
 
     def __init__(self, spec: ModelSpec, threads: int | None, reporter: Reporter) -> None:
         self._tensors, self._geometry = spec.tensors, Geometry(spec.source, spec.tensors)
-        self._threads, self._reporter = threads or machine.physical_cores(), reporter
+        self._threads, self._reporter = threads or machine.cores(), reporter
         self._table = self._measured(speed_model.types_of(spec.tensors))
 
     def _measured(self, types: Sequence[str] | frozenset[str]) -> SpeedTable:

@@ -84,7 +84,7 @@ def command(files: tuple[Path, ...], run_dir: Path | None, shape: str | None, *,
 def _threads(text: str | None) -> tuple[int, ...]:
     from luq_gguf.core import machine
 
-    counts = options.numbers(text, "--threads") if text else (machine.physical_cores(),)
+    counts = options.numbers(text, "--threads") if text else (machine.cores(),)
     if not all(counts):
         raise click.UsageError("--threads must be at least 1.")
     return counts

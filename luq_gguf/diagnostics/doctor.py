@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from luq_gguf.core import machine
 from luq_gguf.core.errors import LuqError
 from luq_gguf.core.types import Check
 from luq_gguf.llamacpp import child, tools
@@ -148,6 +149,8 @@ def _machine() -> Iterator[Check]:
     features = [
         f for f in ("avx2", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimddp") if f" {f}" in flags
     ]
+    allowed = machine.cores(logical=True)
+    limit = f" (this process may use {allowed})" if allowed != os.cpu_count() else ""
     yield Check.passed(
-        "machine", f"{os.cpu_count()} cores, {pages / 1024**3:.1f} GiB, {' '.join(features) or 'no SIMD flags'}"
+        "machine", f"{os.cpu_count()} cores{limit}, {pages / 1024**3:.1f} GiB, {' '.join(features) or 'no SIMD flags'}"
     )

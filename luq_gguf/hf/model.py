@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from luq_gguf.core import machine
 from luq_gguf.core.errors import CheckpointError, LuqError
 from luq_gguf.hf import devices, experts
 from luq_gguf.hf.checkpoint import Checkpoint
@@ -42,6 +43,7 @@ def load_reference(checkpoint: Checkpoint, placement: Placement) -> tuple[nn.Mod
 
     transformers_logging.disable_progress_bar()
     experts.register()
+    torch.set_num_threads(min(torch.get_num_threads(), machine.cores(logical=True)))  # it does not know of CPU quotas
     with _refusals(checkpoint), devices.memory_errors(placement):
         model = _auto_class(checkpoint).from_pretrained(
             checkpoint.folder,

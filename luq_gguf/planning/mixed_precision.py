@@ -73,7 +73,7 @@ def choices(session: Session, budget: Budget, request: BestRequest, *, measured_
     if budget.decode_tps is not None or (measured_speed and request.types is None):
         geometry = type_benchmark.Geometry(spec.source, spec.tensors)
         speeds = type_benchmark.measured_rates(
-            geometry, session.options.threads or machine.physical_cores(), reporter, sorted({*kinds, "Q4_K"})
+            geometry, session.options.threads or machine.cores(), reporter, sorted({*kinds, "Q4_K"})
         )
     if speeds and request.types is None:
         slow = [

@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from luq_gguf.core import machine
 from luq_gguf.llamacpp.runtime.model import Model, WorkerError, load_plugin
 
 
@@ -150,7 +151,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("model", type=Path)
     parser.add_argument("--mmproj", type=Path)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--threads", type=int, default=machine.cores(logical=True))
     parser.add_argument("--ctx", type=int, default=4096)
     parser.add_argument("--batch", type=int, default=512, help="tokens computed at once")
     parser.add_argument("--embeddings", type=Path, help="folder in which image embeddings are cached")
