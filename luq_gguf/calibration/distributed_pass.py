@@ -61,7 +61,7 @@ def _make_shard(session: Session, request: CalibrationRequest, share: ShardSpec)
 
     run, spec, reporter = session.run, session.spec, session.reporter
     request = request_for(spec, request, reporter)
-    whole_key = profile_key(spec, request, session.options.device)
+    whole_key = profile_key(run, spec, request)
 
     def make() -> None:
         placement = place(session)
@@ -174,6 +174,6 @@ def _check_seen(parts: Sequence[Path]) -> None:
 
 def _is_profiled(session: Session, request: CalibrationRequest) -> bool:
     followed = request_for(session.spec, request)
-    key = profile_key(session.spec, followed, session.options.device)
+    key = profile_key(session.run, session.spec, followed)
     adopt_merged(session.run, session.spec, followed, key)
     return session.run.is_done("profile", key)

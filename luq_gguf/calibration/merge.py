@@ -103,6 +103,9 @@ def _check_alike(first: Shard, other: Shard) -> None:
         raise refuse(
             "their model", *(f"{s.facts['model']} ({_short(s.facts['model_sha256'])})" for s in (first, other))
         )
+    contents = first.facts.get("model_contents"), other.facts.get("model_contents")
+    if None not in contents and contents[0] != contents[1]:
+        raise refuse("the contents of their model", *map(_short, contents))
     for name, energy in first.energies.items():
         if not np.allclose(energy, other.energies.get(name, np.nan), rtol=1e-5):  # devices add up in other orders
             raise ShardError(f"{first.folder} and {other.folder} have different weights ({name}).", SAME)

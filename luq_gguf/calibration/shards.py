@@ -89,6 +89,7 @@ def write(
         "share": asdict(share),
         "model": checkpoint.name,
         "model_sha256": checkpoint.identity,
+        "model_contents": checkpoint.fingerprint,
         "calibration": calibration_facts(calibration),
         "n_text_asked": calibration.n_text,
         "request_key": request_key,

@@ -5,8 +5,7 @@ inputs are unchanged. Nothing here prints: the `Reporter` is told.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 from luq_gguf.core import atomic
@@ -39,20 +38,8 @@ class CalibrationRequest:
     n_samples: int = 128
     seed: int = 0
 
-    def key(self) -> str:
-        """Return a key that changes when the request or the local files behind it change."""
-        return hash_of(vars(self), [_stamps(source) for source in (self.images, self.text)])
-
     def for_text_only(self) -> CalibrationRequest:
         return CalibrationRequest(None, self.text, 0.0, self.n_samples, self.seed)
-
-
-def _stamps(source: str | None) -> list[object]:
-    path = Path(source).expanduser() if source else None
-    if path is None or not path.exists():
-        return []
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    return [(str(f.relative_to(path.parent)), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
 
 
 def request_for(spec: ModelSpec, request: CalibrationRequest, reporter: Reporter = Reporter()) -> CalibrationRequest:
@@ -63,9 +50,31 @@ def request_for(spec: ModelSpec, request: CalibrationRequest, reporter: Reporter
     return request.for_text_only()
 
 
-def profile_key(spec: ModelSpec, request: CalibrationRequest, device: str) -> str:
-    """Return the key of the profile stage, for a request as `request_for` returns it."""
-    return hash_of(spec.checkpoint.fingerprint, request.key(), device)
+def profile_key(run: RunFolder, spec: ModelSpec, request: CalibrationRequest) -> str:
+    """Return the key of the profile stage, for a request as `request_for` returns it. Raises CalibrationError.
+
+    Of local sets it has what is drawn of them: pictures, prompts, answers and text, wherever they lie. A set of the Hub
+    is known by its id: a run stays with the commit that it began with.
+    """
+    return hash_of(spec.checkpoint.fingerprint, request.n_samples, request.alpha, request.seed, _drawn(run, request))
+
+
+def _drawn(run: RunFolder, request: CalibrationRequest) -> list[object]:
+    """What a request draws from each of its sets, and their names, which imatrix.gguf has."""
+    n_multimodal = round(request.alpha * request.n_samples)
+    n_text = request.n_samples - n_multimodal
+    if request.images and request.text is None:  # text-only samples are of the same set
+        parts = [(request.images, request)]
+    else:
+        only_images = replace(request, text=None, alpha=1.0, n_samples=n_multimodal)
+        only_text = replace(request, images=None, alpha=0.0, n_samples=n_text)
+        parts = [(request.images or datasets.DEFAULT_IMAGES, only_images)] * (n_multimodal > 0)
+        parts += [(request.text or datasets.DEFAULT_TEXT, only_text)] * (n_text > 0)
+    drawn: list[object] = []
+    for source, part in parts:
+        on_hub = datasets.is_on_hub(source)
+        drawn.append([datasets.source_name(source), None if on_hub else read_request(run, part).sha256])
+    return drawn
 
 
 def read_request(run: RunFolder, request: CalibrationRequest) -> CalibrationSet:
@@ -103,28 +112,29 @@ def place(session: Session, copies: int = 1) -> Placement:
 def adopt_merged(run: RunFolder, spec: ModelSpec, request: CalibrationRequest, key: str) -> None:
     """Give a merged profile the key that this machine's stage has, where it is from the same model and data.
 
-    File times and the device are part of a key, and shards may come from machines where these differ.
+    A data set may have another name on the machines that the shards come from. Shards of versions that did not record
+    the model's contents are not known again: a fine-tune has the same config and shapes.
     """
     merged = run.read().get("merged")
     stages = run.read()["stages"]
     if not merged or stages.get("profile", {}).get("key") == key or run.changed("profile"):
         return
     read = read_request(run, request)
-    here = merged_facts(spec.checkpoint.identity, read.sha256, read.seed, read.alpha, read.n_text)
+    here = merged_facts(spec.checkpoint.fingerprint, read.sha256, read.seed, read.alpha, read.n_text)
     if here == {name: merged.get(name) for name in here}:
         run.update(stages=stages | {"profile": stages["profile"] | {"key": key}})
 
 
-def merged_facts(identity: str, sha256: str, seed: int, alpha: float, n_text: int) -> dict[str, object]:
+def merged_facts(fingerprint: str | None, sha256: str, seed: int, alpha: float, n_text: int) -> dict[str, object]:
     """Return what run.json says about a merged profile, which `adopt_merged` compares."""
-    return {"model_sha256": identity, "sha256": sha256, "seed": seed, "alpha": alpha, "n_text": n_text}
+    return {"model_contents": fingerprint, "sha256": sha256, "seed": seed, "alpha": alpha, "n_text": n_text}
 
 
 def make_profile(session: Session, request: CalibrationRequest) -> Profile:
     """Run the profile stage: write profile.json, profile.safetensors and imatrix.gguf."""
     run, spec, reporter = session.run, session.spec, session.reporter
     request = request_for(spec, request, reporter)
-    key = profile_key(spec, request, session.options.device)
+    key = profile_key(run, spec, request)
     adopt_merged(run, spec, request, key)
 
     def make() -> None:
@@ -159,8 +169,8 @@ def make_merged(run: RunFolder, shards: Sequence[Shard], reporter: Reporter = Re
             merge.key_of(shards),
             progress=_progress(reporter),
         )
-        identity = merged_facts(
-            facts["model_sha256"],
+        identity = {"model_sha256": facts["model_sha256"]} | merged_facts(
+            facts.get("model_contents"),
             calibration["sha256"],
             calibration["seed"],
             calibration["alpha"],

@@ -34,13 +34,14 @@ class Sample:
 class EvalData:
     """What files are measured on: prompts with or without images and answers, and chunks of a text's tokens.
 
-    `sha256` covers all of it, and the images.
+    `sha256` covers all of it, and the images; `asked_sha256` what a file is asked, which the answers are no part of.
     """
 
     name: str
     samples: tuple[Sample, ...]
     chunks: tuple[tuple[int, ...], ...]
     sha256: str
+    asked_sha256: str
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class CalibrationSet:
 class RunOptions:
     """How a run is done, alike for all its stages, and what it may do; what is made is asked for by requests.
 
-    `threads` of llama.cpp (None: all cores), `device` of the reference model; whether the 16-bit GGUF stays
+    `threads` of llama.cpp (None: `machine.cores`), `device` of the reference model; whether the 16-bit GGUF stays
     (`keep_f16`) or is never written whole (`low_disk`); whether code of the checkpoint may run, a folder of something
     else may be used (`overwrite`), and rows that no block divides may have other types (`allow_fallback`).
     """

@@ -13,7 +13,7 @@ from msgspec import UNSET
 
 from luq_gguf.core import paths
 from luq_gguf.core.errors import EvaluationError
-from luq_gguf.core.hashing import sha256_of
+from luq_gguf.core.hashing import content_of
 from luq_gguf.core.measurements import Divergence, EvalConditions, EvalResult, Spread
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import EvalData, Sample
@@ -59,12 +59,13 @@ def read_data(
         raise EvaluationError("There is no data to measure on.", "Give --data SET, --text FILE or --benchmarks LIST.")
     samples = datasets.read_questions(source, n_samples, seed, cache) if source else ()
     chunks = _chunks(model, text, n_chunks) if text else ()
-    digest = hashlib.sha256(json.dumps(chunks).encode())
+    digest, asked = (hashlib.sha256(json.dumps(chunks).encode()) for _ in range(2))
     for sample in samples:
-        image = sha256_of(sample.image) if sample.image else ""
+        image = content_of(sample.image) if sample.image else ""
         digest.update(json.dumps([image, sample.prompt, sample.answers]).encode())
+        asked.update(json.dumps([image, sample.prompt]).encode())
     name = " + ".join(datasets.source_name(str(part)) for part in (source, text) if part)
-    return EvalData(name, samples, chunks, digest.hexdigest())
+    return EvalData(name, samples, chunks, digest.hexdigest(), asked.hexdigest())
 
 
 def no_data(reference: Path | None) -> EvalData:
@@ -74,7 +75,8 @@ def no_data(reference: Path | None) -> EvalData:
             f"Files are compared with {reference.name} on questions or a text, not on benchmarks.",
             "Give --data SET or --text FILE, or leave --reference out.",
         )
-    return EvalData("", (), (), hashlib.sha256(b"").hexdigest())
+    nothing = hashlib.sha256(b"").hexdigest()
+    return EvalData("", (), (), nothing, nothing)
 
 
 def _chunks(model: Path, text: Path, n_chunks: int) -> tuple[tuple[int, ...], ...]:
@@ -187,7 +189,7 @@ def evaluate(
     nll = [case.nll for case in cases if case.nll is not None]
     result = EvalResult(
         file=target.model.name,
-        file_sha256=sha256_of(target.model),
+        file_sha256=target.sha256,
         reference=reference.model.name if reference else None,
         n_samples=len(data.samples) or len(data.chunks),
         metric=chosen,

@@ -7,23 +7,26 @@ with them while its own are in memory. A part is a few prompts; a killed measure
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from luq_gguf.core import machine
 from luq_gguf.core.errors import EvaluationError
-from luq_gguf.core.hashing import hash_of
+from luq_gguf.core.hashing import content_of, hash_of
 from luq_gguf.core.types import EvalData
 from luq_gguf.evaluation import cache as measurement_cache
 from luq_gguf.evaluation.cache import PART, Arrays
+from luq_gguf.llamacpp import tools
+from luq_gguf.llamacpp.gguf import shards
 from luq_gguf.llamacpp.runtime.client import LlamaClient
 from luq_gguf.method.metrics import kld as kld_metric
 from luq_gguf.method.metrics.kld import TopLogprobs
 
+HOW = 2  # in what way prompts and pictures are measured: what was kept of other numbers is not read
 TOP = 1024  # tokens kept of a position; smaller vocabularies are kept whole
 CONTROLS = 64  # positions kept with all of the vocabulary, to say what the rest's single bucket costs
 CHUNK = 512  # tokens of text read at once, the second half is scored: as llama-perplexity does
@@ -43,20 +46,16 @@ class EvalTarget:
     top: int = TOP
     answers: bool = True
 
+    @cached_property
+    def sha256(self) -> str:
+        """The sha256 of the model's contents. All of a file is read for it, as it is to be measured."""
+        return shards.sha256(self.model)
+
     def key(self) -> str:
-        """Return a hash that changes with the files and with what is asked of them, but not with settings of speed."""
-        stamps = [_stamp(path) for path in (self.model, self.mmproj) if path]
-        return hash_of(stamps, self.max_tokens, self.top, *([] if self.answers else ["no answers"]))
-
-
-def _stamp(path: Path) -> list[object]:
-    """Identify a file's content without reading all of a large one: by its size, and its first and last MiB."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        digest.update(file.read(2**20))
-        file.seek(max(0, path.stat().st_size - 2**20))
-        digest.update(file.read())
-    return [path.stat().st_size, digest.hexdigest()]
+        """Return a hash that changes with the files and with what is asked of them, but not with settings of speed, nor
+        with the context: what does not fit in it is refused before it is measured."""
+        vision = content_of(self.mmproj) if self.mmproj else None
+        return hash_of(HOW, tools.identity(), self.sha256, vision, self.max_tokens, self.top, self.answers)
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,7 @@ def noise_floor(target: EvalTarget, data: EvalData, reference: Path, work: Path)
 
     Threads alone change nothing on most CPUs; fewer tokens at once use other kernels.
     """
-    threads = target.threads or os.cpu_count() or 1
+    threads = target.threads or machine.cores(logical=True)
     other = replace(target, threads=threads - 1 if threads > 1 else 2, n_batch=16)
     few = replace(data, samples=data.samples[:PART], chunks=() if data.samples else data.chunks[:2])
     cases = compare(other, few, reference, work, scratch=work / "floor")
@@ -192,7 +191,7 @@ def _ints(tokens: np.ndarray | None) -> list[int] | None:
 
 
 def _folder(work: Path, what: str, target: EvalTarget, data: EvalData) -> Path:
-    folder = work / f"{what}-{target.key()}-{data.sha256[:16]}"
+    folder = work / f"{what}-{target.key()}-{data.asked_sha256[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -212,7 +211,7 @@ def _measure_missing(
         return
     embeddings = None
     if target.mmproj:
-        embeddings = work / f"images-{hash_of(*_stamp(target.mmproj))[:16]}"
+        embeddings = work / f"images-{hash_of(HOW, tools.identity(), content_of(target.mmproj))[:16]}"
         embeddings.mkdir(exist_ok=True)
     with LlamaClient(
         target.model,

@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ import numpy as np
 
 from luq_gguf.core import json_input
 from luq_gguf.core.errors import CalibrationError
-from luq_gguf.core.hashing import sha256_of
-from luq_gguf.core.images import open_rgb
+from luq_gguf.core.hashing import asked_once, content_of
+from luq_gguf.core.images import FORMATS, open_rgb
 from luq_gguf.core.types import CalibrationSet, Sample
 from luq_gguf.hf.download import network_errors
 
@@ -74,7 +75,7 @@ def read_calibration(
         document = _read_text(text or DEFAULT_TEXT, n_text * CHARACTERS_PER_CHUNK)
         text_source = source_name(text or DEFAULT_TEXT)
     source_of = {image_source: image_set, text_source: text or DEFAULT_TEXT}
-    commits = {name: _commit_of(source) for name, source in source_of.items() if name and _is_on_hub(source)}
+    commits = {name: _commit_of(source) for name, source in source_of.items() if name and is_on_hub(source)}
     return CalibrationSet(
         tuple(multimodal),
         samples,
@@ -111,6 +112,19 @@ def read_questions(source: str, n_samples: int | None, seed: int, cache: Path) -
     return tuple(samples)
 
 
+def _check_picture(path: Path) -> None:
+    """Decode a picture, the first time that anything asks about its contents: photos take a while. Raises
+    ValueError."""
+
+    def is_readable() -> bool:
+        open_rgb(path)
+        return True
+
+    if "\0" in str(path) or not path.is_file():
+        open_rgb(path)  # says why
+    asked_once(f"picture {version('pillow')} {','.join(FORMATS)}", content_of(path), is_readable)
+
+
 def source_name(source: str) -> str:
     """Return how a source is named in published files: a Hub id, or a file's name without its folders."""
     return Path(source).expanduser().name if _is_local(source) else source
@@ -123,7 +137,7 @@ def _is_local(source: str) -> bool:
 def _digest(multimodal: Iterable[Sample], text: Iterable[Sample], document: str | None) -> str:
     digest = hashlib.sha256()
     for sample in (*multimodal, *text):
-        image = sha256_of(sample.image) if sample.image else ""
+        image = content_of(sample.image) if sample.image else ""
         digest.update(json.dumps([image, sample.prompt, sample.answer]).encode())
     digest.update((document or "").encode())
     return digest.hexdigest()
@@ -139,7 +153,7 @@ def _readable(samples: Iterable[Sample], count: int) -> tuple[list[Sample], list
         if sample.image is None:
             continue
         try:
-            open_rgb(sample.image)
+            _check_picture(sample.image)
             good.append(sample)
         except (OSError, ValueError):
             bad.append(sample.image.name[:100])  # for a message; who makes names of a megabyte has no need of the rest
@@ -201,7 +215,7 @@ def _hub_rows(source: str, seed: int, splits: Sequence[str] = TO_LEARN) -> Itera
 
     name, config, split, *_ = [*source.split(":"), "", ""]
     try:
-        commit = _commit_of(source) if _is_on_hub(source) else None
+        commit = _commit_of(source) if is_on_hub(source) else None
         if not split:
             available = datasets.get_dataset_split_names(name, config or None, revision=commit)
             split = next((name for name in splits if name in available), available[0])
@@ -215,7 +229,7 @@ def _hub_rows(source: str, seed: int, splits: Sequence[str] = TO_LEARN) -> Itera
         ) from None
 
 
-def _is_on_hub(source: str) -> bool:
+def is_on_hub(source: str) -> bool:
     return not _is_local(source) and not _is_local(source.split(":")[0])
 
 
@@ -243,7 +257,8 @@ def samples_from_rows(rows: Iterable[dict[str, Any]], count: int, cache: Path) -
                 "The dataset's rows have no image column.", "Choose a dataset with `image` and `question` columns."
             )
         cache.mkdir(parents=True, exist_ok=True)
-        name = hashlib.sha256(image.convert("RGB").tobytes()).hexdigest()[:24]
+        pixels = image.convert("RGB").tobytes()
+        name = hashlib.sha256(f"{image.size}".encode() + pixels).hexdigest()[:24]
         path = cache / f"{name}.png"
         if not path.exists():
             image.convert("RGB").save(path)

@@ -13,12 +13,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from luq_gguf.core.hashing import hash_of
+from luq_gguf.core.hashing import content_of, hash_of
 from luq_gguf.core.measurements import Figures
 from luq_gguf.core.types import Budget, EvalData, Plan
 from luq_gguf.evaluation import evaluate as evaluation
 from luq_gguf.evaluation.logprobs import EvalTarget
 from luq_gguf.evaluation.questions import QuestionSet
+from luq_gguf.llamacpp import tools
 from luq_gguf.llamacpp.gguf import header_only, splice
 from luq_gguf.method import two_type_plan
 from luq_gguf.planning import variants
@@ -107,10 +108,14 @@ class Meter:
             "high": self._spec.tensors.high,
         }
 
+    def _key(self, plan: Plan) -> str:
+        """The reference's contents stand for the checkpoint's."""
+        imatrix = content_of(self._run.file(header_only.IMATRIX_NAME))
+        made_by = (imatrix, dict(plan.tensor_types), plan.high, tools.identity(self._spec.llama))
+        return hash_of(self._data.sha256, self._metric, self._reference.key(), made_by)
+
     def _measured(self, plan: Plan, path: Path, make: Callable[[], None]) -> Figures:
-        record = self._run.read()["stages"]["profile"]["outputs"][header_only.IMATRIX_NAME]["sha256"]
-        inputs = [self._data.sha256, self._metric, self._reference.key(), record, dict(plan.tensor_types), plan.high]
-        cached = self._points / f"{hash_of(*inputs)}.json"
+        cached = self._points / f"{self._key(plan)}.json"
         if cached.exists():
             return serialization.read_value(cached, Figures, "sweep")
         make()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from luq_gguf.core import atomic, machine
 from luq_gguf.core.errors import CheckpointError, MemoryLimitError, RunFolderError
-from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import ClipVision, ModelTensors, Profile
 from luq_gguf.core.units import format_size
@@ -50,9 +50,17 @@ def safe_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
 
 
+def spelled_out(model: str) -> str:
+    """Return a checkpoint's folder as an absolute path, so that it is found from any folder; a Hub id as it is."""
+    folder = Path(model).expanduser()
+    return os.path.abspath(folder) if folder.is_dir() else model
+
+
 def claim(run: RunFolder, model: str, *, overwrite: bool) -> None:
     """Claim a run folder for one model. Raises RunFolderError where it belongs to another."""
-    before = run.read().get("model")
+    before, model = run.read().get("model"), spelled_out(model)
+    if isinstance(before, str) and Path(before).is_dir() and Path(model).is_dir() and Path(before).samefile(model):
+        before = model
     if before is not None and before != model and not overwrite:
         raise RunFolderError(
             f"{run.path} contains a run of {before}.", "Give --out another folder, or add --overwrite to use this one."
@@ -82,7 +90,7 @@ def load_model_spec(
     llama = tools.find()
     low, high = reader.check_type(low, "--low"), quantize.check_ftype(llama, high)
     record = run.read()
-    resuming = record.get("model") == model  # a run stays with the commit it began with
+    resuming = record.get("model") == spelled_out(model)  # a run stays with the commit it began with
     checkpoint = checkpoints.open_checkpoint(
         model, trust_remote_code=trust_remote_code, revision=record.get("revision") if resuming else None
     )
@@ -100,7 +108,7 @@ def load_model_spec(
         header_bytes = _learn(llama, checkpoint, path, calibratable, own_vision=clip is not None)
         preflight_cache.save(checkpoint, llama, path, header_bytes, calibratable)
 
-    key = hash_of(checkpoint.fingerprint, str(llama.converter))
+    key = preflight_cache.key_of(checkpoint, llama)
     if not path.exists():  # no recorded output: its hole has the size of the model, and hashing reads it all
         run.forget("door")
     run.run_stage("door", key, [".work/listenable.json"], make)
