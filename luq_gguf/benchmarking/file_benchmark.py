@@ -20,7 +20,7 @@ from luq_gguf.core.measurements import BenchRow, Ratio, Samples
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.units import format_size
 from luq_gguf.llamacpp import llama_bench, tools
-from luq_gguf.llamacpp.gguf import reader
+from luq_gguf.llamacpp.gguf import shards
 from luq_gguf.llamacpp.runtime.client import LlamaClient
 from luq_gguf.llamacpp.tools import LlamaCpp
 from luq_gguf.method.metrics import intervals
@@ -71,12 +71,13 @@ class _Samples:
 
 
 def make_arm(path: Path, mmproj: Path | None = None) -> Arm:
-    """Read a file's facts. Raises GGUFFileError if it is not a readable GGUF, EvaluationError if not a text model."""
-    info = reader.read(path)
+    """Read the facts of a file with all its shards. Raises GGUFFileError if it is not a readable GGUF, EvaluationError
+    if it is not a text model."""
+    info = shards.read(path)
     if "token_embd.weight" not in info.types:
         raise EvaluationError(f"{path.name} is not a text model.", "Give the model's file, not its mmproj or imatrix.")
     matrices = frozenset(tensor.type for tensor in info.tensors if len(tensor.shape) > 1)
-    return Arm(path, info.n_bytes, info.bpw, matrices, mmproj)
+    return Arm(info.path, info.n_bytes, info.bpw, matrices, mmproj)
 
 
 def find_baseline(arms: Sequence[Arm]) -> Arm | None:

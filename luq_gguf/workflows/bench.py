@@ -14,13 +14,12 @@ from luq_gguf.benchmarking import file_benchmark, synthetic_model, type_benchmar
 from luq_gguf.benchmarking.file_benchmark import Arm, BenchRequest
 from luq_gguf.benchmarking.type_benchmark import Geometry
 from luq_gguf.core.errors import EvaluationError, KernelsError
-from luq_gguf.core.hashing import sha256_of
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import Budget, RunOptions
 from luq_gguf.kernels import build, state
 from luq_gguf.llamacpp import shape_file, tools
 from luq_gguf.llamacpp.gguf import mmproj as mmproj_file
-from luq_gguf.llamacpp.gguf import reader
+from luq_gguf.llamacpp.gguf import reader, shards
 from luq_gguf.method import two_type_plan
 from luq_gguf.method.speed_model import SpeedTable
 from luq_gguf.quantization import stage as quantization_stage
@@ -44,6 +43,7 @@ def bench_files(
     files: Sequence[Path], mmproj: Path | None, request: BenchRequest, out: Path, reporter: Reporter
 ) -> dict[str, Any]:
     """Measure files as they are; the vision half is the one given, or the only one next to each file."""
+    files = list(dict.fromkeys(shards.files_of(path)[0] for path in files))
     if len({path.name for path in files}) < len(files):
         raise EvaluationError(
             "Two files have the same name.", "Rename one of them: the table tells files apart by name."
@@ -56,7 +56,7 @@ def _hashed(arms: Sequence[Arm], reporter: Reporter) -> list[Arm]:
     """Add the files' hashes, so that their figures are never attributed to others."""
     hashed = []
     for done, arm in enumerate(arms, 1):
-        hashed.append(replace(arm, sha256=sha256_of(arm.path)))
+        hashed.append(replace(arm, sha256=shards.sha256(arm.path)))
         reporter.progress("sha256 of files", done, len(arms))
     return hashed
 

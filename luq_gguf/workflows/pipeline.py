@@ -19,7 +19,7 @@ from luq_gguf.evaluation.logprobs import EvalTarget
 from luq_gguf.evaluation.questions import QuestionSet
 from luq_gguf.hf import datasets
 from luq_gguf.llamacpp import quantize
-from luq_gguf.llamacpp.gguf import header_only, imatrix, reader
+from luq_gguf.llamacpp.gguf import header_only, imatrix, reader, shards
 from luq_gguf.method import tensor_types, two_type_plan
 from luq_gguf.planning import stage as planning_stage
 from luq_gguf.planning import uniform_baseline
@@ -180,7 +180,8 @@ def evaluate(
     benchmark: benchmarks.BenchmarkRequest | None = None,
     reporter: Reporter = Reporter(),
 ) -> dict[str, Any]:
-    """Measure a file; in a run folder the result is added to its eval.json."""
+    """Measure a file; in a run folder the result is added to its eval.json. Any shard of a file stands for it."""
+    file, reference = shards.files_of(file)[0], shards.files_of(reference)[0] if reference else None
     if benchmark:
         benchmarks.check(benchmark)
         half = evaluation.mmproj_beside(file, mmproj, "The benchmarks have")
