@@ -109,12 +109,27 @@ def measured_rates(
         if busy or path in _passing:
             _passing[path] = content
         else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            serialization.write_json(path, content)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                serialization.write_json(path, content)
+            except OSError:  # a cache that cannot be written
+                _passing[path] = content
         if busy:
             reporter.info(
                 f"other programs used {content['others_share']:.0%} of this machine, so rates are not kept for later"
             )
+    return _table(content, threads)
+
+
+def known_rates(geometry: Geometry, threads: int, types: Iterable[str]) -> SpeedTable | None:
+    """Return what is known already of these types on this machine, without measuring; None where it is not all."""
+    path = _cache_path(geometry, threads)
+    content = _passing.get(path) or _read(path)
+    known = content.get("rates", {})
+    return _table(content, threads) if known and all(kind in known for kind in types if geometry.fits(kind)) else None
+
+
+def _table(content: Mapping[str, Any], threads: int) -> SpeedTable:
     rates = {kind: TypeRate(row["decode_wps"], row["prefill_wps"]) for kind, row in content["rates"].items()}
     decode, prefill = (content[f"{what}_constant"] + content[f"{what}_head"] for what in ("decode", "prefill"))
     return SpeedTable(rates, decode, prefill, threads, PROMPT)

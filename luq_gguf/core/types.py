@@ -18,11 +18,13 @@ COLUMNS = "columns."  # prefix of a matrix's column energies in profile.safetens
 
 @dataclass(frozen=True)
 class Sample:
-    """A prompt, with an image (multimodal) or without (text only), and the answers that people gave, if known."""
+    """A prompt, with an image (multimodal) or without (text only), and the answers that people gave, if known. `line`
+    is that of a .jsonl, for messages."""
 
     prompt: str
     image: Path | None = None
     answers: tuple[str, ...] = ()
+    line: int | None = field(default=None, compare=False)
 
     @property
     def answer(self) -> str | None:
@@ -207,7 +209,8 @@ class PredictedSpeed:
     """What a plan's file is predicted to do on one machine, compared with the file of its high ftype.
 
     `low_layer_ratio`: how fast layers in the low type decode, those in the high type being 1. Where that is below 1,
-    `faster` is the type of fewest bits that is faster than the high type, if any, and `faster_bytes` the file with it.
+    `faster` is the type of fewest bits that is faster than the high type, if any, and `faster_bytes` the file with it;
+    `others_known` whether the types between the two were looked at for that.
     """
 
     decode_tps: float
@@ -220,6 +223,7 @@ class PredictedSpeed:
     high_type: str
     faster: str | None = None
     faster_bytes: int | None = None
+    others_known: bool = True
 
 
 @dataclass(frozen=True)

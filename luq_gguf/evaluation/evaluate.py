@@ -6,12 +6,12 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from msgspec import UNSET
 
-from luq_gguf.core import paths
 from luq_gguf.core.errors import EvaluationError
 from luq_gguf.core.hashing import content_of
 from luq_gguf.core.measurements import Divergence, EvalConditions, EvalResult, Spread
@@ -39,13 +39,6 @@ class Evaluation:
     result: EvalResult
     scores: np.ndarray | None
     cases: tuple[Case, ...]
-
-
-def cache_folder() -> Path:
-    """Return the folder where measurements of files outside run folders are kept; it is created if needed."""
-    folder = paths.cache("eval")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def read_data(
@@ -165,26 +158,33 @@ def evaluate(
     metric: str = "auto",
     scratch: Path | None = None,
     reporter: Reporter = Reporter(),
+    check: bool = False,
 ) -> Evaluation:
     """Measure a file, and the reference if it has not been measured on this data yet.
 
-    Measurements are kept in `work`, but those of the file itself in `scratch` if that is given.
+    Measurements are kept in `work`, but those of the file itself in `scratch` if that is given. With `check`, what does
+    not fit in the context is refused before anything is measured (EvaluationError).
     """
+    if data.chunks and target.n_ctx < CHUNK:
+        raise EvaluationError(
+            f"--ctx {target.n_ctx} is less than the {CHUNK} tokens that a chunk of --text has.", f"Give --ctx {CHUNK}."
+        )
     chosen = choose_metric(metric, data.samples)
     folder, floor, theirs = None, None, None
     if reference:
         check_comparable(target.model, reference.model)
         name = f"reference {reference.model.name}"
-        folder = measure_reference(reference, data, work, lambda done, total: reporter.progress(name, done, total))
+        told = partial(reporter.progress, name)
+        folder = measure_reference(reference, data, work, told, check=check)
         theirs = reference_answers(folder, data)
         floor = noise_floor(reference, data, folder, work)
-    name = target.model.name
-    cases = compare(target, data, folder, work, lambda done, total: reporter.progress(name, done, total), scratch)
+    told = partial(reporter.progress, target.model.name)
+    cases = compare(target, data, folder, work, told, scratch, check=check and reference is None)
     answers = [case.answer or "" for case in cases if case.name[0] == "q"]
     scores = _scores(answers, data, chosen)
     before = None if scores is None or theirs is None else _scores(theirs, data, chosen)
-    asked, told = ([case for case in cases if case.name[0] == kind] for kind in "qt")
-    main = asked or told
+    asked, read = ([case for case in cases if case.name[0] == kind] for kind in "qt")
+    main = asked or read
     same = [case.same_top for case in main if case.same_top is not None]
     nll = [case.nll for case in cases if case.nll is not None]
     result = EvalResult(
@@ -200,7 +200,7 @@ def evaluate(
         kld=_divergence(main, cases, floor),
         kld_prompt=_spread([case.kld[: case.n_prompt] for case in asked if case.kld is not None]),
         kld_answer=_spread([case.kld[case.n_prompt :] for case in asked if case.kld is not None]),
-        kld_text=_spread([case.kld for case in told if case.kld is not None]),
+        kld_text=_spread([case.kld for case in read if case.kld is not None]),
         same_top=float(np.concatenate(same).mean()) if same else None,
         perplexity=float(np.exp(np.concatenate(nll).mean())) if nll else None,
         n_chunks=len(data.chunks),

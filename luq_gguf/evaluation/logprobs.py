@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from luq_gguf.core import machine
-from luq_gguf.core.errors import EvaluationError
+from luq_gguf.core.errors import EvaluationError, RunnerError
 from luq_gguf.core.hashing import content_of, hash_of
 from luq_gguf.core.types import EvalData
 from luq_gguf.evaluation import cache as measurement_cache
 from luq_gguf.evaluation.cache import PART, Arrays
+from luq_gguf.evaluation.context import check_context, place_of
 from luq_gguf.llamacpp import tools
 from luq_gguf.llamacpp.gguf import shards
 from luq_gguf.llamacpp.runtime.client import LlamaClient
@@ -76,9 +77,15 @@ class Case:
 
 
 def measure_reference(
-    target: EvalTarget, data: EvalData, work: Path, progress: Callable[[float, float], None] = lambda done, total: None
+    target: EvalTarget,
+    data: EvalData,
+    work: Path,
+    progress: Callable[[float, float], None] = lambda done, total: None,
+    *,
+    check: bool = False,
 ) -> Path:
-    """Measure a reference's log-probabilities as far as they are missing, and return the folder that has them."""
+    """Measure a reference's log-probabilities as far as they are missing, and return the folder that has them. With
+    `check`, prompts that do not fit in the context are refused before the first is measured (EvaluationError)."""
     folder = _folder(work, "reference", target, data)
 
     def measure(client: LlamaClient, name: str) -> tuple[Arrays, str | None]:
@@ -93,7 +100,7 @@ def measure_reference(
             arrays["control"] = scored.rows[at : at + 1]
         return arrays, scored.answer
 
-    _measure_missing(target, data, folder, work, measure, progress)
+    _measure_missing(target, data, folder, work, measure, progress, check=check)
     return folder
 
 
@@ -104,10 +111,13 @@ def compare(
     work: Path,
     progress: Callable[[float, float], None] = lambda done, total: None,
     scratch: Path | None = None,
+    *,
+    check: bool = False,
 ) -> list[Case]:
     """Return a file's answers and, with a reference's folder, its divergences; what was measured before is read.
 
-    `work` keeps what is shared between files, such as image embeddings, and the figures too unless `scratch` does.
+    `work` keeps what is shared between files, such as image embeddings, and the figures too unless `scratch` does;
+    `check` is that of `measure_reference`, for a file without a reference.
     Raises EvaluationError if the file tokenizes a prompt differently from the reference.
     """
     folder = _folder(scratch or work, f"file-{reference.name if reference else 'alone'}", target, data)
@@ -134,7 +144,7 @@ def compare(
                 arrays["missing"] = full_kld - arrays["kld"][at : at + 1]
         return arrays, scored.answer
 
-    _measure_missing(target, data, folder, work, measure, progress)
+    _measure_missing(target, data, folder, work, measure, progress, check=check)
     return [_case(name, arrays, answer) for name, arrays, answer in measurement_cache.read(folder, data)]
 
 
@@ -203,12 +213,20 @@ def _measure_missing(
     work: Path,
     measure: Callable[[LlamaClient, str], tuple[Arrays, str | None]],
     progress: Callable[[float, float], None],
+    *,
+    check: bool,
 ) -> None:
     missing = [names for names in measurement_cache.names(data) if not measurement_cache.path(folder, names).exists()]
     total = len(data.samples) + len(data.chunks)
     done = total - sum(map(len, missing))
     if not missing:
         return
+    name = data.name.split(" + ")[0]
+    if check:
+        numbers = [int(case[1:]) for names in missing for case in names if case[0] == "q"]
+        asked = {number: data.samples[number] for number in numbers}
+        limits = {"n_ctx": target.n_ctx, "max_tokens": target.max_tokens}
+        check_context(target.model, target.mmproj, name, asked, **limits)
     embeddings = None
     if target.mmproj:
         embeddings = work / f"images-{hash_of(HOW, tools.identity(), content_of(target.mmproj))[:16]}"
@@ -224,11 +242,17 @@ def _measure_missing(
         for names in missing:
             arrays: Arrays = {}
             answers: dict[str, str] = {}
-            for name in names:
-                case_arrays, answer = measure(client, name)
-                arrays |= {f"{name}.{key}": np.ascontiguousarray(value) for key, value in case_arrays.items()}
+            for case in names:
+                try:
+                    case_arrays, answer = measure(client, case)
+                except RunnerError as error:
+                    if case[0] != "q":
+                        raise
+                    place = place_of(name, number := int(case[1:]), data.samples[number])
+                    raise RunnerError(f"{place}: {error.message}", error.hint) from None
+                arrays |= {f"{case}.{key}": np.ascontiguousarray(value) for key, value in case_arrays.items()}
                 if answer is not None:
-                    answers[name] = answer
+                    answers[case] = answer
                 done += 1
                 progress(done, total)
             measurement_cache.save(folder, names, arrays, answers)

@@ -191,7 +191,7 @@ def read_jsonl(path: Path) -> Iterator[Sample]:
                     f"{path.name}, line {number} is not a calibration sample.",
                     'Each line is an object {"image": "a.png", "prompt": "...", "answers": ["..."]}.',
                 ) from None
-            yield Sample(prompt, path.parent / image if image else None, given)
+            yield Sample(prompt, path.parent / image if image else None, given, number)
 
 
 def _fields(row: Any) -> tuple[str, str | None, tuple[str, ...]]:

@@ -139,6 +139,8 @@ def make_meter(session: Session, questions: QuestionSet) -> Callable[[], Meter]:
         f16 = make_f16(session)
         data = questions.read(f16, session.run.work / "eval" / "images")
         mmproj = make_mmproj(session) if any(sample.image for sample in data.samples) else None
+        if data.samples:
+            questions.check_context(f16, mmproj, data.samples)
         limits = {"n_ctx": questions.n_ctx, "max_tokens": questions.max_tokens}
         reference = EvalTarget(f16, mmproj, session.options.threads, answers=questions.metric != "none", **limits)
         return Meter(session, reference, data, questions.metric)

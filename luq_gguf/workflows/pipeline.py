@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from luq_gguf.calibration.stage import CalibrationRequest, make_profile
-from luq_gguf.core import atomic
+from luq_gguf.core import atomic, paths
 from luq_gguf.core.errors import RunFolderError
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import Plan, Profile, QuantizedModel, RunOptions
@@ -187,13 +187,14 @@ def evaluate(
         half = evaluation.mmproj_beside(file, mmproj, "The benchmarks have")
     in_run = (file.parent / "run.json").is_file()
     with RunFolder(file.parent) if in_run else nullcontext() as run:
-        work = run.work / "eval" if run else evaluation.cache_folder()
+        work = run.work / "eval" if run else paths.writable("eval", reporter.info)
         alone = benchmark and not (questions.source or questions.text)
         data = evaluation.no_data(reference) if alone else questions.read(file, work / "images")
         vision = evaluation.find_mmproj(file, mmproj, data.samples)
         target = EvalTarget(file, vision, threads, questions.n_ctx, max_tokens=questions.max_tokens)
         against = replace(target, model=reference) if reference else None
-        found = evaluation.evaluate(target, against, data, work, metric=questions.metric, reporter=reporter)
+        metric = questions.metric
+        found = evaluation.evaluate(target, against, data, work, metric=metric, reporter=reporter, check=True)
         result = replace(found.result, benchmarks=None)
         if benchmark:
             benchmark_target = EvalTarget(

@@ -72,15 +72,18 @@ class LlamaClient:
         max_memory: float | None = None,
         check: bool = False,
         kernels: Path | None = None,
+        weights: bool = True,
     ) -> None:
         """For files from anywhere: `timeout` bounds loading and each reply, in seconds, `max_memory` the child's
-        address space, in bytes; `check` rejects weights that are not finite. `kernels` is a plugin to load."""
+        address space, in bytes; `check` rejects weights that are not finite. `kernels` is a plugin to load. Without
+        `weights` only `count` works, also of a header-only GGUF."""
         self._command = [sys.executable, "-m", "luq_gguf.llamacpp.runtime.worker", str(model), "--ctx", str(n_ctx)]
         self._command += ["--batch", str(n_batch)]
         self._command += ["--mmproj", str(mmproj)] if mmproj else []
         self._command += ["--threads", str(threads)] if threads else []
         self._command += ["--embeddings", str(embeddings)] if embeddings else []
         self._command += ["--check"] if check else []
+        self._command += [] if weights else ["--no-weights"]
         self._command += ["--kernels", str(kernels)] if kernels else []
         self._command += ["--max-memory", str(int(max_memory))] if max_memory else []
         self._name = model.name
@@ -138,6 +141,10 @@ class LlamaClient:
         """Return the seconds of one answer of so many tokens: encode_seconds (the vision half), first_token_seconds,
         answer_seconds; and n_prompt, n_answer tokens."""
         return self._request(time=prompt, image=str(image) if image else None, max_tokens=max_tokens)
+
+    def count(self, prompt: str, image: Path | None = None) -> int:
+        """Return how many tokens a prompt has in the model's own chat format, its image's included."""
+        return int(self._request(count=prompt, image=str(image) if image else None)["n_prompt"])
 
     @property
     def pid(self) -> int:
