@@ -11,7 +11,7 @@ from luq_gguf.cli import options, output
 from luq_gguf.core.types import RunOptions
 from luq_gguf.reporting import tables
 
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FILE = options.UserPath(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command("bench")
@@ -19,7 +19,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option(
     "--run",
     "run_dir",
-    type=click.Path(path_type=Path),
+    type=options.UserPath(path_type=Path),
     help="Measure a run folder's 16-bit, high-type and LUQ files, which are made if they are missing.",
 )
 @click.option(
@@ -52,7 +52,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--allow-swap", is_flag=True, help="Also measure a file that does not fit in free memory.")
 @click.option(
     "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=options.UserPath(dir_okay=False, path_type=Path),
     help="The JSON file.  [default: bench.json, in the run folder with --run]",
 )
 @click.option("--model", help="With --run: the checkpoint, if it is not where the profile found it.")

@@ -10,7 +10,7 @@ import click
 from luq_gguf.cli import options, output
 from luq_gguf.reporting import tables
 
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FILE = options.UserPath(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command("eval")

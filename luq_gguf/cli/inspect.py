@@ -10,8 +10,8 @@ from luq_gguf.cli import options, output
 
 
 @click.command("inspect")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--png", type=click.Path(path_type=Path), help="Also draw the types as an image.")
+@click.argument("file", type=options.UserPath(path_type=Path))
+@click.option("--png", type=options.UserPath(path_type=Path), help="Also draw the types as an image.")
 @options.as_json
 def command(file: Path, png: Path | None, *, as_json: bool) -> None:
     """Show the sizes, bits per weight and tensor types of each layer of FILE."""

@@ -10,7 +10,7 @@ from luq_gguf.cli import options, output
 
 
 @click.command("merge")
-@click.argument("shards", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("shards", nargs=-1, required=True, type=options.UserPath(path_type=Path))
 @options.out
 @options.permissions("--overwrite")
 @options.as_json

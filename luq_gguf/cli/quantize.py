@@ -11,7 +11,7 @@ from luq_gguf.cli import options, output
 
 
 @click.command("quantize")
-@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.argument("run_dir", type=options.UserPath(path_type=Path))
 @options.threads
 @options.files
 @click.option("--model", help="The checkpoint, if it is not where the profile found it.")

@@ -117,7 +117,10 @@ def _bindings() -> Check:
         environment = tools.bindings_environment()
     except LuqError as error:
         return Check.failed(name, error.message, error.hint)
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment)
+    try:
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment)
+    except subprocess.TimeoutExpired:
+        return Check.failed(name, "importing them did not finish within two minutes", hint)
     if run.returncode:
         missing = child.missing_library(run.stderr)
         if missing:

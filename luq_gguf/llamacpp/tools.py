@@ -168,11 +168,13 @@ def bindings_environment() -> dict[str, str]:
 
 
 def output(tool: Path, *arguments: str) -> str:
-    """Return what a tool prints about itself: its help or version. Raises ToolsError where it does not start."""
+    """Return what a tool prints about itself: its help or version. Raises ToolsError where it does not start or
+    fails."""
     run = subprocess.run([tool, *arguments], capture_output=True, text=True, errors="replace", timeout=60)
     words = run.stdout + run.stderr
     # Of some tools --help ends with 1; what cannot start ends with 127 or by a signal, and says nothing of its usage.
-    if run.returncode == 0 or (run.returncode == 1 and "usage" in words.lower()):
+    shown = run.returncode == 1 and "--help" in arguments and "usage" in words.lower()
+    if run.returncode == 0 or shown:
         return words
     raise child.missing_library(words) or ToolsError(f"{tool} {child.ended(run.returncode)}.", _hint())
 

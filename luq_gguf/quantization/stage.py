@@ -7,6 +7,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from luq_gguf.core import atomic
 from luq_gguf.core.hashing import content_of, hash_of
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import Budget, Plan, QuantizedModel, RunOptions
@@ -136,7 +137,7 @@ def quantize_plan(session: Session, plan: Plan, path: Path, label: str = "quanti
     """Quantize the 16-bit GGUF, made if it is missing, as planned."""
     run, spec = session.run, session.spec
     f16 = make_f16(session)
-    types = run.file(f"{path.stem}-types.txt.part")
+    types = run.file(f"{path.stem}-types.txt{atomic.SUFFIX}")
     types.write_text(tensor_types.to_text(quantize.overrides(spec.source, plan)))
     quantize.quantize(
         spec.llama,

@@ -48,7 +48,8 @@ def bench_files(
         raise EvaluationError(
             "Two files have the same name.", "Rename one of them: the table tells files apart by name."
         )
-    arms = _hashed([file_benchmark.make_arm(path, mmproj or _only_mmproj(path)) for path in files], reporter)
+    arms = [file_benchmark.make_arm(path, mmproj or _only_mmproj(path, reporter)) for path in files]
+    arms = _hashed(arms, reporter)
     return _bench(arms, file_benchmark.find_baseline(arms), request, out, reporter)
 
 
@@ -61,8 +62,14 @@ def _hashed(arms: Sequence[Arm], reporter: Reporter) -> list[Arm]:
     return hashed
 
 
-def _only_mmproj(path: Path) -> Path | None:
+def _only_mmproj(path: Path, reporter: Reporter) -> Path | None:
     candidates = mmproj_file.beside(path)
+    if len(candidates) > 1:
+        names = ", ".join(candidate.name for candidate in candidates)
+        reporter.info(
+            f"{path.name}: no answers about images are timed, because {len(candidates)} mmproj files are beside it "
+            f"({names}); choose one with --mmproj"
+        )
     return candidates[0] if len(candidates) == 1 else None
 
 
