@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from luq_gguf.core import machine
 from luq_gguf.core.checks import Check, CheckReport
 from luq_gguf.core.errors import LuqError
 from luq_gguf.llamacpp import child, tools
@@ -116,7 +117,10 @@ def _bindings() -> Check:
         environment = tools.bindings_environment()
     except LuqError as error:
         return Check.failed(name, error.message, error.hint)
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment)
+    try:
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment)
+    except subprocess.TimeoutExpired:
+        return Check.failed(name, "importing them did not finish within two minutes", hint)
     if run.returncode:
         missing = child.missing_library(run.stderr)
         if missing:
@@ -148,6 +152,8 @@ def _machine() -> Iterator[Check]:
     features = [
         f for f in ("avx2", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimddp") if f" {f}" in flags
     ]
+    allowed = machine.cores(logical=True)
+    limit = f" (this process may use {allowed})" if allowed != os.cpu_count() else ""
     yield Check.passed(
-        "machine", f"{os.cpu_count()} cores, {pages / 1024**3:.1f} GiB, {' '.join(features) or 'no SIMD flags'}"
+        "machine", f"{os.cpu_count()} cores{limit}, {pages / 1024**3:.1f} GiB, {' '.join(features) or 'no SIMD flags'}"
     )

@@ -6,14 +6,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from msgspec import UNSET
 
-from luq_gguf.core import paths, text_input
+from luq_gguf.core import text_input
 from luq_gguf.core.errors import EvaluationError
-from luq_gguf.core.hashing import sha256_of
 from luq_gguf.core.images import content_key
 from luq_gguf.core.measurements import Divergence, EvalConditions, EvalResult, Spread
 from luq_gguf.core.reporter import Reporter
@@ -43,13 +43,6 @@ class Evaluation:
     cases: tuple[Case, ...]
 
 
-def cache_folder() -> Path:
-    """Return the folder where measurements of files outside run folders are kept; it is created if needed."""
-    folder = paths.cache("eval")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 def read_data(
     source: str | None, text: Path | None, model: Path, *, n_samples: int | None, n_chunks: int, seed: int, cache: Path
 ) -> EvalData:
@@ -61,12 +54,13 @@ def read_data(
         raise EvaluationError("There is no data to measure on.", "Give --data SET, --text FILE or --benchmarks LIST.")
     samples = datasets.read_questions(source, n_samples, seed, cache) if source else ()
     chunks = _chunks(model, text, n_chunks) if text else ()
-    digest = hashlib.sha256(json.dumps(chunks).encode())
+    digest, asked = (hashlib.sha256(json.dumps(chunks).encode()) for _ in range(2))
     for sample in samples:
         image = content_key(sample.image) if sample.image else ""
         digest.update(json.dumps([image, sample.prompt, sample.answers]).encode())
+        asked.update(json.dumps([image, sample.prompt]).encode())
     name = " + ".join(datasets.source_name(str(part)) for part in (source, text) if part)
-    return EvalData(name, samples, chunks, digest.hexdigest())
+    return EvalData(name, samples, chunks, digest.hexdigest(), asked.hexdigest())
 
 
 def no_data(reference: Path | None) -> EvalData:
@@ -76,7 +70,8 @@ def no_data(reference: Path | None) -> EvalData:
             f"Files are compared with {reference.name} on questions or a text, not on benchmarks.",
             "Give --data SET or --text FILE, or leave --reference out.",
         )
-    return EvalData("", (), (), hashlib.sha256(b"").hexdigest())
+    nothing = hashlib.sha256(b"").hexdigest()
+    return EvalData("", (), (), nothing, nothing)
 
 
 def _chunks(model: Path, text: Path, n_chunks: int) -> tuple[tuple[int, ...], ...]:
@@ -151,11 +146,17 @@ def evaluate(
     metric: str = "auto",
     scratch: Path | None = None,
     reporter: Reporter = Reporter(),
+    check: bool = False,
 ) -> Evaluation:
     """Measure a file, and the reference if it has not been measured on this data yet.
 
-    Measurements are kept in `work`, but those of the file itself in `scratch` if that is given.
+    Measurements are kept in `work`, but those of the file itself in `scratch` if that is given. With `check`, what does
+    not fit in the context is refused before anything is measured (EvaluationError).
     """
+    if data.chunks and target.n_ctx < CHUNK:
+        raise EvaluationError(
+            f"--ctx {target.n_ctx} is less than the {CHUNK} tokens that a chunk of --text has.", f"Give --ctx {CHUNK}."
+        )
     chosen = scoring.choose_metrics(metric, data.samples)
     if chosen is None and reference is None and data.samples and not data.chunks:
         raise EvaluationError(
@@ -167,21 +168,22 @@ def evaluate(
     if reference:
         check_comparable(target.model, reference.model)
         name = f"reference {reference.model.name}"
-        folder = measure_reference(reference, data, work, lambda done, total: reporter.progress(name, done, total))
+        told = partial(reporter.progress, name)
+        folder = measure_reference(reference, data, work, told, check=check)
         theirs = reference_answers(folder, data)
         floor = noise_floor(reference, data, folder, work)
-    name = target.model.name
-    cases = compare(target, data, folder, work, lambda done, total: reporter.progress(name, done, total), scratch)
+    told = partial(reporter.progress, target.model.name)
+    cases = compare(target, data, folder, work, told, scratch, check=check and reference is None)
     answers = [case.answer or "" for case in cases if case.name[0] == "q"]
     scores = scoring.scores(answers, data, chosen)
     before = None if scores is None or theirs is None else scoring.scores(theirs, data, chosen)
-    asked, told = ([case for case in cases if case.name[0] == kind] for kind in "qt")
-    main = asked or told
+    asked, read = ([case for case in cases if case.name[0] == kind] for kind in "qt")
+    main = asked or read
     same = [case.same_top for case in main if case.same_top is not None]
     nll = [case.nll for case in cases if case.nll is not None]
     result = EvalResult(
         file=target.model.name,
-        file_sha256=sha256_of(target.model),
+        file_sha256=target.sha256,
         reference=reference.model.name if reference else None,
         n_samples=len(data.samples) or len(data.chunks),
         metric=scoring.metric_name(chosen),
@@ -192,7 +194,7 @@ def evaluate(
         kld=_divergence(main, cases, floor),
         kld_prompt=_spread([case.kld[: case.n_prompt] for case in asked if case.kld is not None]),
         kld_answer=_spread([case.kld[case.n_prompt :] for case in asked if case.kld is not None]),
-        kld_text=_spread([case.kld for case in told if case.kld is not None]),
+        kld_text=_spread([case.kld for case in read if case.kld is not None]),
         same_top=float(np.concatenate(same).mean()) if same else None,
         perplexity=float(np.exp(np.concatenate(nll).mean())) if nll else None,
         n_chunks=len(data.chunks),

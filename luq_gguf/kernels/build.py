@@ -58,10 +58,16 @@ def library(info: Callable[[str], None] = lambda sentence: None) -> Path:
         )
     info("building the kernels: this takes half a minute, once")
     target = folder()
-    with atomic.whole_folder(target) as new_folder:
-        build = new_folder.parent / "build"
-        compile_sources(build)
-        shutil.copy(build / LIBRARY, new_folder / LIBRARY)
+    try:
+        with atomic.whole_folder(target) as new_folder:
+            build = new_folder.parent / "build"
+            compile_sources(build)
+            shutil.copy(build / LIBRARY, new_folder / LIBRARY)
+    except OSError as error:
+        raise KernelsError(
+            f"The kernels cannot be built: {error.filename or target.parent}: {error.strerror}.",
+            f"Make {target.parent} a folder that can be written; everything else works without them.",
+        ) from None
     return target / LIBRARY
 
 

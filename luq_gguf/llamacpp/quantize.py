@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from luq_gguf.core import atomic
+from luq_gguf.core import atomic, machine
 from luq_gguf.core.errors import ConversionError, TypeNameError, VerificationError
 from luq_gguf.core.types import ModelTensors, Plan, TensorChoice
 from luq_gguf.llamacpp import child, tools
@@ -188,7 +188,9 @@ def quantize(
     command: list[str | Path] = [llama.tool("llama-quantize"), "--imatrix", header_only.IMATRIX_NAME]
     command += ["--tensor-type-file", types_file.name, f"./{source.name}"]  # a name in digits would be read as an ftype
     with atomic.whole(out) as part:
-        command += [f"./{os.path.relpath(part, source.parent)}", plan.high, *([str(threads)] if threads else [])]
+        # by itself it takes all of the machine's, whatever a container allows
+        count = threads or machine.cores(logical=True)
+        command += [f"./{os.path.relpath(part, source.parent)}", plan.high, str(count)]
         child.run(
             command,
             child.Failure(ConversionError, "llama-quantize"),
