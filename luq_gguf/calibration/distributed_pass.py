@@ -62,7 +62,7 @@ def _make_shard(session: Session, calibration: CalibrationSet, share: ShardSpec)
 
     run, spec, reporter = session.run, session.spec, session.reporter
     calibration = set_for(spec, calibration, reporter)
-    whole_key = profile_key(spec, calibration, session.options.device)
+    whole_key = profile_key(run, spec, calibration)
 
     def make() -> None:
         placement = place(session)
@@ -176,6 +176,6 @@ def _check_seen(parts: Sequence[Path]) -> None:
 
 def _is_profiled(session: Session, calibration: CalibrationSet) -> bool:
     followed = set_for(session.spec, calibration)
-    key = profile_key(session.spec, followed, session.options.device)
+    key = profile_key(session.run, session.spec, followed)
     adopt_merged(session.run, session.spec, followed, key)
     return session.run.is_done("profile", key)

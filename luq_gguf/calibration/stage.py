@@ -15,11 +15,12 @@ from luq_gguf.core import atomic
 from luq_gguf.core.calibration_set import CalibrationData, CalibrationSet
 from luq_gguf.core.errors import CalibrationError
 from luq_gguf.core.hashing import hash_of
+from luq_gguf.core.json_value import given
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import Profile
 from luq_gguf.hf import datasets
 from luq_gguf.hf.checkpoint import Checkpoint
-from luq_gguf.hf.processor import picture_check
+from luq_gguf.hf.processor import PictureCheck
 from luq_gguf.llamacpp.gguf import header_only, imatrix
 from luq_gguf.method import importance
 from luq_gguf.run import serialization
@@ -50,9 +51,33 @@ def set_for(spec: ModelSpec, calibration: CalibrationSet, reporter: Reporter = R
     return calibration.for_text_only()
 
 
-def profile_key(spec: ModelSpec, calibration: CalibrationSet, device: str) -> str:
-    """Return the key of the profile stage, for a set as `set_for` returns it."""
-    return hash_of(spec.checkpoint.fingerprint, calibration.key(), device)
+def profile_key(run: RunFolder, spec: ModelSpec, calibration: CalibrationSet) -> str:
+    """Return the key of the profile stage, for a set as `set_for` returns it. Raises CalibrationError.
+
+    Of local sets it has what is drawn of them: pictures, prompts, answers and text, wherever they lie. A set of the Hub
+    is known by its id: a run stays with the commit that it began with.
+    """
+    asked = calibration.samples, calibration.alpha, calibration.seed
+    return hash_of(spec.checkpoint.fingerprint, *asked, _drawn(run, spec.checkpoint, calibration))
+
+
+def _drawn(run: RunFolder, checkpoint: Checkpoint, calibration: CalibrationSet) -> list[object]:
+    """What is drawn from each of the sets, and their names, which imatrix.gguf has."""
+    images, text = calibration.sources
+    n_multimodal = round(calibration.alpha * calibration.samples)
+    n_text = calibration.samples - n_multimodal
+    if images and text is None:  # text-only samples are of the same set
+        parts = [(images, calibration)]
+    else:
+        only_images = replace(calibration, text=None, alpha=1.0, samples=n_multimodal)
+        only_text = replace(calibration, images=None, alpha=0.0, samples=n_text)
+        parts = [(images or datasets.DEFAULT_IMAGES, only_images)] * (n_multimodal > 0)
+        parts += [(text or datasets.DEFAULT_TEXT, only_text)] * (n_text > 0)
+    drawn: list[object] = []
+    for source, part in parts:
+        on_hub = datasets.is_on_hub(source)
+        drawn.append([datasets.source_name(source), None if on_hub else read_data(run, part, checkpoint).sha256])
+    return drawn
 
 
 def read_data(run: RunFolder, calibration: CalibrationSet, checkpoint: Checkpoint) -> CalibrationData:
@@ -64,7 +89,7 @@ def read_data(run: RunFolder, calibration: CalibrationSet, checkpoint: Checkpoin
         alpha=calibration.alpha,
         seed=calibration.seed,
         cache=run.work / "images",
-        check=picture_check(checkpoint),
+        check=PictureCheck(checkpoint),
     )
 
 
@@ -95,28 +120,29 @@ def place(session: Session, copies: int = 1) -> Placement:
 def adopt_merged(run: RunFolder, spec: ModelSpec, calibration: CalibrationSet, key: str) -> None:
     """Give a merged profile the key that this machine's stage has, where it is from the same model and data.
 
-    File times and the device are part of a key, and shards may come from machines where these differ.
+    A data set may have another name on the machines that the shards come from. Shards of versions that did not record
+    the model's contents are not known again: a fine-tune has the same config and shapes.
     """
     merged = run.read().get("merged")
     stages = run.read()["stages"]
     if not merged or stages.get("profile", {}).get("key") == key or run.changed("profile"):
         return
     read = read_data(run, calibration, spec.checkpoint)
-    here = merged_facts(spec.checkpoint.identity, read.sha256, read.seed, read.alpha, read.n_text)
+    here = merged_facts(spec.checkpoint.fingerprint, read.sha256, read.seed, read.alpha, read.n_text)
     if here == {name: merged.get(name) for name in here}:
         run.update(stages=stages | {"profile": stages["profile"] | {"key": key}})
 
 
-def merged_facts(identity: str, sha256: str, seed: int, alpha: float, n_text: int) -> dict[str, object]:
+def merged_facts(fingerprint: str | None, sha256: str, seed: int, alpha: float, n_text: int) -> dict[str, object]:
     """Return what run.json says about a merged profile, which `adopt_merged` compares."""
-    return {"model_sha256": identity, "sha256": sha256, "seed": seed, "alpha": alpha, "n_text": n_text}
+    return {"model_contents": fingerprint, "sha256": sha256, "seed": seed, "alpha": alpha, "n_text": n_text}
 
 
 def make_profile(session: Session, calibration: CalibrationSet) -> Profile:
     """Run the profile stage: write profile.json, profile.safetensors and imatrix.gguf."""
     run, spec, reporter = session.run, session.spec, session.reporter
     calibration = set_for(spec, calibration, reporter)
-    key = profile_key(spec, calibration, session.options.device)
+    key = profile_key(run, spec, calibration)
     adopt_merged(run, spec, calibration, key)
 
     def make() -> None:
@@ -151,8 +177,12 @@ def make_merged(run: RunFolder, shards: Sequence[Shard], reporter: Reporter = Re
             merge.key_of(shards),
             progress=_progress(reporter),
         )
-        identity = merged_facts(
-            facts.model_sha256, calibration.sha256, calibration.seed, calibration.alpha, facts.n_text_asked
+        identity = {"model_sha256": facts.model_sha256} | merged_facts(
+            given(facts.model_contents),
+            calibration.sha256,
+            calibration.seed,
+            calibration.alpha,
+            facts.n_text_asked,
         )
         run.update(merged={"shards": len(shards)} | identity)
         write_profile(run, result, reporter)

@@ -16,6 +16,7 @@ import click
 from luq_gguf._version import __version__
 from luq_gguf.core import interrupts
 from luq_gguf.core.errors import LuqError, printable
+from luq_gguf.core.terminal import is_plain
 
 COMMANDS = {
     "convert": "Convert a checkpoint to a LUQ GGUF file: profile, plan and quantize in one go.",
@@ -137,7 +138,8 @@ def _run() -> int:
 def _report(error: BaseException, message: str, hint: str, code: int) -> int:
     if os.environ.get("LUQ_DEBUG") == "1":
         traceback.print_exception(error)
-    click.echo(click.style("Error: ", fg="red", bold=True) + printable(message), err=True)
+    styled = click.style("Error: ", fg="red", bold=True)
+    click.echo(styled + printable(message), err=True, color=False if is_plain() else None)
     if hint:
         click.echo(hint, err=True)
     return code

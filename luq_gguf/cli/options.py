@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable
 from dataclasses import fields
@@ -32,6 +33,13 @@ class ShardParam(click.ParamType):  # type: ignore[type-arg]
         if not match or int(match[1]) >= int(match[2]):
             self.fail(f"{value!r} is not a shard; write 0/4, 1/4, 2/4 and 3/4 for four shards.", param, ctx)
         return ShardSpec(int(match[1]), int(match[2]))
+
+
+class UserPath(click.Path):  # type: ignore[type-arg]
+    """A path that may begin with ~, which shells leave as it is behind `--out=`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(os.path.expanduser(value), param, ctx)
 
 
 class Size(click.ParamType):  # type: ignore[type-arg]
@@ -105,7 +113,7 @@ def permissions(*shown: str) -> Callable[[F], F]:
     )  # fmt: skip
 
 
-out = click.option("--out", required=True, type=click.Path(path_type=Path), help="The run folder.")
+out = click.option("--out", required=True, type=UserPath(path_type=Path), help="The run folder.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, to stdout.")
 device = click.option("--device", default="auto", show_default=True, help="Device that the reference model runs on.")
 threads = click.option("--threads", type=click.IntRange(1), help="Threads for llama-quantize.  [default: all cores]")
@@ -132,7 +140,7 @@ types = _chain(
 )
 questions = _chain(
     click.option("--data", "source", metavar="SET", help="A .jsonl file, a folder of images or a Hub dataset id."),
-    click.option("--text", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    click.option("--text", type=UserPath(exists=True, dir_okay=False, path_type=Path),
                  help="A text file, for perplexity and KL divergence on text."),
     click.option("--metric", type=click.Choice(["auto", *METRICS]), default="auto", show_default=True,
                  help="How answers are scored. auto, for each question: vqa with ten answers or more, choice with "
@@ -146,7 +154,7 @@ questions = _chain(
 benchmarks = _chain(
     click.option("--benchmarks", metavar="LIST",
                  help="paper (the nine benchmarks of the LUQ paper), or lmms-eval tasks such as mme,pope,textvqa."),
-    click.option("--benchmark-tasks", type=click.Path(exists=True, file_okay=False, path_type=Path),
+    click.option("--benchmark-tasks", type=UserPath(exists=True, file_okay=False, path_type=Path),
                  help="A folder of additional tasks for lmms-eval."),
     click.option("--limit", type=click.IntRange(1), help="Number of samples of each benchmark.  [default: all]"),
 )  # fmt: skip
@@ -155,12 +163,16 @@ budget = _chain(
     click.option("--target-size", type=Size(), help="Maximum text-model file size, e.g. 3.4GiB (without mmproj)."),
     click.option("--target-bpw", type=Number(), help="Maximum bits per weight of the text model."),
     click.option("--target-tps", type=Number(), help="Minimum predicted decode tokens/s on this machine."),
+    click.option("--predict-speed", is_flag=True,
+                 help="Predict the speed of the file on this machine; tensor types are measured for that, once."),
     click.option("--max-kld", type=Number(),
                  help="Maximum mean KL divergence from the 16-bit file on --eval, in nats."),
     click.option("--min-accuracy", type=Number(), help="Minimum accuracy on --eval, 0 to 1."),
     click.option("--eval", "eval_source", metavar="SET",
                  help="Questions to measure files on, for --max-kld, --min-accuracy, --rank "
                  f"{' or '.join(MEASURED)}, and --plan best."),
+    click.option("--ctx", "n_ctx", default=4096, show_default=True, type=click.IntRange(1),
+                 help="Context size in tokens that files are measured with."),
     click.option("--rank", "rule", type=click.Choice(list(ORDERS)), default="entropy",
                  show_default=True, help="Which layers become low first."),
     click.option("--plan", "plan_kind", type=click.Choice(["luq", "best"]), default="luq", show_default=True,
@@ -234,6 +246,7 @@ def make_plan_arguments(values: dict[str, Any]) -> dict[str, Any]:
     kind = values.pop("plan_kind")
     if kind != "best" and search_options:
         raise click.UsageError(f"{', '.join(sorted(search_options))} can only be used with --plan best.")
+    from luq_gguf.evaluation.questions import QuestionSet
     from luq_gguf.planning.mixed_precision import BestRequest
 
     best = None
@@ -241,8 +254,9 @@ def make_plan_arguments(values: dict[str, Any]) -> dict[str, Any]:
         kinds = tuple(part.strip() for part in search["kinds"].split(",") if part.strip()) if search["kinds"] else None
         swaps = 16 if search["swaps"] is None else search["swaps"]
         best = BestRequest(kinds, search["per"] == "tensor", swaps, search["plan_minutes"])
-    types = {name: values.pop(name) for name in ("low", "high")}
-    return {"budget": budget, "rank": values.pop("rule"), "best": best, "questions": values.pop("eval_source")} | types
+    questions = QuestionSet(values.pop("eval_source"), n_ctx=values.pop("n_ctx"))
+    types = {name: values.pop(name) for name in ("low", "high", "predict_speed")}
+    return {"budget": budget, "rank": values.pop("rule"), "best": best, "questions": questions} | types
 
 
 def make_calibration(values: dict[str, Any]) -> Any:

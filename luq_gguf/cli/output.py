@@ -17,10 +17,16 @@ from luq_gguf import kernels
 from luq_gguf.core import json_output
 from luq_gguf.core.checks import CheckReport
 from luq_gguf.core.json_value import given
+from luq_gguf.core.terminal import is_plain
 from luq_gguf.core.types import LayerEntropy, Plan, PredictedSpeed, Profile
 from luq_gguf.core.units import format_bpw, format_size
 from luq_gguf.method.metrics.intervals import with_interval
 from luq_gguf.reporting.plan_text import describe, unsettled_line
+
+
+def _console(**options: Any) -> Console:
+    """A console that obeys NO_COLOR entirely: rich itself keeps bold and italic then."""
+    return Console(color_system=None if is_plain() else "auto", **options)
 
 
 def print_json(content: Any) -> None:
@@ -29,10 +35,10 @@ def print_json(content: Any) -> None:
 
 def print_table(table: Table) -> None:
     """Print a table within a terminal's width, or at its full width to a file or a pipe, so that no figure is cut."""
-    console = Console()
+    console = _console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         full_width = console.measure(table, options=console.options.update(max_width=10_000)).maximum
-        console = Console(width=max(console.width, full_width))
+        console = _console(width=max(console.width, full_width))
     console.print(table)
 
 
@@ -144,6 +150,8 @@ def _speed_lines(plan: Plan, speed: PredictedSpeed) -> list[str]:
             f"{format_size(speed.faster_bytes or 0)})"
             if speed.faster
             else f"no type between {plan.low} and {speed.high_type} is faster"
+            if speed.others_known
+            else "--predict-speed measures whether another type is faster"
         )
         lines.append(
             f"layers in {plan.low} decode at {speed.low_layer_ratio:.2f} times the speed of {speed.high_type} here; "

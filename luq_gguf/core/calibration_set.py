@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.types import Sample
 
 
@@ -29,12 +28,6 @@ class CalibrationSet:
         """The images and the text as they were written."""
         images, text = (str(source) if source else None for source in (self.images, self.text))
         return images, text
-
-    def key(self) -> str:
-        """Return a key that changes when the request or the local files behind it change."""
-        images, text = self.sources
-        drawn = {"alpha": self.alpha, "n_samples": self.samples, "seed": self.seed}
-        return hash_of({"images": images, "text": text} | drawn, [_stamps(source) for source in self.sources])
 
     def for_text_only(self) -> CalibrationSet:
         """Return the set without images; where it names no text, that is the prompts and answers of `images`."""
@@ -68,11 +61,3 @@ class CalibrationData:
     @property
     def sources(self) -> tuple[str, ...]:
         return tuple(name for name in (self.image_source, self.text_source) if name)
-
-
-def _stamps(source: str | None) -> list[object]:
-    path = Path(source).expanduser() if source else None
-    if path is None or not path.exists():
-        return []
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    return [(str(f.relative_to(path.parent)), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]

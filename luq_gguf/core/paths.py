@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import platformdirs
@@ -25,3 +28,21 @@ def cache(name: str) -> Path:
             "Set HOME, or XDG_CACHE_HOME to a folder that can be written.",
         )
     return folder / name
+
+
+def writable(name: str, info: Callable[[str], None] = lambda sentence: None) -> Path:
+    """Return a folder in the user's cache, made if needed. Where it cannot be written, `info` is told and it is a
+    temporary one, the same for as long as this process runs."""
+    folder = cache(name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        info(f"{folder} cannot be written ({error.strerror}), so nothing is kept there for later")
+        return Path(_temporary(name).name)
+
+
+@functools.cache
+def _temporary(name: str) -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix=f"luq-{name}-")

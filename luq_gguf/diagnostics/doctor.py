@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from luq_gguf.core import machine
 from luq_gguf.core.checks import Check, CheckReport
 from luq_gguf.core.errors import LuqError
 from luq_gguf.llamacpp import child, tools
@@ -122,7 +123,10 @@ def _bindings() -> Check:
         environment = tools.bindings_environment()
     except LuqError as error:
         return Check.failed(name, error.message, error.hint)
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment)
+    try:
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment)
+    except subprocess.TimeoutExpired:
+        return Check.failed(name, "importing them did not finish within two minutes", hint)
     if run.returncode:
         missing = child.missing_library(run.stderr)
         if missing:
@@ -154,4 +158,8 @@ def _machine() -> Iterator[Check]:
         f for f in ("avx2", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimddp") if f" {f}" in flags
     ]
     memory = psutil.virtual_memory().total / 1024**3
-    yield Check.passed("machine", f"{os.cpu_count()} cores, {memory:.1f} GiB, {' '.join(features) or 'no SIMD flags'}")
+    allowed = machine.cores(logical=True)
+    limit = f" (this process may use {allowed})" if allowed != os.cpu_count() else ""
+    yield Check.passed(
+        "machine", f"{os.cpu_count()} cores{limit}, {memory:.1f} GiB, {' '.join(features) or 'no SIMD flags'}"
+    )

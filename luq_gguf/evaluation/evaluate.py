@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,6 @@ from msgspec import UNSET
 
 from luq_gguf.core import paths, text_input
 from luq_gguf.core.errors import EvaluationError
-from luq_gguf.core.hashing import sha256_of
 from luq_gguf.core.images import content_key
 from luq_gguf.core.measurements import Divergence, EvalConditions, EvalResult, Spread
 from luq_gguf.core.reporter import Reporter
@@ -44,10 +44,10 @@ class Evaluation:
     cases: tuple[Case, ...]
 
 
-def cache_folder() -> Path:
-    """Return the folder where measurements of files outside run folders are kept; it is created if needed."""
-    folder = paths.cache("eval")
-    folder.mkdir(parents=True, exist_ok=True)
+def cache_folder(info: Callable[[str], None]) -> Path:
+    """Return the folder where measurements of files outside run folders are kept; it is created if needed. `info` is
+    told where it cannot be written."""
+    folder = paths.writable("eval", info)
     (folder / ".lock").touch()
     tools.hold(folder / ".lock")
     return folder
@@ -65,7 +65,7 @@ def read_data(
         raise EvaluationError("There is no data to measure on.", "Give --data SET, --text FILE or --benchmarks LIST.")
     read = datasets.read_questions(source, n_samples, seed, cache) if source else ()
     chunks = _chunks(model, text, n_chunks) if text else ()
-    digest = hashlib.sha256(json.dumps(chunks).encode())
+    digest, asked = (hashlib.sha256(json.dumps(chunks).encode()) for _ in range(2))
     samples: dict[str, Sample] = {}
     for sample in read:
         image = content_key(sample.image) if sample.image else ""
@@ -73,8 +73,10 @@ def read_data(
         if line not in samples:
             samples[line] = sample
             digest.update(line.encode())
+            asked.update(json.dumps([image, sample.prompt]).encode())
     name = " + ".join(datasets.source_name(str(part)) for part in (source, text) if part)
-    return EvalData(name, tuple(samples.values()), chunks, digest.hexdigest(), len(read) - len(samples))
+    different = tuple(samples.values())
+    return EvalData(name, different, chunks, digest.hexdigest(), asked.hexdigest(), len(read) - len(different))
 
 
 def no_data(reference: Path | None) -> EvalData:
@@ -84,7 +86,8 @@ def no_data(reference: Path | None) -> EvalData:
             f"Files are compared with {reference.name} on questions or a text, not on benchmarks.",
             "Give --data SET or --text FILE, or leave --reference out.",
         )
-    return EvalData("", (), (), hashlib.sha256(b"").hexdigest())
+    nothing = hashlib.sha256(b"").hexdigest()
+    return EvalData("", (), (), nothing, nothing)
 
 
 def _chunks(model: Path, text: Path, n_chunks: int) -> tuple[tuple[int, ...], ...]:
@@ -161,11 +164,17 @@ def evaluate(
     metric: str = "auto",
     scratch: Path | None = None,
     reporter: Reporter = Reporter(),
+    check: bool = False,
 ) -> Evaluation:
     """Measure a file, and the reference if it has not been measured on this data yet.
 
-    Measurements are kept in `work`, but those of the file itself in `scratch` if that is given.
+    Measurements are kept in `work`, but those of the file itself in `scratch` if that is given. With `check`, what does
+    not fit in the context is refused before anything is measured (EvaluationError).
     """
+    if data.chunks and target.n_ctx < CHUNK:
+        raise EvaluationError(
+            f"--ctx {target.n_ctx} is less than the {CHUNK} tokens that a chunk of --text has.", f"Give --ctx {CHUNK}."
+        )
     chosen = scoring.choose_metrics(metric, data.samples)
     if chosen is None and reference is None and data.samples and not data.chunks:
         raise EvaluationError(
@@ -177,22 +186,23 @@ def evaluate(
     if reference:
         check_comparable(target.model, reference.model)
         name = f"reference {reference.model.name}"
-        folder = measure_reference(reference, data, work, lambda done, total: reporter.progress(name, done, total))
+        told = partial(reporter.progress, name)
+        folder = measure_reference(reference, data, work, told, check=check)
         theirs = reference_answers(folder, data)
         floor = noise_floor(target, data, scratch or work)
-    name = target.model.name
-    cases = compare(target, data, folder, work, lambda done, total: reporter.progress(name, done, total), scratch)
+    told = partial(reporter.progress, target.model.name)
+    cases = compare(target, data, folder, work, told, scratch, check=check and reference is None)
     answers = [case.answer or "" for case in cases if case.name[0] == "q"]
     scores = scoring.scores(answers, data, chosen)
     before = None if scores is None or theirs is None else scoring.scores(theirs, data, chosen)
     different = _different(data)
-    asked, told = ([case for case in cases if case.name[0] == kind and case.name in different] for kind in "qt")
-    main = asked or told
+    asked, read = ([case for case in cases if case.name[0] == kind and case.name in different] for kind in "qt")
+    main = asked or read
     same = [case.same_top for case in main if case.same_top is not None]
     nll = [case.nll for case in cases if case.nll is not None]
     result = EvalResult(
         file=target.model.name,
-        file_sha256=sha256_of(target.model),
+        file_sha256=target.sha256,
         reference=reference.model.name if reference else None,
         n_samples=len(data.samples) or len(data.chunks),
         metric=scoring.metric_name(chosen),
@@ -203,7 +213,7 @@ def evaluate(
         kld=_divergence(main, cases, floor),
         kld_prompt=_spread([case.kld[: case.n_prompt] for case in asked if case.kld is not None]),
         kld_answer=_spread([case.kld[case.n_prompt :] for case in asked if case.kld is not None]),
-        kld_text=_spread([case.kld for case in told if case.kld is not None]),
+        kld_text=_spread([case.kld for case in read if case.kld is not None]),
         same_top=float(np.concatenate(same).mean()) if same else None,
         perplexity=float(np.exp(np.concatenate(nll).mean())) if nll else None,
         n_chunks=len(data.chunks),

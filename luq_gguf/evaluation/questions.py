@@ -13,6 +13,7 @@ from luq_gguf.core.measurements import SharedCounts
 from luq_gguf.core.types import Budget, EvalData, Sample
 from luq_gguf.evaluation import evaluate as evaluation
 from luq_gguf.evaluation import scoring
+from luq_gguf.evaluation.context import check_context
 from luq_gguf.hf import datasets
 from luq_gguf.method.metrics import vqa
 from luq_gguf.method.orders import MEASURED_OPTIONS
@@ -49,6 +50,19 @@ class QuestionSet:
             seed=self.seed,
             cache=cache,
         )
+
+    def drawn(self, cache: Path) -> tuple[Sample, ...]:
+        """Return the questions themselves. Raises CalibrationError and EvaluationError."""
+        if self.source is None:
+            raise EvaluationError("There are no questions to measure on.", "Give --eval SET.")
+        return datasets.read_questions(str(self.source), self.samples, self.seed, cache)
+
+    def check_context(self, model: Path, mmproj: Path | None, samples: Sequence[Sample]) -> None:
+        """Refuse questions that do not fit in the context of a file, or of a header-only GGUF. Raises
+        EvaluationError."""
+        name = datasets.source_name(str(self.source))
+        numbered = dict(enumerate(samples))
+        check_context(model, mmproj, name, numbered, n_ctx=self.n_ctx, max_tokens=self.max_tokens)
 
 
 def shared_with_calibration(run: RunFolder, samples: Sequence[Sample]) -> SharedCounts:

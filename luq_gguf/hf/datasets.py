@@ -10,17 +10,19 @@ import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from luq_gguf.core import text_input
 from luq_gguf.core.calibration_set import CalibrationData
 from luq_gguf.core.errors import CalibrationError
-from luq_gguf.core.images import ValueRangeError, content_key, open_rgb, to_rgb
+from luq_gguf.core.hashing import asked_once, content_of
+from luq_gguf.core.images import FORMATS, PIXELS, ValueRangeError, content_key, open_rgb, to_rgb
 from luq_gguf.core.placeholders import without_placeholders
 from luq_gguf.core.types import Sample
 from luq_gguf.hf import sample_rows
@@ -29,8 +31,6 @@ from luq_gguf.hf.sample_files import read_jsonl
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-PictureCheck = Callable[["Image"], None]  # raises ValueError for a picture that a processor rejects
 
 DEFAULT_IMAGES = "HuggingFaceM4/A-OKVQA"
 DEFAULT_TEXT = "Salesforce/wikitext:wikitext-2-raw-v1"
@@ -43,6 +43,15 @@ IMAGE_SUFFIXES = {
 TO_LEARN = ("train",)  # splits of a Hub dataset
 TO_MEASURE = ("validation", "val", "test")  # test answers are often kept back
 CHARACTERS_PER_CHUNK = 4096  # enough text for a chunk of 512 tokens in any of the usual vocabularies
+
+
+class PictureCheck(Protocol):
+    """Raises ValueError for a picture that a processor rejects; `key` stands for all that decides it."""
+
+    @property
+    def key(self) -> str: ...
+
+    def __call__(self, picture: Image, /) -> None: ...
 
 
 def read_calibration(
@@ -106,7 +115,7 @@ def read_calibration(
         document = _read_text(text or DEFAULT_TEXT, n_text * CHARACTERS_PER_CHUNK)
         text_source = source_name(text or DEFAULT_TEXT)
     source_of = {image_source: image_set, text_source: text or DEFAULT_TEXT}
-    commits = {name: _commit_of(source) for name, source in source_of.items() if name and _is_on_hub(source)}
+    commits = {name: _commit_of(source) for name, source in source_of.items() if name and is_on_hub(source)}
     return CalibrationData(
         tuple(multimodal),
         samples,
@@ -147,6 +156,22 @@ def read_questions(
     return tuple(samples)
 
 
+def _check_picture(path: Path, check: PictureCheck | None) -> None:
+    """Decode and check a picture, the first time that anything asks about its contents: photos take a while. Raises
+    ValueError."""
+
+    def is_good() -> bool:
+        picture = open_rgb(path)
+        if check:
+            check(picture)
+        return True
+
+    if "\0" in str(path) or not path.is_file():
+        open_rgb(path)  # says why
+    reading = f"picture {version('pillow')} {PIXELS} {','.join(FORMATS)}"
+    asked_once(f"{reading} {check.key}" if check else reading, content_of(path), is_good)
+
+
 def source_name(source: str) -> str:
     """Return how a source is named in published files: a Hub id, or a file's name without its folders."""
     return Path(source).expanduser().name if _is_local(source) else source
@@ -177,9 +202,7 @@ def _readable(
         if sample.image is None:
             continue
         try:
-            picture = open_rgb(sample.image)
-            if check:
-                check(picture)
+            _check_picture(sample.image, check)
             good.append(sample)
         except (OSError, ValueError):
             bad.append(sample.image.name[:100])  # for a message; who makes names of a megabyte has no need of the rest
@@ -215,7 +238,7 @@ def _hub_rows(source: str, seed: int, splits: Sequence[str] = TO_LEARN) -> Itera
 
     name, config, split, *_ = [*source.split(":"), "", ""]
     try:
-        commit = _commit_of(source) if _is_on_hub(source) else None
+        commit = _commit_of(source) if is_on_hub(source) else None
         if not split:
             available = datasets.get_dataset_split_names(name, config or None, revision=commit)
             split = next((name for name in splits if name in available), available[0])
@@ -236,7 +259,7 @@ def _class_name(feature: Any, number: int | None) -> str | None:
     return None if number is None or number < 0 else str(feature.int2str(number))
 
 
-def _is_on_hub(source: str) -> bool:
+def is_on_hub(source: str) -> bool:
     return not _is_local(source) and not _is_local(source.split(":")[0])
 
 
@@ -272,7 +295,7 @@ def samples_from_rows(rows: Iterable[dict[str, Any]], count: int | None, cache: 
             picture = to_rgb(image)
         except ValueRangeError as error:
             raise CalibrationError(f"An image of the dataset {error}.", "Choose another dataset.") from None
-        name = hashlib.sha256(picture.tobytes()).hexdigest()[:24]
+        name = hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()[:24]
         path = cache / f"{name}.png"
         if not path.exists():
             picture.save(path)

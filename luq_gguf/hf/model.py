@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from luq_gguf.core import process_state
+from luq_gguf.core import machine, process_state
 from luq_gguf.core.errors import CheckpointError
 from luq_gguf.hf import devices, experts
 from luq_gguf.hf.checkpoint import Checkpoint
@@ -118,6 +118,7 @@ def load_reference(checkpoint: Checkpoint, placement: Placement) -> tuple[nn.Mod
     """
     with process_state.TORCH, _without_bars(), refusals(checkpoint), devices.memory_errors(placement):
         experts.register()
+        torch.set_num_threads(min(torch.get_num_threads(), machine.cores(logical=True)))  # not aware of CPU quotas
         model = _auto_class(checkpoint).from_pretrained(
             checkpoint.folder,
             dtype=placement.dtype,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from luq_gguf.core import atomic
+from luq_gguf.core import atomic, machine
 from luq_gguf.core.errors import ConversionError, TypeNameError, VerificationError
 from luq_gguf.core.types import ImportanceMatrix, ModelTensors, Plan, TensorChoice
 from luq_gguf.llamacpp import child, labels, tools
@@ -201,7 +201,8 @@ def quantize(
     with atomic.whole(out) as part:
         written = f"./{os.path.relpath(part, source.parent)}"  # a name in digits would be read as an ftype
         words = arguments(types_file.name, f"./{source.name}", written, plan.high, entries or {})
-        command: list[str | Path] = [llama.tool("llama-quantize"), *words, *([str(threads)] if threads else [])]
+        count = threads or machine.cores(logical=True)  # by itself it takes all, whatever a container allows
+        command: list[str | Path] = [llama.tool("llama-quantize"), *words, str(count)]
         child.run(
             command,
             child.Failure(ConversionError, "llama-quantize"),

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from luq_gguf._version import __version__
 from luq_gguf.core import atomic, interrupts, unix
 from luq_gguf.core.errors import InputError, RunFolderError
-from luq_gguf.core.hashing import sha256_of
+from luq_gguf.core.hashing import content_of
 from luq_gguf.run.serialization import read_json, write_json
 
 resource = unix.module("resource")
@@ -131,9 +131,9 @@ class RunFolder:
         status = path.stat()
         if status.st_size != fact["n_bytes"]:
             return False
-        if status.st_mtime_ns == fact["mtime_ns"]:
-            return True
-        return bool(fact["sha256"]) and sha256_of(path) == fact["sha256"]
+        if fact["sha256"]:
+            return content_of(path) == str(fact["sha256"])
+        return bool(status.st_mtime_ns == fact["mtime_ns"])  # of a temporary file nothing else is known
 
     def outputs(self, stage: str) -> dict[str, dict[str, Any]]:
         """Return what a finished stage wrote: name -> n_bytes, mtime_ns, sha256; empty where it is not finished."""
@@ -185,7 +185,7 @@ class RunFolder:
     def _fact(self, name: str, *, hashed: bool = True) -> dict[str, Any]:
         path = self.path / name
         status = path.stat()
-        digest = sha256_of(path) if hashed else ""
+        digest = content_of(path) if hashed else ""
         return {"n_bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": digest}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING
 from luq_gguf.core import atomic, machine
 from luq_gguf.core.clip_vision import ClipVision
 from luq_gguf.core.errors import CheckpointError, MemoryLimitError, RunFolderError
-from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import ModelTensors, Profile, RunOptions
 from luq_gguf.core.units import format_size
@@ -55,11 +55,20 @@ def safe_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
 
 
+def spelled_out(model: str) -> str:
+    """Return a checkpoint's folder as an absolute path, so that it is found from any folder; a Hub id as it is."""
+    folder = Path(model).expanduser()
+    return os.path.abspath(folder) if folder.is_dir() else model
+
+
 def claim(run: RunFolder, model: str, *, overwrite: bool, subfolder: str | None = None) -> None:
     """Claim a run folder for one model, which lies in `subfolder` of its folder or repository. Raises RunFolderError
     where the run folder belongs to another."""
-    record = run.read()
-    before, wanted = (record.get("model"), record.get("subfolder")), (model, subfolder)
+    record, model = run.read(), spelled_out(model)
+    recorded = record.get("model")
+    if isinstance(recorded, str) and Path(recorded).is_dir() and Path(model).is_dir():
+        recorded = model if Path(recorded).samefile(model) else recorded
+    before, wanted = (recorded, record.get("subfolder")), (model, subfolder)
     if before[0] is not None and before != wanted and not overwrite:
         raise RunFolderError(
             f"{run.path} contains a run of {'/'.join(filter(None, before))}.",
@@ -91,7 +100,7 @@ def load_model_spec(
     llama = tools.find()
     low, high = reader.check_type(low, "--low"), quantize.check_ftype(llama, high)
     record = run.read()
-    resuming = record.get("model") == model  # a run stays with the commit it began with
+    resuming = record.get("model") == spelled_out(model)  # a run stays with the commit it began with
     checkpoint = checkpoints.open_checkpoint(
         model,
         trust_remote_code=options.trust_remote_code,
@@ -115,7 +124,7 @@ def load_model_spec(
         prompt_check.check(checkpoint, reader.read(path), reporter)
         preflight_cache.save(checkpoint, llama, path, header_bytes, calibratable)
 
-    key = hash_of(checkpoint.fingerprint, str(llama.converter), preflight_cache.CHECKS)
+    key = preflight_cache.key_of(checkpoint, llama)
     if not path.exists():  # no recorded output: its hole has the size of the model, and hashing reads it all
         run.forget("door")
     run.run_stage("door", key, [".work/listenable.json"], make)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -68,6 +69,22 @@ def test_a_second_run_repeats_no_stage(small, cli, tmp_path):
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == run.result
     assert json.loads((run.folder / "run.json").read_text())["stages"] == before
+
+
+@pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True)
+def test_other_paths_times_and_devices_repeat_no_stage(small, cli, tmp_path, tiny_model, calibration_file, monkeypatch):
+    """The checkpoint by a relative path and a link; the calibration set copied, with new times; the CPU named."""
+    run = small.copy(tmp_path / "run")
+    before = json.loads((run.folder / "run.json").read_text())["stages"]
+    copied = shutil.copytree(calibration_file.parent, tmp_path / "set", copy_function=shutil.copyfile)
+    (tmp_path / tiny_model.name).symlink_to(tiny_model)
+    monkeypatch.chdir(tmp_path)
+    given = {tiny_model: f"./{tiny_model.name}/", calibration_file: copied / calibration_file.name, run.folder: "run"}
+    done = cli(*[given.get(a, a) for a in run.arguments], "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    after = json.loads((run.folder / "run.json").read_text())
+    assert after["stages"] == before
+    assert Path(after["model"]).is_absolute()
 
 
 def test_the_same_inputs_give_the_same_bytes(small, cli, tmp_path):

@@ -259,6 +259,7 @@ def test_images_that_the_processor_rejects_are_skipped_and_named_like_unreadable
         if picture.getpixel((0, 0)) == (60, 0, 0):
             raise ValueError("too red")
 
+    check.key = "not too red"
     (pictures / "0.png").write_bytes(b"no picture")
     source, options = str(pictures), {"n_samples": 10, "alpha": 1.0, "seed": 0, "cache": tmp_path}
     found = read_calibration(source, None, **options, check=check)

@@ -79,14 +79,16 @@ class LlamaClient:
         embeddings: Path | None = None,
         kernels: Path | None = None,
         limits: Limits | None = None,
+        weights: bool = True,
     ) -> None:
         """`kernels` is a plugin to load. `limits` are for files from anywhere: weights that are not finite are rejected
-        then, too."""
+        then, too. Without `weights` only `count` works, also of a header-only GGUF."""
         self._command = [sys.executable, "-m", "luq_gguf.llamacpp.runtime.worker", str(model), "--ctx", str(n_ctx)]
         self._command += ["--batch", str(n_batch)]
         self._command += ["--mmproj", str(mmproj)] if mmproj else []
         self._command += ["--threads", str(threads)] if threads else []
         self._command += ["--embeddings", str(embeddings)] if embeddings else []
+        self._command += [] if weights else ["--no-weights"]
         self._command += ["--kernels", str(kernels)] if kernels else []
         self._command += ["--check", "--max-memory", str(limits.memory_bytes)] if limits else []
         self._name = model.name
@@ -144,6 +146,10 @@ class LlamaClient:
         """Return the seconds of one answer of so many tokens: encode_seconds (the vision half), first_token_seconds,
         answer_seconds; and n_prompt, n_answer tokens."""
         return self._request(time=prompt, image=str(image) if image else None, max_tokens=max_tokens)
+
+    def count(self, prompt: str, image: Path | None = None) -> int:
+        """Return how many tokens a prompt has in the model's own chat format, its image's included."""
+        return int(self._request(count=prompt, image=str(image) if image else None)["n_prompt"])
 
     @property
     def pid(self) -> int:
