@@ -186,9 +186,9 @@ def quantize(
             on_progress(int(match[1]), int(match[2]))
 
     command: list[str | Path] = [llama.tool("llama-quantize"), "--imatrix", header_only.IMATRIX_NAME]
-    command += ["--tensor-type-file", types_file.name, source.name]
+    command += ["--tensor-type-file", types_file.name, f"./{source.name}"]  # a name in digits would be read as an ftype
     with atomic.whole(out) as part:
-        command += [os.path.relpath(part, source.parent), plan.high, *([str(threads)] if threads else [])]
+        command += [f"./{os.path.relpath(part, source.parent)}", plan.high, *([str(threads)] if threads else [])]
         child.run(
             command,
             child.Failure(ConversionError, "llama-quantize"),
