@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from luq_gguf.core import process_state
 from luq_gguf.core.errors import CheckpointError, LuqError
 from luq_gguf.hf.checkpoint import Checkpoint
 
@@ -46,22 +47,23 @@ def load_processor(folder: Path, *, trust_remote_code: bool = False) -> Any:
     An image processor whose class transformers no longer has is replaced by the one that it has for the model. Raises
     what transformers raises when a part is missing or unreadable.
     """
-    from transformers import AutoConfig, AutoProcessor, AutoTokenizer
-    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+    with process_state.TORCH:
+        from transformers import AutoConfig, AutoProcessor, AutoTokenizer
+        from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    if type(config) in PROCESSOR_MAPPING:
-        processor_class = PROCESSOR_MAPPING[type(config)]
-        without_video = images_and_text(processor_class)
-        try:
-            if without_video is not processor_class:
-                return without_video.from_pretrained(folder)  # type: ignore[attr-defined]
-            return AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        except ValueError as error:
-            if "Unrecognized image processor" not in str(error):
-                raise
-            return without_video.from_pretrained(folder, config=config)  # type: ignore[attr-defined]
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        if type(config) in PROCESSOR_MAPPING:
+            processor_class = PROCESSOR_MAPPING[type(config)]
+            without_video = images_and_text(processor_class)
+            try:
+                if without_video is not processor_class:
+                    return without_video.from_pretrained(folder)  # type: ignore[attr-defined]
+                return AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
+            except ValueError as error:
+                if "Unrecognized image processor" not in str(error):
+                    raise
+                return without_video.from_pretrained(folder, config=config)  # type: ignore[attr-defined]
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
 
 
 def picture_check(checkpoint: Checkpoint) -> Callable[[Image], None]:
@@ -79,7 +81,8 @@ def picture_check(checkpoint: Checkpoint) -> Callable[[Image], None]:
             loaded.append(getattr(processor, "image_processor", None))
         try:
             if loaded[0]:
-                loaded[0](images=[picture], return_tensors="pt")
+                with process_state.TORCH:
+                    loaded[0](images=[picture], return_tensors="pt")
         except Exception as error:  # each family's processor has its own limits, and errors of its own
             raise ValueError(f"the image processor rejects it: {error}") from None
         accepted.add(picture.size)
