@@ -12,6 +12,7 @@ import numpy as np
 from luq_gguf.calibration import entropy_estimate
 from luq_gguf.calibration.forward_pass import CAPACITY, forward, pass_key, run_pass
 from luq_gguf.calibration.reservoir import MODALITIES, SampledVectors
+from luq_gguf.core import overlap
 from luq_gguf.core.calibration_set import CalibrationData
 from luq_gguf.core.profile_facts import CalibrationFacts, EstimatorFacts
 from luq_gguf.core.types import COLUMNS, ImportanceMatrix, Profile
@@ -147,4 +148,5 @@ def calibration_facts(calibration: CalibrationData) -> CalibrationFacts:
         seed=calibration.seed,
         sha256=calibration.sha256,
         skipped_images=calibration.skipped,
+        seen=overlap.seen(calibration.multimodal, (*calibration.multimodal, *calibration.text_lines)),
     )

@@ -110,6 +110,7 @@ def write(
         | {f"samples.{name}": reservoir.samples[name][taken[name]] for name in MODALITIES}
         | seen_arrays(reservoir)
     )
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}  # safetensors writes memory as it is
     facts = ShardFacts(
         version=VERSION,
         share=share,

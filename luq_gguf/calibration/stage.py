@@ -5,8 +5,11 @@ inputs are unchanged. Nothing here prints: the `Reporter` is told.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from luq_gguf.core import atomic
 from luq_gguf.core.calibration_set import CalibrationData, CalibrationSet
@@ -18,6 +21,7 @@ from luq_gguf.hf import datasets
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.processor import picture_check
 from luq_gguf.llamacpp.gguf import header_only, imatrix
+from luq_gguf.method import importance
 from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import ModelSpec, check_memory
@@ -126,7 +130,7 @@ def make_profile(session: Session, calibration: CalibrationSet) -> Profile:
         )
         if run.read().get("merged"):
             run.update(merged=None)
-        _write_profile(run, result)
+        write_profile(run, result, reporter)
 
     run.run_stage("profile", key, PROFILE_FILES, make)
     return _finished_profile(run)
@@ -151,7 +155,7 @@ def make_merged(run: RunFolder, shards: Sequence[Shard], reporter: Reporter = Re
             facts.model_sha256, calibration.sha256, calibration.seed, calibration.alpha, facts.n_text_asked
         )
         run.update(merged={"shards": len(shards)} | identity)
-        _write_profile(run, result)
+        write_profile(run, result, reporter)
 
     run.run_stage("profile", shards[0].facts.request_key, PROFILE_FILES, make)
     return _finished_profile(run)
@@ -172,14 +176,21 @@ def _progress(reporter: Reporter) -> Progress:
     )
 
 
-def _write_profile(run: RunFolder, result: ProfileResult) -> None:
+def write_profile(run: RunFolder, result: ProfileResult, reporter: Reporter = Reporter()) -> None:
+    """Write a profile's three files. Columns that were never active get a little importance (`importance.floored`),
+    and the reporter is told of them."""
     from safetensors.numpy import save_file
 
     profile, matrix, arrays = result
+    never_active = importance.never_active(matrix)
+    if never_active.sentence:
+        reporter.info(never_active.sentence)
+        profile = replace(profile, calibration=replace(profile.calibration, never_active=never_active))
     with atomic.whole(run.file(header_only.IMATRIX_NAME)) as part:
-        imatrix.write(part, matrix, list(profile.calibration.sources), 512)
+        imatrix.write(part, importance.floored(matrix), list(profile.calibration.sources), 512)
     with atomic.whole(run.file("profile.safetensors")) as part:
-        save_file(arrays, part)
+        contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}  # it writes memory as it is
+        save_file(contiguous, part)
         part.chmod(run.file("run.json").stat().st_mode & 0o777)  # the library makes it private
     serialization.write_json(run.file("profile.json"), profile.to_json())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import fields
@@ -45,6 +46,26 @@ class Size(click.ParamType):  # type: ignore[type-arg]
         if not match or float(match[1]) == 0:
             self.fail(f"{value!r} is not a size; write 3.4GiB, 900MiB or 3650000000.", param, ctx)
         return int(float(match[1]) * _UNITS[match[2]])
+
+
+class Number(click.ParamType):  # type: ignore[type-arg]
+    """Parses a finite number, which may be bounded below: click's own takes nan and inf."""
+
+    name = "float"
+
+    def __init__(self, least: float | None = None) -> None:
+        self.least = least
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        if self.least is not None and number < self.least:
+            self.fail(f"{value!r} is less than {self.least:g}.", param, ctx)
+        return number
 
 
 def _chain(*decorators: Callable[[F], F]) -> Callable[[F], F]:
@@ -101,7 +122,7 @@ files = _chain(
 calibration = _chain(
     click.option("--calib", metavar="SET", help="A folder of images, a .jsonl file or a Hub dataset id."),
     click.option("--calib-text", metavar="TEXT", help="A text file or a Hub dataset id for the text-only samples."),
-    click.option("--alpha", default=0.5, show_default=True, help="Share of multimodal samples, 0 to 1."),
+    click.option("--alpha", type=Number(), default=0.5, show_default=True, help="Share of multimodal samples, 0 to 1."),
     click.option("--samples", default=128, show_default=True, help="Number of calibration samples."),
     click.option("--seed", default=0, show_default=True, help="Seed for sampling, K-means and --rank random."),
 )
@@ -132,10 +153,11 @@ benchmarks = _chain(
 budget = _chain(
     click.option("--low-layers", type=int, help="How many layers become low."),
     click.option("--target-size", type=Size(), help="Maximum text-model file size, e.g. 3.4GiB (without mmproj)."),
-    click.option("--target-bpw", type=float, help="Maximum bits per weight of the text model."),
-    click.option("--target-tps", type=float, help="Minimum predicted decode tokens/s on this machine."),
-    click.option("--max-kld", type=float, help="Maximum mean KL divergence from the 16-bit file on --eval, in nats."),
-    click.option("--min-accuracy", type=float, help="Minimum accuracy on --eval, 0 to 1."),
+    click.option("--target-bpw", type=Number(), help="Maximum bits per weight of the text model."),
+    click.option("--target-tps", type=Number(), help="Minimum predicted decode tokens/s on this machine."),
+    click.option("--max-kld", type=Number(),
+                 help="Maximum mean KL divergence from the 16-bit file on --eval, in nats."),
+    click.option("--min-accuracy", type=Number(), help="Minimum accuracy on --eval, 0 to 1."),
     click.option("--eval", "eval_source", metavar="SET",
                  help="Questions to measure files on, for --max-kld, --min-accuracy, --rank "
                  f"{' or '.join(MEASURED)}, and --plan best."),
@@ -149,7 +171,7 @@ budget = _chain(
                  help="For --plan best: choose a type for each layer, or for each part of it.  [default: layer]"),
     click.option("--swaps", type=click.IntRange(0),
                  help="For --plan best: maximum number of swaps to measure.  [default: 16]"),
-    click.option("--plan-minutes", type=click.FloatRange(0),
+    click.option("--plan-minutes", type=Number(0),
                  help="For --plan best: stop searching after this many minutes."),
 )  # fmt: skip
 hub = _chain(
@@ -161,6 +183,11 @@ hub = _chain(
         help="Commit to this branch, and create it if it does not exist.  [default: main]",
     ),
     click.option("--create-pr", is_flag=True, help="Open a pull request instead of committing to main."),
+    click.option(
+        "--overwrite-card",
+        is_flag=True,
+        help="Replace what was edited on the Hub in the part of its README.md that luq-gguf writes.",
+    ),
     click.option(
         "--base-model", metavar="OWNER/NAME", help="Base model on the Hub, if the checkpoint is a local folder."
     ),
@@ -245,12 +272,14 @@ def make_target(repo: str | None, values: dict[str, Any]) -> tuple[Any, str | No
 
     Raises UsageError where they were given without a repository to publish to.
     """
-    names = ("create", "private", "revision", "create_pr", "base_model")
-    create, private, revision, create_pr, base_model = (values.pop(name) for name in names)
+    names = ("create", "private", "revision", "create_pr", "overwrite_card", "base_model")
+    create, private, revision, create_pr, overwrite_card, base_model = (values.pop(name) for name in names)
     if repo is None:
-        if create or private or revision or create_pr or base_model:
-            raise click.UsageError("--create, --private, --revision, --create-pr and --base-model need --upload.")
+        if create or private or revision or create_pr or overwrite_card or base_model:
+            raise click.UsageError(
+                "--create, --private, --revision, --create-pr, --overwrite-card and --base-model need --upload."
+            )
         return None, None
     from luq_gguf.publishing.access import Target
 
-    return Target(repo, revision, create or private, private, create_pr), base_model
+    return Target(repo, revision, create or private, private, create_pr, overwrite_card), base_model

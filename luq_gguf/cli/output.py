@@ -18,7 +18,8 @@ from luq_gguf.core import json_output
 from luq_gguf.core.checks import CheckReport
 from luq_gguf.core.json_value import given
 from luq_gguf.core.types import LayerEntropy, Plan, PredictedSpeed, Profile
-from luq_gguf.core.units import format_size
+from luq_gguf.core.units import format_bpw, format_size
+from luq_gguf.method.metrics.intervals import with_interval
 from luq_gguf.reporting.plan_text import describe, unsettled_line
 
 
@@ -87,7 +88,8 @@ def plan_lines(plan: Plan) -> list[str]:
     """Return sentences about a plan."""
     lines = [
         describe(plan),
-        f"predicted file: {format_size(plan.predicted_file_bytes)} ({plan.bpw:.3f} bpw), without mmproj and KV cache",
+        f"predicted file: {format_size(plan.predicted_file_bytes, up=True)} ({format_bpw(plan.bpw)} bpw), "
+        "without mmproj and KV cache",
     ]
     if plan.speed:
         lines += _speed_lines(plan, plan.speed)
@@ -116,9 +118,9 @@ def _quality_lines(plan: Plan) -> list[str]:
     kld, expected, lines = plan.measured_kld, plan.predicted_kld, []
     if kld:
         prediction = f" (predicted {expected.value:.3g} +- {expected.error:.2g})" if expected else ""
-        lines.append(
-            f"measured: mean KLD {kld.mean:.3g} ({kld.low:.3g} to {kld.high:.3g}) from the 16-bit file" + prediction
-        )
+        figure = with_interval(f"{kld.mean:.3g}", kld.low, kld.high, ".3g")
+        lines.append(f"measured: mean KLD {figure} from the 16-bit file" + prediction)
+        lines += filter(None, [kld.on.caveat])
     if expected and (lowest := given(expected.of_all_types_within_budget)):
         lines.append(
             f"{expected.files_measured} files measured, {expected.swaps_measured} of them swaps, of which "

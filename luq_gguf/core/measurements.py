@@ -5,7 +5,7 @@ A field that is UNSET is no key on disk, where one that is None is null.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,20 +16,21 @@ from luq_gguf.core.json_value import JsonValue, given
 
 @dataclass(frozen=True)
 class Estimate(JsonValue):
-    """A mean with its 95% interval."""
+    """A mean with its 95% interval; None for both ends where there were too few samples for one."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True)
 class Spread:
-    """KL divergence over n_positions of tokens, in nats: mean with its 95% interval, and quantiles."""
+    """KL divergence over n_positions of tokens, in nats: mean with its 95% interval (None where there were too few
+    different prompts for one), and quantiles."""
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     median: float
     p90: float
     p99: float
@@ -38,7 +39,8 @@ class Spread:
 
 @dataclass(frozen=True)
 class Divergence(Spread):
-    """A Spread with what the reference diverges from itself (`floor`), and the mean that kept tokens do not show."""
+    """A Spread with what the file diverges from itself where other batches are computed (`floor`; before version
+    0.2, what the reference did), and the mean that kept tokens do not show."""
 
     floor: float | None
     missing_beyond_kept: float
@@ -112,8 +114,24 @@ class BenchmarkConditions:
     prompt_as_template: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class SharedCounts(JsonValue):
+    """How many questions, and how many of their pictures, the profile was calibrated with; UNSET where that is not
+    known."""
+
+    shared_lines: int | UnsetType = UNSET
+    shared_pictures: int | UnsetType = UNSET
+
+    def overlap(self, n_questions: int) -> str | None:
+        """Return a sentence on the questions that were calibrated with; None where there are none."""
+        lines, pictures = given(self.shared_lines), given(self.shared_pictures)
+        parts = [f"{lines} were calibrated with"] if lines else []
+        parts += [f"{pictures} have pictures that were"] if pictures else []
+        return f"of {n_questions} questions {' and '.join(parts)}: others may give worse figures" if parts else None
+
+
 @dataclass(frozen=True)
-class EvalConditions(JsonValue):
+class EvalConditions(SharedCounts):
     """What a file was measured on, and how; `benchmarks` where any were run."""
 
     data: str | None
@@ -152,6 +170,17 @@ class EvalResult(JsonValue):
     n_scored: int | UnsetType = UNSET
 
     @property
+    def extent(self) -> tuple[int, int, int]:
+        """How much was measured, for comparing with other measurements of a file: questions or chunks, chunks, and
+        tokens of an answer."""
+        return self.n_samples, self.n_chunks, self.conditions.max_tokens
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether it has a figure of its own, beside those of benchmarks."""
+        return self.kld is not None or self.accuracy is not None or self.perplexity is not None
+
+    @property
     def benchmark_metrics(self) -> list[tuple[str, Benchmark, str, BenchmarkMetric]]:
         """Every metric of every benchmark: (name, benchmark, metric's name, metric)."""
         benchmarks = given(self.benchmarks) or {}
@@ -169,3 +198,9 @@ class EvalResult(JsonValue):
             self.perplexity,
         )
         return Metrics(*measured, self.metric)
+
+
+def largest(results: Iterable[EvalResult]) -> EvalResult | None:
+    """Return the measurement of a file on the most questions or chunks, and of several such the first, which is the
+    last that was made; None if there is none."""
+    return max((result for result in results if result.is_measured), key=lambda result: result.extent, default=None)

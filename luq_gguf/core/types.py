@@ -37,13 +37,14 @@ class Sample:
 class EvalData:
     """What files are measured on: prompts with or without images and answers, and chunks of a text's tokens.
 
-    `sha256` covers all of it, and the images.
+    `sha256` covers all of it, and the images. Samples differ from each other: `n_repeated` more were read that did not.
     """
 
     name: str
     samples: tuple[Sample, ...]
     chunks: tuple[tuple[int, ...], ...]
     sha256: str
+    n_repeated: int = 0
 
 
 @dataclass(frozen=True)

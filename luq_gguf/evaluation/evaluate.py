@@ -56,20 +56,25 @@ def cache_folder() -> Path:
 def read_data(
     source: str | None, text: Path | None, model: Path, *, n_samples: int | None, n_chunks: int, seed: int, cache: Path
 ) -> EvalData:
-    """Read questions from a set and the first chunks of a text, tokenized by the model's own tokenizer.
+    """Read questions from a set and the first chunks of a text, tokenized by the model's own tokenizer. Questions
+    that repeat others, with the same image and answers, are left out.
 
     Raises EvaluationError if neither is given, and CalibrationError if they cannot be read.
     """
     if source is None and text is None:
         raise EvaluationError("There is no data to measure on.", "Give --data SET, --text FILE or --benchmarks LIST.")
-    samples = datasets.read_questions(source, n_samples, seed, cache) if source else ()
+    read = datasets.read_questions(source, n_samples, seed, cache) if source else ()
     chunks = _chunks(model, text, n_chunks) if text else ()
     digest = hashlib.sha256(json.dumps(chunks).encode())
-    for sample in samples:
+    samples: dict[str, Sample] = {}
+    for sample in read:
         image = content_key(sample.image) if sample.image else ""
-        digest.update(json.dumps([image, sample.prompt, sample.answers]).encode())
+        line = json.dumps([image, sample.prompt, sample.answers])
+        if line not in samples:
+            samples[line] = sample
+            digest.update(line.encode())
     name = " + ".join(datasets.source_name(str(part)) for part in (source, text) if part)
-    return EvalData(name, samples, chunks, digest.hexdigest())
+    return EvalData(name, tuple(samples.values()), chunks, digest.hexdigest(), len(read) - len(samples))
 
 
 def no_data(reference: Path | None) -> EvalData:
@@ -112,16 +117,18 @@ def find_mmproj(model: Path, given: Path | None, samples: Sequence[Sample]) -> P
 
 
 def mmproj_beside(model: Path, given: Path | None, what: str) -> Path:
-    """Return the given mmproj, or the only one beside the model, because `what` has images.
+    """Return the given mmproj, or the only one of its checkpoint beside the model, because `what` has images.
 
-    Raises EvaluationError if there is not exactly one.
+    Raises EvaluationError if there is not exactly one, and GGUFFileError if it was made from another checkpoint.
     """
     if given:
+        mmproj.check_pair(model, given)
         return given
-    candidates = mmproj.beside(model)
+    candidates = mmproj.candidates(model)
     if len(candidates) != 1:
         problem = "there is no mmproj file" if not candidates else f"there are {len(candidates)} mmproj files"
         raise EvaluationError(f"{what} images, but {problem} beside {model.name}.", "Give --mmproj FILE.")
+    mmproj.check_pair(model, candidates[0])
     return candidates[0]
 
 
@@ -172,13 +179,14 @@ def evaluate(
         name = f"reference {reference.model.name}"
         folder = measure_reference(reference, data, work, lambda done, total: reporter.progress(name, done, total))
         theirs = reference_answers(folder, data)
-        floor = noise_floor(reference, data, folder, work)
+        floor = noise_floor(target, data, scratch or work)
     name = target.model.name
     cases = compare(target, data, folder, work, lambda done, total: reporter.progress(name, done, total), scratch)
     answers = [case.answer or "" for case in cases if case.name[0] == "q"]
     scores = scoring.scores(answers, data, chosen)
     before = None if scores is None or theirs is None else scoring.scores(theirs, data, chosen)
-    asked, told = ([case for case in cases if case.name[0] == kind] for kind in "qt")
+    different = _different(data)
+    asked, told = ([case for case in cases if case.name[0] == kind and case.name in different] for kind in "qt")
     main = asked or told
     same = [case.same_top for case in main if case.same_top is not None]
     nll = [case.nll for case in cases if case.nll is not None]
@@ -205,11 +213,24 @@ def evaluate(
             max_tokens=target.max_tokens,
             threads=target.threads,
             kept_tokens_per_position=reference.top if reference else None,
-            interval="95%, percentile bootstrap over samples",
+            interval=f"95%, percentile bootstrap over samples; none for fewer than {intervals.LEAST}",
         ),
         n_scored=UNSET if scores is None or len(scores) == len(data.samples) else len(scores),
     )
     return Evaluation(result, scores, tuple(cases))
+
+
+def _different(data: EvalData) -> set[str]:
+    """Return the names of the cases of different prompts and chunks: what differs in its answers alone has the same
+    divergence, which would count twice."""
+    prompts = [(sample.image, sample.prompt) for sample in data.samples]
+    found: set[str] = set()
+    for kind, contents in (("q", prompts), ("t", data.chunks)):
+        first: dict[object, int] = {}
+        for number, content in enumerate(contents):
+            first.setdefault(content, number)
+        found |= {f"{kind}{number}" for number in first.values()}
+    return found
 
 
 def _divergence(main: Sequence[Case], cases: Sequence[Case], floor: float | None) -> Divergence | None:
@@ -228,19 +249,6 @@ def _spread(values: Sequence[np.ndarray]) -> Spread | None:
     if not held:
         return None
     flat = np.concatenate(held).astype(np.float64)
-    low, high = _mean_interval(held)
+    mean = intervals.mean_over_positions(held)
     median, p90, p99 = (float(np.quantile(flat, q)) for q in (0.5, 0.9, 0.99))
-    return Spread(float(flat.mean()), low, high, median, p90, p99, len(flat))
-
-
-def _mean_interval(values: list[np.ndarray], seed: int = 0) -> tuple[float, float]:
-    """Return the 95% interval of the mean over positions by resampling whole samples: positions of one prompt are not
-    independent."""
-    sums, counts = np.array([v.sum() for v in values], np.float64), np.array([len(v) for v in values], np.float64)
-    rng = np.random.default_rng(seed)
-    means = []
-    for _ in range(intervals.RESAMPLES // 100):
-        drawn = rng.integers(0, len(values), (100, len(values)))
-        means.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
-    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
-    return float(low), float(high)
+    return Spread(mean.value, mean.low, mean.high, median, p90, p99, len(flat))

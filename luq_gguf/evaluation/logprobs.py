@@ -8,24 +8,26 @@ with them while its own are in memory. A part is a few prompts; a killed measure
 from __future__ import annotations
 
 import hashlib
-import os
+import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from luq_gguf.core import atomic
 from luq_gguf.core.errors import EvaluationError, RunnerError
 from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.types import EvalData
 from luq_gguf.evaluation import cache as measurement_cache
-from luq_gguf.evaluation.cache import PART, Arrays
+from luq_gguf.evaluation.cache import Arrays
 from luq_gguf.llamacpp.runtime.client import LlamaClient
 from luq_gguf.method.metrics import kld as kld_metric
 from luq_gguf.method.metrics.kld import TopLogprobs
 
 TOP = 1024  # tokens kept of a position; smaller vocabularies are kept whole
 CONTROLS = 64  # positions kept with all of the vocabulary, to say what the rest's single bucket costs
+FLOOR_TOKENS, FLOOR_BATCH = 96, 16  # on both sides of the 64 at which ggml changes to other products
 CHUNK = 512  # tokens of text read at once, the second half is scored: as llama-perplexity does
 
 
@@ -147,16 +149,23 @@ def reference_answers(folder: Path, data: EvalData) -> list[str]:
     return [answer for _, _, answer in measurement_cache.read(folder, data) if answer is not None]
 
 
-def noise_floor(target: EvalTarget, data: EvalData, reference: Path, work: Path) -> float:
-    """Return the mean KLD, in nats, of the reference from itself on the first part, run with other threads and batches.
+def noise_floor(target: EvalTarget, data: EvalData, work: Path) -> float:
+    """Return the mean KLD, in nats, of a file from itself after FLOOR_TOKENS tokens of the data's text, once computed
+    together and once FLOOR_BATCH at a time. `work` keeps it.
 
-    Threads alone change nothing on most CPUs; fewer tokens at once use other kernels.
+    What differs is how sums are rounded: with more than 64 tokens at once, ggml takes other products for most types.
     """
-    threads = target.threads or os.cpu_count() or 1
-    other = replace(target, threads=threads - 1 if threads > 1 else 2, n_batch=16)
-    few = replace(data, samples=data.samples[:PART], chunks=() if data.samples else data.chunks[:2])
-    cases = compare(other, few, reference, work, scratch=work / "floor")
-    return float(np.concatenate([case.kld for case in cases if case.kld is not None]).mean())
+    kept = work / f"floor-{hash_of(target.key(), data.sha256, FLOOR_TOKENS, FLOOR_BATCH)}.json"
+    if not kept.exists():
+        work.mkdir(parents=True, exist_ok=True)
+        with LlamaClient(target.model, threads=target.threads, n_ctx=FLOOR_TOKENS) as client:
+            text = list(data.chunks[0]) if data.chunks else client.tokenize(" ".join(s.prompt for s in data.samples))[0]
+            tokens = ((text or [0]) * FLOOR_TOKENS)[:FLOOR_TOKENS]
+            together, apart = (client.score_tokens(tokens, 0, n_batch) for n_batch in (FLOOR_TOKENS, FLOOR_BATCH))
+        _check_finite(together, target.model)
+        floor = kld_metric.kl_from_top(kld_metric.keep_top(together, target.top), apart).mean()
+        atomic.write_text(kept, json.dumps(float(floor)))
+    return float(json.loads(kept.read_text()))
 
 
 @dataclass(frozen=True)

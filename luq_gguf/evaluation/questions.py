@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from luq_gguf.core.errors import EvaluationError
-from luq_gguf.core.types import Budget, EvalData
+from luq_gguf.core import overlap
+from luq_gguf.core.errors import EvaluationError, RunFolderError
+from luq_gguf.core.json_value import given
+from luq_gguf.core.measurements import SharedCounts
+from luq_gguf.core.types import Budget, EvalData, Sample
 from luq_gguf.evaluation import evaluate as evaluation
 from luq_gguf.evaluation import scoring
 from luq_gguf.hf import datasets
 from luq_gguf.method.metrics import vqa
 from luq_gguf.method.orders import MEASURED_OPTIONS
+from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder
 
 
@@ -44,6 +49,15 @@ class QuestionSet:
             seed=self.seed,
             cache=cache,
         )
+
+
+def shared_with_calibration(run: RunFolder, samples: Sequence[Sample]) -> SharedCounts:
+    """Return how many questions the run folder's profile was calibrated with, as far as it tells."""
+    try:
+        calibrated = given(serialization.read_profile(run.file("profile.json")).calibration.seen)
+    except RunFolderError:  # none, or a damaged one, which says nothing about a file that is there to be measured
+        calibrated = None
+    return overlap.shared(calibrated, samples) if calibrated else SharedCounts()
 
 
 def check_questions(

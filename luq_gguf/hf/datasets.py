@@ -96,10 +96,12 @@ def read_calibration(
             "or next to the .jsonl file.",
         )
     samples: tuple[Sample, ...] = ()
+    lines: tuple[Sample, ...] = ()
     document = None
     if n_text and images and text is None:
         spare = [s for s in order if s not in set(multimodal)] + list(multimodal)
-        samples = tuple(Sample(s.prompt, None, s.answers) for s in spare[:n_text])
+        lines = tuple(spare[:n_text])
+        samples = tuple(Sample(s.prompt, None, s.answers) for s in lines)
     elif n_text:
         document = _read_text(text or DEFAULT_TEXT, n_text * CHARACTERS_PER_CHUNK)
         text_source = source_name(text or DEFAULT_TEXT)
@@ -117,6 +119,7 @@ def read_calibration(
         text_source,
         commits,
         tuple(skipped),
+        lines,
         without_images,
     )
 

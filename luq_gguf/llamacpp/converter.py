@@ -18,7 +18,12 @@ _TENSOR = re.compile(r"(?P<name>[\w.]+), +torch\.\S+ --> (?P<type>\w+), shape = 
 
 
 def _command(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> list[str | Path]:
-    return [tools.python(), llama.converter, checkpoint, "--outfile", out, "--outtype", "f16", f"--model-name={name}"]
+    return [tools.python(), llama.converter, *arguments(str(checkpoint), str(out), name)]
+
+
+def arguments(checkpoint: str, out: str, name: str) -> list[str]:
+    """Return the converter's arguments that make the 16-bit file of a text model."""
+    return [checkpoint, "--outfile", out, "--outtype", "f16", f"--model-name={name}"]
 
 
 def metadata_only(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> reader.GGUFInfo:

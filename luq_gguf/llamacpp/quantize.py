@@ -7,16 +7,20 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from luq_gguf.core import atomic
 from luq_gguf.core.errors import ConversionError, TypeNameError, VerificationError
-from luq_gguf.core.types import ModelTensors, Plan, TensorChoice
-from luq_gguf.llamacpp import child, tools
-from luq_gguf.llamacpp.gguf import header_only, reader
+from luq_gguf.core.types import ImportanceMatrix, ModelTensors, Plan, TensorChoice
+from luq_gguf.llamacpp import child, labels, tools
+from luq_gguf.llamacpp.gguf import header_only, imatrix, reader
+from luq_gguf.llamacpp.gguf.metadata import Entries
 from luq_gguf.llamacpp.tools import LlamaCpp
 from luq_gguf.method import tensor_types
 
 _TENSOR = re.compile(r"\[ *\d+/ *\d+\] (?P<name>\S+) +- \[[^]]*\], type = +(?P<type>\w+), (?:.*\((?P<new>\w+)\)\s*$)?")
 _STEP = re.compile(r"\[ *(\d+)/ *(\d+)\]")
+_ANY_IMPORTANCE = ImportanceMatrix({"none": np.ones((1, 1))}, {"none": np.ones(1, np.int64)}, 1)
 _FTYPE = re.compile(r"^\s*\d+\s+or\s+(\w+)\s*:", re.MULTILINE)
 
 
@@ -36,16 +40,22 @@ def check_ftype(llama: LlamaCpp, ftype: str) -> str:
 
 
 def dry_run(llama: LlamaCpp, source: Path, ftype: str, types: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the type that llama-quantize would give every tensor of a 16-bit file (or of its header-only GGUF)."""
-    command: list[str | Path] = [llama.tool("llama-quantize"), "--dry-run"]
-    listed = source.with_name("dry-run-types.txt")
+    """Return the type that llama-quantize would give every tensor of a 16-bit file (or of its header-only GGUF).
+
+    It is given an importance matrix, as `quantize` always is: the mixes of IQ3_XXS, IQ4_XS, IQ4_NL, Q4_0 and Q5_0
+    depend on whether there is one (src/llama-quant.cpp, has_imatrix), and a dry run never looks at its entries.
+    """
+    listed, matrix = source.with_name("dry-run-types.txt"), source.with_name("dry-run-imatrix.gguf")
+    command: list[str | Path] = [llama.tool("llama-quantize"), "--dry-run", "--imatrix", matrix]
     try:
+        imatrix.write(matrix, _ANY_IMPORTANCE, ["none"], 1)
         if types:
             listed.write_text(tensor_types.to_text(types))
             command += ["--tensor-type-file", listed]
         output = child.run([*command, source, ftype], child.Failure(ConversionError, "llama-quantize --dry-run"))
     finally:
         listed.unlink(missing_ok=True)
+        matrix.unlink(missing_ok=True)
     types_found = {}
     for line in output.splitlines():
         if match := _TENSOR.search(line):
@@ -62,8 +72,10 @@ def model_tensors(
     n_layers: int,
     has_imatrix: Collection[str],
     datasets: tuple[str, ...] = (),
+    entries: Entries | None = None,
 ) -> ModelTensors:
     """Return both possible types and sizes of every tensor: stock types from one dry run, low types from another.
+    `entries` are of the size of those that the file's header gets beside llama-quantize's own.
 
     A decoder layer's low type holds for all its matrices; where a row does not fit the type's blocks,
     llama-quantize's fallback is what the second dry run tells. Tensors that are not `has_imatrix` (they will have no
@@ -93,7 +105,7 @@ def model_tensors(
         )
         for t in source.tensors
     )
-    header = header_only.quantized_header_bytes(source, datasets)
+    header = header_only.quantized_header_bytes(source, datasets, entries)
     return ModelTensors(choices, n_layers, low, high, header, header_only.ALIGNMENT, tuple(unmeasured))
 
 
@@ -171,11 +183,12 @@ def quantize(
     plan: Plan,
     types_file: Path,
     *,
+    entries: Entries | None = None,
     threads: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Run llama-quantize in the source's folder with relative paths, because it writes the imatrix's path into the
-    file.
+    file; `entries` are set in its header.
 
     The file is read again and every tensor's type compared with the plan. Raises VerificationError, naming the
     tensors, after removing a file that differs.
@@ -185,10 +198,10 @@ def quantize(
         if match := _STEP.match(line):
             on_progress(int(match[1]), int(match[2]))
 
-    command: list[str | Path] = [llama.tool("llama-quantize"), "--imatrix", header_only.IMATRIX_NAME]
-    command += ["--tensor-type-file", types_file.name, f"./{source.name}"]  # a name in digits would be read as an ftype
     with atomic.whole(out) as part:
-        command += [f"./{os.path.relpath(part, source.parent)}", plan.high, *([str(threads)] if threads else [])]
+        written = f"./{os.path.relpath(part, source.parent)}"  # a name in digits would be read as an ftype
+        words = arguments(types_file.name, f"./{source.name}", written, plan.high, entries or {})
+        command: list[str | Path] = [llama.tool("llama-quantize"), *words, *([str(threads)] if threads else [])]
         child.run(
             command,
             child.Failure(ConversionError, "llama-quantize"),
@@ -197,6 +210,13 @@ def quantize(
             into=out.parent,
         )
         verify(part, plan)
+
+
+def arguments(types_file: str, source: str, out: str, ftype: str, entries: Entries) -> list[str]:
+    """Return llama-quantize's arguments that make a planned file in the folder of imatrix.gguf; the number of threads,
+    which does not change it, may follow."""
+    words = ["--imatrix", header_only.IMATRIX_NAME, "--tensor-type-file", types_file, *labels.arguments(entries)]
+    return [*words, source, out, ftype]
 
 
 def verify(path: Path, plan: Plan) -> None:

@@ -13,13 +13,13 @@ from functools import cached_property
 from pathlib import Path
 
 from luq_gguf.core.hashing import hash_of
-from luq_gguf.core.measurements import Figures
+from luq_gguf.core.measurements import Figures, SharedCounts
 from luq_gguf.core.sweeps import MeterConditions
 from luq_gguf.core.types import Budget, EvalData, Plan
 from luq_gguf.evaluation import evaluate as evaluation
-from luq_gguf.evaluation import pictures
+from luq_gguf.evaluation import pictures, scoring
 from luq_gguf.evaluation.logprobs import EvalTarget
-from luq_gguf.evaluation.questions import QuestionSet
+from luq_gguf.evaluation.questions import QuestionSet, shared_with_calibration
 from luq_gguf.llamacpp.gguf import header_only, splice
 from luq_gguf.method import two_type_plan
 from luq_gguf.method.metrics import vqa
@@ -107,7 +107,12 @@ class Meter:
             max_tokens=self._reference.max_tokens,
             low=self._spec.tensors.low,
             high=self._spec.tensors.high,
+            **vars(self._shared),
         )
+
+    @cached_property
+    def _shared(self) -> SharedCounts:
+        return shared_with_calibration(self._home, self._data.samples)
 
     def _measured(self, plan: Plan, path: Path, make: Callable[[], None]) -> Figures:
         record = self._run.read()["stages"]["profile"]["outputs"][header_only.IMATRIX_NAME]["sha256"]
@@ -136,11 +141,15 @@ def make_meter(session: Session, questions: QuestionSet) -> Callable[[], Meter]:
     def make() -> Meter:
         f16 = make_f16(session)
         data = questions.read(f16, session.run.work / "eval" / "images")
+        scoring.tell_repeated(data, session.reporter)
         mmproj = make_mmproj(session) if any(sample.image for sample in data.samples) else None
         if mmproj:
             pictures.check(mmproj, data.samples)
         limits = {"n_ctx": questions.n_ctx, "max_tokens": questions.max_tokens}
         reference = EvalTarget(f16, mmproj, session.options.threads, answers=questions.metric != "none", **limits)
-        return Meter(session, reference, data, questions.metric)
+        meter = Meter(session, reference, data, questions.metric)
+        if caveat := meter.conditions().caveat:
+            session.reporter.info(caveat)
+        return meter
 
     return make

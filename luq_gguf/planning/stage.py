@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -65,6 +66,9 @@ class PlanRequest:
 def _check_budget(budget: Budget, *, best: bool) -> None:
     """Exactly one of the six; for the best plan a size, and with it a speed if wanted. Raises BudgetError."""
     given = [value for value in vars(budget).values() if value is not None]
+    for value in given:
+        if not math.isfinite(value):
+            raise BudgetError(f"A budget of {value} is not a finite number.", "Give a number.")
     if best:
         sizes = (budget.n_bytes is not None) + (budget.bpw is not None)
         if sizes != 1 or len(given) != sizes + (budget.decode_tps is not None):

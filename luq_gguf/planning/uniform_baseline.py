@@ -17,6 +17,8 @@ from luq_gguf.quantization import stage as quantization_stage
 from luq_gguf.run import serialization
 from luq_gguf.run.session import Session
 
+_MIXES = "with importance"  # of the uniform files: version 0.1.0 compared with mixes that llama-quantize makes without
+
 
 def estimate(session: Session, plan: Plan) -> UniformBaseline | None:
     """Return the largest uniform file that fits; None where none does, or errors cannot be computed.
@@ -25,7 +27,7 @@ def estimate(session: Session, plan: Plan) -> UniformBaseline | None:
     """
     run, name = session.run, ".work/foreseen.json"
     imatrix = run.read()["stages"]["profile"]["outputs"][header_only.IMATRIX_NAME]["sha256"]
-    key = hash_of(dict(plan.tensor_types), imatrix, session.spec.checkpoint.fingerprint, sampled_errors.ROWS)
+    key = hash_of(dict(plan.tensor_types), imatrix, session.spec.checkpoint.fingerprint, sampled_errors.ROWS, _MIXES)
 
     def make() -> None:
         baseline = _compare(session, plan)

@@ -17,13 +17,15 @@ _TOKENS = "Create an access token with write permission at {}/settings/tokens, t
 
 @dataclass(frozen=True)
 class Target:
-    """Describes where to publish. `create`: create the repository if it does not exist, `private` or not."""
+    """Describes where to publish. `create`: create the repository if it does not exist, `private` or not;
+    `overwrite_card`: replace what somebody has written into the generated part of its card."""
 
     repo: str
     revision: str | None = None
     create: bool = False
     private: bool = False
     create_pr: bool = False
+    overwrite_card: bool = False
 
 
 @dataclass(frozen=True)

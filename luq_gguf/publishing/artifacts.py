@@ -14,9 +14,10 @@ from luq_gguf.core.errors import RunFolderError
 from luq_gguf.core.measurements import EvalResult
 from luq_gguf.core.speeds import Bench, BenchRow
 from luq_gguf.core.types import Plan, Profile
-from luq_gguf.llamacpp.gguf import reader
+from luq_gguf.llamacpp.gguf import mmproj, reader
 from luq_gguf.method import tensor_types
-from luq_gguf.run import serialization
+from luq_gguf.quantization import recipe
+from luq_gguf.run import provenance, serialization
 from luq_gguf.run.folder import RunFolder
 
 COMPARED = ("quantize", "baseline", "f16")  # stages for whose files a card may show figures
@@ -52,8 +53,8 @@ class RunArtifacts:
 
     @property
     def base_model(self) -> str | None:
-        """The Hub id that the run started from; None for a local folder."""
-        return str(self.facts["model"]) if self.facts.get("revision") else None
+        """The Hub id that the run started from, or that --base-model named; None for a local folder alone."""
+        return provenance.base_model(self.facts)
 
 
 def collect(run: RunFolder) -> RunArtifacts:
@@ -75,6 +76,8 @@ def collect(run: RunFolder) -> RunArtifacts:
     model = _only(run, "quantize")
     _check_plan_is_of(run, model, plan)
     vision = run.outputs("mmproj")
+    if vision:
+        mmproj.check_pair(run.file(model.name), run.file(_only(run, "mmproj").name))
     compared = tuple(file for stage in COMPARED[1:] if stage in stages and (file := _compared_file(run, stage)))
     files_by_name = {file.name: file for file in (model, *compared)}
     bench, speeds = _speeds(run, files_by_name)
@@ -172,5 +175,5 @@ def companions(artifacts: RunArtifacts) -> Iterator[Path]:
     """Yield the small files that are published too, so that others can see what was done and reproduce it."""
     run = artifacts.run
     yield from (run.file(name) for name in ("profile.json", "plan.json", "tensor-types.txt"))
-    yield from (run.file(name) for name in MEASUREMENTS if run.file(name).exists())
+    yield from (run.file(name) for name in (recipe.NAME, *MEASUREMENTS) if run.file(name).exists())
     yield run.file("report.html")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 _LARGEST_CARD = 2**20  # bytes of a base model's README.md that are read
@@ -41,11 +42,14 @@ class CardContent:
     measured_heads: Sequence[str]
     files: Sequence[FileRow]
     conditions: Sequence[str]
+    warnings: Sequence[str]
     why: str
     images: Sequence[Figure]
     calibration: str
     again: str
     command: str
+    by_hand: Sequence[str]
+    folder: str
     llama_cpp: str
     pins: Sequence[tuple[str, str]]
     licence: str
@@ -53,14 +57,20 @@ class CardContent:
 
 @dataclass(frozen=True)
 class BaseCard:
-    """What is taken from the base model's card. `licence` keeps license, license_name and license_link."""
+    """What is taken from the base model's card. `licence` keeps license, with commas between several, license_name and
+    license_link; `licence_file` is the file in a checkpoint folder that the link leads to."""
 
     licence: Mapping[str, str]
     languages: tuple[str, ...]
+    licence_file: Path | None = None
 
     @property
     def licence_name(self) -> str | None:
         return self.licence.get("license_name") or self.licence.get("license")
+
+    def with_link(self, link: str) -> BaseCard:
+        """Return the card with another link to the licence."""
+        return replace(self, licence={**self.licence, "license_link": link})
 
 
 @dataclass(frozen=True)
@@ -75,7 +85,11 @@ class Result:
 
 
 def read_base_card(model: str, revision: str | None) -> BaseCard:
-    """Read a checkpoint folder's README.md, or that of a Hub repository; empty if there is none that can be read."""
+    """Read a checkpoint folder's README.md, or that of a Hub repository; empty if there is none that can be read.
+
+    A link to a file of the repository becomes one that leads there from anywhere. One to a file of the folder is kept
+    if the file is there, and left out otherwise.
+    """
     from huggingface_hub import ModelCard, hf_hub_download
 
     try:
@@ -85,11 +99,33 @@ def read_base_card(model: str, revision: str | None) -> BaseCard:
             data = ModelCard(file.read(_LARGEST_CARD), ignore_metadata_errors=True).data
     except Exception:  # YAML of strangers fails in many ways, and so does a network
         return BaseCard({}, ())
-    names = ("license", "license_name", "license_link")
-    licence = {name: str(data.get(name)) for name in names if isinstance(data.get(name), str)}
+    licence = {name: text for name in ("license", "license_name", "license_link") if (text := _text(data.get(name)))}
+    link, licence_file = licence.get("license_link", ""), None
+    if link and "://" not in link:
+        if folder.is_dir():
+            licence_file = _inside(folder, link)
+            if licence_file is None:
+                del licence["license_link"]
+        else:
+            licence["license_link"] = f"https://huggingface.co/{model}/blob/{revision or 'main'}/{link.lstrip('./')}"
     languages = data.get("language") or []
     listed = languages if isinstance(languages, list) else [languages]
-    return BaseCard(licence, tuple(str(language) for language in listed if isinstance(language, str)))
+    return BaseCard(licence, tuple(str(language) for language in listed if isinstance(language, str)), licence_file)
+
+
+def _text(value: object) -> str:
+    """A text, or several with commas between them; empty for anything else."""
+    parts = value if isinstance(value, list) else [value]
+    return ", ".join(part.strip() for part in parts if isinstance(part, str))
+
+
+def _inside(folder: Path, link: str) -> Path | None:
+    """The small file of a folder that a relative link leads to; a link may not lead out of the folder."""
+    relative = PurePosixPath(link)
+    if relative.is_absolute() or ".." in relative.parts or "\0" in link:
+        return None
+    file = folder / relative
+    return file if file.is_file() and file.stat().st_size <= _LARGEST_CARD else None
 
 
 def dataset_licence(name: str, revision: str) -> str | None:
@@ -100,8 +136,7 @@ def dataset_licence(name: str, revision: str) -> str | None:
         data = HfApi().dataset_info(name, revision=revision).card_data
     except Exception:  # as with a model's card: the network, or YAML of strangers
         return None
-    licence = getattr(data, "license", None)
-    return licence if isinstance(licence, str) else None
+    return _text(getattr(data, "license", None)) or None
 
 
 def cell(text: str) -> str:
@@ -137,12 +172,18 @@ def render(
             for result in results
         ]
         or None,
-        license=base.licence.get("license"),
+        license=_licences(base.licence.get("license")),
         license_name=base.licence.get("license_name"),
         license_link=base.licence.get("license_link"),
     )
     card = ModelCard.from_template(data, template_path=str(TEMPLATE), facts=facts)
     return re.sub(r"\n{3,}", "\n\n", str(card)).strip() + "\n"
+
+
+def _licences(names: str | None) -> Any:
+    """As the Hub takes them: one name, or a list."""
+    listed = names.split(", ") if names else []
+    return listed if len(listed) > 1 else names
 
 
 def _slug(text: str) -> str:

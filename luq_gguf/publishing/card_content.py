@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 
+from luq_gguf.benchmarking.file_benchmark import BUSY
 from luq_gguf.core.json_value import given
-from luq_gguf.core.measurements import EvalResult
+from luq_gguf.core.measurements import Benchmark, EvalResult, largest
 from luq_gguf.core.profile_facts import CalibrationFacts
-from luq_gguf.core.units import format_size
-from luq_gguf.llamacpp import tools
+from luq_gguf.core.speeds import Bench
+from luq_gguf.core.units import format_bpw, format_size
+from luq_gguf.llamacpp import labels, tools
+from luq_gguf.method.metrics import intervals
 from luq_gguf.method.metrics.intervals import format_ratio
 from luq_gguf.publishing import card_plan
 from luq_gguf.publishing.artifacts import OutputFile, RunArtifacts
 from luq_gguf.publishing.card import BaseCard, CardContent, Figure, FileRow, Result, cell
+from luq_gguf.quantization import recipe
 from luq_gguf.reporting.plan_text import describe
+from luq_gguf.run import serialization
 
 UNMEASURED = "Neither the quality nor the speed of this file was measured."
 FIGURES = {
@@ -45,35 +51,35 @@ def make_card_content(
         title=f"{profile.model} LUQ-{'best' if mixed else n_low} GGUF",
         summary=f"{base_link}, quantized layer by layer: {how}. It runs in stock llama.cpp.",
         repo=repo,
-        tag=tag_of(artifacts.model.name),
+        tag=labels.tag_of(artifacts.model.name),
         first_file=shards[0],
         more_files=tuple(shards[1:]),
         mmproj=artifacts.mmproj.name if artifacts.mmproj else None,
         measured_heads=heads,
         files=_files(artifacts, shards, cells, len(heads)),
         conditions=conditions or [UNMEASURED],
+        warnings=[busy] if artifacts.speeds and artifacts.bench and (busy := _busy(artifacts.bench)) else [],
         why=card_plan.why(artifacts),
         images=[Figure(name, caption) for name, caption in FIGURES.items()],
         calibration=_calibration(profile.calibration, licences),
         again=_again(artifacts, base_model),
         command=card_plan.command(artifacts, base_model),
+        by_hand=_by_hand(artifacts),
+        folder=labels.folder_of(artifacts.model.name),
         llama_cpp=str(tools.pin()["version"]),
         pins=_pins(artifacts, base_model),
         licence=_licence(base, base_model),
     )
 
 
-def tag_of(file_name: str) -> str:
-    """Return the tag that `-hf REPO:TAG` finds this file by: the part of its name after the model's, as llama.cpp's
-    common/download.cpp matches it."""
-    return file_name.removesuffix(".gguf")[file_name.rindex("-LUQ") + 1 :]
-
-
 def results(artifacts: RunArtifacts) -> list[Result]:
-    """Return the measured file's figures for the Hub's model-index; shares are in percent."""
+    """Return the measured file's figures for the Hub's model-index, of each set of data the largest measurement; shares
+    are in percent."""
     rows_of_index: list[Result] = []
     task = "visual-question-answering" if artifacts.mmproj else "text-generation"
-    for evaluated in artifacts.evals.get(artifacts.model.name, ()):
+    measured = artifacts.evals.get(artifacts.model.name, ())
+    main = [largest(r for r in measured if r.conditions.data == data) for data in _sets(measured)]
+    for evaluated in filter(None, main):
         data = evaluated.conditions.data or ""
         if evaluated.accuracy:
             name = f"accuracy ({evaluated.metric})"
@@ -92,9 +98,15 @@ def results(artifacts: RunArtifacts) -> list[Result]:
             rows_of_index.append(
                 Result("text-generation", data, "perplexity", "perplexity", round(evaluated.perplexity, 4))
             )
-        for name, _, metric_name, metric in evaluated.benchmark_metrics:
+    for name, benchmark in _benchmarks(measured).items():
+        for metric_name, metric in benchmark.metrics.items():
             rows_of_index.append(Result(task, name, metric_name, metric_name, round(metric.value, 4)))
     return rows_of_index
+
+
+def _sets(results: Sequence[EvalResult]) -> list[str | None]:
+    """The names of the data of all measurements, each once."""
+    return list(dict.fromkeys(result.conditions.data for result in results))
 
 
 def _measured(artifacts: RunArtifacts) -> tuple[list[str], dict[str, list[str]], list[str]]:
@@ -103,10 +115,14 @@ def _measured(artifacts: RunArtifacts) -> tuple[list[str], dict[str, list[str]],
     cells: dict[str, list[str]] = {file.name: [] for file in (artifacts.model, *artifacts.compared)}
     conditions: list[str] = []
     results_of_model = artifacts.evals.get(artifacts.model.name, ())
-    main = next((result for result in results_of_model if result.kld or result.accuracy or result.perplexity), None)
+    main = largest(results_of_model)
     if main:
         _add_quality(artifacts, main, heads, cells)
         conditions.append(_quality_conditions(main))
+        n_others = sum(result.is_measured for result in results_of_model) - 1
+        if n_others:
+            listed = "another measurement" if n_others == 1 else f"{n_others} other measurements"
+            conditions.append(f"This is the measurement on the most samples; eval.json has {listed} of this file.")
         conditions += card_plan.better_elsewhere(artifacts)
     if artifacts.speeds and artifacts.bench:
         _add_speed(artifacts, heads, cells)
@@ -116,13 +132,43 @@ def _measured(artifacts: RunArtifacts) -> tuple[list[str], dict[str, list[str]],
             f"{bench.conditions.repetitions} repetitions; ratios have the interval in which another run of the same "
             "command is expected to fall (95%)."
         )
-    for result in results_of_model:
-        for name, benchmark in (given(result.benchmarks) or {}).items():
-            figures = ", ".join(
-                f"{metric_name} {metric.value:.4g}" for metric_name, metric in benchmark.metrics.items()
-            )
-            conditions.append(f"{cell(name)} by lmms-eval, {benchmark.n_samples} samples: {cell(figures)}.")
+    for name, benchmark in _benchmarks(results_of_model).items():
+        figures = ", ".join(f"{metric_name} {metric.value:.4g}" for metric_name, metric in benchmark.metrics.items())
+        conditions.append(f"{cell(name)} by lmms-eval, {benchmark.n_samples} samples: {cell(figures)}.")
     return heads, cells, conditions
+
+
+def _benchmarks(results: Sequence[EvalResult]) -> dict[str, Benchmark]:
+    """Of every benchmark the measurement on the most samples, and of several such the last."""
+    measured: dict[str, Benchmark] = {}
+    for result in results:  # the last one comes first
+        for name, benchmark in (given(result.benchmarks) or {}).items():
+            if name not in measured or benchmark.n_samples > measured[name].n_samples:
+                measured[name] = benchmark
+    return measured
+
+
+def _busy(bench: Bench) -> str | None:
+    """A sentence where the machine had other work, so that the speeds are not its own."""
+    shares = bench.machine.busy_share_before, given(bench.machine.others_share_during) or 0.0
+    if max(shares) <= BUSY:
+        return None
+    return (
+        f"The speeds were measured while other programs used up to {max(shares):.0%} of this machine: on an idle one "
+        "they are higher, and ratios may differ."
+    )
+
+
+def _by_hand(artifacts: RunArtifacts) -> list[str]:
+    """The commands of recipe.json; none in a folder of an older version, or if they are about another file."""
+    path = artifacts.run.file(recipe.NAME)
+    if not path.exists():
+        return []
+    with serialization.reading(path, "quantize"):
+        content = serialization.read_json(path, "quantize")
+        if content["outputs"].get(artifacts.model.name) != artifacts.model.sha256:
+            return []
+        return [shlex.join(map(str, content["commands"][name])) for name in ("convert", "quantize")]
 
 
 def _quality_conditions(main: EvalResult) -> str:
@@ -131,11 +177,14 @@ def _quality_conditions(main: EvalResult) -> str:
     sentence = f"Quality: {what} of {cell(str(main.conditions.data))}"
     sentence += f" against {cell(main.reference)}" if main.reference else ""
     sentence += "; 95% intervals are in brackets" if main.kld or main.accuracy else ""
+    if caveat := main.conditions.overlap(main.n_samples):
+        sentence += f". {caveat[0].upper()}{caveat[1:]}"
     return sentence + (". KLD is in nats, measured after every text token." if main.kld else ".")
 
 
 def _add_quality(artifacts: RunArtifacts, main: EvalResult, heads: list[str], cells: dict[str, list[str]]) -> None:
     same = {name: _same_data(artifacts.evals.get(name, ()), main) for name in cells}
+    same[artifacts.model.name] = main
     if main.kld:
         heads += ["mean KLD", "same top token"]
         for name, result in same.items():
@@ -146,7 +195,9 @@ def _add_quality(artifacts: RunArtifacts, main: EvalResult, heads: list[str], ce
             share = result.accuracy if result else None
             if share is None and name == main.reference:
                 share = given(main.reference_accuracy)
-            cells[name].append(f"{share.value:.1%} ({share.low:.1%} to {share.high:.1%})" if share else "")
+            cells[name].append(
+                intervals.with_interval(f"{share.value:.1%}", share.low, share.high, ".1%") if share else ""
+            )
     if main.perplexity:
         heads.append("perplexity")
         for name, result in same.items():
@@ -157,12 +208,13 @@ def _divergence(result: EvalResult) -> list[str]:
     kld, same_top = result.kld, result.same_top
     if kld is None or same_top is None:
         return ["", ""]
-    return [f"{kld.mean:.2e} ({kld.low:.1e} to {kld.high:.1e})", f"{same_top:.1%}"]
+    return [intervals.with_interval(f"{kld.mean:.2e}", kld.low, kld.high, ".1e"), f"{same_top:.1%}"]
 
 
 def _same_data(results: Sequence[EvalResult], main: EvalResult) -> EvalResult | None:
-    digest = main.conditions.data_sha256
-    return next((result for result in results if result.conditions.data_sha256 == digest), None)
+    """The measurement of another file under the conditions of `main`."""
+    wanted = main.conditions.data_sha256, main.conditions.max_tokens
+    return next((r for r in results if (r.conditions.data_sha256, r.conditions.max_tokens) == wanted), None)
 
 
 def _add_speed(artifacts: RunArtifacts, heads: list[str], cells: dict[str, list[str]]) -> None:
@@ -183,7 +235,7 @@ def _add_speed(artifacts: RunArtifacts, heads: list[str], cells: dict[str, list[
 def _files(artifacts: RunArtifacts, shards: Sequence[str], cells: Mapping[str, Sequence[str]], n: int) -> list[FileRow]:
     plan, blank = artifacts.plan, [""] * n
     kinds = "many types" if plan.ranking == "best" else f"{len(plan.low_layers)} layers low"
-    what = f"text model, {kinds}, {plan.bpw:.2f} bits per weight"
+    what = f"text model, {kinds}, {format_bpw(plan.bpw)} bits per weight"
     in_shards = f" in {len(shards)} shards" if len(shards) > 1 else ""
     rows = [
         FileRow(cell(shards[0]), what + in_shards, format_size(artifacts.model.n_bytes), cells[artifacts.model.name])
@@ -195,7 +247,8 @@ def _files(artifacts: RunArtifacts, shards: Sequence[str], cells: Mapping[str, S
             )
         )
     about = "importance matrix, measured with images" if artifacts.mmproj else "importance matrix"
-    rows.append(FileRow("imatrix.gguf", about, format_size(artifacts.imatrix.n_bytes), blank))
+    imatrix = f"{labels.folder_of(artifacts.model.name)}/imatrix.gguf"
+    rows.append(FileRow(cell(imatrix), about, format_size(artifacts.imatrix.n_bytes), blank))
     for file in artifacts.compared:
         if any(cells[file.name]):
             rows.append(_compared_row(file, cells[file.name]))
@@ -243,7 +296,8 @@ def _again(artifacts: RunArtifacts, base_model: str | None) -> str:
 def _pins(artifacts: RunArtifacts, base_model: str | None) -> list[tuple[str, str]]:
     pin = tools.pin()
     hub_id = artifacts.base_model
-    rows = [("base model", f"{hub_id} at `{artifacts.facts['revision']}`")] if hub_id and hub_id == base_model else []
+    revision = artifacts.facts.get("revision")
+    rows = [("base model", f"{hub_id} at `{revision}`")] if revision and hub_id == base_model else []
     rows.append(("luq-gguf", str(artifacts.facts.get("luq_gguf"))))
     rows.append(("llama.cpp", f"from {pin['package']} {artifacts.facts.get('llama_cpp')}"))
     files = [artifacts.model, *([artifacts.mmproj] if artifacts.mmproj else []), artifacts.imatrix]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,10 @@ class File:
     sha256: str
 
 
+Replaceable = Mapping[str, frozenset[str]]
+"""Name in the repository -> the contents that may be replaced there: sha256 of large files, git's names of others."""
+
+
 @dataclass(frozen=True)
 class Publication:
     """Describes where the files are now. `sent` are the files of the commit; it is empty if all were there already."""
@@ -49,8 +53,10 @@ def publish(
     message: str,
     info: Callable[[str], None],
     sleep: Callable[[float], None] = time.sleep,
+    replaceable: Replaceable | None = None,
 ) -> Publication:
-    """Send what is not there yet in one commit, and compare the repository with `files` afterwards.
+    """Send what is not there yet in one commit, and compare the repository with `files` afterwards. A file named in
+    `replaceable` takes the place of those contents alone.
 
     A Hub that is overloaded or drops the connection is asked again up to five times, after as long as it says. Raises
     HubAccessError if it refuses, and UploadError if it does not answer or has other contents in the end.
@@ -59,7 +65,7 @@ def publish(
     for attempt in range(1, ATTEMPTS + 1):
         try:
             limit_waits()
-            return _publish_once(target, standing, files, message, info)
+            return _publish_once(target, standing, files, message, info, replaceable or {})
         except (HubAccessError, UploadError):
             raise
         except expected as error:
@@ -69,30 +75,54 @@ def publish(
     raise AssertionError("the last attempt returns or raises")
 
 
-def differing(target: Target, revision: str, files: Sequence[File]) -> list[File]:
-    """Return the files that the repository does not have at this revision, or has with other contents."""
+def differing(
+    target: Target, revision: str, files: Sequence[File], replaceable: Replaceable | None = None
+) -> list[File]:
+    """Return the files that the repository does not have at this revision, or has with other contents.
+
+    Raises UploadError naming one whose contents there are not among the `replaceable` ones.
+    """
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
     tree = HfApi().list_repo_tree(target.repo, revision=revision, recursive=True)
     entries = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
-    return [file for file in files if not _same(entries.get(file.name), file)]
+    missing = [file for file in files if not _same(entries.get(file.name), file)]
+    for file in missing:
+        entry, allowed = entries.get(file.name), (replaceable or {}).get(file.name)
+        if entry is not None and allowed is not None and _contents(entry) not in allowed:
+            raise UploadError(
+                f"{target.repo} has {file.name} with contents that this run folder did not send; nothing was changed.",
+                "Another file may need it. Delete it on the Hub if this one should replace it, or use another --repo."
+                if file.name.endswith(".gguf")
+                else "Run the same command again: somebody may have changed it just now.",
+            )
+    return missing
+
+
+def blob_id(path: Path) -> str:
+    """Return what git calls this file's contents; of small files only."""
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def _contents(entry: Any) -> str:
+    return str(entry.lfs.sha256 if entry.lfs else entry.blob_id)
 
 
 def _same(entry: Any, file: File) -> bool:
     if entry is None or entry.size != file.n_bytes:
         return False
-    return bool(entry.lfs.sha256 == file.sha256 if entry.lfs else entry.blob_id == _blob_id(file.path))
-
-
-def _blob_id(path: Path) -> str:
-    """What git calls this file's contents; of small files only."""
-    content = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    return bool(entry.lfs.sha256 == file.sha256 if entry.lfs else entry.blob_id == blob_id(file.path))
 
 
 def _publish_once(
-    target: Target, standing: Standing, files: Sequence[File], message: str, info: Callable[[str], None]
+    target: Target,
+    standing: Standing,
+    files: Sequence[File],
+    message: str,
+    info: Callable[[str], None],
+    replaceable: Replaceable,
 ) -> Publication:
     from huggingface_hub import CommitOperationAdd, HfApi
 
@@ -101,7 +131,7 @@ def _publish_once(
     opening = target.create_pr and revision is None
     where = revision or "main"
     head = str(api.repo_info(target.repo, revision=where).sha)
-    missing = differing(target, head, files)
+    missing = differing(target, head, files, replaceable)
     if not missing:
         return Publication(_address(api, target, where), head, (), _request_address(api, target, where))
     adds = [CommitOperationAdd(file.name, str(file.path)) for file in missing]

@@ -12,8 +12,9 @@ from luq_gguf.core import atomic
 from luq_gguf.core.errors import HubAccessError, UploadError
 from luq_gguf.core.hashing import hash_of, sha256_of
 from luq_gguf.core.reporter import Reporter
-from luq_gguf.llamacpp import split, tools
-from luq_gguf.publishing import access, artifacts, card, card_content, publish
+from luq_gguf.hf.download import hub_errors
+from luq_gguf.llamacpp import labels, split, tools
+from luq_gguf.publishing import access, artifacts, card, card_content, card_merge, publish
 from luq_gguf.publishing.access import Standing, Target
 from luq_gguf.publishing.artifacts import OutputFile, RunArtifacts
 from luq_gguf.publishing.publish import File
@@ -23,6 +24,7 @@ from luq_gguf.run.folder import RunFolder
 LARGEST = 50 * 10**9  # bytes: the largest file that the Hub accepts
 CARD = "README.md"
 SHARDS = ".work/shards"
+ENDPOINT = "https://huggingface.co"
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,11 @@ def upload(
     with RunFolder(run_dir) as run:
         finished = artifacts.collect(run)
         shards = _shards(finished, largest, reporter)
-        files = _files(finished, shards, target, base_model or finished.base_model, reporter)
         head = standing.head
-        missing = publish.differing(target, head, files) if head else list(files)
+        there = _remote_card(target, head) if head else None
+        files = _files(finished, shards, target, base_model or finished.base_model, there, reporter)
+        replaceable = _replaceable(finished, files, target, there)
+        missing = publish.differing(target, head, files, replaceable) if head else list(files)
         if dry_run:
             return Upload(
                 target, files, tuple(missing), None, None, None,
@@ -112,9 +116,18 @@ def upload(
             run.forget("shards")
             shards = _shards(finished, largest, reporter)
         title = f"{finished.profile.model}: {finished.model.name}"
-        done = publish.publish(target, standing, files, title, reporter.info)
+        done = publish.publish(target, standing, files, title, reporter.info, replaceable=replaceable)
         shutil.rmtree(run.file(SHARDS), ignore_errors=True)
-        run.update(upload={"repo": target.repo, "commit": done.commit, "pull_request": done.pull_request})
+        sent = {file.name: file.sha256 for file in files}
+        run.update(
+            upload={
+                "repo": target.repo,
+                "commit": done.commit,
+                "pull_request": done.pull_request,
+                "files": sent,
+                "card": publish.blob_id(run.file(CARD)),
+            }
+        )
         return Upload(
             target, files, done.sent, done.url, done.commit, done.pull_request, dry_run=False, exists=standing.exists
         )
@@ -143,21 +156,65 @@ def _files(
     shards: Sequence[OutputFile],
     target: Target,
     base_model: str | None,
+    there: Path | None,
     reporter: Reporter,
 ) -> tuple[File, ...]:
-    """All that goes into the repository; the card is written on the way."""
+    """All that goes into the repository; the card is written on the way.
+
+    At its top are what programs look for there and the card. What belongs to this file alone is in a folder of its own,
+    since a repository may have several files.
+    """
     run = finished.run
     names = [Path(file.name).name for file in shards]
-    _write_card(finished, names, target, base_model, reporter)
-    large = [*shards, *([finished.mmproj] if finished.mmproj else []), finished.imatrix]
+    folder, imatrix = labels.folder_of(finished.model.name), finished.imatrix
+    licence = _write_card(finished, names, target, base_model, there, reporter)
+    large = [*shards, *([finished.mmproj] if finished.mmproj else [])]
     files = [File(run.file(file.name), Path(file.name).name, file.n_bytes, file.sha256) for file in large]
-    small = [run.file(CARD), *artifacts.companions(finished), *(run.file(name) for name in card_content.FIGURES)]
-    files += [_file(path, str(path.relative_to(run.path))) for path in small]
-    return tuple(files)
+    files.append(File(run.file(imatrix.name), f"{folder}/{imatrix.name}", imatrix.n_bytes, imatrix.sha256))
+    small = [*artifacts.companions(finished), *(run.file(name) for name in card_content.FIGURES)]
+    files += [_file(path, f"{folder}/{path.relative_to(run.path)}") for path in small]
+    files += [_file(licence, f"{folder}/{licence.name}")] if licence else []
+    return (_file(run.file(CARD), CARD), *files)
 
 
 def _file(path: Path, name: str) -> File:
     return File(path, name, path.stat().st_size, sha256_of(path))
+
+
+def _remote_card(target: Target, head: str) -> Path | None:
+    """The card that the repository has at a commit, downloaded; None if it has none."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        with hub_errors(target.repo):
+            return Path(hf_hub_download(target.repo, CARD, revision=head))
+    except EntryNotFoundError:
+        return None
+
+
+def _sent(finished: RunArtifacts, target: Target) -> dict[str, str] | None:
+    """What this run folder has sent to a repository: name -> sha256; None where an older version did and kept no record
+    of it."""
+    record = finished.facts.get("upload") or {}
+    if record.get("repo") != target.repo:
+        return {}
+    files = record.get("files")
+    return {str(name): str(digest) for name, digest in files.items()} if isinstance(files, dict) else None
+
+
+def _replaceable(
+    finished: RunArtifacts, files: Sequence[File], target: Target, there: Path | None
+) -> dict[str, frozenset[str]]:
+    """What may be replaced in the repository: the card that ours was merged with, and of the files at its top, which
+    may be another's, those that this run folder sent."""
+    sent = _sent(finished, target)
+    earlier = str((finished.facts.get("upload") or {}).get("card"))  # of a pull request that is still open
+    replaceable = {CARD: frozenset({earlier, *([publish.blob_id(there)] if there else [])})}
+    if sent is not None:
+        top = [file for file in files if "/" not in file.name and file.name != CARD]
+        replaceable |= {file.name: frozenset({sent.get(file.name, file.sha256)}) for file in top}
+    return replaceable
 
 
 def _write_card(
@@ -165,22 +222,43 @@ def _write_card(
     names: Sequence[str],
     target: Target,
     base_model: str | None,
+    there: Path | None,
     reporter: Reporter,
-) -> None:
-    """README.md of the run folder; one that a person has changed since is left as it is."""
+) -> Path | None:
+    """Write README.md of the run folder, unless a person has changed it since; return the licence that it links to, if
+    that is to be sent too.
+
+    Raises UploadError where the card would replace what somebody has written in the repository.
+    """
     run = finished.run
-    path, ours = run.file(CARD), finished.facts.get("card_sha256")
+    path, ours, sent = run.file(CARD), finished.facts.get("card_sha256"), _sent(finished, target) or {}
     if path.exists() and sha256_of(path) != ours:
+        known = there is None or target.overwrite_card or sha256_of(there) in (sha256_of(path), ours, sent.get(CARD))
+        if not known:
+            raise UploadError(
+                f"{path} was changed by hand, and so was {CARD} in {target.repo}.",
+                "Take its changes over and add --overwrite-card, or delete the local one to have it written again.",
+            )
         reporter.info(f"{path} was changed by hand and is uploaded as it is; delete it to have it written again")
-        return
+        return None
     revision = finished.facts.get("revision") if base_model == finished.base_model else None
     base = card.read_base_card(base_model or str(finished.facts["model"]), revision)
     if not base.licence_name:
         reporter.info("the base model's licence is not known, so the card names none (its README.md could not be read)")
+    folder = labels.folder_of(finished.model.name)
+    if base.licence_file:
+        base = base.with_link(f"{ENDPOINT}/{target.repo}/blob/main/{folder}/{base.licence_file.name}")
     facts = card_content.make_card_content(finished, target.repo, names, base, base_model, _licences(finished))
     publisher = target.repo.split("/")[0]
-    atomic.write_text(path, card.render(facts, base, base_model, card_content.results(finished), publisher))
+    text = card.render(facts, base, base_model, card_content.results(finished), publisher)
+    whole = there is None or (sha256_of(there) in (ours, sent.get(CARD)) and card_merge.BEGIN not in there.read_text())
+    present = None if there is None or whole else there.read_text(encoding="utf-8", errors="replace")
+    merged = card_merge.merge(present, text, folder, target.repo, overwrite=target.overwrite_card)
+    if merged.kept:
+        reporter.info(f"{CARD} in {target.repo} is kept; only the section about {folder} is written")
+    atomic.write_text(path, merged.text)
     run.update(card_sha256=sha256_of(path))
+    return base.licence_file
 
 
 def _licences(finished: RunArtifacts) -> dict[str, str | None]:

@@ -7,7 +7,7 @@ one start of the converter for every slice.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,8 +27,9 @@ FOLDER = "slices"  # in .work: the quantized ones
 _CONVERTED = 0.2  # of a slice's time, for the bar alone
 
 
-def quantize_slices(session: Session, plan: Plan, path: Path, key: str) -> None:
-    """Quantize as planned into `path`; `key` stands for all inputs. Finished slices are kept until `clear`.
+def quantize_slices(session: Session, plan: Plan, path: Path, key: str, entries: Mapping[str, str | int]) -> None:
+    """Quantize as planned into `path`; `key` stands for all inputs, and `entries` are set in the header. Finished
+    slices are kept until `clear`.
 
     Raises what the converter and llama-quantize raise, and CheckpointError where the slices lack a tensor.
     """
@@ -42,7 +43,7 @@ def quantize_slices(session: Session, plan: Plan, path: Path, key: str) -> None:
             session.reporter.progress("text model in slices", number + share, len(parts))
 
         def make(names: tuple[str, ...] = names, name: str = name) -> None:
-            _write_slice(session, plan, names, run.file(name), on_share)
+            _write_slice(session, plan, names, run.file(name), entries, on_share)
 
         run.run_stage(f"slice-{number}", hash_of(key, names), [name], make)
         files.append(run.file(name))
@@ -60,7 +61,12 @@ def quantize_slices(session: Session, plan: Plan, path: Path, key: str) -> None:
 
 
 def _write_slice(
-    session: Session, plan: Plan, names: tuple[str, ...], out: Path, on_share: Callable[[float], None]
+    session: Session,
+    plan: Plan,
+    names: tuple[str, ...],
+    out: Path,
+    entries: Mapping[str, str | int],
+    on_share: Callable[[float], None],
 ) -> None:
     """Write one slice: its checkpoint, its 16-bit GGUF next to imatrix.gguf (llama-quantize runs there), the result."""
     run, spec = session.run, session.spec
@@ -82,6 +88,7 @@ def _write_slice(
         out,
         replace(plan, tensor_types=here),
         types,
+        entries=entries,
         threads=session.options.threads,
         on_progress=lambda done, total: on_share(_CONVERTED + (1 - _CONVERTED) * done / total),
     )

@@ -17,13 +17,13 @@ from luq_gguf.core.types import Budget, Plan, QuantizedModel, RunOptions
 from luq_gguf.hf import llava
 from luq_gguf.hf import slices as hf_slices
 from luq_gguf.hf.checkpoint import Checkpoint
-from luq_gguf.llamacpp import converter, quantize
-from luq_gguf.llamacpp.gguf import header_only, mmproj, reader
+from luq_gguf.llamacpp import converter, labels, quantize
+from luq_gguf.llamacpp.gguf import header_only, metadata, mmproj, reader
 from luq_gguf.method import tensor_types, two_type_plan
 from luq_gguf.method.orders import MEASURED_OPTIONS
-from luq_gguf.method.tensor_types import layer_of
-from luq_gguf.quantization import slices
+from luq_gguf.quantization import recipe, slices
 from luq_gguf.quantization.checks import check_same_columns, check_same_tensors
+from luq_gguf.run import provenance
 from luq_gguf.run.disk import check_disk
 from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import ModelSpec, safe_name
@@ -31,15 +31,8 @@ from luq_gguf.run.session import Session, open_planned
 
 
 def file_name(checkpoint: Checkpoint, plan: Plan) -> str:
-    """Return NAME-LUQ12-IQ1_M-Q4_K_M.gguf; rules other than the paper's are named. With many types it is
-    NAME-LUQ-best-Q2_K-Q6_K.gguf, with the types of the fewest and the most bits in its layers."""
-    if plan.ranking == "best":
-        inside = {kind for name, kind in plan.tensor_types.items() if layer_of(name) is not None}
-        bits = sorted(inside - set(two_type_plan.UNQUANTIZED), key=reader.bits_per_weight)
-        return f"{safe_name(checkpoint.name)}-LUQ-best-{bits[0]}-{bits[-1]}.gguf"
-    rule = "" if plan.ranking == "entropy" else f"-{plan.ranking}"
-    name = safe_name(checkpoint.name)
-    return f"{name}-LUQ{len(plan.low_layers)}{rule}-{plan.low}-{plan.high}.gguf"
+    """Return the name of a planned file: NAME-LUQ12-IQ1M-Q4KM-Q3_K_M_LUQ.gguf (`labels.file_name`)."""
+    return labels.file_name(safe_name(checkpoint.name), plan)
 
 
 def mmproj_name(checkpoint: Checkpoint) -> str | None:
@@ -72,8 +65,10 @@ def make_mmproj(session: Session) -> Path | None:
             converter.to_16_bit(
                 spec.llama, checkpoint.folder, out, checkpoint.name, mmproj=True, on_progress=on_progress
             )
+        written = reader.read(out).metadata
+        metadata.add(out, {metadata.CHECKPOINT: _checkpoint_key(spec)} | provenance.entries(run.read(), written))
 
-    run.run_stage("mmproj", _conversion_key(spec), [name], make)
+    run.run_stage("mmproj", hash_of(_conversion_key(spec), sorted(spec.provenance.items())), [name], make)
     return run.file(name)
 
 
@@ -132,6 +127,15 @@ def _conversion_key(spec: ModelSpec) -> str:
     return hash_of(spec.checkpoint.fingerprint, str(spec.llama.converter))
 
 
+def _checkpoint_key(spec: ModelSpec) -> str:
+    """What the text file and the mmproj of one checkpoint have in common, and those of others do not."""
+    return hash_of(spec.checkpoint.fingerprint)
+
+
+def _entries(spec: ModelSpec, plan: Plan) -> dict[str, str | int]:
+    return labels.of_plan(plan, _checkpoint_key(spec), spec.provenance)
+
+
 def write_quantized(session: Session, plan: Plan, stage: str, name: str, *, in_slices: bool = False) -> QuantizedModel:
     """Quantize by the plan under a stage's and a file's name, from the 16-bit GGUF, which is made if it is missing; or
     in slices, without one."""
@@ -139,10 +143,12 @@ def write_quantized(session: Session, plan: Plan, stage: str, name: str, *, in_s
     stages = run.read()["stages"]
     imatrix = stages.get("profile", {}).get("outputs", {}).get(header_only.IMATRIX_NAME, {}).get("sha256")
     key = hash_of(spec.checkpoint.fingerprint, dict(plan.tensor_types), plan.high, imatrix, str(spec.llama.converter))
+    entries = _entries(spec, plan)
+    key = hash_of(key, sorted(entries.items()))
 
     def make() -> None:
         if in_slices:
-            slices.quantize_slices(session, plan, run.file(name), key)
+            slices.quantize_slices(session, plan, run.file(name), key, entries)
         else:
             quantize_plan(session, plan, run.file(name), stage.replace("bank-", "variant "))
 
@@ -164,6 +170,7 @@ def quantize_plan(session: Session, plan: Plan, path: Path, label: str = "quanti
         path,
         plan,
         types,
+        entries=_entries(spec, plan),
         threads=session.options.threads,
         on_progress=lambda done, total: session.reporter.progress(f"{label}: tensors", done, total),
     )
@@ -187,6 +194,7 @@ def make_file(session: Session, plan: Plan) -> QuantizedModel:
     make_mmproj(session)
     written = write_quantized(session, plan, "quantize", file_name(checkpoint, plan), in_slices=options.low_disk)
     slices.clear(run)
+    recipe.write(session, plan, written.path.name, f16_name(checkpoint), _entries(session.spec, plan))
     if options.keep_f16:
         make_f16(session)
         run.hash_outputs("f16")
@@ -210,7 +218,7 @@ def make_layer_variants(session: Session) -> tuple[Path, Path]:
 def make_baseline(session: Session, plan: Plan) -> QuantizedModel:
     """Make the file to compare with: every tensor's stock type under the plan's high ftype, with the same imatrix."""
     spec = session.spec
-    stock = two_type_plan.make_plan(spec.tensors, plan.order, Budget(low_layers=0), plan.ranking)
+    stock = two_type_plan.make_plan(spec.tensors, plan.order, Budget(low_layers=0), labels.STOCK)
     name = f"{safe_name(spec.checkpoint.name)}-{plan.high}.gguf"
     return write_quantized(session, stock, "baseline", name)
 

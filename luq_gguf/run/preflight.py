@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,10 +20,10 @@ from luq_gguf.hf import checkpoint as checkpoints
 from luq_gguf.hf import footprint, llava
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.tensor_names import TensorNames
-from luq_gguf.llamacpp import converter, quantize, tools
+from luq_gguf.llamacpp import converter, labels, quantize, tools
 from luq_gguf.llamacpp.gguf import header_only, reader
 from luq_gguf.llamacpp.tools import LlamaCpp
-from luq_gguf.run import preflight_cache, prompt_check, serialization, structure, vocabulary
+from luq_gguf.run import preflight_cache, prompt_check, provenance, serialization, structure, vocabulary
 from luq_gguf.run.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class ModelSpec:
     """What is known of a checkpoint before anything heavy: names, both types of every tensor, all sizes.
 
     `has_imatrix` names the matrices whose importance will be known; `clip` is set where the vision half is LLaVA's,
-    which luq-gguf writes itself.
+    which luq-gguf writes itself, and `provenance` are entries about the base model that the converter does not know.
     """
 
     checkpoint: Checkpoint
@@ -46,6 +47,7 @@ class ModelSpec:
     tensors: ModelTensors
     has_imatrix: frozenset[str]
     clip: ClipVision | None = None
+    provenance: Mapping[str, str | int] = field(default_factory=dict)
 
 
 def safe_name(name: str) -> str:
@@ -64,7 +66,7 @@ def claim(run: RunFolder, model: str, *, overwrite: bool, subfolder: str | None 
             "Give --out another folder, or add --overwrite to use this one.",
         )
     if before != wanted:
-        run.update(revision=None)
+        run.update(revision=None, base_model=None, licence=None)
     if subfolder or before[1]:
         run.update(subfolder=subfolder)
     run.update(model=model, llama_cpp=tools.pin()["version"])
@@ -120,6 +122,7 @@ def load_model_spec(
     source = reader.read(path)
     record = serialization.read_json(calibratable, "profile")
     has_imatrix = frozenset(record["tensors"])
+    origin = provenance.entries(run.read(), source.metadata)
     tensors = quantize.model_tensors(
         llama,
         source,
@@ -128,9 +131,10 @@ def load_model_spec(
         n_layers=record["n_layers"],
         has_imatrix=has_imatrix,
         datasets=(dataset,) if dataset else (),
+        entries=labels.of_same_size(origin),
     )
     _check_fallbacks(tensors, reporter, allow=options.allow_fallback)
-    return ModelSpec(checkpoint, llama, source, _names(source), tensors, has_imatrix, clip)
+    return ModelSpec(checkpoint, llama, source, _names(source), tensors, has_imatrix, clip, origin)
 
 
 def _names(source: reader.GGUFInfo) -> TensorNames:
@@ -211,7 +215,8 @@ def _kinds(names: list[str]) -> str:
 
 def with_dataset(spec: ModelSpec, profile: Profile) -> ModelSpec:
     """Return the spec with the header's size for the calibration sources that were really read."""
-    header = header_only.quantized_header_bytes(spec.source, profile.calibration.sources)
+    entries = labels.of_same_size(spec.provenance)
+    header = header_only.quantized_header_bytes(spec.source, profile.calibration.sources, entries)
     return replace(spec, tensors=replace(spec.tensors, header_bytes=header))
 
 

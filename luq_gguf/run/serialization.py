@@ -145,17 +145,20 @@ def read_evals(path: Path) -> tuple[EvalResult, ...]:
 
 
 def add_eval(path: Path, result: EvalResult) -> None:
-    """Put a file's evaluation first into eval.json; those of other files or data stay as they are, under "others"."""
+    """Put a file's evaluation first into eval.json; those of other files, data or conditions stay as they are, under
+    "others", but not those of a former file of the same name."""
     content = result.to_json()
     before: Any = read_json(path, "eval") if path.exists() else {}
 
     def what(entry: dict[str, Any]) -> tuple[Any, ...]:
-        conditions = entry.get("conditions", {})
-        data = entry.get("reference"), conditions.get("data_sha256"), entry.get("metric")
-        each = conditions.get("benchmarks", {}).get("samples_each")
-        return entry.get("file"), *data, sorted(entry.get("benchmarks") or ()), each
+        measured = (entry.get(name) for name in ("file", "reference", "metric", "n_samples", "n_chunks", "conditions"))
+        return *measured, sorted(entry.get("benchmarks") or ())
+
+    def is_former(entry: dict[str, Any]) -> bool:
+        digests = entry.get("file_sha256"), content.get("file_sha256")
+        return entry.get("file") == content["file"] and None not in digests and digests[0] != digests[1]
 
     with reading(path, "eval"):
         others = [*([{k: v for k, v in before.items() if k != "others"}] if before else []), *before.get("others", [])]
-        others = [entry for entry in others if what(entry) != what(content)]
+        others = [entry for entry in others if what(entry) != what(content) and not is_former(entry)]
     write_json(path, content | {"others": others})

@@ -49,7 +49,12 @@ def bench_files(
         raise EvaluationError(
             "Two files have the same name.", "Rename one of them: the table tells files apart by name."
         )
-    arms = _hashed([file_benchmark.make_arm(path, mmproj or _only_mmproj(path)) for path in files], reporter)
+    halves = [mmproj or _only_mmproj(path) for path in files]
+    arms = [file_benchmark.make_arm(path, half) for path, half in zip(files, halves, strict=True)]
+    for path, half in zip(files, halves, strict=True):
+        if half:
+            mmproj_file.check_pair(path, half)
+    arms = _hashed(arms, reporter)
     baseline = file_benchmark.find_baseline(arms)
     return _bench(arms, baseline, request, file_benchmark.make_conditions(request, baseline), out, reporter)
 
@@ -64,7 +69,7 @@ def _hashed(arms: Sequence[Arm], reporter: Reporter) -> list[Arm]:
 
 
 def _only_mmproj(path: Path) -> Path | None:
-    candidates = mmproj_file.beside(path)
+    candidates = mmproj_file.candidates(path)
     return candidates[0] if len(candidates) == 1 else None
 
 

@@ -21,7 +21,7 @@ from luq_gguf.diagnostics import verify
 from luq_gguf.evaluation import evaluate as evaluation
 from luq_gguf.evaluation.benchmarks import run as benchmarks
 from luq_gguf.evaluation.logprobs import EvalTarget
-from luq_gguf.evaluation.questions import QuestionSet
+from luq_gguf.evaluation.questions import QuestionSet, shared_with_calibration
 from luq_gguf.hf import datasets
 from luq_gguf.llamacpp import quantize, tools
 from luq_gguf.llamacpp.gguf import header_only, imatrix, reader
@@ -30,6 +30,7 @@ from luq_gguf.planning import stage as planning_stage
 from luq_gguf.planning import uniform_baseline
 from luq_gguf.planning.meter import make_meter
 from luq_gguf.planning.stage import PlanRequest
+from luq_gguf.publishing import card
 from luq_gguf.publishing import upload as publication
 from luq_gguf.publishing.access import Target
 from luq_gguf.publishing.upload import Upload
@@ -94,10 +95,11 @@ def convert(
     What has to be measured for the plan is measured on the calibration's questions where the request names none.
     """
     check_slices(options, measures=plan_request.measures)
+    if target:
+        publication.check(target, base_model)  # hours before it is needed
+    converted = _convert(model, out, plan_request, calibration, options, reporter, base_model)
     if not target:
-        return _convert(model, out, plan_request, calibration, options, reporter)
-    publication.check(target, base_model)  # hours before it is needed
-    converted = _convert(model, out, plan_request, calibration, options, reporter)
+        return converted
     published = publication.upload(out, target, base_model=base_model, reporter=reporter)
     return replace(converted, upload=published)
 
@@ -109,11 +111,16 @@ def _convert(
     calibration: CalibrationSet,
     options: RunOptions,
     reporter: Reporter,
+    base_model: str | None,
 ) -> Conversion:
     if plan_request.questions.source is None:
+        if plan_request.measures and calibration.images:
+            reporter.info("files are measured on questions of --calib, as there is no --eval")
         plan_request = replace(plan_request, questions=replace(plan_request.questions, source=calibration.images))
     with RunFolder(out, create=True, overwrite=options.overwrite) as run:
         claim(run, model, overwrite=options.overwrite, subfolder=options.subfolder)
+        if base_model and run.read().get("base_model") != base_model:
+            run.update(base_model=base_model, licence=dict(card.read_base_card(base_model, None).licence))
         dataset = datasets.source_name(calibration.sources[0] or datasets.DEFAULT_IMAGES)
         session = open_session(
             run, model, options, reporter, low=plan_request.low, high=plan_request.high, dataset=dataset
@@ -246,6 +253,10 @@ def evaluate(
             conditions = replace(result.conditions, benchmarks=benchmarks.conditions(benchmark, benchmark_target))
             result = replace(result, benchmarks=measured, conditions=conditions)
         if run:
+            shared = shared_with_calibration(run, data.samples)
+            result = replace(result, conditions=replace(result.conditions, **vars(shared)))
+            if caveat := shared.overlap(len(data.samples)):
+                reporter.info(caveat)
             serialization.add_eval(run.file("eval.json"), result)
     return result
 

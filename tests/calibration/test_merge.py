@@ -24,7 +24,7 @@ CALIBRATION = CalibrationData((), (), "a text", 3, 0.5, 0, "f" * 64, "set", "tex
 FACTS = calibration_facts(CALIBRATION)
 
 
-def make_shard(folder, share, dtype=torch.float32):
+def make_shard(folder, share, dtype=torch.float32, sums=None):
     """A finished shard folder of a pass whose vectors are (sample, position, layer)."""
     with RunFolder(folder, create=True) as run:
         reservoir = Reservoir(run.work, CAPACITY, LAYERS, WIDTH, dtype, seed=0)
@@ -36,7 +36,8 @@ def make_shard(folder, share, dtype=torch.float32):
                 if len(slots):
                     reservoir.write(layer, slots, vectors, multimodal=multimodal)
         n = sum(sum(lengths) for _, _, lengths in reservoir.seen)
-        matrix = ImportanceMatrix({"x": np.full((1, 2), float(n))}, {"x": np.array([n])}, len(reservoir.seen))
+        sums = np.full((1, 2), float(n)) if sums is None else sums
+        matrix = ImportanceMatrix({"x": sums}, {"x": np.array([n])}, len(reservoir.seen))
         pass_result = PassResult(matrix, reservoir, {"x": np.array([1.0, 2.0])}, dtype)
         checkpoint = Checkpoint(folder, "little", {"architectures": ["Little"]}, {}, {}, {}, 0, "fingerprint")
         run.update(model="little")
@@ -69,6 +70,12 @@ def test_merged_vectors_are_a_single_process_vectors(tmp_path, dtype):
             np.testing.assert_array_equal(merged.vectors(group, layer), alone.vectors(group, layer))
     assert len(merged.vectors("all", 0)) == CAPACITY < merged.count("multimodal") + merged.count("text")
     assert merged.samples_of_all().tolist() == alone.samples_of_all().tolist()
+
+
+def test_sums_are_read_back_whatever_their_order_in_memory(tmp_path):
+    turned = np.arange(6.0).reshape(2, 3).T
+    shard = shard_files.read(make_shard(tmp_path / "shard", ShardSpec(), sums=turned))
+    assert shard.matrix.in_sum2["x"].tolist() == turned.tolist()
 
 
 def test_sums_and_counts_add_up(shards):

@@ -8,9 +8,12 @@ import gguf
 import numpy as np
 import pytest
 
-from luq_gguf.core.errors import InputError, VerificationError
+from luq_gguf.core.errors import GGUFFileError, InputError, VerificationError
 from luq_gguf.core.hashing import sha256_of
 from luq_gguf.diagnostics import verify
+from luq_gguf.llamacpp.gguf import validate
+from luq_gguf.publishing import artifacts
+from luq_gguf.run.folder import RunFolder
 
 one_model = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
 
@@ -138,6 +141,24 @@ def test_an_mmproj_of_another_width(run, small):
     spoil(path, value, struct.pack("<I", 512))
     record_again(run, path.name)
     assert "made for a text model of width 512" in wrong(run)[f"{path.name}: belongs"]
+
+
+@one_model
+def test_an_mmproj_of_another_checkpoint_is_refused_wherever_two_halves_meet(run, small, cli, calibration_file):
+    """Of the same width and the same projector: llama.cpp would load it."""
+    path, model = run / small.mmproj.name, luq_file(run)
+    key = validate.check(path).ours["luq.checkpoint"].encode()
+    spoil(path, path.read_bytes().index(key), b"0" * len(key))
+    record_again(run, path.name)
+    assert wrong(run) == {f"{path.name}: belongs": f"it was made from another checkpoint than {model.name}"}
+    asked = ("--data", calibration_file, "--samples", 1, "--threads", 1)
+    for command in (["eval", model, *asked], ["eval", model, "--mmproj", path, *asked], ["bench", model]):
+        done = cli(*command)
+        assert done.returncode == 2
+        assert f"{path.name} was made from another checkpoint than {model.name}" in done.stderr
+    with pytest.raises(GGUFFileError, match="made from another checkpoint"):
+        artifacts.collect(RunFolder(run))
+    assert wrong(small.f16, path) == {}, "the converter's own file names no checkpoint"
 
 
 @one_model

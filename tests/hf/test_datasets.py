@@ -44,6 +44,8 @@ def test_a_jsonl_with_answers_and_relative_paths(pictures, tmp_path):
     assert {s.answer for s in found.multimodal} <= {f"a{i}" for i in range(8)}
     with_images, without = {s.prompt for s in found.multimodal}, {s.prompt for s in found.text}
     assert not with_images & without
+    assert [(s.prompt, s.answers) for s in found.text_lines] == [(s.prompt, s.answers) for s in found.text]
+    assert all(s.image for s in found.text_lines)
 
 
 def test_the_draw_depends_on_the_seed_alone(pictures, tmp_path):

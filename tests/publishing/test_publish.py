@@ -180,6 +180,34 @@ def test_somebody_who_commits_in_between_is_not_overwritten(hub, start, folder):
     assert_whole(hub, folder)
 
 
+def test_contents_that_are_not_those_that_may_be_replaced_stay(hub, folder, tmp_path):
+    """A card that somebody changed after ours was merged with it."""
+    repository = hub.add(REPO)
+    repository.files["README.md"] = b"theirs"
+    code = f"""
+import hashlib
+from pathlib import Path
+from luq_gguf.core.errors import UploadError
+from luq_gguf.publishing import access, publish
+path, target = Path({str(folder / "README.md")!r}), access.Target({REPO!r})
+file = publish.File(path, path.name, path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
+for known in (b"before", b"theirs"):
+    blob = hashlib.sha1(b"blob %d\\0" % len(known) + known).hexdigest()
+    try:
+        allowed = {{"README.md": frozenset([blob])}}
+        publish.publish(target, access.check(target), [file], "m", print, replaceable=allowed)
+    except UploadError as error:
+        print(error.message)
+"""
+    ours = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN}
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | ours, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert said[0].startswith(f"{REPO} has README.md with contents that this run folder did not send")
+    assert said[1].startswith("1 files are in")
+    assert repository.files["README.md"] == (folder / "README.md").read_bytes()
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_permission_that_is_lacking_after_all_is_told(hub, start, status):
     hub.faults = [Fault("/preupload/", status)]

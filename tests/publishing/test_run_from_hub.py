@@ -59,7 +59,7 @@ def serve_once(command, environment, log: Path) -> dict:
 
 @pytest.mark.parametrize(
     ("tiny_model", "by"),
-    [("tiny-llava-1.5", "card"), *(("tiny-qwen2.5-vl", by) for by in ("card", "no tag", "LUQ6", "IQ1_M"))],
+    [("tiny-llava-1.5", "card"), *(("tiny-qwen2.5-vl", by) for by in ("card", "LUQ6"))],
     indirect=["tiny_model"],
 )
 def test_llama_server_finds_the_file_and_its_eyes_and_not_the_imatrix(published, llama, tmp_path, by):
@@ -67,24 +67,24 @@ def test_llama_server_finds_the_file_and_its_eyes_and_not_the_imatrix(published,
     assert said[0] == "llama-server"
     command = [str(llama.tool("llama-server")), *said[1:]]
     if by != "card":
-        command[-1] = REPO if by == "no tag" else f"{REPO}:{by}"
+        command[-1] = f"{REPO}:{by}"
     ours = {"MODEL_ENDPOINT": published.url, "LLAMA_CACHE": str(tmp_path / "cache")}
     props = serve_once(command, os.environ | ours, tmp_path / "log")
     assert props["modalities"]["vision"]
     fetched = sorted(set(published.fetched()))
     assert [name.startswith("mmproj-") for name in fetched] == [True, False]
-    assert "LUQ6-IQ1_M-Q4_K_M.gguf" in fetched[1]
+    assert "-LUQ6-IQ1M-Q4KM-" in fetched[1]
 
 
 @one_model
-def test_a_plain_file_beside_it_is_found_by_its_whole_name(published, llama, tmp_path):
+@pytest.mark.parametrize("tag", ["", ":Q4_K_M"])
+def test_a_plain_file_beside_it_is_found_by_its_own_tag_and_without_one(published, llama, tmp_path, tag):
     name = next(
         path for path in published.repositories[REPO].files if path.endswith("-Q4_K_M.gguf") and "LUQ" not in path
     )
     ours = {"MODEL_ENDPOINT": published.url, "LLAMA_CACHE": str(tmp_path / "cache")}
-    command = [str(llama.tool("llama-server")), "-hf", REPO, "-hff", name]
-    serve_once(command, os.environ | ours, tmp_path / "log")
-    assert name in published.fetched()
+    serve_once([str(llama.tool("llama-server")), "-hf", REPO + tag], os.environ | ours, tmp_path / "log")
+    assert [file for file in published.fetched() if "mmproj" not in file] == [name]
 
 
 def test_the_python_of_the_card_runs(published, upload, test_set, tmp_path):

@@ -8,6 +8,7 @@ from builders import point_of
 from uploader import REPO, TOKEN
 
 from luq_gguf.core.sweeps import MeterConditions, Sweep
+from luq_gguf.llamacpp import labels
 from luq_gguf.publishing import artifacts, card_content
 from luq_gguf.publishing.card import BaseCard
 from luq_gguf.run.folder import RunFolder
@@ -29,8 +30,12 @@ def assert_whole(hub, run, told):
     for file in told["files"]:
         assert hashlib.sha256(files[file["name"]]).hexdigest() == file["sha256"]
         assert len(files[file["name"]]) == file["n_bytes"]
-        if (run / file["name"]).exists():
-            assert (run / file["name"]).read_bytes() == files[file["name"]]
+        assert _in(run, file["name"]).read_bytes() == files[file["name"]]
+
+
+def _in(run, name):
+    """Where a file of the repository comes from."""
+    return run / (name if "/" not in name else name.partition("/")[2])
 
 
 def test_a_run_is_published_in_one_commit_and_only_once(upload, hub, run, tmp_path):
@@ -40,12 +45,16 @@ def test_a_run_is_published_in_one_commit_and_only_once(upload, hub, run, tmp_pa
     told = json.loads(done.stdout)
     assert_whole(hub, run, told)
     names = {file["name"] for file in told["files"]}
-    ours = {"README.md", "imatrix.gguf", "profile.json", "plan.json", "tensor-types.txt", "eval.json", "bench.json"}
-    assert ours <= names
-    assert {"figures/entropy.png", "figures/types.png", "report.html"} <= names
+    folder = labels.folder_of(next(run.glob("*-LUQ6-*.gguf")).name)
+    ours = {"imatrix.gguf", "profile.json", "plan.json", "tensor-types.txt", "eval.json", "bench.json", "recipe.json"}
+    ours |= {"figures/entropy.png", "figures/types.png", "report.html"}
+    assert {f"{folder}/{name}" for name in ours} | {"README.md"} <= names
+    assert len([name for name in names if "/" not in name]) == 3, "the card, the model and its mmproj"
     assert not any("F16" in name and "mmproj" not in name for name in names)
     assert "run.json" not in names
     assert repository.files["notes.md"] == b"kept"
+    assert repository.files["README.md"].startswith(b"---\nlicense: mit\n")
+    assert b"\nbefore\n" in repository.files["README.md"]
     assert len(repository.commits) == 2
     held = b"".join(content for name, content in repository.files.items() if not name.endswith((".gguf", ".png")))
     assert str(tmp_path).encode() not in held, "paths of this machine are nobody's business"
@@ -61,7 +70,7 @@ def test_a_run_is_published_in_one_commit_and_only_once(upload, hub, run, tmp_pa
 def test_the_card_tells_what_was_measured_and_the_hub_reads_it(upload, hub, run):
     base = "someone/base"
     hub.add(base).commits[hub.repositories[base].main]["README.md"] = (
-        b"---\nlicense: other\nlicense_name: little\nlicense_link: https://example.com/l\nlanguage: [en, de]\n---\n"
+        b"---\nlicense: other\nlicense_name: little\nlicense_link: LICENSE\nlanguage: [en, de]\n---\n"
     )
     assert upload(run, "--create", "--base-model", base).returncode == 0
     from huggingface_hub import ModelCard
@@ -73,6 +82,8 @@ def test_the_card_tells_what_was_measured_and_the_hub_reads_it(upload, hub, run)
     assert data["pipeline_tag"] == "image-text-to-text"
     assert {"luq", "gguf", "imatrix", "vision"} <= set(data["tags"])
     assert (data["license"], data["license_name"]) == ("other", "little")
+    assert data["license_link"] == f"https://huggingface.co/{base}/blob/main/LICENSE"
+    assert f"[little]({data['license_link']})" in text
     assert data["language"] == ["en", "de"]
     evaluated = json.loads((run / "eval.json").read_text())
     metrics = {m["name"]: m["value"] for r in data["model-index"][0]["results"] for m in r["metrics"]}
@@ -80,6 +91,8 @@ def test_the_card_tells_what_was_measured_and_the_hub_reads_it(upload, hub, run)
     assert metrics["mean KL divergence from the 16-bit file"] == pytest.approx(evaluated["kld"]["mean"], rel=0.01)
     row = next(line for line in text.splitlines() if line.startswith("|") and "LUQ6" in line)
     assert f"{evaluated['kld']['mean']:.2e}" in row
+    assert evaluated["conditions"]["shared_lines"] == 8
+    assert "Of 8 questions 8 were calibrated with" in text
     bench = json.loads((run / "bench.json").read_text())
     speed = next(row for row in bench["rows"] if "LUQ6" in row["file"])
     assert f"{speed['decode_tps']['median']:.1f}" in row

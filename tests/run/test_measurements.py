@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from luq_gguf.core.errors import RunFolderError
@@ -14,10 +15,12 @@ from luq_gguf.core.measurements import (
     Figures,
     Metrics,
     Spread,
+    largest,
 )
 from luq_gguf.core.profile_facts import CalibrationFacts
 from luq_gguf.core.speeds import BenchRow, Ratio, Samples
 from luq_gguf.core.sweeps import CalibrationMix, MeterConditions, MixConditions, MixPoint, MixRanking, Sweep, SweepPoint
+from luq_gguf.reporting import page
 from luq_gguf.run import serialization
 
 # A point of a sweep as luq-gguf 0.x keeps it in .work/points.
@@ -231,3 +234,32 @@ def test_damaged_measurements_name_the_command_that_makes_them(tmp_path, name, c
     with pytest.raises(RunFolderError, match=f"is not a valid luq-gguf {name}") as caught:
         read(tmp_path / f"{name}.json")
     assert caught.value.hint == f"Run luq-gguf {name} again."
+
+
+def measured(**changes):
+    conditions = {name: changes.pop(name) for name in ("data_sha256", "max_tokens") if name in changes}
+    content = EVAL | {"file_sha256": "0a"} | changes
+    return msgspec.convert(content | {"conditions": EVAL["conditions"] | conditions}, EvalResult)
+
+
+def test_evaluations_of_a_file_are_kept_by_all_their_conditions_and_the_largest_is_shown(tmp_path):
+    path = tmp_path / "eval.json"
+    whole = measured(n_samples=100)
+    added = [whole, measured(n_samples=100, max_tokens=1), measured(n_samples=1, data_sha256="0e")]
+    for result in added:
+        serialization.add_eval(path, result)
+    kept = serialization.read_evals(path)
+    assert list(kept) == added[::-1]
+    assert largest(kept) == whole
+    serialization.add_eval(path, whole)
+    assert len(serialization.read_evals(path)) == 3, "the same measurement again takes its own place"
+    section = page.eval_section(serialization.read_evals(path))
+    assert [row[-2] for row in section.rows] == ["100"]
+    assert section.texts == ["Of every file, the measurement on the most samples is shown.", "eval.json has 2 more."]
+
+
+def test_evaluations_of_a_former_file_of_the_same_name_go(tmp_path):
+    path = tmp_path / "eval.json"
+    for result in (measured(), measured(n_samples=1), measured(file="g.gguf"), measured(file_sha256="0b")):
+        serialization.add_eval(path, result)
+    assert [(r.file, r.file_sha256) for r in serialization.read_evals(path)] == [("f.gguf", "0b"), ("g.gguf", "0a")]

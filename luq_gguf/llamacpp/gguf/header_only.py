@@ -13,6 +13,7 @@ import gguf
 import numpy as np
 
 from luq_gguf.core.units import padded
+from luq_gguf.llamacpp.gguf import metadata as gguf_metadata
 from luq_gguf.llamacpp.gguf import reader as gguf_reader
 from luq_gguf.llamacpp.gguf import validate
 
@@ -63,8 +64,11 @@ def write(
     return gguf_reader.read(out)
 
 
-def quantized_header_bytes(source: gguf_reader.GGUFInfo, datasets: tuple[str, ...]) -> int:
-    """Return the header size of the file that llama-quantize makes of `source`: it adds four entries about the imatrix.
+def quantized_header_bytes(
+    source: gguf_reader.GGUFInfo, datasets: tuple[str, ...], labels: gguf_metadata.Entries | None = None
+) -> int:
+    """Return the header size of the file that llama-quantize makes of `source`: it adds four entries about the imatrix,
+    and the `labels` that it is told to set.
 
     Source: tools/quantize/quantize.cpp (key-value overrides) and GGUF's layout of key-value pairs; a value is cut at
     127 bytes there.
@@ -78,4 +82,5 @@ def quantized_header_bytes(source: gguf_reader.GGUFInfo, datasets: tuple[str, ..
         entries += string("quantize.imatrix.dataset") + 4 + 8 + len(datasets[0].encode()[:127])
     entries += string("quantize.imatrix.entries_count") + 4 + 4
     entries += string("quantize.imatrix.chunks_count") + 4 + 4
+    entries += gguf_metadata.growth(source.metadata, labels or {})
     return padded(validate.check(source.path).end + entries, ALIGNMENT)

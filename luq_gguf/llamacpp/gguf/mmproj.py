@@ -11,12 +11,46 @@ import numpy as np
 
 from luq_gguf.core import atomic
 from luq_gguf.core.clip_vision import ClipVision
-from luq_gguf.core.errors import ConversionError
+from luq_gguf.core.errors import ConversionError, GGUFFileError
+from luq_gguf.llamacpp.gguf import validate
+from luq_gguf.llamacpp.gguf.metadata import CHECKPOINT
 
 
 def beside(model: Path) -> list[Path]:
     """Return the mmproj files in the folder of a text model's file, by name."""
     return sorted(path for path in model.parent.glob("*.gguf") if is_mmproj_name(path.name))
+
+
+def candidates(model: Path) -> list[Path]:
+    """Return the mmproj files that may belong to a text model's file: those in its folder, and of several only those
+    that name the same checkpoint, if any does. Raises GGUFFileError for a file that is not a valid GGUF."""
+    files = beside(model)
+    if len(files) < 2 or (ours := checkpoint_of(model)) is None:
+        return files
+    return [file for file in files if checkpoint_of(file) == ours] or files
+
+
+def checkpoint_of(path: Path) -> str | None:
+    """Return the key of the checkpoint that luq-gguf made a file from; None for files of other programs and of older
+    versions. Raises GGUFFileError for a file that is not a valid GGUF."""
+    return validate.check(path).ours.get(CHECKPOINT)
+
+
+def belong_together(model: Path, mmproj: Path) -> bool:
+    """Return whether two files can be of one checkpoint: unless both say which, nothing speaks against it."""
+    keys = {checkpoint_of(path) for path in (model, mmproj)}
+    return len(keys - {None}) < 2
+
+
+def check_pair(model: Path, mmproj: Path) -> None:
+    """Raise GGUFFileError where two files say that they were made from different checkpoints: llama.cpp would load an
+    mmproj of the same width, and answer wrongly."""
+    if not belong_together(model, mmproj):
+        raise GGUFFileError(
+            f"{mmproj.name} was made from another checkpoint than {model.name}, so its answers about images would be "
+            "wrong.",
+            "Give --mmproj the file that was made from the same checkpoint.",
+        )
 
 
 def is_mmproj_name(name: str) -> bool:

@@ -17,6 +17,7 @@ import gguf
 from luq_gguf.core import atomic, file_ranges
 from luq_gguf.core.errors import VerificationError
 from luq_gguf.core.units import padded
+from luq_gguf.llamacpp.gguf import metadata
 from luq_gguf.llamacpp.gguf import reader as gguf_reader
 
 
@@ -68,19 +69,15 @@ def _before_infos(path: Path, reader: gguf_reader.Reader, n_tensors: int, change
     for start in sorted(changed, reverse=True):
         key, text = changed[start]
         end = start + sum(int(piece.nbytes) for piece in reader.fields[key].parts)
-        raw = raw[:start] + _string(key) + struct.pack("<I", gguf.GGUFValueType.STRING) + _string(text) + raw[end:]
+        raw = raw[:start] + metadata.entry(key, text) + raw[end:]
     return raw[:8] + struct.pack("<Q", n_tensors) + raw[16:]
-
-
-def _string(text: str) -> bytes:
-    return struct.pack("<Q", len(text.encode())) + text.encode()
 
 
 def _info(name: str, tensor: gguf.ReaderTensor, offset: int) -> bytes:
     """A tensor's description (GGUF 3): name, dimensions, type, offset of its data."""
     shape = [int(n) for n in tensor.shape]
     return (
-        _string(name)
+        metadata.string(name)
         + struct.pack(f"<I{len(shape)}Q", len(shape), *shape)
         + struct.pack("<IQ", int(tensor.tensor_type), offset)
     )

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import gguf
@@ -37,11 +37,12 @@ class _DamageError(Exception):
 @dataclass(frozen=True)
 class GGUFHeader:
     """Where a header ends (before padding), its alignment, and the name, type number and shape (columns first) of every
-    tensor."""
+    tensor. `ours` are the texts that luq-gguf wrote into the metadata."""
 
     end: int
     alignment: int
     tensors: tuple[tuple[str, int, tuple[int, ...]], ...]
+    ours: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -115,14 +116,14 @@ def _check(cursor: _Cursor) -> GGUFHeader:
         raise _DamageError(f"it claims to have {n_entries} metadata entries")
     if n_tensors > min(MAX_TENSORS, cursor.left() // 24):
         raise _DamageError(f"it claims to have {n_tensors} tensors")
-    alignment = _check_entries(cursor, n_entries)
+    alignment, ours = _check_entries(cursor, n_entries)
     tensors = tuple(_check_tensors(cursor, n_tensors, alignment))
-    return GGUFHeader(cursor.at, alignment, tensors)
+    return GGUFHeader(cursor.at, alignment, tensors, ours)
 
 
-def _check_entries(cursor: _Cursor, count: int) -> int:
-    """Walk over the metadata; the alignment that it sets."""
-    alignment, seen = 32, set()
+def _check_entries(cursor: _Cursor, count: int) -> tuple[int, dict[str, str]]:
+    """Walk over the metadata; the alignment that it sets, and the texts of luq-gguf's own keys."""
+    alignment, seen, ours = 32, set(), {}
     for _ in range(count):
         key = cursor.name("a key", 65_535)
         if not key or key in seen:
@@ -131,11 +132,13 @@ def _check_entries(cursor: _Cursor, count: int) -> int:
         kind = cursor.number("<I", f"{key}'s type")
         at = cursor.at
         _check_value(cursor, kind, key)
+        if key.startswith("luq.") and kind == _STRING:
+            ours[key] = bytes(cursor.data[at + 8 : cursor.at]).decode(errors="replace")
         if key == "general.alignment":
             alignment = struct.unpack_from("<I", cursor.data, at)[0] if kind == _UINT32 else 0
             if alignment == 0 or alignment & (alignment - 1):
                 raise _DamageError("its alignment is not a power of two")
-    return alignment
+    return alignment, ours
 
 
 def _check_value(cursor: _Cursor, kind: int, key: str) -> None:

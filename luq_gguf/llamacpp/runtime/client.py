@@ -156,9 +156,10 @@ class LlamaClient:
         reply = self._request(tokenize=text)
         return list(reply["tokens"]), reply["bos"]
 
-    def score_tokens(self, tokens: Sequence[int], start: int) -> np.ndarray:
-        """Return log-probabilities after the tokens from `start` on, float32 [len(tokens) - start, n_vocab]."""
-        return self._scores(tokens=[int(token) for token in tokens], start=start)[1]
+    def score_tokens(self, tokens: Sequence[int], start: int, n_batch: int | None = None) -> np.ndarray:
+        """Return log-probabilities after the tokens from `start` on, float32 [len(tokens) - start, n_vocab], computed
+        `n_batch` tokens at once (None: as many as the client's)."""
+        return self._scores(tokens=[int(token) for token in tokens], start=start, n_batch=n_batch)[1]
 
     def _scores(self, **request: Any) -> tuple[dict[str, Any], np.ndarray]:
         out = Path(self._folder.name) / "scores.npy"

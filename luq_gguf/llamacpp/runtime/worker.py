@@ -112,12 +112,16 @@ def score(model: Model, text: str, image: str | None, out: Path) -> dict[str, An
     return {"tokens": tokens, "n_prompt": n_prompt}
 
 
-def score_tokens(model: Model, tokens: list[int], start: int, out: Path) -> dict[str, Any]:
+def score_tokens(model: Model, tokens: list[int], start: int, out: Path, n_batch: int | None) -> dict[str, Any]:
     model.clear()
     rows: list[np.ndarray] = []
-    if start:
-        model.decode(tokens[:start], 0)
-    model.decode(tokens[start:], start, rows)
+    usual, model.n_batch = model.n_batch, n_batch or model.n_batch
+    try:
+        if start:
+            model.decode(tokens[:start], 0)
+        model.decode(tokens[start:], start, rows)
+    finally:
+        model.n_batch = usual
     _save(out, rows)
     return {}
 
@@ -138,7 +142,9 @@ def reply(model: Model, request: dict[str, Any]) -> dict[str, Any]:
     if "text" in request:
         return score(model, request["text"], request["image"], Path(request["out"]))
     if "tokens" in request:
-        return score_tokens(model, request["tokens"], int(request["start"]), Path(request["out"]))
+        return score_tokens(
+            model, request["tokens"], int(request["start"]), Path(request["out"]), request.get("n_batch")
+        )
     if "time" in request:
         return time_answer(model, request["time"], request["image"], int(request["max_tokens"]))
     if "tokenize" in request:

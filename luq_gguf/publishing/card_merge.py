@@ -1,0 +1,112 @@
+"""Puts the generated part of a model card into the card that a repository has, and leaves the rest of it alone.
+
+Many people publish several sizes in one repository and write its card themselves. So what luq-gguf writes about a file
+stands between two comments that name the file, and nothing outside of them is changed. The first comment has a hash of
+the text, which shows whether somebody has edited it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from luq_gguf.core.errors import UploadError
+
+BEGIN = "<!-- luq-gguf: begin "
+_EDGE = re.compile(r"\A---\s*\n(.*?)\n---\s*\n", re.DOTALL)
+_HINT = "Add --overwrite-card to replace it, or take the change over into the run folder's README.md."
+
+
+@dataclass(frozen=True)
+class MergedCard:
+    """A card, and whether the repository's own text around ours was kept in it."""
+
+    text: str
+    kept: bool
+
+
+def mark(key: str, body: str) -> str:
+    """Return the section about a file, between the comments that name it."""
+    body = body.strip() + "\n"
+    return f"{BEGIN}{key} {_digest(body)} -->\n{body}<!-- luq-gguf: end {key} -->\n"
+
+
+def merge(present: str | None, ours: str, key: str, repo: str, *, overwrite: bool) -> MergedCard:
+    """Return the card `present` of a repository with the section about the file `key` from `ours`, a whole card of that
+    file alone, in the place of an older one or at its end.
+
+    Metadata that `present` has stay; base models, tags and results are added. Raises UploadError where somebody edited
+    the section, or where the metadata cannot be read, unless that may be overwritten.
+    """
+    data, body = _split(ours)
+    section = mark(key, body)
+    if present is None:
+        return MergedCard(_join(_dump(data), section), kept=False)
+    try:
+        there, around = _split(present)
+    except ValueError:
+        if overwrite:
+            return MergedCard(_join(_dump(data), section), kept=False)
+        raise UploadError(f"The metadata of README.md in {repo} is not valid YAML.", _HINT) from None
+    pattern = re.compile(
+        rf"{BEGIN}{re.escape(key)} (\w+) -->\n(.*?)<!-- luq-gguf: end {re.escape(key)} -->\n?", re.DOTALL
+    )
+    old = pattern.search(around)
+    if old and _digest(old[2]) != old[1] and not overwrite:
+        raise UploadError(f"The section about {key} in README.md of {repo} was edited there.", _HINT)
+    text = around[: old.start()] + section + around[old.end() :] if old else around.rstrip() + "\n\n" + section
+    merged = _merged(there, data)
+    raw = _EDGE.match(present)
+    head = raw[1] if raw and merged == there else _dump(merged)
+    return MergedCard(_join(head, text), kept=bool(pattern.sub("", around).strip()))
+
+
+def _digest(body: str) -> str:
+    return hashlib.sha256(body.replace("\r\n", "\n").encode()).hexdigest()[:16]
+
+
+def _join(head: str, text: str) -> str:
+    return f"---\n{head.strip()}\n---\n\n{text.strip()}\n"
+
+
+def _split(card: str) -> tuple[dict[str, Any], str]:
+    """Metadata and text. Raises ValueError where the metadata are not a mapping."""
+    import yaml
+
+    card = card.replace("\r\n", "\n")
+    edge = _EDGE.match(card)
+    if not edge:
+        return {}, card
+    try:
+        data = yaml.safe_load(edge[1])
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError("not YAML") from error
+    if data is not None and not isinstance(data, dict):
+        raise ValueError("not a mapping")
+    return data or {}, card[edge.end() :]
+
+
+def _dump(data: Mapping[str, Any]) -> str:
+    from huggingface_hub.utils import yaml_dump  # type: ignore[attr-defined]
+
+    return str(yaml_dump(dict(data), sort_keys=False))
+
+
+def _merged(there: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(ours) | dict(there)
+    for name in ("base_model", "tags"):
+        if name in there and name in ours:
+            listed = [*_list(there[name]), *(word for word in _list(ours[name]) if word not in _list(there[name]))]
+            merged[name] = there[name] if listed == _list(there[name]) else listed
+    if "model-index" in ours and "model-index" in there:
+        named = {entry.get("name") for entry in ours["model-index"]}
+        others = [e for e in _list(there["model-index"]) if not (isinstance(e, dict) and e.get("name") in named)]
+        merged["model-index"] = [*others, *ours["model-index"]]
+    return {name: merged[name] for name in dict(there) | merged}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

@@ -1,0 +1,63 @@
+"""Writes recipe.json: how a LUQ file is made from its checkpoint without luq-gguf, so that others can check it.
+
+llama.cpp's converter and llama-quantize are deterministic: the commands below, in these versions and with files of
+these hashes, write the same bytes on any machine whose build computes alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from luq_gguf._version import __version__
+from luq_gguf.core.hashing import sha256_of
+from luq_gguf.core.types import Plan
+from luq_gguf.llamacpp import converter, quantize, tools
+from luq_gguf.llamacpp.gguf import header_only
+from luq_gguf.llamacpp.gguf.metadata import CHECKPOINT
+from luq_gguf.run import provenance, serialization
+from luq_gguf.run.session import Session
+
+NAME = "recipe.json"
+TYPES = "tensor-types.txt"
+
+
+def write(session: Session, plan: Plan, name: str, f16: str, entries: Mapping[str, str | int]) -> None:
+    """Write recipe.json for the LUQ file `name`, made from the 16-bit file `f16`, into the run folder.
+
+    Commands are lists of arguments that run in the folder of imatrix.gguf and tensor-types.txt; CHECKPOINT stands for
+    the checkpoint's folder.
+    """
+    run, checkpoint, pin = session.run, session.spec.checkpoint, tools.pin()
+    record = run.read()
+    inputs = {header_only.IMATRIX_NAME: _digest(session, header_only.IMATRIX_NAME)}
+    if run.file(TYPES).is_file():
+        inputs[TYPES] = sha256_of(run.file(TYPES))
+    content = {
+        "checkpoint": {
+            "name": checkpoint.folder.name,
+            "hub_id": provenance.base_model(record),
+            "revision": checkpoint.revision,
+            CHECKPOINT: entries[CHECKPOINT],
+        },
+        "versions": {
+            "luq-gguf": __version__,
+            "llama.cpp": f"{pin['package']} {pin['version']}",
+            "llama.cpp sha256": pin["sha256"],
+            "cmake_args": list(pin["cmake_args"]),
+        },
+        "inputs": inputs,
+        "commands": {
+            "convert": ["convert_hf_to_gguf.py", *converter.arguments("CHECKPOINT", f16, checkpoint.name)],
+            "quantize": ["llama-quantize", *quantize.arguments(TYPES, f16, name, plan.high, entries)],
+        },
+        "outputs": {
+            output: fact["sha256"] for stage in ("quantize", "mmproj") for output, fact in run.outputs(stage).items()
+        },
+    }
+    serialization.write_json(run.file(NAME), content)
+
+
+def _digest(session: Session, name: str) -> str:
+    run = session.run
+    recorded = run.outputs("profile").get(name, {}).get("sha256")
+    return str(recorded or sha256_of(run.file(name)))
