@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -94,9 +93,8 @@ def _histograms(
 
 def _at_once(n_bytes: int) -> int:
     """How many K-means of vectors of so many bytes run at once: as many as this process has threads and memory for."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     room = machine.available_bytes() // (4 * n_bytes)  # a copy, one in float64 for the start, and distances
-    return max(1, min(cores, torch.get_num_threads(), room))
+    return max(1, min(machine.cores(logical=True), torch.get_num_threads(), room))
 
 
 def _layer(histograms: dict[str, np.ndarray], layer: int, groups: list[str]) -> LayerEntropy:

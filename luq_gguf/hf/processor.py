@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from luq_gguf.core import process_state
 from luq_gguf.core.errors import CheckpointError, LuqError
 from luq_gguf.core.hashing import hash_of
 from luq_gguf.hf.checkpoint import Checkpoint
@@ -50,22 +51,23 @@ def load_processor(folder: Path, *, trust_remote_code: bool = False) -> Any:
     An image processor whose class transformers no longer has is replaced by the one that it has for the model. Raises
     what transformers raises when a part is missing or unreadable.
     """
-    from transformers import AutoConfig, AutoProcessor, AutoTokenizer
-    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+    with process_state.TORCH:
+        from transformers import AutoConfig, AutoProcessor, AutoTokenizer
+        from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    if type(config) in PROCESSOR_MAPPING:
-        processor_class = PROCESSOR_MAPPING[type(config)]
-        without_video = images_and_text(processor_class)
-        try:
-            if without_video is not processor_class:
-                return without_video.from_pretrained(folder)  # type: ignore[attr-defined]
-            return AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        except ValueError as error:
-            if "Unrecognized image processor" not in str(error):
-                raise
-            return without_video.from_pretrained(folder, config=config)  # type: ignore[attr-defined]
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        if type(config) in PROCESSOR_MAPPING:
+            processor_class = PROCESSOR_MAPPING[type(config)]
+            without_video = images_and_text(processor_class)
+            try:
+                if without_video is not processor_class:
+                    return without_video.from_pretrained(folder)  # type: ignore[attr-defined]
+                return AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
+            except ValueError as error:
+                if "Unrecognized image processor" not in str(error):
+                    raise
+                return without_video.from_pretrained(folder, config=config)  # type: ignore[attr-defined]
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
 
 
 @dataclass
@@ -94,7 +96,8 @@ class PictureCheck:
         processor = self._image_processor
         try:
             if processor:
-                processor(images=[picture], return_tensors="pt")
+                with process_state.TORCH:
+                    processor(images=[picture], return_tensors="pt")
         except Exception as error:  # each family's processor has its own limits, and errors of its own
             raise ValueError(f"the image processor rejects it: {error}") from None
         self._accepted.add(picture.size)

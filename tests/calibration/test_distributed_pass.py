@@ -18,6 +18,7 @@ from luq_gguf.calibration import forward_pass
 from luq_gguf.calibration import shards as shard_files
 from luq_gguf.calibration import stage as calibration_stage
 from luq_gguf.core.calibration_set import CalibrationSet
+from luq_gguf.hf import checkpoint as checkpoints
 from luq_gguf.llamacpp.gguf import imatrix
 from luq_gguf.run.folder import RunFolder
 
@@ -122,8 +123,13 @@ def test_a_merged_profile_is_known_by_its_data(cli, asked, merged, tmp_path):
     run(cli, "profile", *asked[:2], copied, *asked[3:], "--out", merged, "--device", "cpu")
     assert json.loads((merged / "run.json").read_text())["stages"]["profile"] == before
     facts = json.loads((merged / "run.json").read_text())["merged"]
-    spec = SimpleNamespace(checkpoint=SimpleNamespace(fingerprint=facts["model_contents"]))
-    fine_tuned = SimpleNamespace(checkpoint=SimpleNamespace(fingerprint="0" * 24))
+    checkpoint = checkpoints.open_checkpoint(str(asked[0]))
+    spec = SimpleNamespace(checkpoint=checkpoint)
+    assert checkpoint.fingerprint == facts["model_contents"]
+    like = {
+        name: getattr(checkpoint, name) for name in ("name", "folder", "outline", "trust_remote_code", "has_vision")
+    }
+    fine_tuned = SimpleNamespace(checkpoint=SimpleNamespace(**like, fingerprint="0" * 24))
     calibration = CalibrationSet(asked[2], None, 0.5, SAMPLES, 0)
     with RunFolder(merged) as held:
         for other in ({"seed": 1}, {"alpha": 0.25}, {"samples": 6}):
