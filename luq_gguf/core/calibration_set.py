@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from luq_gguf.core.folders import visible_files
 from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.types import Sample
 
@@ -46,9 +47,10 @@ class CalibrationData:
     """What was read of a CalibrationSet and flows through the reference model: multimodal samples, and n_text text-only
     ones.
 
-    The text-only ones are prompts without images (`text`, made of the set's `text_lines`), or chunks of a `document`.
-    `image_source` and `text_source` name the sets; `revisions` has the commit of those from the Hub. `without_images`:
-    images were asked for, and the set has text alone.
+    The text-only ones are prompts without images (`text`), or chunks of a `document`. `lines` are those of the set that
+    samples were made of, as they stand there. `image_source` and `text_source` name the sets; `revisions` has the
+    commit of those from the Hub. `without_images`: images were asked for, and the set has text alone. `n_cut` samples
+    were cut at `cut_at` tokens.
     """
 
     multimodal: tuple[Sample, ...]
@@ -62,8 +64,10 @@ class CalibrationData:
     text_source: str | None = None
     revisions: Mapping[str, str] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
-    text_lines: tuple[Sample, ...] = ()
+    lines: tuple[Sample, ...] = ()
     without_images: bool = False
+    n_cut: int = 0
+    cut_at: int = 0
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -74,5 +78,5 @@ def _stamps(source: str | None) -> list[object]:
     path = Path(source).expanduser() if source else None
     if path is None or not path.exists():
         return []
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    files = visible_files(path) if path.is_dir() else [path]
     return [(str(f.relative_to(path.parent)), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]

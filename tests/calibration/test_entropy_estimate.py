@@ -40,4 +40,4 @@ def test_figures_are_the_same_however_many_run_at_once(tmp_path, monkeypatch, at
 
 def test_so_many_run_at_once_as_memory_allows():
     assert entropy_estimate._at_once(2**60) == 1
-    assert 1 <= entropy_estimate._at_once(1)
+    assert entropy_estimate._at_once(1) >= 1
