@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from msgspec import UNSET
 
 from luq_gguf.calibration import entropy_estimate
 from luq_gguf.calibration.forward_pass import CAPACITY, forward, pass_key, run_pass
@@ -128,7 +129,13 @@ def finalize_profile(
         dtype=inputs.dtype,
     )
     n_text = matrix.n_samples - inputs.calibration.n_multimodal
-    calibration = replace(inputs.calibration, n_text=n_text, n_tokens=matrix.n_tokens)
+    lengths = [length for _, _, of_batch in vectors.seen for length in of_batch]
+    calibration = replace(
+        inputs.calibration,
+        n_text=n_text,
+        n_tokens=matrix.n_tokens,
+        largest_sample_share=round(max(lengths) / sum(lengths), 4) if lengths else UNSET,
+    )
     columns = {COLUMNS + name: energy for name, energy in inputs.energies.items()}
     taus = ranking.agreement(rankings)
     return Profile(inputs.model, layers, estimator, calibration, rankings, taus), matrix, histograms | columns
@@ -148,5 +155,6 @@ def calibration_facts(calibration: CalibrationData) -> CalibrationFacts:
         seed=calibration.seed,
         sha256=calibration.sha256,
         skipped_images=calibration.skipped,
-        seen=overlap.seen(calibration.multimodal, (*calibration.multimodal, *calibration.text_lines)),
+        cut_samples=calibration.n_cut or UNSET,
+        seen=overlap.seen(calibration.multimodal, calibration.lines),
     )

@@ -18,7 +18,7 @@ from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.json_value import given
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import Profile
-from luq_gguf.hf import datasets
+from luq_gguf.hf import datasets, long_prompts
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.processor import PictureCheck
 from luq_gguf.llamacpp.gguf import header_only, imatrix
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from luq_gguf.hf.devices import Placement
 
 PROFILE_FILES = ("profile.json", "profile.safetensors", header_only.IMATRIX_NAME)
+LARGE = 2  # times an equal share of all tokens, and a tenth of them: a sample of which that is told
 PROFILE_STATE = ("pass.npz", "entropies.npz", "reservoir-multimodal.bin", "reservoir-text.bin")
 
 
@@ -81,9 +82,9 @@ def _drawn(run: RunFolder, checkpoint: Checkpoint, calibration: CalibrationSet) 
 
 
 def read_data(run: RunFolder, calibration: CalibrationSet, checkpoint: Checkpoint) -> CalibrationData:
-    """Read the data of a calibration set, without images that the checkpoint's processor rejects. Raises
-    CalibrationError."""
-    return datasets.read_calibration(
+    """Read the data of a calibration set, without images that the checkpoint's processor rejects, long samples cut.
+    Raises CalibrationError."""
+    data = datasets.read_calibration(
         *calibration.sources,
         n_samples=calibration.samples,
         alpha=calibration.alpha,
@@ -91,11 +92,15 @@ def read_data(run: RunFolder, calibration: CalibrationSet, checkpoint: Checkpoin
         cache=run.work / "images",
         check=PictureCheck(checkpoint),
     )
+    return long_prompts.cut(data, checkpoint)
 
 
 def tell_skipped(data: CalibrationData, reporter: Reporter) -> None:
-    """Tell the reporter which images could not be read, or are rejected by the processor; and of a set that has
-    none."""
+    """Tell the reporter which images could not be read, or are rejected by the processor; of a set that has none; and
+    how many samples were cut."""
+    if data.n_cut:
+        n = len(data.multimodal) + len(data.text)
+        reporter.info(f"{data.n_cut} of {n} samples have more than {data.cut_at} tokens of text: they are cut there")
     if data.without_images:
         reporter.info(f"{data.image_source} has no images: alpha is 0")
     if data.skipped:
@@ -216,6 +221,9 @@ def write_profile(run: RunFolder, result: ProfileResult, reporter: Reporter = Re
     if never_active.sentence:
         reporter.info(never_active.sentence)
         profile = replace(profile, calibration=replace(profile.calibration, never_active=never_active))
+    largest = given(profile.calibration.largest_sample_share) or 0.0
+    if largest > max(0.1, LARGE / max(1, matrix.n_samples)):
+        reporter.info(f"the longest of {matrix.n_samples} samples has {largest:.0%} of all tokens of the calibration")
     with atomic.whole(run.file(header_only.IMATRIX_NAME)) as part:
         imatrix.write(part, importance.floored(matrix), list(profile.calibration.sources), 512)
     with atomic.whole(run.file("profile.safetensors")) as part:

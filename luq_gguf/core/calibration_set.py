@@ -39,9 +39,10 @@ class CalibrationData:
     """What was read of a CalibrationSet and flows through the reference model: multimodal samples, and n_text text-only
     ones.
 
-    The text-only ones are prompts without images (`text`, made of the set's `text_lines`), or chunks of a `document`.
-    `image_source` and `text_source` name the sets; `revisions` has the commit of those from the Hub. `without_images`:
-    images were asked for, and the set has text alone.
+    The text-only ones are prompts without images (`text`), or chunks of a `document`. `lines` are those of the set that
+    samples were made of, as they stand there. `image_source` and `text_source` name the sets; `revisions` has the
+    commit of those from the Hub. `without_images`: images were asked for, and the set has text alone. `n_cut` samples
+    were cut at `cut_at` tokens.
     """
 
     multimodal: tuple[Sample, ...]
@@ -55,8 +56,10 @@ class CalibrationData:
     text_source: str | None = None
     revisions: Mapping[str, str] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
-    text_lines: tuple[Sample, ...] = ()
+    lines: tuple[Sample, ...] = ()
     without_images: bool = False
+    n_cut: int = 0
+    cut_at: int = 0
 
     @property
     def sources(self) -> tuple[str, ...]:

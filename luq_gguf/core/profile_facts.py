@@ -49,7 +49,8 @@ class CalibrationFacts(JsonValue):
 
     `n_text` and `n_tokens` are None until the pass has ended. `sources` lists both sets; the first version wrote
     neither `images`, `text` nor `revisions`. `never_active` where the pass left any columns or experts out. `seen`
-    tells whether files are measured on the same data.
+    tells whether files are measured on the same data. `cut_samples` were longer than is read of a sample;
+    `largest_sample_share` is the longest one's share of all tokens.
     """
 
     sources: tuple[str, ...]
@@ -65,6 +66,8 @@ class CalibrationFacts(JsonValue):
     skipped_images: tuple[str, ...]
     never_active: NeverActive | UnsetType = UNSET
     seen: Seen | UnsetType = UNSET
+    cut_samples: int | UnsetType = UNSET
+    largest_sample_share: float | UnsetType = UNSET
 
     @property
     def sets(self) -> tuple[str | None, str | None]:

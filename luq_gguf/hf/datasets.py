@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from luq_gguf.core import text_input
+from luq_gguf.core import folders, text_input
 from luq_gguf.core.calibration_set import CalibrationData
 from luq_gguf.core.errors import CalibrationError
 from luq_gguf.core.hashing import asked_once, content_of
@@ -105,12 +105,12 @@ def read_calibration(
             "or next to the .jsonl file.",
         )
     samples: tuple[Sample, ...] = ()
-    lines: tuple[Sample, ...] = ()
+    lines = tuple(multimodal)
     document = None
     if n_text and images and text is None:
         spare = [s for s in order if s not in set(multimodal)] + list(multimodal)
-        lines = tuple(spare[:n_text])
-        samples = tuple(Sample(s.prompt, None, s.answers) for s in lines)
+        samples = tuple(Sample(s.prompt, None, s.answers) for s in spare[:n_text])
+        lines += tuple(spare[:n_text])
     elif n_text:
         document = _read_text(text or DEFAULT_TEXT, n_text * CHARACTERS_PER_CHUNK)
         text_source = source_name(text or DEFAULT_TEXT)
@@ -220,7 +220,7 @@ def _read_set(
 def _samples(source: str, seed: int, n_samples: int | None, cache: Path, splits: Sequence[str]) -> Iterator[Sample]:
     path = Path(source).expanduser()
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+        files = [file for file in folders.visible_files(path) if file.suffix.lower() in IMAGE_SUFFIXES]
         return iter([Sample(FOLDER_PROMPT, file) for file in files])
     if path.is_file():
         return read_jsonl(path)

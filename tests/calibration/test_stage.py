@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from builders import entropies
+from msgspec import UNSET
 from safetensors.numpy import load_file
 
 from luq_gguf.calibration import stage
@@ -13,7 +14,7 @@ from luq_gguf.calibration.profiler import calibration_facts
 from luq_gguf.core.calibration_set import CalibrationData
 from luq_gguf.core.profile_facts import EstimatorFacts
 from luq_gguf.core.reporter import Reporter
-from luq_gguf.core.types import ImportanceMatrix, Profile
+from luq_gguf.core.types import ImportanceMatrix, Profile, Sample
 from luq_gguf.llamacpp.gguf import imatrix
 from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder
@@ -29,11 +30,11 @@ def run(tmp_path):
         yield run
 
 
-def write(run, sums, counts, **arrays):
+def write(run, sums, counts, facts=FACTS, n_samples=1, **arrays):
     """Write a profile of these sums; return the sentences that were told."""
     told = []
-    matrix = ImportanceMatrix({"x": np.array(sums)}, {"x": np.array(counts)}, 1)
-    profile = Profile("little", entropies(1.0), ESTIMATOR, replace(FACTS, n_text=1, n_tokens=4))
+    matrix = ImportanceMatrix({"x": np.array(sums)}, {"x": np.array(counts)}, n_samples)
+    profile = Profile("little", entropies(1.0), ESTIMATOR, replace(facts, n_text=1, n_tokens=4))
     stage.write_profile(run, (profile, matrix, arrays), Reporter(info=told.append))
     return told
 
@@ -57,3 +58,17 @@ def test_arrays_are_written_as_they_are_and_not_as_their_memory_is(run):
     turned = np.arange(6.0).reshape(2, 3).T
     write(run, [[4.0, 1.0]], [4], turned=turned)
     assert load_file(run.file("profile.safetensors"))["turned"].tolist() == turned.tolist()
+
+
+@pytest.mark.parametrize(("share", "told"), [(0.97, True), (0.15, False), (UNSET, False)])
+def test_the_share_of_the_longest_sample_is_told_where_it_is_large(run, share, told):
+    sentences = write(run, [[4.0, 1.0]], [4], replace(FACTS, largest_sample_share=share), n_samples=9)
+    assert sentences == ["the longest of 9 samples has 97% of all tokens of the calibration"] * told
+
+
+def test_samples_that_were_cut_are_told():
+    sample, told = Sample("a"), []
+    data = CalibrationData((), (sample,) * 5, None, 5, 0.0, 0, "", "set", n_cut=2, cut_at=512)
+    stage.tell_skipped(data, Reporter(info=told.append))
+    assert told == ["2 of 5 samples have more than 512 tokens of text: they are cut there"]
+    assert calibration_facts(data).cut_samples == 2

@@ -104,7 +104,9 @@ def test_stages_one_by_one_make_the_same_file(small, cli, tmp_path, tiny_model, 
     out = tmp_path / "steps"
     done = cli("profile", tiny_model, "--out", out, "--calib", calibration_file, "--samples", 32, "--json")
     assert done.returncode == 0, done.stderr
-    assert len(json.loads(done.stdout)["layers"]) == 12
+    profile = json.loads(done.stdout)
+    assert len(profile["layers"]) == 12
+    assert 1 / 32 <= profile["calibration"]["largest_sample_share"] < 0.2
     done = cli("plan", out, "--low", "Q2_K", "--low-layers", 6, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["low_layers"] == small.result["low_layers"]
