@@ -18,6 +18,7 @@ from typing import Any
 from luq_gguf.core import json_input
 from luq_gguf.core.errors import CheckpointError, DiskSpaceError, DownloadError, UploadError
 from luq_gguf.core.units import format_size
+from luq_gguf.hf.hub_settings import checked_settings, refused_token
 
 _SMALL = ("*.json", "*.jinja", "*.model", "*.txt", "README.md")
 _PICKLES = ("*.bin", "*.pt", "*.pth")
@@ -32,11 +33,12 @@ class Snapshot:
     revision: str
 
 
+@checked_settings()
 def fetch(model: str, revision: str | None, check: Callable[[Path], None], *, code: bool = False) -> Snapshot:
     """Download a model's configuration, tokenizer and safetensors at a revision (None: the newest).
 
     `check` is called with the folder when it holds all but the weights; what it raises ends the download. Raises
-    CheckpointError or DiskSpaceError with what to do. `code`: Python files too.
+    CheckpointError, HubAccessError or DiskSpaceError with what to do. `code`: Python files too.
     """
     from huggingface_hub import HfApi, snapshot_download
 
@@ -66,6 +68,7 @@ def fetch(model: str, revision: str | None, check: Callable[[Path], None], *, co
         return Snapshot(folder, commit)
 
 
+@checked_settings()
 def fetch_config(model: str) -> Path:
     """Download config.json alone, at the newest revision or as it is in the cache. Raises the errors of `fetch`."""
     from huggingface_hub import hf_hub_download
@@ -134,7 +137,8 @@ def _cached(model: str, revision: str | None) -> Snapshot | None:
 
 @contextmanager
 def _one_sentence(model: str) -> Iterator[None]:
-    """What the Hub's client raises, told as our errors. Raises CheckpointError, DownloadError or DiskSpaceError."""
+    """What the Hub's client raises, told as our errors: CheckpointError, HubAccessError, DownloadError or
+    DiskSpaceError."""
     from huggingface_hub.constants import ENDPOINT
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
@@ -150,6 +154,8 @@ def _one_sentence(model: str) -> Iterator[None]:
             "Check the spelling; for a private model run: hf auth login",
         ) from None
     except HfHubHTTPError as error:
+        if status_of(error) == 401:
+            raise refused_token() from None
         status = error.response.status_code if error.response is not None else "without a status"
         raise DownloadError(f"The Hub answered {status} for {model}.", f"Wait a moment and {_AGAIN}.") from None
     except network_errors() as error:
