@@ -13,6 +13,7 @@ from luq_gguf.calibration import entropy_estimate
 from luq_gguf.calibration.forward_pass import CAPACITY, forward, pass_key, run_pass
 from luq_gguf.calibration.reservoir import MODALITIES, SampledVectors
 from luq_gguf.core.calibration_set import CalibrationData
+from luq_gguf.core.chat_date import CHAT_DATE
 from luq_gguf.core.profile_facts import CalibrationFacts, EstimatorFacts
 from luq_gguf.core.types import COLUMNS, ImportanceMatrix, Profile
 from luq_gguf.hf.checkpoint import Checkpoint
@@ -147,4 +148,5 @@ def calibration_facts(calibration: CalibrationData) -> CalibrationFacts:
         seed=calibration.seed,
         sha256=calibration.sha256,
         skipped_images=calibration.skipped,
+        chat_date=CHAT_DATE.isoformat(),
     )

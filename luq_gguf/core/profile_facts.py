@@ -16,7 +16,8 @@ class CalibrationFacts(JsonValue):
     the share of samples with images (`alpha`), and the sha256 of all of it.
 
     `n_text` and `n_tokens` are None until the pass has ended. `sources` lists both sets; the first version wrote
-    neither `images`, `text` nor `revisions`.
+    neither `images`, `text` nor `revisions`. `chat_date` is the date that chat templates were told, as 2026-01-01;
+    earlier versions told them the day of the pass.
     """
 
     sources: tuple[str, ...]
@@ -30,6 +31,7 @@ class CalibrationFacts(JsonValue):
     seed: int
     sha256: str
     skipped_images: tuple[str, ...]
+    chat_date: str | UnsetType = UNSET
 
     @property
     def sets(self) -> tuple[str | None, str | None]:
