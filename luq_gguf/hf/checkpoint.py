@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -68,7 +69,8 @@ def open_checkpoint(model: str, *, trust_remote_code: bool = False, revision: st
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
-        return _open_folder(folder.resolve(), trust_remote_code=trust_remote_code)
+        given_name = Path(os.path.abspath(folder)).name  # a link's own
+        return _open_folder(folder.resolve(), trust_remote_code=trust_remote_code, name=given_name)
     if folder.exists():
         raise CheckpointError(
             f"{model} is a file, not a checkpoint folder.", "Give the folder with config.json and *.safetensors."

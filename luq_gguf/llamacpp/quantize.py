@@ -17,6 +17,7 @@ from luq_gguf.method import tensor_types
 
 _TENSOR = re.compile(r"\[ *\d+/ *\d+\] (?P<name>\S+) +- \[[^]]*\], type = +(?P<type>\w+), (?:.*\((?P<new>\w+)\)\s*$)?")
 _STEP = re.compile(r"\[ *(\d+)/ *(\d+)\]")
+_WITH_LESS = ", or add --low-disk to convert or quantize, which works in slices then"
 _FTYPE = re.compile(r"^\s*\d+\s+or\s+(\w+)\s*:", re.MULTILINE)
 
 
@@ -191,7 +192,7 @@ def quantize(
         command += [os.path.relpath(part, source.parent), plan.high, *([str(threads)] if threads else [])]
         child.run(
             command,
-            child.Failure(ConversionError, "llama-quantize"),
+            child.Failure(ConversionError, "llama-quantize", killed=_WITH_LESS),
             on_line=on_line,
             cwd=source.parent,
             into=out.parent,

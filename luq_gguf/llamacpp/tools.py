@@ -35,6 +35,16 @@ class LlamaCpp:
     pinned: bool
     libraries: Path | None
 
+    @property
+    def identity(self) -> str:
+        """Return what stands for these tools in the keys of what they make: the pinned build's folder has its version
+        in its name, and a user's own is known by its files' sizes and times."""
+        if self.pinned:
+            return str(self.converter)
+        files = [self.tools / "llama-quantize", self.converter]
+        files += sorted(self.libraries.glob("lib*.so")) if self.libraries else []
+        return hash_of([(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files])
+
     def tool(self, name: str) -> Path:
         """Return the path of one tool. Raises ToolsError where it is absent."""
         path = self.tools / name
@@ -160,7 +170,7 @@ def bindings_environment() -> dict[str, str]:
 
 def output(tool: Path, *arguments: str) -> str:
     """Return what a tool prints about itself: its help or version. Raises ToolsError where it does not start."""
-    run = subprocess.run([tool, *arguments], capture_output=True, text=True, errors="replace", timeout=60)
+    run = subprocess.run([tool, *arguments], capture_output=True, encoding="utf-8", errors="replace", timeout=60)
     words = run.stdout + run.stderr
     # Of some tools --help ends with 1; what cannot start ends with 127 or by a signal, and says nothing of its usage.
     if run.returncode == 0 or (run.returncode == 1 and "usage" in words.lower()):
@@ -172,6 +182,11 @@ def version(llama: LlamaCpp) -> str:
     """Return the version that the tools report."""
     match = re.search(r"version:\s*(.+)", output(llama.tool("llama-server"), "--version"))
     return match[1].strip() if match else "unknown"
+
+
+def version_of(llama: LlamaCpp) -> str:
+    """Return the version for a record: the pin's, or what a user's own tools report and where they are."""
+    return str(pin()["version"]) if llama.pinned else f"{version(llama)} in {llama.tools}"
 
 
 def python_environment() -> dict[str, str]:

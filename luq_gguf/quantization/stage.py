@@ -4,6 +4,7 @@ layers are spliced from."""
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,13 +100,16 @@ def link_f16(session: Session, owner: RunFolder) -> None:
 
     def make() -> None:
         run.file(name).unlink(missing_ok=True)
-        run.file(name).symlink_to(os.path.relpath(owner.file(name), run.path))
+        try:
+            run.file(name).symlink_to(os.path.relpath(owner.file(name), run.path))
+        except OSError:  # a file system without links
+            shutil.copyfile(owner.file(name), run.file(name))
 
     run.run_stage("f16", _conversion_key(session.spec), [name], make, hashed=False)
 
 
 def _conversion_key(spec: ModelSpec) -> str:
-    return hash_of(spec.checkpoint.fingerprint, str(spec.llama.converter))
+    return hash_of(spec.checkpoint.fingerprint, spec.llama.identity)
 
 
 def write_quantized(session: Session, plan: Plan, stage: str, name: str, *, in_slices: bool = False) -> QuantizedModel:
@@ -114,7 +118,7 @@ def write_quantized(session: Session, plan: Plan, stage: str, name: str, *, in_s
     run, spec = session.run, session.spec
     stages = run.read()["stages"]
     imatrix = stages.get("profile", {}).get("outputs", {}).get(header_only.IMATRIX_NAME, {}).get("sha256")
-    key = hash_of(spec.checkpoint.fingerprint, dict(plan.tensor_types), plan.high, imatrix, str(spec.llama.converter))
+    key = hash_of(spec.checkpoint.fingerprint, dict(plan.tensor_types), plan.high, imatrix, spec.llama.identity)
 
     def make() -> None:
         if in_slices:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from luq_gguf.core import atomic, machine
+from luq_gguf.core import atomic, machine, paths
 from luq_gguf.core.clip_vision import ClipVision
 from luq_gguf.core.errors import CheckpointError, MemoryLimitError, RunFolderError
 from luq_gguf.core.hashing import hash_of
@@ -22,7 +24,7 @@ from luq_gguf.hf.tensor_names import TensorNames
 from luq_gguf.llamacpp import converter, quantize, tools
 from luq_gguf.llamacpp.gguf import header_only, reader
 from luq_gguf.llamacpp.tools import LlamaCpp
-from luq_gguf.run import preflight_cache, prompt_check, serialization
+from luq_gguf.run import file_system, preflight_cache, prompt_check, serialization
 from luq_gguf.run.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -53,7 +55,8 @@ def safe_name(name: str) -> str:
 
 def claim(run: RunFolder, model: str, *, overwrite: bool) -> None:
     """Claim a run folder for one model. Raises RunFolderError where it belongs to another."""
-    before = run.read().get("model")
+    model = paths.absolute_model(model)
+    before = _same_model(run.read().get("model"), model)
     if before is not None and before != model and not overwrite:
         raise RunFolderError(
             f"{run.path} contains a run of {before}.", "Give --out another folder, or add --overwrite to use this one."
@@ -61,6 +64,11 @@ def claim(run: RunFolder, model: str, *, overwrite: bool) -> None:
     if before != model:
         run.update(revision=None)
     run.update(model=model, llama_cpp=tools.pin()["version"])
+
+
+def _same_model(recorded: str | None, model: str) -> str | None:
+    """What a run folder is for, as `model` where both are one folder: earlier versions kept paths as given."""
+    return model if recorded is not None and paths.absolute_model(recorded) == model else recorded
 
 
 def load_model_spec(
@@ -82,11 +90,15 @@ def load_model_spec(
     llama = tools.find()
     low, high = reader.check_type(low, "--low"), quantize.check_ftype(llama, high)
     record = run.read()
-    resuming = record.get("model") == model  # a run stays with the commit it began with
+    resuming = (
+        _same_model(record.get("model"), (given := paths.absolute_model(model))) == given
+    )  # a run stays with the commit it began with
     revision = record.get("revision") if resuming else None
     checkpoint = checkpoints.open_checkpoint(model, trust_remote_code=options.trust_remote_code, revision=revision)
     if resuming:
         run.update(revision=checkpoint.revision)
+    file_system.check_size(run.work, 2 * sum(math.prod(shape) for shape in checkpoint.shapes.values()))
+    run.versions |= {"llama_cpp": tools.version_of(llama)} | {name: version(name) for name in ("torch", "transformers")}
     clip = llava.clip_vision(checkpoint) if llava.is_clip_llava(checkpoint) else None
     if clip:
         llava.vision_names(checkpoint, clip)
@@ -100,7 +112,8 @@ def load_model_spec(
         prompt_check.check(checkpoint, reader.read(path), reporter)
         preflight_cache.save(checkpoint, llama, path, header_bytes, calibratable)
 
-    key = hash_of(checkpoint.fingerprint, str(llama.converter))
+    key = hash_of(checkpoint.fingerprint, llama.identity)
+    _tell_other_tools(run, reporter)
     if not path.exists():  # no recorded output: its hole has the size of the model, and hashing reads it all
         run.forget("door")
     run.run_stage("door", key, [".work/listenable.json"], make)
@@ -118,6 +131,14 @@ def load_model_spec(
     )
     _check_fallbacks(tensors, reporter, allow=options.allow_fallback)
     return ModelSpec(checkpoint, llama, source, _names(source), tensors, has_imatrix, clip)
+
+
+def _tell_other_tools(run: RunFolder, reporter: Reporter) -> None:
+    """Say that what another llama.cpp made in a run folder is made anew: its version is in the keys of those stages."""
+    before = run.read()["stages"].get("door", {}).get("versions", {}).get("llama_cpp")
+    now = run.versions["llama_cpp"]
+    if before not in (None, now):
+        reporter.info(f"{run.path} was made with llama.cpp {before}: what its tools made is made anew with {now}")
 
 
 def _names(source: reader.GGUFInfo) -> TensorNames:
@@ -218,7 +239,14 @@ def check_memory(
 
 def model_of(run: RunFolder) -> str:
     """Return the checkpoint that a run folder is for. Raises RunFolderError where run.json does not name one."""
-    model = run.read().get("model")
+    record = run.read()
+    model = record.get("model")
     if not isinstance(model, str):
         raise RunFolderError(f"{run.path / 'run.json'} does not name a model.", "Add --model with the checkpoint.")
+    is_local = record.get("revision") is None
+    if is_local and not Path(model).expanduser().is_absolute() and not Path(model).exists():
+        raise RunFolderError(
+            f"{run.path} was made from {model}, a path relative to another folder than {Path.cwd()}.",
+            "Go to the folder where it was made, or add --model with the checkpoint.",
+        )
     return model

@@ -23,7 +23,7 @@ def _entry_folder(checkpoint: Checkpoint, llama: LlamaCpp) -> Path:
     present = [path for path in sorted(checkpoint.folder.iterdir()) if path.is_file()]  # a link may lead nowhere
     files = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in present]
     programs = [version(name) for name in ("luq-gguf", "transformers", "gguf")]
-    key = hash_of(checkpoint.name, checkpoint.fingerprint, files, str(llama.converter), programs)
+    key = hash_of(checkpoint.name, checkpoint.fingerprint, files, llama.identity, programs)
     return paths.cache("checkpoints") / key
 
 
