@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +23,8 @@ def meta_model(checkpoint: Checkpoint) -> nn.Module:
 
     Raises CheckpointError where transformers cannot make a model of the config.
     """
+    with process_state.TORCH, refusals(checkpoint):
+        importlib.import_module("transformers.generation.utils")  # compiles, which torch 2.6 does not on this device
     with process_state.TORCH, refusals(checkpoint), torch.device("meta"):
         from transformers import AutoConfig
 
