@@ -21,6 +21,7 @@ from luq_gguf.calibration.stage import (
     set_for,
     tell_skipped,
 )
+from luq_gguf.core import paths
 from luq_gguf.core.calibration_set import CalibrationSet
 from luq_gguf.core.errors import RankError, RunFolderError, ShardError
 from luq_gguf.core.hashing import hash_of
@@ -151,7 +152,7 @@ def profile_together(
             place(session, copies=min(launch.local, sum(not _has_shard(part) for part in parts)))
             with ranks.working():
                 with RunFolder(folder, create=True) as shard_run:
-                    shard_run.update(model=model, revision=session.spec.checkpoint.revision)
+                    shard_run.update(model=paths.absolute_model(model), revision=session.spec.checkpoint.revision)
                     _make_shard(replace(session, run=shard_run), calibration, share)
                 reporter.info(f"shard {share} is done; waiting for the other processes")
                 ranks.wait_for_all()

@@ -15,6 +15,7 @@ from luq_gguf.calibration.forward_pass import CAPACITY, forward, pass_key, run_p
 from luq_gguf.calibration.reservoir import MODALITIES, SampledVectors
 from luq_gguf.core import overlap
 from luq_gguf.core.calibration_set import CalibrationData
+from luq_gguf.core.chat_date import CHAT_DATE
 from luq_gguf.core.profile_facts import CalibrationFacts, EstimatorFacts
 from luq_gguf.core.types import COLUMNS, ImportanceMatrix, Profile
 from luq_gguf.hf.checkpoint import Checkpoint
@@ -157,4 +158,5 @@ def calibration_facts(calibration: CalibrationData) -> CalibrationFacts:
         skipped_images=calibration.skipped,
         cut_samples=calibration.n_cut or UNSET,
         seen=overlap.seen(calibration.multimodal, calibration.lines),
+        chat_date=CHAT_DATE.isoformat(),
     )

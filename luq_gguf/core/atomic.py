@@ -29,6 +29,16 @@ def whole(path: Path) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def temporary(path: Path) -> Iterator[Path]:
+    """Give `<path>.part` to be written; it is removed when the block ends."""
+    part = path.with_name(path.name + SUFFIX)
+    try:
+        yield part
+    finally:
+        remove(part)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole, in UTF-8."""
     with whole(path) as part:

@@ -1,8 +1,9 @@
-"""Tells where luq-gguf keeps files that outlive a run folder."""
+"""Tells where luq-gguf keeps files that outlive a run folder, and which checkpoint a user means."""
 
 from __future__ import annotations
 
 import functools
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -46,3 +47,10 @@ def writable(name: str, info: Callable[[str], None] = lambda sentence: None) -> 
 @functools.cache
 def _temporary(name: str) -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix=f"luq-{name}-")
+
+
+def absolute_model(model: str) -> str:
+    """Return a checkpoint as it is recorded: a folder by its absolute path, with its name as it was given even if that
+    is a link; a Hub id, or what does not exist, as it is."""
+    folder = Path(model).expanduser()
+    return os.path.abspath(folder) if folder.exists() else model

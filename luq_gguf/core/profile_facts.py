@@ -50,7 +50,8 @@ class CalibrationFacts(JsonValue):
     `n_text` and `n_tokens` are None until the pass has ended. `sources` lists both sets; the first version wrote
     neither `images`, `text` nor `revisions`. `never_active` where the pass left any columns or experts out. `seen`
     tells whether files are measured on the same data. `cut_samples` were longer than is read of a sample;
-    `largest_sample_share` is the longest one's share of all tokens.
+    `largest_sample_share` is the longest one's share of all tokens. `chat_date` is the date that chat templates were
+    told, as 2026-01-01; earlier versions told them the day of the pass.
     """
 
     sources: tuple[str, ...]
@@ -68,6 +69,7 @@ class CalibrationFacts(JsonValue):
     seen: Seen | UnsetType = UNSET
     cut_samples: int | UnsetType = UNSET
     largest_sample_share: float | UnsetType = UNSET
+    chat_date: str | UnsetType = UNSET
 
     @property
     def sets(self) -> tuple[str | None, str | None]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+from packaging.requirements import Requirement
 
 from luq_gguf.core import machine
 from luq_gguf.core.checks import Check, CheckReport
@@ -37,10 +38,29 @@ def _python() -> Iterator[Check]:
             yield Check.passed(package, importlib.metadata.version(package))
         except importlib.metadata.PackageNotFoundError:
             yield Check.failed(package, "not installed", f"pip install {package}")
+    yield from _out_of_bounds()
     try:
         yield Check.passed("lmms-eval", importlib.metadata.version("lmms-eval"))
     except importlib.metadata.PackageNotFoundError:
         yield Check.passed("lmms-eval", "not installed (for --benchmarks: pip install 'luq-gguf[lmms]')")
+
+
+def _out_of_bounds() -> Iterator[Check]:
+    """The packages that luq-gguf needs in other versions than are installed, or that are not named already and are not
+    installed."""
+    for line in importlib.metadata.requires("luq-gguf") or ():
+        requirement = Requirement(line)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            installed = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            if requirement.name not in PACKAGES:
+                yield Check.failed(requirement.name, "not installed", f"pip install '{requirement}'")
+            continue
+        if not requirement.specifier.contains(installed, prereleases=True):
+            bounds = f"{installed}, but luq-gguf needs {requirement.specifier}"
+            yield Check.failed(f"{requirement.name} version", bounds, f"pip install '{requirement}'")
 
 
 def _tools() -> Iterator[Check]:

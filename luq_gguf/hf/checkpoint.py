@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -95,7 +96,8 @@ def open_checkpoint(
     _check_subfolder(subfolder)
     folder = Path(model).expanduser()
     if folder.is_dir():
-        return _open_folder(_inside(folder, subfolder), trust_remote_code=trust_remote_code, name=_name_of(folder))
+        name = _name_of(folder) or (None if subfolder else Path(os.path.abspath(folder)).name)  # a link's own
+        return _open_folder(_inside(folder, subfolder), trust_remote_code=trust_remote_code, name=name)
     if folder.exists():
         raise CheckpointError(
             f"{model} is a file, not a checkpoint folder.", "Give the folder with config.json and *.safetensors."

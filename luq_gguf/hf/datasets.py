@@ -26,7 +26,8 @@ from luq_gguf.core.images import FORMATS, PIXELS, ValueRangeError, content_key, 
 from luq_gguf.core.placeholders import without_placeholders
 from luq_gguf.core.types import Sample
 from luq_gguf.hf import sample_rows
-from luq_gguf.hf.download import network_errors
+from luq_gguf.hf.download import network_errors, status_of
+from luq_gguf.hf.hub_settings import checked_settings, refused_token
 from luq_gguf.hf.sample_files import read_jsonl
 
 if TYPE_CHECKING:
@@ -235,18 +236,22 @@ def _hub_rows(source: str, seed: int, splits: Sequence[str] = TO_LEARN) -> Itera
     """Rows of a Hub dataset ("owner/name", "owner/name:config" or "owner/name:config:split"), streamed and shuffled by
     buffer. Where no split is named it is the first of `splits` that there is, else the dataset's first."""
     import datasets
+    from huggingface_hub.errors import RepositoryNotFoundError
 
     name, config, split, *_ = [*source.split(":"), "", ""]
     try:
-        commit = _commit_of(source) if is_on_hub(source) else None
-        if not split:
-            available = datasets.get_dataset_split_names(name, config or None, revision=commit)
-            split = next((name for name in splits if name in available), available[0])
-        rows = datasets.load_dataset(name, config or None, split=split, streaming=True, revision=commit)
+        with checked_settings():
+            commit = _commit_of(source) if is_on_hub(source) else None
+            if not split:
+                available = datasets.get_dataset_split_names(name, config or None, revision=commit)
+                split = next((name for name in splits if name in available), available[0])
+            rows = datasets.load_dataset(name, config or None, split=split, streaming=True, revision=commit)
         classes = {k: f for k, f in (rows.features or {}).items() if isinstance(f, datasets.ClassLabel)}
         for row in rows.shuffle(seed=seed, buffer_size=1000):
             yield row | {k: _class_name(f, row.get(k)) for k, f in classes.items()}
     except (*network_errors(), ValueError, datasets.exceptions.DatasetNotFoundError) as error:
+        if status_of(error) == 401 and not isinstance(error, RepositoryNotFoundError):  # 401 is said of those, too
+            raise refused_token() from None
         raise CalibrationError(
             f"The Hub dataset {source} could not be read ({type(error).__name__}).",
             "Check its name and the network, or give a folder of images or a .jsonl file, and for --calib-text a text "

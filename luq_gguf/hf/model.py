@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ def meta_model(checkpoint: Checkpoint) -> nn.Module:
 
     Raises CheckpointError where transformers cannot make a model of the config.
     """
+    with process_state.TORCH, refusals(checkpoint):
+        importlib.import_module("transformers.generation.utils")  # compiles, which torch 2.6 does not on this device
     with process_state.TORCH, refusals(checkpoint), torch.device("meta"):
         from transformers import AutoConfig
 

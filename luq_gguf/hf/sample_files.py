@@ -49,7 +49,8 @@ def _sample(line: str, number: int, folder: Path) -> Sample:
     try:
         row = json_input.parse(line, LONGEST_LINE, unique=True)
     except json.JSONDecodeError as error:
-        raise ValueError(f"it is not JSON ({error.msg} at column {error.colno})") from None
+        escaped = "; write / in paths, or \\\\ for one backslash" if "escape" in error.msg else ""
+        raise ValueError(f"it is not JSON ({error.msg} at column {error.colno}{escaped})") from None
     except ValueError as error:
         raise ValueError(f"it is not JSON that is read ({error})") from None
     if not isinstance(row, dict):

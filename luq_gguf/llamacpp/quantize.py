@@ -21,6 +21,7 @@ from luq_gguf.method import tensor_types
 _TENSOR = re.compile(r"\[ *\d+/ *\d+\] (?P<name>\S+) +- \[[^]]*\], type = +(?P<type>\w+), (?:.*\((?P<new>\w+)\)\s*$)?")
 _STEP = re.compile(r"\[ *(\d+)/ *(\d+)\]")
 _ANY_IMPORTANCE = ImportanceMatrix({"none": np.ones((1, 1))}, {"none": np.ones(1, np.int64)}, 1)
+_WITH_LESS = ", or add --low-disk to convert or quantize, which works in slices then"
 _FTYPE = re.compile(r"^\s*\d+\s+or\s+(\w+)\s*:", re.MULTILINE)
 
 
@@ -205,7 +206,7 @@ def quantize(
         command: list[str | Path] = [llama.tool("llama-quantize"), *words, str(count)]
         child.run(
             command,
-            child.Failure(ConversionError, "llama-quantize"),
+            child.Failure(ConversionError, "llama-quantize", killed=_WITH_LESS),
             on_line=on_line,
             cwd=source.parent,
             into=out.parent,

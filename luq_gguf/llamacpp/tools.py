@@ -242,7 +242,7 @@ def bindings_environment() -> dict[str, str]:
 def output(tool: Path, *arguments: str) -> str:
     """Return what a tool prints about itself: its help or version. Raises ToolsError where it does not start or
     fails."""
-    run = subprocess.run([tool, *arguments], capture_output=True, text=True, errors="replace", timeout=60)
+    run = subprocess.run([tool, *arguments], capture_output=True, encoding="utf-8", errors="replace", timeout=60)
     words = run.stdout + run.stderr
     # Of some tools --help ends with 1; what cannot start ends with 127 or by a signal, and says nothing of its usage.
     shown = run.returncode == 1 and "--help" in arguments and "usage" in words.lower()
@@ -255,6 +255,11 @@ def version(llama: LlamaCpp) -> str:
     """Return the version that the tools report."""
     match = re.search(r"version:\s*(.+)", output(llama.tool("llama-server"), "--version"))
     return match[1].strip() if match else "unknown"
+
+
+def version_of(llama: LlamaCpp) -> str:
+    """Return the version for a record: the pin's, or what a user's own tools report and where they are."""
+    return str(pin()["version"]) if llama.pinned else f"{version(llama)} in {llama.tools}"
 
 
 def python_environment() -> dict[str, str]:

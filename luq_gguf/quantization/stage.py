@@ -119,7 +119,10 @@ def link_f16(session: Session, owner: RunFolder) -> None:
 
     def make() -> None:
         run.file(name).unlink(missing_ok=True)
-        run.file(name).symlink_to(os.path.relpath(owner.file(name), run.path))
+        try:
+            run.file(name).symlink_to(os.path.relpath(owner.file(name), run.path))
+        except OSError:  # a file system without links
+            shutil.copyfile(owner.file(name), run.file(name))
 
     run.run_stage("f16", conversion_key(session.spec), [name], make, hashed=False)
 
