@@ -17,6 +17,7 @@ from luq_gguf.calibration import forward_pass
 from luq_gguf.calibration import shards as shard_files
 from luq_gguf.calibration import stage as calibration_stage
 from luq_gguf.core.calibration_set import CalibrationSet
+from luq_gguf.hf import checkpoint as checkpoints
 from luq_gguf.llamacpp.gguf import imatrix
 from luq_gguf.run.folder import RunFolder
 
@@ -122,7 +123,8 @@ def test_a_merged_profile_is_known_by_its_data_where_files_have_other_times(cli,
     assert after == before | {"key": after["key"]}
     assert after["key"] != before["key"]
     facts = json.loads((merged / "run.json").read_text())["merged"]
-    spec = SimpleNamespace(checkpoint=SimpleNamespace(identity=facts["model_sha256"]))
+    spec = SimpleNamespace(checkpoint=checkpoints.open_checkpoint(str(asked[0])))  # its processor looks at the pictures
+    assert spec.checkpoint.identity == facts["model_sha256"]
     calibration = CalibrationSet(asked[2], None, 0.5, SAMPLES, 0)
     with RunFolder(merged) as held:
         for other in ({"seed": 1}, {"alpha": 0.25}, {"samples": 6}):
