@@ -10,7 +10,7 @@
 The folder holds llama_cpp/ (llama-cpp-python's bindings, with lib/ and bin/) and converter/, all of one sdist. A build
 is used only after selftest.py has shown that it computes correctly; if a feature of the CPU fails there, llama.cpp is
 built again without that feature. This needs a C++ compiler and a package index; CMake and ninja come from the index
-where the machine does not have them. The script uses the standard library only.
+where the machine does not have them. The script uses the standard library only; `luq-gguf setup` is the same.
 """
 
 from __future__ import annotations
@@ -23,31 +23,28 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 import tarfile
-import tempfile
-import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 if __package__:
-    from . import cpu, selftest
+    from . import cpu, package_index, places, selftest, steps
+    from .places import RecipeError, cache_root, work_folder
 else:  # run as a script
     import cpu
+    import package_index
+    import places
     import selftest
+    import steps
+    from places import RecipeError, cache_root, work_folder
 
 HERE = Path(__file__).resolve().parent
 PIN = tomllib.loads((HERE / "pin.toml").read_text())
 FACTS = "build.json"
 # ggml's own flags for x86 are off: cpu.flags says which are given, so that the key names all that decides the code.
 X86_OFF = tuple(f"-DGGML_{name}=OFF" for name in ("NATIVE", "SSE42", "AVX", "AVX2", "BMI2", "FMA", "F16C"))
-
-
-def cache_root() -> Path:
-    """Return the folder that builds are kept in."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "luq-gguf"
 
 
 def _recipe() -> str:
@@ -74,13 +71,20 @@ def facts(folder: Path) -> dict[str, object] | None:
     return read
 
 
+def is_current(folder: Path) -> bool:
+    """Return whether a build is of this version's recipe, for whichever CPU."""
+    return (facts(folder) or {}).get("recipe") == _recipe()
+
+
 def usable(folder: Path) -> bool:
-    """Return whether a build is of this recipe, has passed the self-test, and needs nothing that this CPU lacks."""
+    """Return whether a build is whole, of this recipe, has passed the self-test, and needs nothing that this CPU
+    lacks."""
     known = facts(folder)
     if known is None or known.get("recipe") != _recipe() or known.get("machine") != platform.machine():
         return False
-    needed = known.get("needs")
-    return isinstance(needed, list) and cpu.present().issuperset(needed) and bool(known.get("selftest"))
+    needed, tools = known.get("needs"), folder / "llama_cpp" / "bin"
+    able = isinstance(needed, list) and cpu.present().issuperset(needed) and bool(known.get("selftest"))
+    return able and all((tools / name).is_file() for name in PIN["tools"])
 
 
 def cache_folder() -> Path:
@@ -94,35 +98,28 @@ def cache_folder() -> Path:
 
 
 def unused() -> list[tuple[Path, int]]:
-    """Return builds that no machine can use any more, and what killed builds left behind: folder and bytes."""
+    """Return builds that this version does not use, and what killed builds left behind: folder and bytes. What another
+    process uses, or may be making, is not among them."""
     found = []
     for path in sorted(cache_root().glob("llama.cpp-*")):
         known = facts(path)
-        busy = known is None and time.time() - path.stat().st_mtime < 6 * 3600  # another process may be building it
-        if path.is_dir() and not busy and (known is None or known.get("recipe") != _recipe()):
-            found.append((path, sum(p.lstat().st_size for p in path.rglob("*") if not p.is_dir())))
-    return found
+        other = places.is_old(path) if known is None else known.get("recipe") != _recipe()
+        if path.is_dir() and other and not places.in_use(path / FACTS):
+            found.append(path)
+    folders = dict.fromkeys([*found, *places.leftovers()])
+    return [(path, sum(p.lstat().st_size for p in path.rglob("*") if not p.is_dir())) for path in folders]
 
 
 def fetch_sdist(folder: Path) -> Path:
     """Download the sdist from pip's index, check it against the pin, and return its path."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    command += ["--no-binary", PIN["package"], "--dest", str(folder)]
-    _pip([*command, f"{PIN['package']}=={PIN['version']}"], f"The pinned {PIN['package']} could not be downloaded")
-    sdist = next(folder.glob("*.tar.gz"))
+    sdist = package_index.download_sdist(PIN["package"], PIN["version"], folder)
     found = hashlib.sha256(sdist.read_bytes()).hexdigest()
     if found != PIN["sha256"]:
-        raise SystemExit(f"{sdist.name} has sha256 {found}, but the pin says {PIN['sha256']}, so it is not built.")
-    return sdist
-
-
-def _pip(command: list[str], failure: str) -> None:
-    """Run pip. Its warnings, which are about how the machine is set up, are shown only where it fails."""
-    run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if run.returncode:
-        raise SystemExit(
-            "\n".join(run.stdout.splitlines()[-8:]) + f"\n{failure}. Check that the package index is reachable."
+        raise RecipeError(
+            f"{sdist.name} has sha256 {found}, but the pin says {PIN['sha256']}, so it is not built.",
+            "The package index does not have the file that PyPI has: use another one (PIP_INDEX_URL).",
         )
+    return sdist
 
 
 def extract(sdist: Path, into: Path, wanted: Callable[[str], str | None]) -> None:
@@ -142,77 +139,30 @@ def is_needed(name: str) -> str | None:
     return name if name.startswith(("vendor/llama.cpp/", "llama_cpp/")) else None
 
 
+def headers_folder() -> Path:
+    """Return where the headers of the pinned ggml are or will be."""
+    return cache_root() / f"ggml-headers-{PIN['version']}-{PIN['sha256'][:12]}"
+
+
 def headers() -> Path:
     """Return the folder of the pinned ggml's headers, taken out of the sdist the first time they are needed."""
-    target = cache_root() / f"ggml-headers-{PIN['version']}-{PIN['sha256'][:12]}"
-    if target.exists():
-        return target
-    wanted = re.compile(r"vendor/llama\.cpp/ggml/((include|src|src/ggml-cpu)/[\w-]+\.h|CMakeLists\.txt)")
-    with _beside(target) as beside:
-        match: Callable[[str], str | None] = lambda name: (m := wanted.fullmatch(name)) and m[1]  # noqa: E731
-        extract(fetch_sdist(beside), beside / "headers", match)
-        with contextlib.suppress(OSError):  # another process may have been faster
-            (beside / "headers").rename(target)
+    target = headers_folder()
+    if not target.exists():
+        with work_folder(target.name) as beside:
+            _keep_headers(fetch_sdist(beside), beside)
     return target
 
 
-@contextlib.contextmanager
-def _beside(target: Path) -> Iterator[Path]:
-    """A temporary folder on the same file system."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=target.name + ".", dir=target.parent))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _keep_headers(sdist: Path, beside: Path) -> None:
+    wanted = re.compile(r"vendor/llama\.cpp/ggml/((include|src|src/ggml-cpu)/[\w-]+\.h|CMakeLists\.txt)")
+    extract(sdist, beside / "headers", lambda name: (match := wanted.fullmatch(name)) and match[1])
+    with contextlib.suppress(OSError):  # another process may have been faster
+        (beside / "headers").rename(headers_folder())
 
 
-def _program(name: str, beside: Path) -> str:
+def program(name: str, beside: Path) -> str:
     """A program of the machine, or else of the package index, where a wheel bears the program's name."""
-    found = shutil.which(name)
-    if found:
-        return found
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    _pip([*command, "--target", str(beside / name), name], f"{name} is not installed, and pip cannot install it")
-    packed = beside / name / name / "data" / "bin" / name  # bin/cmake beside it is a script that looks for its package
-    return str(packed if packed.exists() else beside / name / "bin" / name)
-
-
-def _logged(command: list[str], log: Path, on_line: Callable[[str], None] = lambda line: None) -> None:
-    """Run a step of the build; its output goes to a log whose end is shown on failure."""
-    with log.open("a") as out:
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
-        assert child.stdout
-        try:
-            for line in child.stdout:
-                out.write(line)
-                on_line(line)
-            code = child.wait()
-        finally:
-            child.terminate()  # no-op for one that has ended; ninja ends its compilers then
-            child.wait()
-    if code:
-        end = "\n".join(log.read_text(errors="replace").splitlines()[-30:])
-        raise SystemExit(f"{end}\nllama.cpp could not be compiled; the whole log is {log}")
-
-
-class _Progress:
-    """ninja's "[done/total]" as a line that stays where it is in a terminal, and as a line a minute elsewhere."""
-
-    def __init__(self) -> None:
-        self._started = self._told = time.monotonic()
-
-    def __call__(self, line: str) -> None:
-        steps = re.match(r"\[(\d+)/(\d+)\]", line)
-        if not steps:
-            return
-        done, total, now = int(steps[1]), int(steps[2]), time.monotonic()
-        text = f"compiling llama.cpp: {done} of {total} files, {(now - self._started) / 60:.0f} min"
-        if sys.stderr.isatty():
-            print(f"\r{text}  ", end="\n" if done == total else "", file=sys.stderr, flush=True)
-        elif now - self._told > 60 or done == total:
-            self._told = now
-            print(text, file=sys.stderr, flush=True)
+    return shutil.which(name) or package_index.install_program(name, beside / name)
 
 
 def compile_into(
@@ -226,14 +176,15 @@ def compile_into(
 ) -> Path:
     """Configure and compile what is not compiled yet, all tools or the given targets; return the folder of the
     results."""
-    cmake, ninja = _program("cmake", tree.parent), _program("ninja", tree.parent)
+    beside = tree.parent
+    cmake, ninja = program("cmake", beside), program("ninja", beside)
     rpath = "-DCMAKE_INSTALL_RPATH=$ORIGIN;$ORIGIN/../lib"
     configure = [cmake, "-S", str(source / "vendor" / "llama.cpp"), "-B", str(tree), "-G", "Ninja"]
     configure += [f"-DCMAKE_MAKE_PROGRAM={ninja}", "-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON", rpath, *PIN["cmake_args"]]
     configure += [f"-DCMAKE_PROJECT_INCLUDE={HERE / 'llama.cpp.cmake'}", f"-DLUQ_CPU_FLAGS={' '.join(chosen.flags)}"]
     configure += [*(X86_OFF if cpu.is_x86() else ()), *chosen.cmake_args, *extra]
-    _logged(configure, log)
-    _logged([ninja, "-C", str(tree), *(targets or PIN["tools"])], log, _Progress())
+    steps.run(configure, log, beside)
+    steps.run([ninja, "-C", str(tree), *(targets or PIN["tools"])], log, beside, steps.Progress())
     return tree / "bin"
 
 
@@ -251,44 +202,70 @@ def assemble(source: Path, binaries: Path, folder: Path) -> Path:
     return folder
 
 
+def requirements(portable: bool) -> str:
+    """Return what a build will take, in one sentence. Raises RecipeError where it is missing."""
+    if not sys.platform.startswith("linux"):
+        raise RecipeError(
+            f"llama.cpp is built and tested on Linux only, and this is {platform.system() or sys.platform}.",
+            "On Windows use WSL; elsewhere a container or a virtual machine with Linux.",
+        )
+    if portable and not cpu.present().issuperset(cpu.portable_features()):
+        lacking = " ".join(sorted(cpu.portable_features() - cpu.present()))
+        raise RecipeError(f"This CPU cannot run a portable build: it lacks {lacking}.", "Build without --portable.")
+    compiler = next(filter(None, map(shutil.which, cpu.COMPILERS)), None)
+    if compiler is None:
+        raise RecipeError(
+            f"llama.cpp cannot be built: there is no C++ compiler ({', '.join(cpu.COMPILERS)}).",
+            "Install g++ or clang++ (Debian and Ubuntu: apt-get install g++; Fedora: dnf install gcc-c++).",
+        )
+    places.check(PIN["build_mb"] * 10**6)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    minutes = PIN["core_seconds"] / cores / 60
+    needed = " and ".join(name for name in ("CMake", "ninja") if not shutil.which(name.lower()))
+    return (
+        f"building llama.cpp ({PIN['package']} {PIN['version']}) for {'any' if portable else 'this'} CPU, once: "
+        f"{f'about {minutes:.0f} minutes' if minutes > 1.5 else 'a minute or two'} on {cores} cores with {compiler}, a "
+        f"download of {PIN['sdist_mb']} MB{f' and of {needed}' if needed else ''} from the package index, and "
+        f"{PIN['build_mb']} MB in {cache_root()}, of which {PIN['kept_mb']} MB stay"
+    )
+
+
 def build(*, portable: bool = False) -> Path:
-    """Return the finished folder; it is built next to its name, tested there, and renamed when complete."""
+    """Return the finished folder; it is built and tested in a folder of its own, and takes its name when complete.
+    Raises RecipeError."""
     features = cpu.portable_features() if portable else cpu.usable_features()
     target = folder_for(features) if portable else cache_folder()
-    if usable(target):
+    if usable(target) and places.is_executable(target):
         return target
-    if not cpu.present().issuperset(features):
-        raise SystemExit(f"This CPU cannot run a portable build: it lacks {' '.join(features - cpu.present())}.")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    seconds = PIN["core_seconds"] / cores
-    print(
-        f"building llama.cpp ({PIN['package']} {PIN['version']}), once: "
-        f"{f'about {seconds / 60:.0f} minutes' if seconds > 90 else 'a minute or two'} on {cores} cores",
-        file=sys.stderr,
-    )
-    with _beside(target) as beside:
+    _say(requirements(portable))
+    with work_folder(target.name) as beside:
         source, log = beside / "source", target.parent / "build.log"
         log.unlink(missing_ok=True)
-        extract(fetch_sdist(beside), source, is_needed)
+        _say("downloading")
+        sdist = fetch_sdist(beside)
+        extract(sdist, source, is_needed)
+        _keep_headers(sdist, beside)
+        sdist.unlink()
         chosen, left_out = cpu.choose(features), dict[str, str]()
         while True:
             binaries = compile_into(beside / "tree", source, chosen, log)
             whole = assemble(source, binaries, beside / "whole")
+            _say("testing what it computes")
             failures = [
                 result
-                for result in selftest.run(whole / "llama_cpp" / "lib", whole / "llama_cpp" / "bin")
+                for result in selftest.run(whole / "llama_cpp" / "lib", whole / "llama_cpp" / "bin", beside)
                 if not result.ok
             ]
             if not failures:
                 break
             without = cpu.without(chosen, failures[0].buffer)
             if without is None:
-                raise SystemExit(
-                    f"llama.cpp was compiled but does not compute correctly on this CPU: {failures[0]}.\n"
-                    f"This build will not be used. Please report this with {log} and the output of `lscpu`."
+                raise RecipeError(
+                    f"llama.cpp was compiled but does not compute correctly on this CPU: {failures[0]}.",
+                    f"This build will not be used. Please report this with {log} and the output of `lscpu`.",
                 )
             left_out[without[0]] = str(failures[0])
-            print(f"{failures[0]}: compiling again without {without[0]}", file=sys.stderr)
+            _say(f"{failures[0]}: compiling again without {without[0]}")
             chosen = without[1]
             shutil.rmtree(whole)
         known = {
@@ -304,16 +281,22 @@ def build(*, portable: bool = False) -> Path:
         }
         (whole / FACTS).write_text(json.dumps(known, indent=1) + "\n")
         whole.chmod(0o755)
+        if target.exists() and not usable(target):  # damaged, or of a recipe whose key was the same
+            target.rename(beside / "damaged")
         with contextlib.suppress(OSError):  # another process may have been faster
             whole.rename(target)
     return target
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _list_unused(remove: bool) -> None:
     for path, n_bytes in unused():
         print(f"{path}  {n_bytes / 2**20:.0f} MiB", file=sys.stderr)
         if remove:
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def main() -> None:
@@ -346,6 +329,8 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
+    except RecipeError as error:
+        sys.exit(str(error))
     except KeyboardInterrupt:
         print("\nInterrupted; the unfinished build is removed. The same command begins again.", file=sys.stderr)
         sys.exit(130)

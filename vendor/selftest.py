@@ -63,9 +63,10 @@ class Result:
         return f"{where} {self.failure or 'computes'}"
 
 
-def run(libraries: Path, tools: Path | None = None) -> list[Result]:
-    """Compute all products with the libraries of a folder, and run the tiny file with its tools. A crash costs one
-    result: a new child continues after it."""
+def run(libraries: Path, tools: Path | None = None, temporary: Path | None = None) -> list[Result]:
+    """Compute all products with the libraries of a folder, and run the tiny file with its tools, in a folder for
+    temporary files. A crash costs one result: a new child continues after it. Raises OSError where the file cannot be
+    written."""
     results: list[Result] = []
     begin = 0
     while True:
@@ -93,7 +94,7 @@ def run(libraries: Path, tools: Path | None = None) -> list[Result]:
         number, *what = last
         results.append(Result(*what, failure=how))
         begin = number
-    return [*results, *(run_tools(tools) if tools else ())]
+    return [*results, *(run_tools(tools, temporary) if tools else ())]
 
 
 def ended(code: int) -> str:
@@ -338,9 +339,9 @@ def tiny_gguf(path: Path) -> None:
     path.write_bytes(header + bytes(-len(header) % 32) + data)
 
 
-def run_tools(tools: Path) -> Iterator[Result]:
+def run_tools(tools: Path, temporary: Path | None = None) -> Iterator[Result]:
     """Quantize a tiny file with llama-quantize and run it with llama-bench, which computes with libllama."""
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(dir=temporary) as name:
         source, made = Path(name) / "f16.gguf", Path(name) / "quantized.gguf"
         tiny_gguf(source)
         threads = str(min(THREADS, os.cpu_count() or 1))

@@ -93,7 +93,7 @@ def merge(folders: Sequence[Path], out: Path, *, overwrite: bool = False, report
     shards = _checked(folders)
     with RunFolder(out, create=True, overwrite=overwrite) as run:
         record = RunFolder(shards[0].folder).read()
-        claim(run, record["model"], overwrite=overwrite)
+        claim(run, record["model"], overwrite=overwrite, subfolder=record.get("subfolder"))
         run.update(revision=record.get("revision"))
         return make_merged(run, shards, reporter)
 

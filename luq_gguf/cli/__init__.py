@@ -6,6 +6,7 @@ called, so `luq-gguf --help` is quick.
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import os
 import sys
 import traceback
@@ -30,6 +31,8 @@ COMMANDS = {
     "inspect": "Show the sizes and tensor types of a GGUF file.",
     "verify": "Check a run folder or a GGUF file: hashes, types, structure, finite logits.",
     "kernels": "Build faster IQ1_M and IQ1_S kernels, which stock llama.cpp loads, and measure them.",
+    "setup": "Find or build llama.cpp for this CPU: everything else needs it.",
+    "cache": "Show what luq-gguf keeps in its cache folder, and remove what is not used.",
     "doctor": "Check that everything luq-gguf needs is installed, and say what to do if it is not.",
     "demo": "Convert the bundled tiny model and compare it with its 16-bit and Q4_K_M files.",
 }
@@ -53,9 +56,29 @@ class _Lazy(click.Group):
 
 
 @click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(__version__, prog_name="luq-gguf")
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=lambda context, _, wanted: _show_versions(context) if wanted else None,
+    help="Show the versions of luq-gguf, llama.cpp and gguf, and exit.",
+)
 def cli() -> None:
     """Make layerwise ultra-low-bit GGUF files of vision-language models, for stock llama.cpp."""
+
+
+def _show_versions(context: click.Context) -> None:
+    from luq_gguf.llamacpp import tools
+
+    pin = tools.pin()
+    own = os.environ.get(tools.ENVIRONMENT_VARIABLE)
+    click.echo(f"luq-gguf {__version__}")
+    click.echo(
+        f"llama.cpp {pin['llama_cpp']} (of {pin['package']} {pin['version']})" if not own else f"llama.cpp {own}"
+    )
+    click.echo(f"gguf {importlib.metadata.version('gguf')}")
+    context.exit()
 
 
 def program() -> None:

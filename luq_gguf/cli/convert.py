@@ -25,6 +25,7 @@ from luq_gguf.reporting.progress import progress
     "--upload", "repo", metavar="USER/NAME", help="Publish on the Hub when done; write access is checked first."
 )
 @options.hub
+@options.subfolder
 @options.trust
 @options.permissions("--overwrite", "--allow-fallback")
 @options.as_json
@@ -55,10 +56,11 @@ def command(model: str, out: Path, repo: str | None, *, as_json: bool, **rest: A
     if result.mmproj:
         click.echo(f"mmproj  {result.mmproj}  ({format_size(result.mmproj.stat().st_size)})")
         click.echo(
-            f"\nTry it: llama-mtmd-cli -m {result.model.path} --mmproj {result.mmproj} --image IMAGE -p QUESTION"
+            f"\nTry it: llama-mtmd-cli -m {output.shell_path(result.model.path)} --mmproj "
+            f"{output.shell_path(result.mmproj)} --image IMAGE -p QUESTION"
         )
     else:
-        click.echo(f"\nTry it: llama-cli -m {result.model.path}")
+        click.echo(f"\nTry it: llama-cli -m {output.shell_path(result.model.path)}")
     if result.upload:
         click.echo(f"\npublished  {result.upload.pull_request or result.upload.url}")
     if result.better:

@@ -91,6 +91,9 @@ threads = click.option("--threads", type=click.IntRange(1), help="Threads for ll
 trust = click.option(
     "--trust-remote-code", is_flag=True, help="Allow running Python code from the checkpoint's repository."
 )
+subfolder = click.option(
+    "--subfolder", metavar="FOLDER", help="The folder in MODEL that has the checkpoint, if it is not at the top."
+)
 files = _chain(
     click.option("--keep-f16", is_flag=True, help="Keep the 16-bit GGUF file."),
     click.option("--low-disk", is_flag=True, help="Convert and quantize in slices, without a whole 16-bit GGUF file."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -155,3 +156,8 @@ def _speed_lines(plan: Plan, speed: PredictedSpeed) -> list[str]:
 
 def info(line: str) -> None:
     click.echo(line, err=True)
+
+
+def shell_path(path: Path) -> str:
+    """Return a path as a command line in a shell takes it: quoted where needed, and never like an option."""
+    return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     help="Only shard I of N, counted from 0; luq-gguf merge merges them.",
 )
 @options.device
+@options.subfolder
 @options.trust
 @options.permissions("--overwrite")
 @options.as_json

@@ -56,6 +56,12 @@ def table(done: Upload) -> Table:
 def lines(done: Upload) -> list[str]:
     n_bytes = sum(file.n_bytes for file in done.sent)
     if done.dry_run:
+        if done.unchecked:
+            return [
+                f"dry run: {len(done.files)} files, {format_size(n_bytes)} would be sent",
+                f"not checked: whether {done.target.repo} exists, what it has already, and whether you may write to it "
+                f"({done.unchecked})",
+            ]
         creation = "" if done.exists else f"; {done.target.repo} does not exist and would be created as "
         creation += "" if done.exists else ("private" if done.target.private else "public")
         return [f"dry run: {len(done.sent)} files, {format_size(n_bytes)} would be sent{creation}"]

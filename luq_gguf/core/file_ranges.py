@@ -14,7 +14,7 @@ def append(source: BinaryIO, offset: int, n_bytes: int, target: BinaryIO) -> Non
     target.flush()
     target.seek(0, os.SEEK_END)
     done = 0
-    while done < n_bytes:
+    while done < n_bytes and hasattr(os, "copy_file_range"):  # Linux's
         try:
             moved = os.copy_file_range(source.fileno(), target.fileno(), n_bytes - done, offset + done)
         except OSError:

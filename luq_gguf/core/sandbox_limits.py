@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import signal
 import threading
 import time
@@ -10,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from luq_gguf.core import process_state
+from luq_gguf.core import process_state, unix
+
+resource = unix.module("resource")
 
 TEMPLATE_SECONDS = 10.0  # rendering takes milliseconds
 TEMPLATE_BYTES = 2**30
@@ -58,6 +59,6 @@ def _late(number: int, frame: object) -> None:
 
 def _address_space() -> int:
     try:
-        return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        return int(Path("/proc/self/statm").read_text().split()[0]) * int(resource.getpagesize())
     except OSError:
         return 0

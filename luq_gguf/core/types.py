@@ -52,7 +52,8 @@ class RunOptions:
 
     `threads` of llama.cpp (None: all cores), `device` of the reference model; whether the 16-bit GGUF stays
     (`keep_f16`) or is never written whole (`low_disk`); whether code of the checkpoint may run, a folder of something
-    else may be used (`overwrite`), and rows that no block divides may have other types (`allow_fallback`).
+    else may be used (`overwrite`), and rows that no block divides may have other types (`allow_fallback`). `subfolder`
+    is the folder of the model's folder or repository that has the checkpoint (None: its top).
     """
 
     threads: int | None = None
@@ -62,6 +63,7 @@ class RunOptions:
     trust_remote_code: bool = False
     overwrite: bool = False
     allow_fallback: bool = False
+    subfolder: str | None = None
 
 
 @dataclass(frozen=True)

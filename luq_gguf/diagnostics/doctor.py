@@ -11,10 +11,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 from luq_gguf.core.checks import Check, CheckReport
 from luq_gguf.core.errors import LuqError
 from luq_gguf.llamacpp import child, tools
-from luq_gguf.llamacpp.recipe import recipe
+from luq_gguf.llamacpp.recipe import setup_command
 from luq_gguf.llamacpp.tools import LlamaCpp
 
 PACKAGES = ("torch", "transformers", "safetensors", "gguf", "numpy", "scikit-learn", "datasets", "huggingface-hub")
@@ -62,7 +64,7 @@ def _tools() -> Iterator[Check]:
 
 def _tool(llama: LlamaCpp, name: str, origin: str) -> Check:
     """A tool is there when it has run and ended with 0."""
-    again = f"python {recipe()}" if llama.pinned else "Build it again, or unset " + tools.ENVIRONMENT_VARIABLE
+    again = setup_command() if llama.pinned else "Build it again, or unset " + tools.ENVIRONMENT_VARIABLE
     try:
         path = llama.tool(name)
         tools.output(path, "--help")
@@ -89,17 +91,21 @@ def _build(llama: LlamaCpp) -> Iterator[Check]:
     if unused:
         size = sum(n_bytes for _, n_bytes in unused) / 1024**2
         names = ", ".join(path.name for path, _ in unused)
-        hint = f"python {recipe()} --remove-old deletes them."
+        hint = "`luq-gguf cache --clean` deletes them."
         yield Check.passed("older builds", f"{names} ({size:.0f} MiB), no longer used", hint)
 
 
 def _computes(llama: LlamaCpp) -> Check:
     """Every type in every buffer, and a tiny file: what is tested is what is run."""
-    name, test = "llama.cpp computes", tools.self_test(llama)
+    name = "llama.cpp computes"
+    try:
+        test = tools.self_test(llama)
+    except LuqError as error:
+        return Check.failed(name, error.message, error.hint)
     if test.failures:
         more = f", and {len(test.failures) - 1} more of {test.n_results}" if len(test.failures) > 1 else ""
         hint = (
-            f"Build it again without the part that fails: delete {llama.tools.parent.parent} and run python {recipe()}"
+            f"Build it again without the part that fails: delete {llama.tools.parent.parent} and run {setup_command()}"
             if llama.pinned
             else f"This build is broken on this CPU: unset {tools.ENVIRONMENT_VARIABLE} to use the pinned one."
         )
@@ -110,7 +116,7 @@ def _computes(llama: LlamaCpp) -> Check:
 
 def _bindings() -> Check:
     """libllama and libmtmd of the pinned build, imported in a child: a broken library may abort."""
-    name, hint = "libllama, libmtmd", f"python {recipe()}"
+    name, hint = "libllama, libmtmd", setup_command()
     code = "import llama_cpp, llama_cpp.mtmd_cpp as m; m.mtmd_default_marker(); print(llama_cpp.__version__)"
     try:
         environment = tools.bindings_environment()
@@ -131,7 +137,7 @@ def _converter() -> Check:
         path = tools.find(untested=True).converter
     except LuqError as error:
         return Check.failed("converter", error.message, error.hint)
-    hint = "" if path.is_file() else f"python {recipe()}"
+    hint = "" if path.is_file() else setup_command()
     return Check("converter", ok=path.is_file(), found=str(path), hint=hint)
 
 
@@ -143,11 +149,9 @@ def _machine() -> Iterator[Check]:
         built = False
     hint = "" if compiler or built else "A C++ compiler is needed to build llama.cpp: install g++ or clang++."
     yield Check("C++ compiler", ok=bool(compiler) or built, found=compiler or "none (no longer needed)", hint=hint)
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     features = [
         f for f in ("avx2", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimddp") if f" {f}" in flags
     ]
-    yield Check.passed(
-        "machine", f"{os.cpu_count()} cores, {pages / 1024**3:.1f} GiB, {' '.join(features) or 'no SIMD flags'}"
-    )
+    memory = psutil.virtual_memory().total / 1024**3
+    yield Check.passed("machine", f"{os.cpu_count()} cores, {memory:.1f} GiB, {' '.join(features) or 'no SIMD flags'}")

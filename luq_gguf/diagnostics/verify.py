@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from luq_gguf.core.checks import Check, CheckReport
-from luq_gguf.core.errors import GGUFFileError, LuqError, RunFolderError
+from luq_gguf.core.errors import GGUFFileError, LuqError, RunFolderError, VerificationError
 from luq_gguf.core.hashing import sha256_of
 from luq_gguf.core.units import format_size
 from luq_gguf.llamacpp.gguf import imatrix, reader
@@ -29,7 +29,7 @@ AGAIN = "Run the command that made it again: it replaces files that have changed
 _SOUND = "Convert it again from a sound checkpoint."
 _TEXT = "The quick brown fox jumps over the lazy dog."
 # Text architectures with positions in three directions, and the projectors that are made for them.
-_PAIRS = (("qwen2vl", "qwen2"), ("qwen3vl", "qwen3"))
+_PAIRS = ((("qwen2vl",), "qwen2"), (("qwen3vl", "qwen35"), "qwen3"))
 
 
 def verify(target: Path, mmproj: Path | None = None, threads: int | None = None) -> CheckReport:
@@ -43,6 +43,18 @@ def verify(target: Path, mmproj: Path | None = None, threads: int | None = None)
         if path and not path.is_file():
             raise GGUFFileError(f"{path} is neither a file nor a folder.", "Give a run folder or a GGUF file.")
     return CheckReport(tuple(_files(target, mmproj, threads)))
+
+
+def check_runs(model: Path, mmproj: Path | None, threads: int | None = None) -> None:
+    """Load a text model's file and its mmproj once in the pinned llama.cpp, and compute a few tokens and a picture.
+
+    Raises VerificationError saying what failed.
+    """
+    for check in _runs(reader.read(model), mmproj, threads):
+        if not check.ok:
+            raise VerificationError(
+                f"The file that was written cannot be used. {check.name}: {check.found}", check.hint
+            )
 
 
 def _folder(run: RunFolder, threads: int | None) -> Iterator[Check]:
@@ -179,7 +191,7 @@ def _belongs(model: GGUFInfo, vision: GGUFInfo) -> Check:
     made_for = vision.metadata["clip.vision.projection_dim"]
     if made_for != width:
         return Check.failed(name, f"it was made for a text model of width {made_for}, but this one has {width}", hint)
-    if any(model.arch.startswith(arch) != projector.startswith(kind) for arch, kind in _PAIRS):
+    if any(model.arch.startswith(archs) != projector.startswith(kind) for archs, kind in _PAIRS):
         return Check.failed(name, f"the projector {projector} does not belong to {model.arch}", hint)
     if not mmproj_file.belong_together(model.path, vision.path):
         return Check.failed(name, f"it was made from another checkpoint than {model.path.name}", hint)

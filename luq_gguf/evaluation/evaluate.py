@@ -29,6 +29,7 @@ from luq_gguf.evaluation.logprobs import (
     reference_answers,
 )
 from luq_gguf.hf import datasets
+from luq_gguf.llamacpp import tools
 from luq_gguf.llamacpp.gguf import mmproj, reader
 from luq_gguf.llamacpp.runtime.client import LlamaClient
 from luq_gguf.method.metrics import intervals
@@ -47,6 +48,8 @@ def cache_folder() -> Path:
     """Return the folder where measurements of files outside run folders are kept; it is created if needed."""
     folder = paths.cache("eval")
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / ".lock").touch()
+    tools.hold(folder / ".lock")
     return folder
 
 

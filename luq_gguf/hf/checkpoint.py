@@ -11,13 +11,16 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 from luq_gguf.core import json_input
 from luq_gguf.core.errors import CheckpointError
-from luq_gguf.hf import download
+from luq_gguf.hf import download, leftovers, linked_folder, tokenizer_files, weights_files
+from luq_gguf.hf.weights_files import WeightsFiles
 
+_SNAPSHOT = re.compile(r"(?:^|/)models--(?:[\w.-]+?--)?(?P<name>[\w.-]+)/snapshots/[^/]+(?:/|$)")
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 _HEADER_LIMIT = 32 * 1024 * 1024  # a third of what the safetensors library takes, and room for 250 000 tensors
 # Bytes of an element; of a type that is not known here the room is not checked.
@@ -33,7 +36,7 @@ _LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer", "dept
 class Checkpoint:
     """A checkpoint whose files are complete. For every tensor, `shapes` has its shape in the safetensors header,
     `sizes` its bytes there, and `shards` the file that contains it. `revision` is the commit of a checkpoint from the
-    Hub."""
+    Hub. `unused` are tensors of the files that are left out, and `notes` sentences about what was not read as it is."""
 
     folder: Path
     name: str
@@ -45,6 +48,8 @@ class Checkpoint:
     fingerprint: str
     trust_remote_code: bool = False
     revision: str | None = None
+    unused: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
 
     @property
     def architecture(self) -> str:
@@ -61,14 +66,18 @@ class Checkpoint:
         return hashlib.sha256(json.dumps([self.config, self.shapes], sort_keys=True).encode()).hexdigest()
 
 
-def open_checkpoint(model: str, *, trust_remote_code: bool = False, revision: str | None = None) -> Checkpoint:
-    """Check a local folder, or download a Hub id's files (at a commit, or the newest) and check them.
+def open_checkpoint(
+    model: str, *, trust_remote_code: bool = False, revision: str | None = None, subfolder: str | None = None
+) -> Checkpoint:
+    """Check a local folder, or download a Hub id's files (at a commit, or the newest) and check them; `subfolder` is
+    the folder in either that holds the checkpoint.
 
     Raises CheckpointError, and what `download.fetch` raises.
     """
+    _check_subfolder(subfolder)
     folder = Path(model).expanduser()
     if folder.is_dir():
-        return _open_folder(folder.resolve(), trust_remote_code=trust_remote_code)
+        return _open_folder(_inside(folder, subfolder), trust_remote_code=trust_remote_code, name=_name_of(folder))
     if folder.exists():
         raise CheckpointError(
             f"{model} is a file, not a checkpoint folder.", "Give the folder with config.json and *.safetensors."
@@ -81,45 +90,108 @@ def open_checkpoint(model: str, *, trust_remote_code: bool = False, revision: st
     def check(fetched: Path) -> None:
         _check_config(_read_json(fetched / "config.json", fetched), fetched, trust_remote_code=trust_remote_code)
 
-    snapshot = download.fetch(model, revision, check, code=trust_remote_code)
+    snapshot = download.fetch(model, revision, check, code=trust_remote_code, subfolder=subfolder)
     return _open_folder(
         snapshot.folder, trust_remote_code=trust_remote_code, name=model.split("/")[1], revision=snapshot.revision
     )
 
 
+def _check_subfolder(subfolder: str | None) -> None:
+    if subfolder is not None and (Path(subfolder).is_absolute() or not {"..", ""}.isdisjoint(Path(subfolder).parts)):
+        raise CheckpointError(
+            f"--subfolder {subfolder} is not a folder inside the model.", "Give its path from the model's folder."
+        )
+
+
+def _inside(folder: Path, subfolder: str | None) -> Path:
+    inner = folder / subfolder if subfolder else folder
+    if not inner.is_dir():
+        raise CheckpointError(f"{folder} has no folder {subfolder}.", "Check the spelling of --subfolder.")
+    return inner.resolve()
+
+
+def _name_of(folder: Path) -> str | None:
+    """A model's name where its folder is called by a commit: in the Hub client's cache, which has
+    models--OWNER--NAME/snapshots/COMMIT."""
+    match = _SNAPSHOT.search(str(folder.absolute()))
+    return match["name"] if match else None
+
+
 def _open_folder(
     folder: Path, *, trust_remote_code: bool, name: str | None = None, revision: str | None = None
 ) -> Checkpoint:
+    base = weights_files.adapter_base(folder)
+    if base and not (folder / "config.json").is_file():
+        raise weights_files.adapter_alone(folder, base)
     config = _read_json(folder / "config.json", folder)
     _check_config(config, folder, trust_remote_code=trust_remote_code)
-    shards = _shards(folder)
-    shapes: dict[str, tuple[int, ...]] = {}
-    sizes: dict[str, int] = {}
-    holders: dict[str, Path] = {}
-    for shard in shards:
-        for tensor, entry in safetensors_entries(shard)[1].items():
-            shapes[tensor] = tuple(entry["shape"])
-            sizes[tensor] = entry["data_offsets"][1] - entry["data_offsets"][0]
-            holders[tensor] = shard
-    _check_index(folder, shapes)
+    files = weights_files.find(folder)
+    entries = {shard: safetensors_entries(shard)[1] for shard in files.paths}
+    shards, holders = _holders(folder, files, entries)
+    headers = {tensor: entries[shard][tensor] for tensor, shard in holders.items()}
+    shapes = {tensor: tuple(entry["shape"]) for tensor, entry in headers.items()}
     _check_counts(config, shapes, folder)
+    leftovers.check_merged(folder.name, shapes)
+    config, changed = leftovers.without_quantization(config, {str(entry["dtype"]) for entry in headers.values()})
+    leftovers.check_types(folder.name, config, headers)
+    tokenizer = tokenizer_files.changes(folder, tokenizer_files.embedding_rows(shapes))
+    head = leftovers.tied_head(folder.name, config, headers, holders)
+    texts = {"config.json": json.dumps(config)} if changed else {}
+    texts |= tokenizer.contents
+    usual = files.usual and shards == files.paths and (not files.weight_map or set(files.weight_map) == set(shapes))
+    shown = folder
+    if texts or not usual:
+        without = leftovers.QUANTIZATION_FILES if changed else ()
+        shown = linked_folder.make(folder, shards, holders, texts, without)
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for file in sorted(folder.iterdir()):
         if file.suffix in (".safetensors", ".json", ".jinja", ".model", ".txt"):
             status = file.stat()
             digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    used = {tensor: entry for tensor, entry in headers.items() if tensor not in head.unused}
     return Checkpoint(
-        folder=folder,
+        folder=shown,
         name=name or folder.name,
         config=config,
-        shapes=shapes,
-        sizes=sizes,
-        shards=holders,
+        shapes={tensor: shapes[tensor] for tensor in used},
+        sizes={tensor: entry["data_offsets"][1] - entry["data_offsets"][0] for tensor, entry in used.items()},
+        shards={tensor: holders[tensor] for tensor in used},
         n_bytes=sum(shard.stat().st_size for shard in shards),
         fingerprint=digest.hexdigest(),
         trust_remote_code=trust_remote_code,
         revision=revision,
+        unused=head.unused,
+        notes=(*files.notes, *changed, *tokenizer.notes, *head.notes),
     )
+
+
+def _holders(
+    folder: Path, files: WeightsFiles, entries: Mapping[Path, Mapping[str, Any]]
+) -> tuple[tuple[Path, ...], dict[str, Path]]:
+    """The shards in an order in which the last one that has a tensor is the one that the index names for it, or else
+    the last; and every tensor's shard."""
+    named = {tensor: folder / name for tensor, name in files.weight_map.items()}
+    absent = sorted(tensor for tensor, shard in named.items() if tensor not in entries[shard])
+    if absent:
+        raise CheckpointError(
+            f"The shards of {folder.name} lack the tensor {absent[0]}, which the index names.",
+            "Download the checkpoint again, or save it again with save_pretrained, which writes a new index.",
+        )
+    holders = {tensor: shard for shard in files.paths for tensor in entries[shard]} | named
+    before: dict[Path, set[Path]] = {shard: set() for shard in files.paths}
+    for shard in files.paths:
+        for tensor in entries[shard]:
+            if holders[tensor] != shard:
+                before[holders[tensor]].add(shard)
+    if not any(before[shard] - set(files.paths[:n]) for n, shard in enumerate(files.paths)):
+        return files.paths, holders
+    try:
+        return tuple(TopologicalSorter(before).static_order()), holders
+    except CycleError:
+        raise CheckpointError(
+            f"The shards of {folder.name} hold the same tensors, and the index takes some from each.",
+            "Save the checkpoint again with save_pretrained.",
+        ) from None
 
 
 def _read_json(path: Path, folder: Path) -> dict[str, Any]:
@@ -181,40 +253,6 @@ def _check_counts(config: dict[str, Any], shapes: Mapping[str, tuple[int, ...]],
                 )
 
 
-def _shards(folder: Path) -> list[Path]:
-    # llama.cpp's converter looks for model*.safetensors, and reads pytorch_model*.bin where it finds none.
-    pickles = any(any(folder.glob(kind)) for kind in ("*.bin", "*.pt", "*.pth"))
-    read_anyway = (folder / "mask_embedding.pt").exists()  # of one family of draft models
-    if read_anyway or (pickles and not any(folder.glob("model*.safetensors"))):
-        raise CheckpointError(
-            f"{folder} has {'some' if read_anyway else 'its'} weights only as pickles, which can run code when read.",
-            "Use a safetensors version: many have one on the Hub, and save_pretrained writes one if you trust it.",
-        )
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        mapped = _read_json(index, folder).get("weight_map")
-        given = list(mapped.values()) if isinstance(mapped, dict) else []
-        if not given or not all(isinstance(name, str) and _is_shard(name) for name in given):
-            raise CheckpointError(f"{index} does not name any usable shards.", "Download the checkpoint again.")
-        names = sorted(set(given))
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
-            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise CheckpointError(
-                f"{folder} lacks the shard {missing[0]}{more}, which its index names.", "Download the checkpoint again."
-            )
-        return [folder / name for name in names]
-    unindexed = sorted(folder.glob("*.safetensors"))
-    if not unindexed:
-        raise CheckpointError(f"{folder} contains no *.safetensors files.", "Give the folder with the model's weights.")
-    return unindexed
-
-
-def _is_shard(name: str) -> bool:
-    """A file's plain name: an index may not send us to other folders, and a pickle would not be read as one."""
-    return Path(name).name == name and "\0" not in name and "\\" not in name and name.endswith(".safetensors")
-
-
 def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Return the shapes in a safetensors header. Raises CheckpointError as `safetensors_entries` does."""
     return {name: tuple(entry["shape"]) for name, entry in safetensors_entries(path)[1].items()}
@@ -255,14 +293,3 @@ def _whole_numbers(given: Any) -> tuple[int, ...]:
     if not isinstance(given, list) or len(given) > 16 or not all(type(n) is int and 0 <= n < 2**63 for n in given):
         raise ValueError("not a list of natural numbers")
     return tuple(given)
-
-
-def _check_index(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        absent = sorted(set(_read_json(index, folder)["weight_map"]) - set(shapes))
-        if absent:
-            raise CheckpointError(
-                f"The shards of {folder.name} lack the tensor {absent[0]}, which the index names.",
-                "Download the checkpoint again.",
-            )

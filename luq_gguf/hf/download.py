@@ -7,6 +7,7 @@ huggingface_hub keeps the files in its cache and resumes partial downloads; its 
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from typing import Any
 from luq_gguf.core import json_input
 from luq_gguf.core.errors import CheckpointError, DiskSpaceError, DownloadError, UploadError
 from luq_gguf.core.units import format_size
+from luq_gguf.hf.hub_client import limit_waits
 
 _SMALL = ("*.json", "*.jinja", "*.model", "*.txt", "README.md")
 _PICKLES = ("*.bin", "*.pt", "*.pth")
@@ -32,37 +34,49 @@ class Snapshot:
     revision: str
 
 
-def fetch(model: str, revision: str | None, check: Callable[[Path], None], *, code: bool = False) -> Snapshot:
-    """Download a model's configuration, tokenizer and safetensors at a revision (None: the newest).
+def fetch(
+    model: str, revision: str | None, check: Callable[[Path], None], *, code: bool = False, subfolder: str | None = None
+) -> Snapshot:
+    """Download a model's configuration, tokenizer and safetensors at a revision (None: the newest), of the repository's
+    top or of a folder in it.
 
     `check` is called with the folder when it holds all but the weights; what it raises ends the download. Raises
     CheckpointError or DiskSpaceError with what to do. `code`: Python files too.
     """
     from huggingface_hub import HfApi, snapshot_download
 
-    with _one_sentence(model):
+    limit_waits()
+    start = f"{subfolder.strip('/')}/" if subfolder else ""
+    with _one_sentence(model, start):
         try:
             commit = str(HfApi().model_info(model, revision=revision).sha)
-            sizes = _files(model, commit)
+            sizes = _files(model, commit, start)
         except network_errors():
-            cached = _cached(model, revision)
+            cached = _cached(model, revision, start)
             if cached is None:
                 raise
             check(cached.folder)
             return cached
         small = [name for name in sizes if _matches(name, _SMALL) or (code and name.endswith(".py"))]
         if "config.json" not in sizes:
-            raise CheckpointError(f"{model} is not a checkpoint: it has no config.json.", "Choose another model.")
+            where = f"its folder {subfolder}" if subfolder else "it"
+            raise CheckpointError(
+                f"{model} is not a checkpoint: {where} has no config.json.",
+                "Check the spelling of --subfolder."
+                if subfolder
+                else "Choose another model, or name the folder in it with --subfolder.",
+            )
         if not any(name.endswith(".safetensors") for name in sizes) and any(_matches(n, _PICKLES) for n in sizes):
             raise CheckpointError(
                 f"{model} has its weights only as pickles, which can run code when read.",
                 "Choose a version of it with safetensors.",
             )
-        folder = Path(snapshot_download(model, revision=commit, allow_patterns=small))
+        wanted = [start + name for name in small]
+        folder = Path(snapshot_download(model, revision=commit, allow_patterns=wanted)) / start
         check(folder)
         weights = _weights(folder, sizes)
         _check_room(model, folder, {name: sizes[name] for name in weights})
-        snapshot_download(model, revision=commit, allow_patterns=[*small, *weights])
+        snapshot_download(model, revision=commit, allow_patterns=[*wanted, *(start + name for name in weights)])
         return Snapshot(folder, commit)
 
 
@@ -78,13 +92,18 @@ def fetch_config(model: str) -> Path:
             raise CheckpointError(f"{model} has no config.json.", "Choose another model.") from None
 
 
-def _files(model: str, commit: str) -> dict[str, int]:
-    """Name -> bytes of the files at the top of the repository; what lies in folders is of other formats."""
+def _files(model: str, commit: str, start: str) -> dict[str, int]:
+    """Name -> bytes of the files at the top of the repository, or in the folder `start`; what lies in other folders is
+    of other formats."""
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import EntryNotFoundError
     from huggingface_hub.hf_api import RepoFile
 
-    tree = HfApi().list_repo_tree(model, revision=commit, recursive=False)
-    return {entry.path: int(entry.size) for entry in tree if isinstance(entry, RepoFile)}
+    try:
+        tree = list(HfApi().list_repo_tree(model, start.rstrip("/") or None, revision=commit, recursive=False))
+    except EntryNotFoundError:
+        raise CheckpointError(f"{model} has no folder {start}", "Check the spelling of --subfolder.") from None
+    return {entry.path.removeprefix(start): int(entry.size) for entry in tree if isinstance(entry, RepoFile)}
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
@@ -118,22 +137,58 @@ def _check_room(model: str, folder: Path, sizes: dict[str, int]) -> None:
         )
 
 
-def _cached(model: str, revision: str | None) -> Snapshot | None:
+def _cached(model: str, revision: str | None, start: str) -> Snapshot | None:
     """What was fetched before, where all its weights are there. Files' contents are checked by who opens them."""
     from huggingface_hub import try_to_load_from_cache
 
-    config = try_to_load_from_cache(model, "config.json", revision=revision)
-    if not isinstance(config, str):
+    config = try_to_load_from_cache(model, f"{start}config.json", revision=revision)
+    if not isinstance(config, str) or _incomplete(Path(config).parent):
         return None
     folder = Path(config).parent
-    present = {path.name: path.stat().st_size for path in folder.iterdir() if path.exists()}
-    named = _indexed(folder)
-    complete = named <= set(present) if named else any(name.endswith(".safetensors") for name in present)
-    return Snapshot(folder, folder.name) if complete else None
+    return Snapshot(folder, folder.parents[len(Path(start).parts) - 1].name if start else folder.name)
+
+
+def _incomplete(folder: Path) -> str | None:
+    """What a cached checkpoint lacks; None where it lacks nothing."""
+    for path in sorted(folder.iterdir()):
+        if path.is_symlink() and not path.exists():
+            return f"{path.name} has lost its contents (the blob {Path(os.readlink(path)).name})"
+    present = {path.name for path in folder.iterdir()}
+    missing = sorted(_indexed(folder) - present)
+    if missing:
+        return f"{missing[0]} is not in the cache"
+    return None if any(name.endswith(".safetensors") for name in present) else "its weights are not in the cache"
+
+
+def _state_of_cache(model: str, start: str) -> tuple[str, str] | None:
+    """What of a model is in the Hub client's cache and why that is not enough, and what to do about it; None where
+    nothing of it is there. The layout: models--OWNER--NAME with refs/main, which names a commit, and
+    snapshots/COMMIT."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    entry = Path(HF_HUB_CACHE) / f"models--{model.replace('/', '--')}"
+    snapshots = sorted(path for path in entry.glob("snapshots/*") if (path / start / "config.json").exists())
+    if not entry.is_dir():
+        return None
+    ref = entry / "refs" / "main"
+    try:
+        commit = ref.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        commit = ""
+    if commit and commit == commit.strip() and entry / "snapshots" / commit in snapshots:
+        what = _incomplete(entry / "snapshots" / commit / start)
+        return (f"its copy in the cache is incomplete: {what}", "") if what else None
+    if not commit:
+        what = f"its cache does not say which commit is the newest ({ref} is missing)"
+    elif commit != commit.strip():
+        what = f"{ref} does not contain a commit alone (it ends in a line end or a space)"
+    else:
+        what = f"its cache has no snapshot {commit}, which {ref} names"
+    return what, f"Give the folder instead: {snapshots[-1] / start}" if snapshots else ""
 
 
 @contextmanager
-def _one_sentence(model: str) -> Iterator[None]:
+def _one_sentence(model: str, start: str = "") -> Iterator[None]:
     """What the Hub's client raises, told as our errors. Raises CheckpointError, DownloadError or DiskSpaceError."""
     from huggingface_hub.constants import ENDPOINT
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
@@ -157,6 +212,11 @@ def _one_sentence(model: str) -> Iterator[None]:
             raise DiskSpaceError(
                 f"The disk is full, so {model} could not be downloaded completely.",
                 f"Free some space, or put the cache elsewhere (export HF_HOME=/other/disk), and {_AGAIN}.",
+            ) from None
+        if state := _state_of_cache(model, start):
+            raise DownloadError(
+                f"{model} could not be downloaded from {ENDPOINT} ({type(error).__name__}), and {state[0]}.",
+                state[1] or f"Check the network (and HF_HUB_OFFLINE), and {_AGAIN}.",
             ) from None
         raise DownloadError(
             f"{model} is not a local folder and could not be downloaded from {ENDPOINT} ({type(error).__name__}).",

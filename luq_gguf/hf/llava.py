@@ -28,6 +28,11 @@ def is_clip_llava(checkpoint: Checkpoint) -> bool:
     return checkpoint.architecture == "LlavaForConditionalGeneration" and kind == "clip_vision_model"
 
 
+def is_unused(checkpoint: Checkpoint, name: str) -> bool:
+    """Return whether a tensor of the vision half has no part in what the model computes."""
+    return is_clip_llava(checkpoint) and bool(_UNUSED.search(name))
+
+
 def clip_vision(checkpoint: Checkpoint) -> ClipVision:
     """Return the tower and its projector. Raises CheckpointError for a variant that libmtmd would compute
     differently."""

@@ -10,13 +10,13 @@ import hashlib
 import platform
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from luq_gguf.core import atomic, paths
-from luq_gguf.core.errors import KernelsError
+from luq_gguf.core import paths
+from luq_gguf.core.errors import KernelsError, ToolsError
 from luq_gguf.llamacpp import child, tools
 
 SOURCES = Path(__file__).parent / "src"
@@ -58,10 +58,16 @@ def library(info: Callable[[str], None] = lambda sentence: None) -> Path:
         )
     info("building the kernels: this takes half a minute, once")
     target = folder()
-    with atomic.whole_folder(target) as new_folder:
-        build = new_folder.parent / "build"
-        compile_sources(build)
-        shutil.copy(build / LIBRARY, new_folder / LIBRARY)
+    try:
+        with tools.work_folder(target.name) as folder_of_build:
+            new_folder, build = folder_of_build / "whole", folder_of_build / "build"
+            compile_sources(build)
+            new_folder.mkdir()
+            shutil.copy(build / LIBRARY, new_folder / LIBRARY)
+            with suppress(OSError):  # another process may have been faster
+                new_folder.rename(target)
+    except ToolsError as error:
+        raise KernelsError(f"The kernels cannot be built. {error.message}", error.hint) from None
     return target / LIBRARY
 
 
@@ -69,19 +75,25 @@ def compile_sources(into: Path, *arguments: str, targets: tuple[str, ...] = ("lu
     """Run CMake; `arguments` are additional ones for its first step."""
     try:
         headers = tools.ggml_headers()
-    except (OSError, SystemExit) as error:  # the recipe is a script too, and ends with a sentence
-        reason = str(error).splitlines()[-1].rstrip(".")
+    except ToolsError as error:
+        reason = error.message.splitlines()[-1].rstrip(".")  # after the words of pip
         raise KernelsError(
             f"The kernels cannot be built: the pinned llama.cpp's headers cannot be downloaded ({reason}).",
-            "They are downloaded once, with its sdist, from the package index: try again with a network connection.",
+            f"They are downloaded once. {error.hint}",
         ) from None
-    cmake, ninja = _tool("cmake", into.parent), None if shutil.which("make") else _tool("ninja", into.parent)
+    cmake = tools.build_program("cmake", into.parent)
+    ninja = None if shutil.which("make") else tools.build_program("ninja", into.parent)
     configure = [cmake, "-S", str(SOURCES), "-B", str(into), "-DCMAKE_BUILD_TYPE=Release", f"-DGGML_HEADERS={headers}"]
     configure += [f"-DLUQ_GGML_VERSION={ggml_version(headers)}", *arguments]
     configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []
     for command in (configure, [cmake, "--build", str(into), "--target", *targets]):
         try:
-            child.run(command, child.Failure(KernelsError, "The kernels' build", "The lines above are CMake's own."))
+            child.run(
+                command,
+                child.Failure(KernelsError, "The kernels' build", "The lines above are CMake's own."),
+                environment={"TMPDIR": str(into.parent)},
+                into=into.parent,
+            )
         except OSError as error:
             raise KernelsError(
                 f"The kernels cannot be built: {command[0]}: {error.strerror}.",
@@ -94,18 +106,3 @@ def ggml_version(headers: Path) -> str:
     text = (headers / "CMakeLists.txt").read_text()
     matches = (re.search(rf"set\(GGML_VERSION_{part} (\d+)\)", text) for part in ("MAJOR", "MINOR", "PATCH"))
     return ".".join(match[1] if match else "?" for match in matches)
-
-
-def _tool(name: str, folder: Path) -> str:
-    """A program of the machine, or else of the package index, where a wheel bears the program's name."""
-    installed = shutil.which(name)
-    if installed:
-        return installed
-    into = folder / name
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", str(into)]
-    if subprocess.run([*pip, name]).returncode:
-        raise KernelsError(
-            f"The kernels cannot be built: {name} is not installed, and pip cannot install it.", f"Install {name}."
-        )
-    packed = into / name / "data" / "bin" / name  # beside it, bin/cmake is a script that looks for its package
-    return str(packed if packed.exists() else into / "bin" / name)

@@ -23,7 +23,7 @@ def _command(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> list[st
 
 def arguments(checkpoint: str, out: str, name: str) -> list[str]:
     """Return the converter's arguments that make the 16-bit file of a text model."""
-    return [checkpoint, "--outfile", out, "--outtype", "f16", "--model-name", name]
+    return [checkpoint, "--outfile", out, "--outtype", "f16", f"--model-name={name}"]
 
 
 def metadata_only(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> reader.GGUFInfo:
@@ -43,17 +43,8 @@ def text_tensors(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> dic
     It walks through the checkpoint without reading weights, so split, fused, added and skipped tensors are all as in
     the real file. Raises CheckpointError with its words where it cannot convert the model.
     """
-    tensors = {}
-
-    def on_line(line: str) -> None:
-        if match := _TENSOR.search(line):
-            tensors[match["name"]] = match["type"], tuple(int(n) for n in match["shape"].split(",")[::-1])
-
-    child.run(
-        [*_command(llama, checkpoint, out, name), "--dry-run"],
-        child.Failure(CheckpointError, "llama.cpp's converter cannot convert this model; it"),
-        on_line=on_line,
-        environment=tools.python_environment(),
+    tensors = _listed(
+        [*_command(llama, checkpoint, out, name), "--dry-run"], "llama.cpp's converter cannot convert this model; it"
     )
     if not tensors:
         raise CheckpointError(
@@ -63,18 +54,14 @@ def text_tensors(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> dic
     return tensors
 
 
-def check_mmproj(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> None:
-    """Let the converter walk through the vision half without writing it.
+def vision_tensors(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return the same for the vision half; empty where the converter does not recognize any of its tensors.
 
     Raises CheckpointError with its words where it cannot write this model's.
     """
     command = [*_command(llama, checkpoint, out, name), "--mmproj", "--dry-run"]
     try:
-        child.run(
-            command,
-            child.Failure(CheckpointError, "llama.cpp's converter cannot write the vision half of this model; it"),
-            environment=tools.python_environment(),
-        )
+        return _listed(command, "llama.cpp's converter cannot write the vision half of this model; it")
     except CheckpointError as error:
         missing = _MISSING_KEY.search(error.message)
         if missing is None:
@@ -84,6 +71,19 @@ def check_mmproj(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> Non
             f"Add {missing[1]} to preprocessor_config.json, with the value that the model was trained with: its "
             "authors' own file has it.",
         ) from None
+
+
+def _listed(command: list[str | Path], what: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """The tensors that a dry run lists."""
+    tensors = {}
+
+    def on_line(line: str) -> None:
+        if match := _TENSOR.search(line):
+            tensors[match["name"]] = match["type"], tuple(int(n) for n in match["shape"].split(",")[::-1])
+
+    environment = tools.python_environment()
+    child.run(command, child.Failure(CheckpointError, what), on_line=on_line, environment=environment)
+    return tensors
 
 
 def to_16_bit(

@@ -207,7 +207,7 @@ def arguments(types_file: str, source: str, out: str, ftype: str, entries: Entri
     """Return llama-quantize's arguments that make a planned file in the folder of imatrix.gguf; the number of threads,
     which does not change it, may follow."""
     words = ["--imatrix", header_only.IMATRIX_NAME, "--tensor-type-file", types_file, *labels.arguments(entries)]
-    return [*words, source, out, ftype]
+    return [*words, f"./{source}", f"./{out}", ftype]  # a name in digits would be read as a file type
 
 
 def verify(path: Path, plan: Plan) -> None:

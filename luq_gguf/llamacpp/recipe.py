@@ -17,6 +17,14 @@ def recipe() -> Path:
     return installed if installed.exists() else package.parent / "vendor" / "build.py"
 
 
+def setup_command() -> str:
+    """Return the command that builds llama.cpp: scripts/setup in the environment that it made in a clone, else
+    `luq-gguf setup`."""
+    clone = recipe().parent.parent
+    ours = Path(sys.prefix) == clone / ".venv" and (clone / "scripts" / "setup").is_file()
+    return "scripts/setup" if ours else "luq-gguf setup"
+
+
 @cache
 def vendor(module: str) -> ModuleType:
     """Import a module of the recipe. Its folder is a package that nothing else knows by name."""

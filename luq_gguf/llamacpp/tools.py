@@ -10,19 +10,25 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from luq_gguf.core import paths
 from luq_gguf.core.errors import ToolsError
 from luq_gguf.core.hashing import hash_of
 from luq_gguf.llamacpp import child
-from luq_gguf.llamacpp.recipe import recipe, vendor
+from luq_gguf.llamacpp.recipe import setup_command, vendor
 
 ENVIRONMENT_VARIABLE = "LUQ_LLAMA_CPP"
 CONVERTER = "convert_hf_to_gguf.py"
 _GGML_CPU = "libggml-cpu.so"
+
+_held: dict[Path, TextIO | None] = {}  # files whose folders in the cache this process uses, open as long as it lives
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,12 @@ class LlamaCpp:
         path = self.tools / name
         if not path.is_file():
             raise ToolsError(f"llama.cpp's {name} is not in {self.tools}.", _hint())
+        if not os.access(path, os.X_OK):  # nor is anything on a file system that is mounted noexec
+            raise ToolsError(
+                f"llama.cpp's {name} in {self.tools} may not be run.",
+                "Its file system is mounted noexec, or it is not marked as executable"
+                + (": set XDG_CACHE_HOME to a folder elsewhere." if self.pinned else "."),
+            )
         return path
 
 
@@ -50,9 +62,50 @@ def pin() -> dict[str, Any]:
 
 
 def ggml_headers() -> Path:
-    """Return the folder of the pinned ggml's headers, downloaded with its sdist where they are not in the cache yet."""
-    folder: Path = vendor("build").headers()
+    """Return the folder of the pinned ggml's headers, downloaded with its sdist where they are not in the cache yet.
+    Raises ToolsError."""
+    with _recipe_errors():
+        folder: Path = vendor("build").headers()
     return folder
+
+
+def build_program(name: str, folder: Path) -> str:
+    """Return the path of a program that builds need (cmake, ninja): the machine's own, else one that is downloaded into
+    the folder. Raises ToolsError."""
+    with _recipe_errors():
+        path: str = vendor("build").program(name, folder)
+    return path
+
+
+@contextmanager
+def work_folder(name: str) -> Iterator[Path]:
+    """An empty folder in the cache to build in, which is removed even after this process was killed. Raises
+    ToolsError."""
+    places = vendor("places")
+    with _recipe_errors():
+        places.check(100 * 10**6)
+        with places.work_folder(name) as folder:
+            yield folder
+
+
+def set_up(*, portable: bool = False) -> tuple[Path, bool]:
+    """Return the folder of the pinned llama.cpp, and whether it was built now, which takes minutes and is announced on
+    stderr. Raises ToolsError where it cannot be built."""
+    recipe_module = vendor("build")
+    with _recipe_errors():
+        started = time.time()
+        folder: Path = recipe_module.build(portable=portable)
+        return folder, (folder / recipe_module.FACTS).stat().st_mtime >= started
+
+
+@contextmanager
+def _recipe_errors() -> Iterator[None]:
+    """Raise the recipe's errors as ToolsError: it knows nothing of this package."""
+    try:
+        yield
+    except vendor("places").RecipeError as error:
+        message = "\n".join(filter(None, (error.output, error.message)))
+        raise ToolsError(message, error.hint) from None
 
 
 def unused_builds() -> list[tuple[Path, int]]:
@@ -79,16 +132,24 @@ class SelfTest:
 
 def self_test(llama: LlamaCpp) -> SelfTest:
     """Compute matrix products of every type in every buffer that this CPU offers, and a tiny file, in child processes;
-    a statically linked build is tested with the tiny file only. This takes seconds. See vendor/selftest.py."""
+    a statically linked build is tested with the tiny file only. This takes seconds. See vendor/selftest.py. Raises
+    ToolsError where the file cannot be written."""
     module = vendor("selftest")
-    results = list(module.run(llama.libraries, llama.tools) if llama.libraries else module.run_tools(llama.tools))
+    try:
+        results = list(module.run(llama.libraries, llama.tools) if llama.libraries else module.run_tools(llama.tools))
+    except OSError as error:
+        raise ToolsError(
+            f"llama.cpp cannot be tested: a file of a megabyte cannot be written to {tempfile.gettempdir()} "
+            f"({error.strerror}).",
+            "Free some space there, or set TMPDIR to another folder.",
+        ) from None
     buffers = dict.fromkeys(result.buffer for result in results if result.buffer != "file")
     return SelfTest(len(results), tuple(buffers), tuple(str(result) for result in results if not result.ok))
 
 
 def _hint() -> str:
     return (
-        f"Build the pinned llama.cpp with `python {recipe()}` (several minutes, once), "
+        f"Build the pinned llama.cpp with `{setup_command()}` (several minutes, once), "
         f"or set {ENVIRONMENT_VARIABLE} to your own llama.cpp; then check it with `luq-gguf doctor`."
     )
 
@@ -97,10 +158,18 @@ def pinned_build() -> Path:
     """Return the folder of the pinned build for this CPU. Raises ToolsError where there is none that has passed its
     test."""
     recipe_module = vendor("build")
-    folder: Path = recipe_module.cache_folder()
+    with _recipe_errors():
+        folder: Path = recipe_module.cache_folder()
     if not recipe_module.usable(folder):
         raise ToolsError("The pinned llama.cpp has not been built for this CPU.", _hint())
+    hold(folder / recipe_module.FACTS)
     return folder
+
+
+def hold(file: Path) -> None:
+    """Share a lock on a file in the cache until this process ends, so that `luq-gguf cache` leaves its folder alone."""
+    if file not in _held:
+        _held[file] = vendor("places").hold(file)
 
 
 def find(*, untested: bool = False) -> LlamaCpp:
@@ -137,7 +206,7 @@ def _find_own(root: Path) -> LlamaCpp:
 def _prove(llama: LlamaCpp) -> None:
     """Run the self-test on a user's own build, once for the same files."""
     files = [llama.tool("llama-quantize"), llama.tool("llama-bench")]
-    files += [llama.libraries / _GGML_CPU] if llama.libraries else []
+    files += sorted(llama.libraries.glob("lib*.so")) if llama.libraries else []
     identity = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     passed = paths.cache("selftests") / hash_of(identity)
     if passed.exists():
@@ -153,9 +222,12 @@ def _prove(llama: LlamaCpp) -> None:
 
 
 def bindings_environment() -> dict[str, str]:
-    """Return the environment of a child that imports llama_cpp of the pinned build, whatever else is installed."""
-    path = [str(pinned_build()), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(path)}
+    """Return the environment of a child that imports llama_cpp of the pinned build, whatever else is installed, lies in
+    the working folder, or is named for llama-cpp-python."""
+    package = Path(__file__).resolve().parents[2]
+    path = [str(pinned_build()), str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
+    kept = {name: value for name, value in os.environ.items() if name != "LLAMA_CPP_LIB_PATH"}
+    return kept | {"PYTHONPATH": os.pathsep.join(path), "PYTHONSAFEPATH": "1"}
 
 
 def output(tool: Path, *arguments: str) -> str:

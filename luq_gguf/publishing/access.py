@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from luq_gguf.core.errors import HubAccessError
 from luq_gguf.hf.download import hub_errors, status_of
+from luq_gguf.hf.hub_client import limit_waits
 
 T = TypeVar("T")
 _WRITING_ROLES = ("admin", "write", "contributor")
@@ -37,6 +38,15 @@ class Standing:
     head: str | None
 
 
+def check_offline(target: Target) -> str | None:
+    """Check a target's name alone. Returns why nothing else can be asked, None where there is an access token to ask
+    with. Raises HubAccessError."""
+    from huggingface_hub import get_token
+
+    _namespace(target)
+    return None if get_token() else "you are not logged in to the Hub"
+
+
 def check(target: Target) -> Standing:
     """Check the name, the access token, its permission and the repository; nothing is sent.
 
@@ -45,6 +55,7 @@ def check(target: Target) -> Standing:
     from huggingface_hub import HfApi
 
     namespace = _namespace(target)
+    limit_waits()
     api = HfApi()
     user = _user(api)
     if not target.create_pr:

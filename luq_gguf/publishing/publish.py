@@ -7,7 +7,6 @@ objects that arrived stay, and a commit whose answer was lost is recognised by i
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +15,10 @@ from typing import Any
 
 from luq_gguf.core.errors import HubAccessError, UploadError
 from luq_gguf.hf.download import network_errors, status_of
+from luq_gguf.hf.hub_client import LONGEST_WAIT, limit_waits, retry_after, words
 from luq_gguf.publishing.access import Standing, Target
 
 ATTEMPTS = 5
-LONGEST_WAIT = 300.0  # seconds; if the Hub asks for more, the user is told instead
 _AGAIN = "Run the same command again: files that have arrived are not sent twice."
 
 
@@ -65,6 +64,7 @@ def publish(
     expected: tuple[type[Exception], ...] = (*network_errors(), RuntimeError, ValueError)
     for attempt in range(1, ATTEMPTS + 1):
         try:
+            limit_waits()
             return _publish_once(target, standing, files, message, info, replaceable or {})
         except (HubAccessError, UploadError):
             raise
@@ -192,33 +192,24 @@ def _seconds_to_wait(error: Exception, target: Target, attempt: int) -> float:
     """Raises HubAccessError or UploadError where waiting does not help."""
     status = status_of(error)
     if status in (401, 403):
+        reason = words(error)
         raise HubAccessError(
-            f"The Hub refused to write to {target.repo} ({status}): your access token lacks permission.",
-            "Nothing was committed. Log in with an access token that has write permission: hf auth login",
+            f"The Hub refused to write to {target.repo} ({status}): {reason or 'your access token lacks permission'}.",
+            "Nothing was committed. Check what the Hub says above, and run the same command again."
+            if reason
+            else "Nothing was committed. Log in with an access token that has write permission: hf auth login",
         ) from None
     # 404: made a moment ago; 409: another commit is under way; 412: somebody committed in between.
     if status not in (0, 404, 408, 409, 412, 429) and status < 500:
-        raise UploadError(f"The Hub refused the upload to {target.repo} ({status}: {_reason(error)}).", _AGAIN)
+        raise UploadError(
+            f"The Hub refused the upload to {target.repo} ({status}: {words(error) or type(error).__name__}).", _AGAIN
+        )
     if status == 0 and not isinstance(error, network_errors()):
         raise UploadError(f"The upload failed in huggingface_hub: {error}.", _AGAIN)
-    requested = _retry_after(error)
+    requested = retry_after(error)
     if attempt == ATTEMPTS or requested > LONGEST_WAIT:
         request_note = f" and asks to wait {requested:.0f} s" if requested else ""
         raise UploadError(
             f"{_what(error).capitalize()}{request_note}; the upload to {target.repo} is not finished.", _AGAIN
         )
     return requested or float(2 ** (attempt - 1))
-
-
-def _retry_after(error: Exception) -> float:
-    headers = getattr(getattr(error, "response", None), "headers", None) or {}
-    try:
-        seconds = float(headers.get("Retry-After") or 0)
-    except ValueError:  # a date: too rare to be read
-        return 0.0
-    return seconds if math.isfinite(seconds) and seconds > 0 else 0.0
-
-
-def _reason(error: Exception) -> str:
-    headers = getattr(getattr(error, "response", None), "headers", None) or {}
-    return str(headers.get("X-Error-Message") or type(error).__name__)

@@ -29,7 +29,8 @@ ENDPOINT = "https://huggingface.co"
 
 @dataclass(frozen=True)
 class Upload:
-    """Describes what was sent, or would be with `dry_run`. `files` are all files of the repository that are ours."""
+    """Describes what was sent, or would be with `dry_run`. `files` are all files of the repository that are ours, and
+    `unchecked` says why the Hub was not asked about it."""
 
     target: Target
     files: tuple[File, ...]
@@ -39,6 +40,7 @@ class Upload:
     pull_request: str | None
     dry_run: bool
     exists: bool
+    unchecked: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         names = {file.name for file in self.sent}
@@ -48,6 +50,7 @@ class Upload:
             "commit": self.commit,
             "pull_request": self.pull_request,
             "dry_run": self.dry_run,
+            "unchecked": self.unchecked,
             "n_bytes_sent": sum(file.n_bytes for file in self.sent),
             "files": [
                 {"name": f.name, "n_bytes": f.n_bytes, "sha256": f.sha256, "sent": f.name in names} for f in self.files
@@ -57,9 +60,25 @@ class Upload:
 
 def check(target: Target, base_model: str | None) -> Standing:
     """Check all that can be known before there is anything to send. Raises HubAccessError and UploadError."""
+    _check_base_model(base_model)
+    return access.check(target)
+
+
+def _check_without_hub(target: Target, base_model: str | None) -> tuple[Standing, str | None]:
+    """The same for a dry run, which needs neither token nor network: where nothing can be asked, also why."""
+    _check_base_model(base_model)
+    unchecked = access.check_offline(target)
+    if unchecked is None:
+        try:
+            return access.check(target), None
+        except UploadError as error:
+            unchecked = error.message.rstrip(".")
+    return Standing("", exists=False, head=None), unchecked
+
+
+def _check_base_model(base_model: str | None) -> None:
     if base_model is not None and base_model.count("/") != 1:
         raise HubAccessError(f"--base-model {base_model} is not a Hub id.", "Write it as OWNER/NAME.")
-    return access.check(target)
 
 
 def upload(
@@ -78,7 +97,7 @@ def upload(
     """
     with RunFolder(run_dir) as run:  # refused before the Hub is asked, and before anything is drawn
         artifacts.collect(run)
-    standing = check(target, base_model)
+    standing, unchecked = _check_without_hub(target, base_model) if dry_run else (check(target, base_model), None)
     build.report(run_dir)
     with RunFolder(run_dir) as run:
         finished = artifacts.collect(run)
@@ -89,7 +108,10 @@ def upload(
         replaceable = _replaceable(finished, files, target, there)
         missing = publish.differing(target, head, files, replaceable) if head else list(files)
         if dry_run:
-            return Upload(target, files, tuple(missing), None, None, None, dry_run=True, exists=standing.exists)
+            return Upload(
+                target, files, tuple(missing), None, None, None,
+                dry_run=True, exists=standing.exists, unchecked=unchecked,
+            )  # fmt: skip
         if any(not file.path.exists() for file in missing):  # shards of an earlier upload, gone from the Hub since
             run.forget("shards")
             shards = _shards(finished, largest, reporter)

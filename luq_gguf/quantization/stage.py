@@ -4,6 +4,9 @@ layers are spliced from."""
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import Budget, Plan, QuantizedModel, RunOptions
 from luq_gguf.hf import llava
+from luq_gguf.hf import slices as hf_slices
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.llamacpp import converter, labels, quantize
 from luq_gguf.llamacpp.gguf import header_only, metadata, mmproj, reader
@@ -74,18 +78,38 @@ def make_f16(session: Session) -> Path:
     path = run.file(f16_name(spec.checkpoint))
 
     def make() -> None:
-        info = converter.to_16_bit(
-            spec.llama,
-            spec.checkpoint.folder,
-            path,
-            spec.checkpoint.name,
-            on_progress=lambda share: session.reporter.progress("text model to F16", share, 1.0),
-        )
+        with _text_checkpoint(session) as folder:
+            info = converter.to_16_bit(
+                spec.llama,
+                folder,
+                path,
+                spec.checkpoint.name,
+                on_progress=lambda share: session.reporter.progress("text model to F16", share, 1.0),
+            )
         check_same_tensors(info, spec.source)
         check_same_columns(run, info)
 
     run.run_stage("f16", _conversion_key(spec), [path.name], make, hashed=False)
     return path
+
+
+@contextmanager
+def _text_checkpoint(session: Session) -> Iterator[Path]:
+    """The folder that the converter reads: the checkpoint's, or for as long as it takes a copy without the tensors that
+    are left out, for the converter writes all that it finds."""
+    checkpoint = session.spec.checkpoint
+    if not checkpoint.unused:
+        yield checkpoint.folder
+        return
+    holder = session.run.work / "text.part"
+    folder = holder / checkpoint.folder.name  # the converter takes metadata from this name
+    try:
+        hf_slices.write(
+            checkpoint, [name for names in hf_slices.by_layer(checkpoint).values() for name in names], folder
+        )
+        yield folder
+    finally:
+        shutil.rmtree(holder, ignore_errors=True)
 
 
 def link_f16(session: Session, owner: RunFolder) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -20,10 +19,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from luq_gguf._version import __version__
-from luq_gguf.core import atomic, interrupts
+from luq_gguf.core import atomic, interrupts, unix
 from luq_gguf.core.errors import InputError, RunFolderError
 from luq_gguf.core.hashing import sha256_of
 from luq_gguf.run.serialization import read_json, write_json
+
+resource = unix.module("resource")
 
 _OURS = ("run.json", ".lock", ".work")
 

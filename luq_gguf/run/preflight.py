@@ -23,11 +23,13 @@ from luq_gguf.hf.tensor_names import TensorNames
 from luq_gguf.llamacpp import converter, labels, quantize, tools
 from luq_gguf.llamacpp.gguf import header_only, reader
 from luq_gguf.llamacpp.tools import LlamaCpp
-from luq_gguf.run import preflight_cache, prompt_check, provenance, serialization
+from luq_gguf.run import preflight_cache, prompt_check, provenance, serialization, structure, vocabulary
 from luq_gguf.run.folder import RunFolder
 
 if TYPE_CHECKING:
     from torch import nn
+
+_HEAD = "output.weight"  # the GGUF tensor that a checkpoint's `unused` would become
 
 
 @dataclass(frozen=True)
@@ -53,15 +55,20 @@ def safe_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
 
 
-def claim(run: RunFolder, model: str, *, overwrite: bool) -> None:
-    """Claim a run folder for one model. Raises RunFolderError where it belongs to another."""
-    before = run.read().get("model")
-    if before is not None and before != model and not overwrite:
+def claim(run: RunFolder, model: str, *, overwrite: bool, subfolder: str | None = None) -> None:
+    """Claim a run folder for one model, which lies in `subfolder` of its folder or repository. Raises RunFolderError
+    where the run folder belongs to another."""
+    record = run.read()
+    before, wanted = (record.get("model"), record.get("subfolder")), (model, subfolder)
+    if before[0] is not None and before != wanted and not overwrite:
         raise RunFolderError(
-            f"{run.path} contains a run of {before}.", "Give --out another folder, or add --overwrite to use this one."
+            f"{run.path} contains a run of {'/'.join(filter(None, before))}.",
+            "Give --out another folder, or add --overwrite to use this one.",
         )
-    if before != model:
+    if before != wanted:
         run.update(revision=None, base_model=None, licence=None)
+    if subfolder or before[1]:
+        run.update(subfolder=subfolder)
     run.update(model=model, llama_cpp=tools.pin()["version"])
 
 
@@ -85,8 +92,14 @@ def load_model_spec(
     low, high = reader.check_type(low, "--low"), quantize.check_ftype(llama, high)
     record = run.read()
     resuming = record.get("model") == model  # a run stays with the commit it began with
-    revision = record.get("revision") if resuming else None
-    checkpoint = checkpoints.open_checkpoint(model, trust_remote_code=options.trust_remote_code, revision=revision)
+    checkpoint = checkpoints.open_checkpoint(
+        model,
+        trust_remote_code=options.trust_remote_code,
+        revision=record.get("revision") if resuming else None,
+        subfolder=record.get("subfolder") if resuming else None,
+    )
+    for note in checkpoint.notes:
+        reporter.info(note)
     if resuming:
         run.update(revision=checkpoint.revision)
     clip = llava.clip_vision(checkpoint) if llava.is_clip_llava(checkpoint) else None
@@ -102,7 +115,7 @@ def load_model_spec(
         prompt_check.check(checkpoint, reader.read(path), reporter)
         preflight_cache.save(checkpoint, llama, path, header_bytes, calibratable)
 
-    key = hash_of(checkpoint.fingerprint, str(llama.converter))
+    key = hash_of(checkpoint.fingerprint, str(llama.converter), preflight_cache.CHECKS)
     if not path.exists():  # no recorded output: its hole has the size of the model, and hashing reads it all
         run.forget("door")
     run.run_stage("door", key, [".work/listenable.json"], make)
@@ -136,13 +149,23 @@ def _learn(llama: LlamaCpp, checkpoint: Checkpoint, path: Path, calibratable: Pa
     with ThreadPoolExecutor() as pool:  # each takes seconds on one core, most of them for imports
         tensors = pool.submit(converter.text_tensors, *source, folder / "text.gguf", checkpoint.name)
         written = pool.submit(converter.metadata_only, *source, metadata, checkpoint.name)
-        meta_model = pool.submit(_meta_model, checkpoint)
+        meta_model = pool.submit(_complete_model, checkpoint)
+        vocabulary_future = pool.submit(vocabulary.tokenizer_tokens, checkpoint)
+        vision = None
         if checkpoint.has_vision and not own_vision:
-            pool.submit(converter.check_mmproj, *source, folder / "vision.gguf", checkpoint.name).result()
+            vision = pool.submit(converter.vision_tensors, *source, folder / "vision.gguf", checkpoint.name)
+        written.result()  # the first to refuse an architecture
+        model = meta_model.result()  # names what is missing better than the converter does
+        if vision:
+            structure.check_vision(vision.result(), checkpoint, model)
     with atomic.whole(path) as part:
-        info = header_only.write(part, written.result().path, tensors.result())
-        n_layers, calibratable_names = _calibratable(meta_model.result(), _names(info))
-        serialization.write_json(calibratable, {"n_layers": n_layers, "tensors": calibratable_names})
+        without = _HEAD if checkpoint.unused else None
+        listed = {name: tensor for name, tensor in tensors.result().items() if name != without}
+        info = header_only.write(part, written.result().path, listed)
+        vocabulary.check(info, checkpoint, vocabulary_future.result())
+        n_layers, matrices = _calibratable(model, _names(info))
+        structure.check_shapes(matrices, info)
+        serialization.write_json(calibratable, {"n_layers": n_layers, "tensors": sorted(matrices)})
     metadata.unlink()
     return info.header_bytes
 
@@ -153,12 +176,21 @@ def _meta_model(checkpoint: Checkpoint) -> nn.Module:
     return hf_model.meta_model(checkpoint)
 
 
-def _calibratable(model: nn.Module, names: TensorNames) -> tuple[int, list[str]]:
-    """How many decoder layers transformers computes, and the matrices whose inputs it will show."""
+def _complete_model(checkpoint: Checkpoint) -> nn.Module:
+    from luq_gguf.hf import model as hf_model
+
+    model = hf_model.meta_model(checkpoint)
+    hf_model.check_complete(model, checkpoint)
+    return model
+
+
+def _calibratable(model: nn.Module, names: TensorNames) -> tuple[int, dict[str, tuple[int, int]]]:
+    """How many decoder layers transformers computes, and the matrices whose inputs it will show, with the shapes of
+    their importance."""
     from luq_gguf.hf.decoder import decoder_layers, decoder_matrices
 
     matrices = decoder_matrices(model, names)
-    return len(decoder_layers(model)), sorted(matrices.shapes())
+    return len(decoder_layers(model)), matrices.shapes()
 
 
 def _check_fallbacks(tensors: ModelTensors, reporter: Reporter, *, allow: bool) -> None:

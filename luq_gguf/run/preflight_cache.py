@@ -18,12 +18,14 @@ from luq_gguf.core.hashing import hash_of
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.llamacpp.tools import LlamaCpp
 
+CHECKS = 2  # what the preflight checks: what an earlier number let through is checked again
+
 
 def _entry_folder(checkpoint: Checkpoint, llama: LlamaCpp) -> Path:
     present = [path for path in sorted(checkpoint.folder.iterdir()) if path.is_file()]  # a link may lead nowhere
     files = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in present]
     programs = [version(name) for name in ("luq-gguf", "transformers", "gguf")]
-    key = hash_of(checkpoint.name, checkpoint.fingerprint, files, str(llama.converter), programs)
+    key = hash_of(checkpoint.name, checkpoint.fingerprint, files, str(llama.converter), programs, CHECKS)
     return paths.cache("checkpoints") / key
 
 

@@ -46,7 +46,7 @@ def load_spec_for_profile(
 ) -> Session:
     """Claim a run folder for a model and load its spec. Types do not matter to a profile, so a model whose rows do not
     fit any block can be profiled too. Raises what `claim` and `load_model_spec` raise."""
-    claim(run, model, overwrite=options.overwrite)
+    claim(run, model, overwrite=options.overwrite, subfolder=options.subfolder)
     return open_session(run, model, replace(options, allow_fallback=True), reporter)
 
 

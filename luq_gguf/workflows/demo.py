@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,25 +53,40 @@ class Demo:
         return self.converted.to_json() | {"n_questions": len(self.questions), "files": files}
 
 
-def shipped_model(name: str) -> Path:
-    """Return a tiny model of the clone ("qwen2.5-vl" or "llava-1.5"). Raises CheckpointError outside of a clone."""
-    folder = Path(__file__).resolve().parents[2] / "tests" / "models" / f"tiny-{name}"
-    if not (folder / "config.json").is_file():
-        raise CheckpointError("The demo's models are in the repository, not in the package.", "Run it in a clone.")
-    return folder
+def unpack(name: str, into: Path) -> tuple[Path, Path | None]:
+    """Return the folder of a tiny model ("qwen2.5-vl" or "llava-1.5") and that of easy-VQA's data, None for the
+    installed package's: in a clone they lie in the tests, and a wheel carries the first model in an archive, which is
+    unpacked into a folder. Raises CheckpointError where there is neither."""
+    package = Path(__file__).resolve().parents[1]
+    folder, archive = package.parent / "tests" / "models" / f"tiny-{name}", package / "_demo.zip"
+    if (folder / "config.json").is_file():
+        return folder, None
+    if not archive.is_file():
+        raise CheckpointError("The demo's models are in the repository, not in this package.", "Run it in a clone.")
+    with zipfile.ZipFile(archive) as bundle:
+        if f"tiny-{name}/config.json" not in bundle.namelist():
+            raise CheckpointError(
+                f"The demo's {name} model is in the repository, not in this package.",
+                "Run it in a clone, or run luq-gguf demo without --model.",
+            )
+        for entry in bundle.infolist():  # what is there stays as it is, so that a second demo repeats no stage
+            path = into / entry.filename
+            if not path.is_file() or path.stat().st_size != entry.file_size:
+                bundle.extract(entry, into)
+    return into / f"tiny-{name}", into / "easy-vqa"
 
 
 def run(out: Path, options: RunOptions, reporter: Reporter, *, model: str, low_layers: int, n_questions: int) -> Demo:
     """Convert with that many layers low, then ask all three files the same test questions."""
-    checkpoint, run_dir = shipped_model(model), out / model
-    data = out / "easy-vqa"
-    calibration = CalibrationSet(easy_vqa.write_set(data / "train", "train", 256), samples=256)
+    run_dir, data = out / model, out / "easy-vqa"
+    checkpoint, source = unpack(model, out / "unpacked")
+    calibration = CalibrationSet(easy_vqa.write_set(data / "train", "train", 256, data=source), samples=256)
     options = replace(options, keep_f16=True, overwrite=True)  # a demo's folder holds nothing but demos
     wanted = PlanRequest(Budget(low_layers=low_layers))
     converted = pipeline.convert(str(checkpoint), run_dir, wanted, calibration, options, reporter)
     baseline = quantization_stage.baseline(run_dir, options, reporter)
     f16 = run_dir / f"{safe_name(checkpoint.name)}-F16.gguf"
-    pool = easy_vqa.questions("test")
+    pool = easy_vqa.questions("test", source)
     order = np.random.default_rng(0).permutation(len(pool))[:n_questions]
     questions = tuple(pool[i] for i in order)
     pictures = write_pictures(data / "test", questions)

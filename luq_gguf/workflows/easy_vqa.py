@@ -25,15 +25,21 @@ class Question:
     answer: str
 
 
-def questions(split: str) -> list[Question]:
-    """Return all questions of the "train" or the "test" split. Raises LuqError where the package is not installed."""
+def installed_data() -> Path:
+    """Return the data of the installed easy-vqa package. Raises LuqError where it is not installed."""
     try:
         import easy_vqa
     except ImportError:
         raise LuqError("The demo needs the easy-vqa package.", "Install it with pip install easy-vqa.") from None
-    rows = easy_vqa.get_train_questions() if split == "train" else easy_vqa.get_test_questions()
-    images = easy_vqa.get_train_image_paths() if split == "train" else easy_vqa.get_test_image_paths()
-    return [Question(Path(images[i]), text, answer) for text, answer, i in zip(*rows, strict=True)]
+    return Path(easy_vqa.__file__).parent / "data"
+
+
+def questions(split: str, data: Path | None = None) -> list[Question]:
+    """Return all questions of the "train" or the "test" split, of the installed package or of a folder like its
+    data. Raises LuqError where the package is not installed."""
+    folder = (data or installed_data()) / split
+    rows = json.loads((folder / "questions.json").read_text(encoding="utf-8"))
+    return [Question(folder / "images" / f"{image}.png", text, answer) for text, answer, image in rows]
 
 
 def load_image(path: Path) -> Image.Image:
@@ -42,10 +48,11 @@ def load_image(path: Path) -> Image.Image:
         return picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
 
 
-def write_set(folder: Path, split: str, count: int, seed: int = 0) -> Path:
-    """Write a .jsonl of so many random questions with their images next to it, and return its path."""
+def write_set(folder: Path, split: str, count: int, seed: int = 0, data: Path | None = None) -> Path:
+    """Write a .jsonl of so many random questions with their images next to it, and return its path. `data` is as in
+    `questions`."""
     folder.mkdir(parents=True, exist_ok=True)
-    pool = questions(split)
+    pool = questions(split, data)
     chosen = [pool[i] for i in np.random.default_rng(seed).permutation(len(pool))[:count]]
     lines = []
     for question in chosen:

@@ -10,18 +10,20 @@ from typing import Any
 from luq_gguf.calibration.stage import make_profile
 from luq_gguf.core import atomic
 from luq_gguf.core.calibration_set import CalibrationSet
-from luq_gguf.core.errors import RunFolderError
+from luq_gguf.core.errors import RunFolderError, ToolsError
+from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.measurements import EvalResult
 from luq_gguf.core.plan_quality import UniformBaseline
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.sweeps import Sweep
 from luq_gguf.core.types import Plan, Profile, QuantizedModel, RunOptions
+from luq_gguf.diagnostics import verify
 from luq_gguf.evaluation import evaluate as evaluation
 from luq_gguf.evaluation.benchmarks import run as benchmarks
 from luq_gguf.evaluation.logprobs import EvalTarget
 from luq_gguf.evaluation.questions import QuestionSet
 from luq_gguf.hf import datasets
-from luq_gguf.llamacpp import quantize
+from luq_gguf.llamacpp import quantize, tools
 from luq_gguf.llamacpp.gguf import header_only, imatrix, reader
 from luq_gguf.method import tensor_types, two_type_plan
 from luq_gguf.planning import stage as planning_stage
@@ -114,7 +116,7 @@ def _convert(
     if plan_request.questions.source is None:
         plan_request = replace(plan_request, questions=replace(plan_request.questions, source=calibration.images))
     with RunFolder(out, create=True, overwrite=options.overwrite) as run:
-        claim(run, model, overwrite=options.overwrite)
+        claim(run, model, overwrite=options.overwrite, subfolder=options.subfolder)
         if base_model and run.read().get("base_model") != base_model:
             run.update(base_model=base_model, licence=dict(card.read_base_card(base_model, None).licence))
         dataset = datasets.source_name(calibration.sources[0] or datasets.DEFAULT_IMAGES)
@@ -135,7 +137,21 @@ def _converted(session: Session, profile: Profile, plan: Plan, baseline: Uniform
     """Quantize as planned."""
     run, made = session.run, make_file(session, plan)
     name = mmproj_name(session.spec.checkpoint)
-    return Conversion(run.path, made, run.file(name) if name else None, plan, profile, baseline)
+    vision = run.file(name) if name else None
+    _check_loads(session, made, vision)
+    return Conversion(run.path, made, vision, plan, profile, baseline)
+
+
+def _check_loads(session: Session, made: QuantizedModel, vision: Path | None) -> None:
+    """Load what was written once in the pinned llama.cpp, unless these files have been."""
+    try:
+        build = tools.pinned_build()
+    except ToolsError:
+        session.reporter.info("the files were not loaded to check them: the pinned llama.cpp has not been built")
+        return
+    facts = session.run.outputs("mmproj").values() if vision else ()
+    key = hash_of(made.sha256, [fact["sha256"] for fact in facts], build.name)
+    session.run.run_stage("check", key, [], lambda: verify.check_runs(made.path, vision, session.options.threads))
 
 
 def profile(

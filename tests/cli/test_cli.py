@@ -126,3 +126,15 @@ def test_kernels_without_a_package_index_end_in_a_sentence(cli, tmp_path):
     assert "Check that the package index is reachable" in done.stderr
     assert "ERROR: " not in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_version_names_its_own_and_those_of_llama_cpp_and_gguf(cli, llama):
+    from luq_gguf._version import __version__
+    from luq_gguf.llamacpp import tools
+
+    done = cli("--version")
+    assert done.returncode == 0
+    own, llama_cpp, gguf = done.stdout.splitlines()
+    assert own == f"luq-gguf {__version__}"
+    assert llama_cpp.split()[1] == tools.version(llama).split()[0], "the pin says what the tools say"
+    assert gguf.startswith("gguf 0.")

@@ -8,7 +8,7 @@ import gguf
 import numpy as np
 import pytest
 
-from luq_gguf.core.errors import GGUFFileError, InputError
+from luq_gguf.core.errors import GGUFFileError, InputError, VerificationError
 from luq_gguf.core.hashing import sha256_of
 from luq_gguf.diagnostics import verify
 from luq_gguf.llamacpp.gguf import validate
@@ -213,6 +213,9 @@ def test_metadata_that_llama_cpp_cannot_load(run, small):
         b"blk.5.attn_q.weight", b"blk.5.attn_z.weight", 1))  # fmt: skip
     told = wrong(path)[f"{path.name}: loads"]
     assert "blk.0.attn_k.weight' has wrong shape" in told, "libllama's own reason"
+    with pytest.raises(VerificationError, match="cannot be used.*loads"):  # what convert asks before it says done
+        verify.check_runs(path, None)
+    verify.check_runs(small.model, small.mmproj)
 
 
 @one_model

@@ -6,6 +6,9 @@ import pytest
 from families import FAMILIES
 from hub_server import commit_of, serve
 
+from luq_gguf.core.errors import DownloadError
+from luq_gguf.hf.checkpoint import open_checkpoint
+
 NAME = "someone/little-llama"
 
 
@@ -46,7 +49,7 @@ def hub():
 def profile(child, hub, tmp_path):
     (tmp_path / "book.txt").write_text("is there a blue triangle? yes, there is one of them.\n" * 100)
 
-    def run(name: str = NAME, url: str | None = None):
+    def run(name: str = NAME, url: str | None = None, *more: str):
         import os
 
         environment = os.environ | {
@@ -55,7 +58,7 @@ def profile(child, hub, tmp_path):
             "HF_HUB_OFFLINE": "0",
         }
         arguments = ("profile", name, "--out", tmp_path / "run", "--calib-text", tmp_path / "book.txt", "--samples", 4)
-        return child(*arguments, "--json", env=environment)
+        return child(*arguments, *more, "--json", env=environment)
 
     return run
 
@@ -162,3 +165,67 @@ def test_a_model_that_the_disk_cannot_hold_is_refused_before_its_weights(hub, pr
     assert "GiB more, but the disk of the Hub cache has" in told
     assert "export HF_HOME=" in told
     assert shard not in hub.fetched()
+
+
+def test_a_checkpoint_in_a_folder_of_its_repository(hub, profile, checkpoint, tmp_path):
+    files = next(iter(hub.add(NAME, checkpoint).commits.values()))
+    inner = {f"text/{name}": files.pop(name) for name in list(files) if "/" not in name}
+    files |= inner | {"model.safetensors": b"of something else"}
+    top = profile()
+    assert top.returncode == 2
+    assert "--subfolder" in top.stderr
+    wrong = profile(NAME, None, "--subfolder", "nowhere")
+    assert wrong.returncode == 2
+    assert "Check the spelling of --subfolder" in wrong.stderr
+    done = profile(NAME, None, "--subfolder", "text")
+    assert done.returncode == 0, done.stderr
+    assert all(name.startswith("text/") for name in hub.fetched())
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (record["subfolder"], record["model"]) == ("text", NAME)
+    hub.requests.clear()
+    offline = profile(NAME, "http://127.0.0.1:9", "--subfolder", "text")
+    assert offline.returncode == 0, offline.stderr
+    assert offline.stdout == done.stdout
+
+
+@pytest.fixture
+def cached(models, tmp_path, monkeypatch):
+    """A trained model as the Hub's client keeps it; its requests fail, for it is told to stay offline."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    entry, commit = tmp_path / "hub" / "models--mira--little-vl", "0123456789abcdef0123456789abcdef01234567"
+    snapshot = entry / "snapshots" / commit
+    for folder in (entry / "blobs", entry / "refs", snapshot):
+        folder.mkdir(parents=True)
+    for number, path in enumerate(sorted((models / "tiny-qwen2.5-vl").iterdir())):
+        (entry / "blobs" / f"b{number}").symlink_to(path)
+        (snapshot / path.name).symlink_to(f"../../blobs/b{number}")
+    (entry / "refs" / "main").write_text(commit)
+    return entry
+
+
+def test_what_of_the_cache_is_missing_is_told_offline(cached):
+    snapshot = next(cached.glob("snapshots/*"))
+    assert open_checkpoint("mira/little-vl").name == "little-vl"
+
+    def told() -> str:
+        with pytest.raises(DownloadError) as caught:
+            open_checkpoint("mira/little-vl")
+        return caught.value.message + " " + caught.value.hint
+
+    ref, commit = cached / "refs" / "main", snapshot.name
+    ref.write_text(f"{commit}\n")
+    assert "refs/main does not contain a commit alone" in told()
+    ref.write_text("f" * 40)
+    assert f"no snapshot {'f' * 40}" in told()
+    ref.unlink()
+    assert "refs/main is missing" in told()
+    assert f"Give the folder instead: {snapshot}" in told()
+    assert open_checkpoint(str(snapshot)).name == "little-vl"
+    ref.write_text(commit)
+    blob = (snapshot / "model.safetensors").readlink().name
+    (cached / "blobs" / blob).unlink()
+    assert f"model.safetensors has lost its contents (the blob {blob})" in told()
+    (snapshot / "model.safetensors").unlink()
+    assert "its weights are not in the cache" in told()

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,11 @@ def test_a_users_own_build_is_tested_when_first_met(llama, cannot_start, tmp_pat
     assert tools.find().tools == own / "bin"
     assert len(list((tmp_path / "cache" / "luq-gguf" / "selftests").iterdir())) == 1
     assert tools.find().libraries == own / "lib"
+
+
+def test_a_self_test_that_cannot_write_its_file_blames_no_build(llama, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
+    with pytest.raises(ToolsError, match=r"cannot be written to .*file \(Not a directory\)") as caught:
+        tools.self_test(replace(llama, libraries=None))
+    assert "TMPDIR" in caught.value.hint

@@ -228,3 +228,29 @@ def test_what_arrived_otherwise_than_it_was_sent_is_told(hub, start, folder):
     hub.on_request = spoil
     told = ask(child)
     assert "does not match what was sent: model.gguf" in told["error"] or "mmproj.gguf" in told["error"]
+
+
+@pytest.mark.parametrize(
+    ("where", "status", "words"),
+    [
+        ("info/lfs/objects/batch", 403, "Private repository storage limit reached, please upgrade your plan"),
+        ("/commit/", 403, "You are not allowed to push: your account is pending verification"),
+        ("info/lfs/objects/batch", 413, "Payload too large"),
+    ],
+)
+def test_the_hubs_own_words_are_shown(hub, start, where, status, words):
+    hub.faults = [Fault(where, status, headers={"X-Error-Message": f"{words}."})]
+    told = ask(start())
+    assert f"({status}: {words})" in told["error"] or f"({status}): {words}." in told["error"]
+    assert "lacks permission" not in told["error"]
+
+
+@pytest.mark.parametrize("where", ["/preupload/", "info/lfs/objects/batch", "GET /api/models/mira/files/revision"])
+def test_an_hour_is_not_waited_for_whoever_is_asked(hub, start, where):
+    """The client would sleep for as long as it is told, and then ask again."""
+    hub.faults = [Fault(where, 429, 99, {"Retry-After": "3600"})]
+    told = ask(start())
+    assert "answered 429" in told["error"]
+    assert told["exit_code"] == 1
+    hub.faults = [Fault(where, 429, 99, {"ratelimit": '"api";r=0;t=3000'})]
+    assert "answered 429" in ask(start())["error"]

@@ -21,6 +21,23 @@ def test_a_dry_run_sends_nothing_and_lists_everything(upload, hub, run):
 
 
 @pytest.mark.parametrize(
+    ("more", "why"),
+    [({"HF_TOKEN": ""}, "not logged in"), ({"HF_HUB_OFFLINE": "1"}, "could not be reached")],
+    ids=["no-token", "no-network"],
+)
+def test_a_dry_run_needs_neither_token_nor_network(upload, hub, run, more, why):
+    done = upload(run, "--dry-run", **more)
+    assert done.returncode == 0, done.stderr
+    assert "imatrix.gguf" in done.stdout
+    told = " ".join(done.stdout.split())
+    assert f"not checked: whether {REPO} exists, what it has already, and whether you may write to it" in told
+    assert why in told
+    assert json.loads(upload(run, "--dry-run", "--json", **more).stdout)["unchecked"]
+    assert upload(run, "--dry-run", repo="little", **more).returncode == 2
+    assert not [line for line in hub.lines() if not line.startswith("GET")]
+
+
+@pytest.mark.parametrize(
     ("change", "repo", "words"),
     [
         (lambda hub: None, REPO, ["does not exist", "--create"]),

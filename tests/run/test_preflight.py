@@ -92,6 +92,23 @@ def test_a_text_model_does_not_learn_from_a_folder_of_images(cli, text_model, tm
     assert "is a folder of images" in done.stderr
 
 
+def test_a_name_in_digits_a_path_with_spaces_and_a_head_that_is_stored_twice(cli, text_model, book, tmp_path):
+    """llama-quantize takes a file called 19... for a file type; the head is the embeddings once more."""
+    from safetensors.torch import load_file, save_file
+
+    model = text_model(name="-19 tied")
+    tensors = load_file(model / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    out = tmp_path / "a run"
+    done = cli("convert", model, "--out", out, "--calib-text", book, "--samples", 3, "--low-layers", 1, "--low", "Q2_K")
+    assert done.returncode == 0, done.stderr
+    written = out / "19-tied-LUQ1-Q2_K-Q4_K_M.gguf"
+    assert f"Try it: llama-cli -m '{written}'" in done.stdout
+    assert "output.weight" not in reader.read(written).types
+    assert json.loads((out / "run.json").read_text())["stages"]["check"]["seconds"] > 0
+
+
 def test_rows_that_no_block_fits_are_named_with_what_they_would_become(cli, text_model, book, tmp_path):
     model = text_model(hidden=192)
     arguments = ("convert", model, "--out", tmp_path / "run", "--calib-text", book, "--samples", 3, "--low-layers", 1)

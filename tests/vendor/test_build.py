@@ -11,6 +11,12 @@ import pytest
 SOUND = {"recipe": build._recipe(), "machine": build.platform.machine(), "selftest": True}
 
 
+def add_tools(folder):
+    (folder / "llama_cpp" / "bin").mkdir(parents=True)
+    for name in build.PIN["tools"]:
+        (folder / "llama_cpp" / "bin" / name).touch()
+
+
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -19,6 +25,7 @@ def cache(tmp_path, monkeypatch):
         folder = build.cache_root() / f"llama.cpp-{build.PIN['version']}-{name}"
         folder.mkdir(parents=True)
         (folder / "build.json").write_text(json.dumps(SOUND | facts))
+        add_tools(folder)
         return folder
 
     return add
@@ -32,6 +39,7 @@ def test_the_build_that_uses_most_of_the_cpu_is_taken(cache):
     own = build.folder_for(cpu.usable_features())
     own.mkdir()
     (own / "build.json").write_text(json.dumps(SOUND | {"needs": here}))
+    add_tools(own)
     assert build.cache_folder() == own
     assert build.usable(portable)
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import sys
 import time
 from pathlib import Path
@@ -29,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from luq_gguf.core import unix
 from luq_gguf.llamacpp.runtime.model import Model, WorkerError, load_plugin
 
 
@@ -159,6 +159,7 @@ def main() -> None:
     parser.add_argument("--max-memory", type=int, help="limit of the address space in bytes")
     args = parser.parse_args()
     if args.max_memory:
+        resource = unix.module("resource")
         resource.setrlimit(resource.RLIMIT_AS, (args.max_memory, args.max_memory))
     # The libraries may print to stdout; answers go to the original one.
     out = os.fdopen(os.dup(1), "w", buffering=1)

@@ -1,0 +1,80 @@
+"""Compares what llama.cpp's converter would write of a checkpoint with what transformers computes with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from luq_gguf.core.errors import CheckpointError
+from luq_gguf.hf.checkpoint import Checkpoint
+from luq_gguf.llamacpp.gguf.reader import GGUFInfo
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_BLOCK = re.compile(r"^v\.blk\.(\d+)\.")
+_DEPTHS = ("depth", "num_hidden_layers", "num_layers", "layers")
+_NOT_READ = 2  # vision layers behind the one whose output a model reads: some converters leave them out
+
+
+def check_shapes(matrices: Mapping[str, tuple[int, int]], source: GGUFInfo) -> None:
+    """Check that every matrix with importance has as many columns in the file as inputs in transformers. `matrices`
+    maps GGUF names to (number of matrices, inputs).
+
+    Raises CheckpointError: experts that are stored transposed pass through the converter and fail in llama-quantize.
+    """
+    shapes = {tensor.name: (prod(tensor.shape[2:]), tensor.shape[0]) for tensor in source.tensors}
+    for name, ours in matrices.items():
+        if shapes[name] != ours:
+            raise CheckpointError(
+                f"llama.cpp's converter would write {name} with {shapes[name][1]} columns ({shapes[name][0]} times), "
+                f"but transformers computes it with {ours[1]} ({ours[0]} times): the checkpoint stores it in a layout "
+                "that the converter does not know.",
+                "Use the checkpoint as it was published on the Hub. transformers 5 saves the experts of some "
+                "architectures transposed.",
+            )
+
+
+def check_vision(tensors: Mapping[str, tuple[str, tuple[int, ...]]], checkpoint: Checkpoint, model: nn.Module) -> None:
+    """Check that the converter writes the vision half that the config describes. `tensors` is what its dry run lists.
+
+    Raises CheckpointError: it skips tensors whose names it does not know.
+    """
+    names = [name for name in checkpoint.shapes if re.search(r"(?:^|\.)(?:visual|vision\w*)\.", name)]
+    unlike = f", and its tensors are called {names[0]}" if names else ""
+    hint = "Save the checkpoint again under the names that it has on the Hub: the converter knows no others."
+    if not tensors:
+        raise CheckpointError(
+            f"llama.cpp's converter recognizes no tensor of the vision half of {checkpoint.name}{unlike}.", hint
+        )
+    blocks = {int(match[1]) for name in tensors if (match := _BLOCK.match(name))}
+    depth = _depth(checkpoint)
+    missing = sorted(set(range(max(depth - _NOT_READ, max(blocks, default=-1) + 1))) - blocks)
+    if blocks and missing:
+        raise CheckpointError(
+            f"llama.cpp's converter would write the vision half of {checkpoint.name} without its layer {missing[0]} "
+            f"(config.json has {depth}){unlike}.",
+            hint,
+        )
+    written, needed = sum(prod(shape) for _, shape in tensors.values()), _n_vision(model)
+    if 2 * written < needed:
+        raise CheckpointError(
+            f"llama.cpp's converter would write {written:,} of the {needed:,} weights of the vision half of "
+            f"{checkpoint.name}{unlike}.",
+            hint,
+        )
+
+
+def _depth(checkpoint: Checkpoint) -> int:
+    vision = checkpoint.config.get("vision_config")
+    values = [vision.get(name) for name in _DEPTHS] if isinstance(vision, dict) else []
+    return next((value for value in values if type(value) is int), 0)
+
+
+def _n_vision(model: nn.Module) -> int:
+    """Weights outside the decoder and the head."""
+    parts: list[Any] = [getattr(model, name, None) for name in ("get_decoder", "get_output_embeddings")]
+    text = {id(p) for find in parts if find and (part := find()) is not None for p in part.parameters()}
+    return sum(p.numel() for p in model.parameters() if id(p) not in text)

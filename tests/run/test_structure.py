@@ -1,0 +1,148 @@
+"""What the converter would write is compared with what transformers computes, and its tokens with the tokenizer's."""
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from families import (
+    FAMILIES,
+    QWEN_CONTROLS,
+    QWEN_IMAGE,
+    TEXT,
+    Family,
+    _qwen_ids,
+    _qwen_processor,
+    any_tokenizer_environment,
+)
+from safetensors.torch import load_file, save_file
+
+from luq_gguf.core.errors import CheckpointError
+from luq_gguf.hf.checkpoint import open_checkpoint
+from luq_gguf.llamacpp import converter
+from luq_gguf.llamacpp.gguf.reader import GGUFInfo, TensorInfo
+from luq_gguf.run import structure, vocabulary
+from luq_gguf.run.folder import RunFolder
+from luq_gguf.run.preflight import load_model_spec
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """Folders of links go to a cache of the test's own; the build of llama.cpp stays where it is."""
+    kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "luq-gguf"
+    (tmp_path / "cache" / "luq-gguf").mkdir(parents=True)
+    for build in kept.glob("llama.cpp-*"):
+        (tmp_path / "cache" / "luq-gguf" / build.name).symlink_to(build)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def renamed(folder, change):
+    tensors = load_file(folder / "model.safetensors")
+    changed = {change(name): tensor.clone() for name, tensor in tensors.items()}
+    save_file(changed, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def refusal(model, tmp_path) -> str:
+    with pytest.raises(CheckpointError) as caught, RunFolder(tmp_path / "run", create=True) as run:
+        load_model_spec(run, str(model))
+    assert caught.value.hint
+    return caught.value.message
+
+
+def test_a_vision_half_under_names_that_only_transformers_knows(models, tmp_path):
+    shutil.copytree(models / "tiny-qwen2.5-vl", tmp_path / "tuned")
+    renamed(tmp_path / "tuned", lambda name: f"model.{name}" if name.startswith("visual.") else name)
+    told = refusal(tmp_path / "tuned", tmp_path)
+    assert "recognizes no tensor of the vision half of tuned, and its tensors are called model.visual." in told
+
+
+def _moe(tokenizer, ids):
+    from transformers import Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration, Qwen3VLProcessor
+
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [12, 10, 10], "mrope_interleaved": True}
+    text = TEXT | {"vocab_size": len(tokenizer), "rope_parameters": rope, "head_dim": 64, "moe_intermediate_size": 512}
+    text |= {"num_experts": 4, "num_experts_per_tok": 2, "decoder_sparse_step": 1, "norm_topk_prob": True}
+    vision = {"depth": 2, "hidden_size": 128, "intermediate_size": 256, "num_heads": 2, "out_hidden_size": 256}
+    vision |= {"num_position_embeddings": 64, "deepstack_visual_indexes": [0]}
+    config = Qwen3VLMoeConfig(text_config=text, vision_config=vision, tie_word_embeddings=False, **_qwen_ids(ids))
+    return Qwen3VLMoeForConditionalGeneration(config), _qwen_processor(Qwen3VLProcessor, tokenizer, patch_size=16)
+
+
+def test_experts_as_transformers_5_saves_them(llama, tmp_path, monkeypatch):
+    chat = next(family.chat for family in FAMILIES if family.name == "qwen3-vl")
+    family = Family("moe", QWEN_CONTROLS, "<|im_end|>", False, chat, _moe, QWEN_IMAGE, byte_level=True)
+    model = family.build(tmp_path / "moe")
+    for name, value in any_tokenizer_environment(tmp_path / "llama.cpp", llama).items():
+        monkeypatch.setenv(name, value)
+    told = refusal(model, tmp_path)
+    assert "blk.0.ffn_gate_exps.weight with 1024 columns (4 times), but transformers computes it with 256" in told
+
+
+def tensors(*blocks: int, projector: bool = True) -> dict[str, tuple[str, tuple[int, ...]]]:
+    listed = {f"v.blk.{n}.ffn_up.weight": ("F16", (64, 64)) for n in blocks}
+    return listed | ({"mm.0.weight": ("F16", (64, 64))} if projector else {})
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        (tensors(0, 1, 3), "without its layer 2"),
+        (tensors(0), "without its layer 1"),
+        ({"mm.0.weight": ("F16", (8, 8))}, "would write 64 of the 20,480 weights"),
+        ({}, "recognizes no tensor"),
+    ],
+)
+def test_a_vision_half_with_holes(written, words):
+    import torch
+
+    checkpoint = SimpleNamespace(config={"vision_config": {"depth": 4}}, name="little", shapes={"visual.a": (1,)})
+    model = torch.nn.ModuleList([torch.nn.Linear(64, 64, bias=False) for _ in range(5)])
+    structure.check_vision(tensors(0, 1, 2, 3), checkpoint, model)
+    with pytest.raises(CheckpointError, match=words):
+        structure.check_vision(written, checkpoint, model)
+
+
+def header(tokens, rows, types=()):
+    table = TensorInfo("token_embd.weight", "F16", (8, rows), 8 * rows, 16 * rows)
+    metadata = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": list(types)}
+    return GGUFInfo(Path("x.gguf"), 0, 0, metadata, (table,))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "types", "words"),
+    [
+        (["a", "b"], (1, 1), "writes 2 tokens for little, but its embeddings have 3 rows"),
+        (["a", "b", "[PAD2]"], (1, 1, 5), "Token 2 of little is '<defect>'"),
+        (["b", "a", "<defect>"], (1, 1, 4), "Token 0 of little is 'a'.*'b'.*, and 1 more differ"),
+    ],
+)
+def test_tokens_that_the_file_does_not_have_are_named(tokens, types, words):
+    ours = {0: "a", 1: "b", 2: "<defect>"}
+    little = SimpleNamespace(name="little")
+    vocabulary.check(header(["a", "b", "<defect>"], 3, (1, 1, 4)), little, ours)
+    vocabulary.check(header(["a", " b", "<defect>"], 3, (1, 1, 4)), little, ours | {1: "\u2581b", 3: "<lost>"})
+    with pytest.raises(CheckpointError, match=words):
+        vocabulary.check(header(tokens, 3, types), little, ours)
+
+
+@pytest.mark.parametrize("sentencepiece", [True, False])
+def test_a_llava_has_a_token_for_every_row_and_the_added_ones_under_their_ids(llama, models, tmp_path, sentencepiece):
+    from transformers import AddedToken, AutoTokenizer
+
+    source, folder = models / "tiny-llava-1.5", tmp_path / "tuned"
+    shutil.copytree(source, folder)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer.add_tokens([AddedToken("<defect>", normalized=False), AddedToken("<crack>", special=True)])
+    for path in folder.glob("*token*"):
+        path.unlink()
+    tokenizer.save_pretrained(folder)  # transformers 5 writes them to tokenizer.json alone
+    if sentencepiece:
+        shutil.copy(source / "tokenizer.model", folder)
+    opened = open_checkpoint(str(folder))
+    info = converter.metadata_only(llama, opened.folder, tmp_path / "metadata.gguf", opened.name)
+    rows = TensorInfo("token_embd.weight", "F16", (256, 768), 256 * 768, 2 * 256 * 768)
+    ours = vocabulary.tokenizer_tokens(opened)
+    assert {"<defect>", "<crack>", "<image>"} <= set(ours.values())
+    vocabulary.check(replace(info, tensors=(rows,)), opened, ours)
