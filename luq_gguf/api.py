@@ -51,6 +51,7 @@ def convert(
     best: BestRequest | None = None,
     low: str = "IQ1_M",
     high: str = "Q4_K_M",
+    predict_speed: bool = False,
     target: Target | None = None,
     base_model: str | None = None,
     options: RunOptions = RunOptions(),
@@ -59,10 +60,12 @@ def convert(
     """Convert a checkpoint folder or Hub id to a LUQ GGUF file in the folder `out`; finished stages are not repeated.
 
     Layers become `low` in the order `rank` within the budget, or every tensor has the best type (`best`). Files are
-    measured on `questions`, or on the calibration set's, where the plan asks for that. The result is published at
-    `target`, whose write access is checked first.
+    measured on `questions`, or on the calibration set's, where the plan asks for that; tensor types are, for
+    `predict_speed`, where their speeds are not known. The result is published at `target`, whose write access is
+    checked first.
     """
-    wanted = PlanRequest(budget, rank, _set(calibration).seed, best, _questions(questions), low, high)
+    seed = _set(calibration).seed
+    wanted = PlanRequest(budget, rank, seed, best, _questions(questions), low, high, predict_speed)
     return pipeline.convert(
         str(model), _path(out), wanted, _set(calibration), options, reporter, target=target, base_model=base_model
     )
@@ -90,6 +93,7 @@ def plan(
     low: str = "IQ1_M",
     high: str = "Q4_K_M",
     seed: int = 0,
+    predict_speed: bool = False,
     model: Source | None = None,
     options: RunOptions = RunOptions(),
     reporter: Reporter = Reporter(),
@@ -98,7 +102,7 @@ def plan(
 
     `model` is the checkpoint, if it is not where the profile found it; the rest is as for `convert`.
     """
-    wanted = PlanRequest(budget, rank, seed, best, _questions(questions), low, high)
+    wanted = PlanRequest(budget, rank, seed, best, _questions(questions), low, high, predict_speed)
     return pipeline.plan(_path(run), wanted, options, reporter, model=_text(model))
 
 
@@ -205,7 +209,7 @@ def bench_types(
 ) -> TypeSpeeds:
     """Measure every candidate type in layers of a run folder's model or of a geometry; with `again`, not only those
     that have not been measured on this machine."""
-    count = threads or machine.physical_cores()
+    count = threads or machine.cores()
     return benches.bench_types(_path(run) if run else None, shape, count, reporter, again=again)
 
 

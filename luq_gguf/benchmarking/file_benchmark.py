@@ -19,7 +19,7 @@ from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.speeds import BUSY, Bench, BenchConditions, BenchMachine, BenchRow, LlamaBuild, Ratio, Samples
 from luq_gguf.core.units import format_size
 from luq_gguf.llamacpp import llama_bench, tools
-from luq_gguf.llamacpp.gguf import reader
+from luq_gguf.llamacpp.gguf import shards
 from luq_gguf.llamacpp.runtime.client import LlamaClient
 from luq_gguf.llamacpp.tools import LlamaCpp
 from luq_gguf.method.metrics import intervals
@@ -34,7 +34,7 @@ class BenchRequest:
     """Describes what is measured of each file: with which numbers of threads (the number of cores, if none is given),
     for prompts of how many tokens, and how often."""
 
-    threads: tuple[int, ...] = field(default_factory=lambda: (machine.physical_cores(),))
+    threads: tuple[int, ...] = field(default_factory=lambda: (machine.cores(),))
     prompts: tuple[int, ...] = (64, 256)
     n_generate: int = 32
     repetitions: int = 10
@@ -69,12 +69,13 @@ class _Samples:
 
 
 def make_arm(path: Path, mmproj: Path | None = None) -> Arm:
-    """Read a file's facts. Raises GGUFFileError if it is not a readable GGUF, EvaluationError if not a text model."""
-    info = reader.read(path)
+    """Read the facts of a file with all its shards. Raises GGUFFileError if it is not a readable GGUF, EvaluationError
+    if it is not a text model."""
+    info = shards.read(path)
     if "token_embd.weight" not in info.types:
         raise EvaluationError(f"{path.name} is not a text model.", "Give the model's file, not its mmproj or imatrix.")
     matrices = frozenset(tensor.type for tensor in info.tensors if len(tensor.shape) > 1)
-    return Arm(path, info.n_bytes, info.bpw, matrices, mmproj)
+    return Arm(info.path, info.n_bytes, info.bpw, matrices, mmproj)
 
 
 def find_baseline(arms: Sequence[Arm]) -> Arm | None:

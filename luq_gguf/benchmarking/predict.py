@@ -18,19 +18,24 @@ from luq_gguf.run.preflight import ModelSpec
 from luq_gguf.run.session import Session
 
 TERNARY = ("TQ1_0", "TQ2_0")  # fast, but made for models trained with ternary weights: not advised for others
-WORTH_IT = 200_000_000  # weights: a smaller model is fast anyway, and measuring would take longer than the plan
 
 
 class Predictor:
-    """Predicts the speed of one model for choices of low layers; measures rates of tensor types as needed."""
+    """Predicts the speed of one model for choices of low layers. Rates of tensor types that are not known are measured
+    where `measure` says so; without, LookupError is raised."""
 
-    def __init__(self, spec: ModelSpec, threads: int | None, reporter: Reporter) -> None:
-        self._tensors, self._geometry = spec.tensors, Geometry(spec.source, spec.tensors)
-        self._threads, self._reporter = threads or machine.physical_cores(), reporter
+    def __init__(self, spec: ModelSpec, threads: int | None, reporter: Reporter, *, measure: bool) -> None:
+        self._tensors, self._geometry, self._measure = spec.tensors, Geometry(spec.source, spec.tensors), measure
+        self._threads, self._reporter = threads or machine.cores(), reporter
         self._table = self._measured(speed_model.types_of(spec.tensors))
 
     def _measured(self, types: Sequence[str] | frozenset[str]) -> SpeedTable:
-        return type_benchmark.measured_rates(self._geometry, self._threads, self._reporter, sorted(types))
+        if self._measure:
+            return type_benchmark.measured_rates(self._geometry, self._threads, self._reporter, sorted(types))
+        known = type_benchmark.known_rates(self._geometry, self._threads, types)
+        if known is None:
+            raise LookupError("the speeds of these types are not known")
+        return known
 
     def decode_tps(self, low_layers: Sequence[int]) -> float:
         return self._speed(low_layers).decode_tps
@@ -41,11 +46,15 @@ class Predictor:
     def _speed_of(self, types: Mapping[str, str]) -> speed_model.Speed:
         return speed_model.predict(self._table, self._tensors, types, self._geometry.active_experts)
 
-    def of(self, plan: Plan) -> PredictedSpeed:
-        """Predict the speed of a plan, and of the stock file of its high ftype."""
-        self._table = self._measured(
-            speed_model.types_of(self._tensors) | speed_model.types_in(self._tensors, plan.tensor_types)
-        )
+    def of(self, plan: Plan) -> PredictedSpeed | None:
+        """Predict the speed of a plan, and of the stock file of its high ftype; None where not all of its types are
+        known, and none are measured."""
+        try:
+            self._table = self._measured(
+                speed_model.types_of(self._tensors) | speed_model.types_in(self._tensors, plan.tensor_types)
+            )
+        except LookupError:
+            return None
         planned, stock = self._speed_of(plan.tensor_types), self._speed(())
         high_type = _usual_type(self._tensors)
         rates = self._table.rates
@@ -57,7 +66,7 @@ class Predictor:
             if comparable
             else 1.0
         )
-        faster = self._smallest_faster(plan.low, high_type) if ratio < 1 else None
+        faster, others_known = self._smallest_faster(plan.low, high_type) if ratio < 1 else (None, True)
         return PredictedSpeed(
             planned.decode_tps,
             planned.prefill_tps,
@@ -69,32 +78,37 @@ class Predictor:
             high_type,
             faster,
             _bytes_with(self._tensors, plan, faster) if faster else None,
+            others_known,
         )
 
-    def _smallest_faster(self, low: str, high: str) -> str | None:
+    def _smallest_faster(self, low: str, high: str) -> tuple[str | None, bool]:
+        """The type, if any, and whether it was chosen among all types in between."""
         named = {*type_benchmark.CANDIDATES, low, high} - set(TERNARY)
         bits = {kind: reader.bits_per_weight(kind) for kind in named}
         try:
             table = self._measured([kind for kind in named if bits[low] < bits[kind] < bits[high]])
+        except LookupError:
+            return None, False
         except LuqError as error:  # hours of profiling are not lost for a hint
             self._reporter.info(f"other types could not be measured: {error.message}")
-            return None
-        return speed_model.smallest_faster(table, low, high, bits)
+            return None, False
+        return speed_model.smallest_faster(table, low, high, bits), True
 
 
-def predictor(session: Session, *, required: bool) -> Predictor | None:
-    """Make a predictor; None for a model that is too small to matter or cannot be measured, unless it is `required`.
+def predictor(session: Session, *, required: bool, wanted: bool = False) -> Predictor | None:
+    """Make a predictor. Types are measured, which takes minutes, where the speed is `required` by a budget or `wanted`
+    by the user; otherwise only what is known already is used, and None is returned where that is not enough.
 
     Raises BudgetError if it is required and the speed cannot be predicted.
     """
     spec, reporter = session.spec, session.reporter
-    if not required and spec.tensors.n_weights < WORTH_IT:
-        return None
     try:
-        built = Predictor(spec, session.options.threads, reporter)
+        built = Predictor(spec, session.options.threads, reporter, measure=required or wanted)
         for low_layers in ((), range(spec.tensors.n_layers)):
             built.decode_tps(low_layers)
-    except (LuqError, KeyError) as error:
+    except (LuqError, LookupError) as error:
+        if not (required or wanted):
+            return None
         reason = error.message if isinstance(error, LuqError) else f"the type {error} does not fit all of its layers"
         sentence = f"The speed of {spec.checkpoint.name} cannot be predicted: {reason.rstrip('.')}."
         if required:

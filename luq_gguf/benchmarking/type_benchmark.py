@@ -34,6 +34,14 @@ PROMPT, GENERATE, ROUNDS = 64, 16, 2
 REPETITIONS = 8  # in one run: CPUs are a third faster for the first half second than they stay, so the last half counts
 VOCABULARY = 256
 HEAD_AND_EMBEDDING = ("output.weight", "token_embd.weight")
+# What decides the speed of layers beside their shapes.
+_COUNTS = (
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "expert_count",
+    "expert_used_count",
+)
 BUSY = 0.2  # above this share of the machine used by others, figures are not kept
 
 
@@ -101,28 +109,46 @@ def measured_rates(
         if busy or path in _passing:
             _passing[path] = content
         else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            serialization.write_json(path, content)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                serialization.write_json(path, content)
+            except OSError:  # a cache that cannot be written
+                _passing[path] = content
         if busy:
             reporter.info(
                 f"other programs used {content['others_share']:.0%} of this machine, so rates are not kept for later"
             )
+    return _table(content, threads)
+
+
+def known_rates(geometry: Geometry, threads: int, types: Iterable[str]) -> SpeedTable | None:
+    """Return what is known already of these types on this machine, without measuring; None where it is not all."""
+    path = _cache_path(geometry, threads)
+    content = _passing.get(path) or _read(path)
+    known = content.get("rates", {})
+    return _table(content, threads) if known and all(kind in known for kind in types if geometry.fits(kind)) else None
+
+
+def _table(content: Mapping[str, Any], threads: int) -> SpeedTable:
     rates = {kind: TypeRate(row["decode_wps"], row["prefill_wps"]) for kind, row in content["rates"].items()}
     decode, prefill = (content[f"{what}_constant"] + content[f"{what}_head"] for what in ("decode", "prefill"))
     return SpeedTable(rates, decode, prefill, threads, PROMPT)
 
 
 def _cache_path(geometry: Geometry, threads: int) -> Path:
-    pin, names = tools.pin(), geometry.matrices | frozenset(HEAD_AND_EMBEDDING)
+    names = geometry.matrices | frozenset(HEAD_AND_EMBEDDING)
     types = {choice.name: choice.high_type for choice in geometry.tensors.choices if choice.layer is None}
     shapes = sorted(
         {(t.name.split(".", 2)[-1], t.shape, types.get(t.name)) for t in geometry.source.tensors if t.name in names},
         key=str,
     )
-    cpu = (machine.cpu_name(), machine.cpu_features(), machine.physical_cores(), threads)
-    build = (pin["version"], pin["sha256"], pin["cmake_args"], str(tools.find().tools))
+    arch, facts = geometry.source.arch, geometry.source.metadata
+    counts = [(key, facts[f"{arch}.{key}"]) for key in _COUNTS if f"{arch}.{key}" in facts]
+    cpu = (machine.cpu_name(), machine.cpu_features(), machine.cores(), threads)
     how = (geometry.layers_measured(), PROMPT, GENERATE, ROUNDS, REPETITIONS)
-    return paths.cache("speed") / f"{hash_of(cpu, build, geometry.source.arch, shapes, how)}.json"
+    llama = tools.find()
+    build = (tools.identity(llama), llama.tools.parents[1].name if llama.pinned else "")  # portable, or for this CPU
+    return paths.cache("speed") / f"{hash_of(cpu, build, arch, counts, shapes, how)}.json"
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from luq_gguf.calibration.stage import (
     set_for,
     tell_skipped,
 )
+from luq_gguf.core import paths
 from luq_gguf.core.calibration_set import CalibrationSet
 from luq_gguf.core.errors import RankError, RunFolderError, ShardError
 from luq_gguf.core.hashing import hash_of
@@ -62,7 +63,7 @@ def _make_shard(session: Session, calibration: CalibrationSet, share: ShardSpec)
 
     run, spec, reporter = session.run, session.spec, session.reporter
     calibration = set_for(spec, calibration, reporter)
-    whole_key = profile_key(spec, calibration, session.options.device)
+    whole_key = profile_key(run, spec, calibration)
 
     def make() -> None:
         placement = place(session)
@@ -151,7 +152,7 @@ def profile_together(
             place(session, copies=min(launch.local, sum(not _has_shard(part) for part in parts)))
             with ranks.working():
                 with RunFolder(folder, create=True) as shard_run:
-                    shard_run.update(model=model, revision=session.spec.checkpoint.revision)
+                    shard_run.update(model=paths.absolute_model(model), revision=session.spec.checkpoint.revision)
                     _make_shard(replace(session, run=shard_run), calibration, share)
                 reporter.info(f"shard {share} is done; waiting for the other processes")
                 ranks.wait_for_all()
@@ -176,6 +177,6 @@ def _check_seen(parts: Sequence[Path]) -> None:
 
 def _is_profiled(session: Session, calibration: CalibrationSet) -> bool:
     followed = set_for(session.spec, calibration)
-    key = profile_key(session.spec, followed, session.options.device)
+    key = profile_key(session.run, session.spec, followed)
     adopt_merged(session.run, session.spec, followed, key)
     return session.run.is_done("profile", key)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
 
 from luq_gguf.calibration import resume
 from luq_gguf.calibration.reservoir import MODALITIES, SampledVectors
+from luq_gguf.core import machine
 from luq_gguf.core.errors import CalibrationError
 from luq_gguf.core.types import LayerEntropy
 from luq_gguf.method import entropy
@@ -68,12 +72,29 @@ def _histograms(
             f"Layer {layer} outputs values that are not finite in {sampled.dtype}.",
             "Check that the checkpoint is intact. Another --device may compute in another precision.",
         )
-    counts = [entropy.cluster_histogram(vectors.copy(), entropy.K, seed) for seed in seeds]
-    histograms: dict[str, np.ndarray] = {}
+    everything = np.arange(len(vectors))
+    runs = [(group, everything, entropy.K, seed) for seed in seeds]
     if group == "all":
-        ways = entropy.variant_histograms(vectors, first_half, seeds[0])
-        histograms |= {f"{way}.{layer}": histogram[None] for way, histogram in ways.items()}
-    return histograms | {f"{group}.{layer}": np.array(counts)}
+        runs += [(way, rows, k, seeds[0]) for way, (rows, k) in entropy.variants(first_half).items()]
+
+    def clustered(run: tuple[str, np.ndarray, int, int]) -> np.ndarray:
+        _, rows, k, seed = run
+        return entropy.cluster_histogram(vectors[rows], k, seed)
+
+    # Each K-means has one thread of its own, so the figures are the same however many run at once.
+    with threadpool_limits(1), ThreadPoolExecutor(_at_once(vectors.nbytes)) as pool:
+        counts = list(pool.map(clustered, runs))
+    names = dict.fromkeys(name for name, *_ in runs)
+    return {
+        f"{name}.{layer}": np.array([n for (of, *_), n in zip(runs, counts, strict=True) if of == name])
+        for name in names
+    }
+
+
+def _at_once(n_bytes: int) -> int:
+    """How many K-means of vectors of so many bytes run at once: as many as this process has threads and memory for."""
+    room = machine.available_bytes() // (4 * n_bytes)  # a copy, one in float64 for the start, and distances
+    return max(1, min(machine.cores(logical=True), torch.get_num_threads(), room))
 
 
 def _layer(histograms: dict[str, np.ndarray], layer: int, groups: list[str]) -> LayerEntropy:

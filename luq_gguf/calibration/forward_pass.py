@@ -33,7 +33,7 @@ from luq_gguf.hf.tensor_names import TensorNames
 
 CAPACITY = 8192  # token vectors per layer and modality
 SAVE_SECONDS = 30.0
-STATE = 3  # what the saved state of an interrupted pass holds: other numbers are not read
+STATE = 4  # what the saved state of an interrupted pass holds: other numbers are not read
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from luq_gguf.calibration.profiler import ProfileInputs
 from luq_gguf.calibration.reservoir import MODALITIES, SampledVectors, TokenSample
 from luq_gguf.calibration.shards import AGAIN, Shard
 from luq_gguf.core.errors import ShardError
+from luq_gguf.core.json_value import given
 from luq_gguf.method import importance
 
 SAME = "Merge shards that were made with the same model and the same calibration arguments."
@@ -101,6 +102,9 @@ def _check_alike(first: Shard, other: Shard) -> None:
 
     if first.facts.model_sha256 != other.facts.model_sha256:
         raise refuse("their model", *(f"{s.facts.model} ({_short(s.facts.model_sha256)})" for s in (first, other)))
+    contents = given(first.facts.model_contents), given(other.facts.model_contents)
+    if None not in contents and contents[0] != contents[1]:
+        raise refuse("the contents of their model", *map(_short, contents))
     for name, energy in first.energies.items():
         if not np.allclose(energy, other.energies.get(name, np.nan), rtol=1e-5):  # devices add up in other orders
             raise ShardError(f"{first.folder} and {other.folder} have different weights ({name}).", SAME)

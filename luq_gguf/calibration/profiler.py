@@ -8,11 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from msgspec import UNSET
 
 from luq_gguf.calibration import entropy_estimate
 from luq_gguf.calibration.forward_pass import CAPACITY, forward, pass_key, run_pass
 from luq_gguf.calibration.reservoir import MODALITIES, SampledVectors
+from luq_gguf.core import overlap
 from luq_gguf.core.calibration_set import CalibrationData
+from luq_gguf.core.chat_date import CHAT_DATE
 from luq_gguf.core.profile_facts import CalibrationFacts, EstimatorFacts
 from luq_gguf.core.types import COLUMNS, ImportanceMatrix, Profile
 from luq_gguf.hf.checkpoint import Checkpoint
@@ -127,7 +130,13 @@ def finalize_profile(
         dtype=inputs.dtype,
     )
     n_text = matrix.n_samples - inputs.calibration.n_multimodal
-    calibration = replace(inputs.calibration, n_text=n_text, n_tokens=matrix.n_tokens)
+    lengths = [length for _, _, of_batch in vectors.seen for length in of_batch]
+    calibration = replace(
+        inputs.calibration,
+        n_text=n_text,
+        n_tokens=matrix.n_tokens,
+        largest_sample_share=round(max(lengths) / sum(lengths), 4) if lengths else UNSET,
+    )
     columns = {COLUMNS + name: energy for name, energy in inputs.energies.items()}
     taus = ranking.agreement(rankings)
     return Profile(inputs.model, layers, estimator, calibration, rankings, taus), matrix, histograms | columns
@@ -147,4 +156,7 @@ def calibration_facts(calibration: CalibrationData) -> CalibrationFacts:
         seed=calibration.seed,
         sha256=calibration.sha256,
         skipped_images=calibration.skipped,
+        cut_samples=calibration.n_cut or UNSET,
+        seen=overlap.seen(calibration.multimodal, calibration.lines),
+        chat_date=CHAT_DATE.isoformat(),
     )

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
+from msgspec import UNSET, UnsetType
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 from safetensors.numpy import save_file as save_arrays
@@ -38,7 +39,8 @@ AGAIN = "Make this shard again, or copy its folder again."
 @dataclass(frozen=True)
 class ShardFacts(JsonValue):
     """What shard.json says: which share of which request's pass it is, of which model and calibration set, and how many
-    vectors it keeps, at most, of which width and type. `request_key` is the key of the whole request's profile."""
+    vectors it keeps, at most, of which width and type. `request_key` is the key of the whole request's profile;
+    `model_contents` is the checkpoint's fingerprint, which the first version did not write."""
 
     version: int
     share: ShardSpec
@@ -52,6 +54,7 @@ class ShardFacts(JsonValue):
     width: int
     capacity: int
     dtype: str
+    model_contents: str | UnsetType = UNSET
 
 
 @dataclass(frozen=True)
@@ -110,11 +113,13 @@ def write(
         | {f"samples.{name}": reservoir.samples[name][taken[name]] for name in MODALITIES}
         | seen_arrays(reservoir)
     )
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}  # safetensors writes memory as it is
     facts = ShardFacts(
         version=VERSION,
         share=share,
         model=checkpoint.name,
         model_sha256=checkpoint.identity,
+        model_contents=checkpoint.fingerprint,
         calibration=calibration_facts(calibration),
         n_text_asked=calibration.n_text,
         request_key=request_key,

@@ -5,19 +5,24 @@ inputs are unchanged. Nothing here prints: the `Reporter` is told.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from luq_gguf.core import atomic
 from luq_gguf.core.calibration_set import CalibrationData, CalibrationSet
 from luq_gguf.core.errors import CalibrationError
 from luq_gguf.core.hashing import hash_of
+from luq_gguf.core.json_value import given
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import Profile
-from luq_gguf.hf import datasets
+from luq_gguf.hf import datasets, long_prompts
 from luq_gguf.hf.checkpoint import Checkpoint
-from luq_gguf.hf.processor import picture_check
+from luq_gguf.hf.processor import PictureCheck
 from luq_gguf.llamacpp.gguf import header_only, imatrix
+from luq_gguf.method import importance
 from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import ModelSpec, check_memory
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
     from luq_gguf.hf.devices import Placement
 
 PROFILE_FILES = ("profile.json", "profile.safetensors", header_only.IMATRIX_NAME)
+LARGE = 2  # times an equal share of all tokens, and a tenth of them: a sample of which that is told
 PROFILE_STATE = ("pass.npz", "entropies.npz", "reservoir-multimodal.bin", "reservoir-text.bin")
 
 
@@ -46,27 +52,55 @@ def set_for(spec: ModelSpec, calibration: CalibrationSet, reporter: Reporter = R
     return calibration.for_text_only()
 
 
-def profile_key(spec: ModelSpec, calibration: CalibrationSet, device: str) -> str:
-    """Return the key of the profile stage, for a set as `set_for` returns it."""
-    return hash_of(spec.checkpoint.fingerprint, calibration.key(), device)
+def profile_key(run: RunFolder, spec: ModelSpec, calibration: CalibrationSet) -> str:
+    """Return the key of the profile stage, for a set as `set_for` returns it. Raises CalibrationError.
+
+    Of local sets it has what is drawn of them: pictures, prompts, answers and text, wherever they lie. A set of the Hub
+    is known by its id: a run stays with the commit that it began with.
+    """
+    asked = calibration.samples, calibration.alpha, calibration.seed
+    return hash_of(spec.checkpoint.fingerprint, *asked, _drawn(run, spec.checkpoint, calibration))
+
+
+def _drawn(run: RunFolder, checkpoint: Checkpoint, calibration: CalibrationSet) -> list[object]:
+    """What is drawn from each of the sets, and their names, which imatrix.gguf has."""
+    images, text = calibration.sources
+    n_multimodal = round(calibration.alpha * calibration.samples)
+    n_text = calibration.samples - n_multimodal
+    if images and text is None:  # text-only samples are of the same set
+        parts = [(images, calibration)]
+    else:
+        only_images = replace(calibration, text=None, alpha=1.0, samples=n_multimodal)
+        only_text = replace(calibration, images=None, alpha=0.0, samples=n_text)
+        parts = [(images or datasets.DEFAULT_IMAGES, only_images)] * (n_multimodal > 0)
+        parts += [(text or datasets.DEFAULT_TEXT, only_text)] * (n_text > 0)
+    drawn: list[object] = []
+    for source, part in parts:
+        on_hub = datasets.is_on_hub(source)
+        drawn.append([datasets.source_name(source), None if on_hub else read_data(run, part, checkpoint).sha256])
+    return drawn
 
 
 def read_data(run: RunFolder, calibration: CalibrationSet, checkpoint: Checkpoint) -> CalibrationData:
-    """Read the data of a calibration set, without images that the checkpoint's processor rejects. Raises
-    CalibrationError."""
-    return datasets.read_calibration(
+    """Read the data of a calibration set, without images that the checkpoint's processor rejects, long samples cut.
+    Raises CalibrationError."""
+    data = datasets.read_calibration(
         *calibration.sources,
         n_samples=calibration.samples,
         alpha=calibration.alpha,
         seed=calibration.seed,
         cache=run.work / "images",
-        check=picture_check(checkpoint),
+        check=PictureCheck(checkpoint),
     )
+    return long_prompts.cut(data, checkpoint)
 
 
 def tell_skipped(data: CalibrationData, reporter: Reporter) -> None:
-    """Tell the reporter which images could not be read, or are rejected by the processor; and of a set that has
-    none."""
+    """Tell the reporter which images could not be read, or are rejected by the processor; of a set that has none; and
+    how many samples were cut."""
+    if data.n_cut:
+        n = len(data.multimodal) + len(data.text)
+        reporter.info(f"{data.n_cut} of {n} samples have more than {data.cut_at} tokens of text: they are cut there")
     if data.without_images:
         reporter.info(f"{data.image_source} has no images: alpha is 0")
     if data.skipped:
@@ -91,28 +125,29 @@ def place(session: Session, copies: int = 1) -> Placement:
 def adopt_merged(run: RunFolder, spec: ModelSpec, calibration: CalibrationSet, key: str) -> None:
     """Give a merged profile the key that this machine's stage has, where it is from the same model and data.
 
-    File times and the device are part of a key, and shards may come from machines where these differ.
+    A data set may have another name on the machines that the shards come from. Shards of versions that did not record
+    the model's contents are not known again: a fine-tune has the same config and shapes.
     """
     merged = run.read().get("merged")
     stages = run.read()["stages"]
     if not merged or stages.get("profile", {}).get("key") == key or run.changed("profile"):
         return
     read = read_data(run, calibration, spec.checkpoint)
-    here = merged_facts(spec.checkpoint.identity, read.sha256, read.seed, read.alpha, read.n_text)
+    here = merged_facts(spec.checkpoint.fingerprint, read.sha256, read.seed, read.alpha, read.n_text)
     if here == {name: merged.get(name) for name in here}:
         run.update(stages=stages | {"profile": stages["profile"] | {"key": key}})
 
 
-def merged_facts(identity: str, sha256: str, seed: int, alpha: float, n_text: int) -> dict[str, object]:
+def merged_facts(fingerprint: str | None, sha256: str, seed: int, alpha: float, n_text: int) -> dict[str, object]:
     """Return what run.json says about a merged profile, which `adopt_merged` compares."""
-    return {"model_sha256": identity, "sha256": sha256, "seed": seed, "alpha": alpha, "n_text": n_text}
+    return {"model_contents": fingerprint, "sha256": sha256, "seed": seed, "alpha": alpha, "n_text": n_text}
 
 
 def make_profile(session: Session, calibration: CalibrationSet) -> Profile:
     """Run the profile stage: write profile.json, profile.safetensors and imatrix.gguf."""
     run, spec, reporter = session.run, session.spec, session.reporter
     calibration = set_for(spec, calibration, reporter)
-    key = profile_key(spec, calibration, session.options.device)
+    key = profile_key(run, spec, calibration)
     adopt_merged(run, spec, calibration, key)
 
     def make() -> None:
@@ -126,7 +161,7 @@ def make_profile(session: Session, calibration: CalibrationSet) -> Profile:
         )
         if run.read().get("merged"):
             run.update(merged=None)
-        _write_profile(run, result)
+        write_profile(run, result, reporter)
 
     run.run_stage("profile", key, PROFILE_FILES, make)
     return _finished_profile(run)
@@ -147,11 +182,15 @@ def make_merged(run: RunFolder, shards: Sequence[Shard], reporter: Reporter = Re
             merge.key_of(shards),
             progress=_progress(reporter),
         )
-        identity = merged_facts(
-            facts.model_sha256, calibration.sha256, calibration.seed, calibration.alpha, facts.n_text_asked
+        identity = {"model_sha256": facts.model_sha256} | merged_facts(
+            given(facts.model_contents),
+            calibration.sha256,
+            calibration.seed,
+            calibration.alpha,
+            facts.n_text_asked,
         )
         run.update(merged={"shards": len(shards)} | identity)
-        _write_profile(run, result)
+        write_profile(run, result, reporter)
 
     run.run_stage("profile", shards[0].facts.request_key, PROFILE_FILES, make)
     return _finished_profile(run)
@@ -172,14 +211,24 @@ def _progress(reporter: Reporter) -> Progress:
     )
 
 
-def _write_profile(run: RunFolder, result: ProfileResult) -> None:
+def write_profile(run: RunFolder, result: ProfileResult, reporter: Reporter = Reporter()) -> None:
+    """Write a profile's three files. Columns that were never active get a little importance (`importance.floored`),
+    and the reporter is told of them."""
     from safetensors.numpy import save_file
 
     profile, matrix, arrays = result
+    never_active = importance.never_active(matrix)
+    if never_active.sentence:
+        reporter.info(never_active.sentence)
+        profile = replace(profile, calibration=replace(profile.calibration, never_active=never_active))
+    largest = given(profile.calibration.largest_sample_share) or 0.0
+    if largest > max(0.1, LARGE / max(1, matrix.n_samples)):
+        reporter.info(f"the longest of {matrix.n_samples} samples has {largest:.0%} of all tokens of the calibration")
     with atomic.whole(run.file(header_only.IMATRIX_NAME)) as part:
-        imatrix.write(part, matrix, list(profile.calibration.sources), 512)
+        imatrix.write(part, importance.floored(matrix), list(profile.calibration.sources), 512)
     with atomic.whole(run.file("profile.safetensors")) as part:
-        save_file(arrays, part)
+        contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}  # it writes memory as it is
+        save_file(contiguous, part)
         part.chmod(run.file("run.json").stat().st_mode & 0o777)  # the library makes it private
     serialization.write_json(run.file("profile.json"), profile.to_json())
 

@@ -16,6 +16,7 @@ import click
 from luq_gguf._version import __version__
 from luq_gguf.core import interrupts
 from luq_gguf.core.errors import LuqError, printable
+from luq_gguf.core.terminal import is_plain
 
 COMMANDS = {
     "convert": "Convert a checkpoint to a LUQ GGUF file: profile, plan and quantize in one go.",
@@ -83,6 +84,7 @@ def _show_versions(context: click.Context) -> None:
 
 def program() -> None:
     """Run a command as a process of its own, and end the process."""
+    _use_utf8()
     try:
         interrupts.install()
         code = _run()
@@ -91,6 +93,13 @@ def program() -> None:
     except KeyboardInterrupt:  # between two of these lines
         code = 130
     sys.exit(code)
+
+
+def _use_utf8() -> None:
+    """Begin again in Python's UTF-8 mode where the locale has another encoding: paths are written into JSON, into GGUF
+    files and on command lines as text."""
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"PYTHONUTF8": "1"})
 
 
 def main() -> None:
@@ -126,9 +135,7 @@ def _run() -> int:
         if error.filename is None and error.errno is None:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        return _report(
-            error, f"{where}{error.strerror}.", "Finished stages are kept. Fix this and run the command again.", 1
-        )
+        return _report(error, f"{where}{error.strerror}.", "Fix this and run the command again.", 1)
     except Exception as error:
         hint = "This is a bug in luq-gguf. Please report it; LUQ_DEBUG=1 prints the traceback."
         return _report(error, f"Unexpected {type(error).__name__}: {error}", hint, 1)
@@ -137,7 +144,9 @@ def _run() -> int:
 def _report(error: BaseException, message: str, hint: str, code: int) -> int:
     if os.environ.get("LUQ_DEBUG") == "1":
         traceback.print_exception(error)
-    click.echo(click.style("Error: ", fg="red", bold=True) + printable(message), err=True)
-    if hint:
-        click.echo(hint, err=True)
+    styled = click.style("Error: ", fg="red", bold=True)
+    click.echo(styled + printable(message), err=True, color=False if is_plain() else None)
+    hints = [hint, *getattr(error, "__notes__", ())]  # such as what is kept
+    if any(hints):
+        click.echo(" ".join(filter(None, hints)), err=True)
     return code

@@ -13,7 +13,7 @@ from luq_gguf.core.types import RunOptions
 from luq_gguf.reporting import tables
 from luq_gguf.reporting.progress import progress
 
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FILE = options.UserPath(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command("bench")
@@ -21,7 +21,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option(
     "--run",
     "run_dir",
-    type=click.Path(path_type=Path),
+    type=options.UserPath(path_type=Path),
     help="Measure a run folder's 16-bit, high-type and LUQ files, which are made if they are missing.",
 )
 @click.option(
@@ -54,7 +54,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--allow-swap", is_flag=True, help="Also measure a file that does not fit in free memory.")
 @click.option(
     "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=options.UserPath(dir_okay=False, path_type=Path),
     help="The JSON file.  [default: bench.json, in the run folder with --run]",
 )
 @click.option("--model", help="With --run: the checkpoint, if it is not where the profile found it.")
@@ -86,7 +86,7 @@ def command(files: tuple[Path, ...], run_dir: Path | None, shape: str | None, *,
 def _threads(text: str | None) -> tuple[int, ...]:
     from luq_gguf.core import machine
 
-    counts = options.numbers(text, "--threads") if text else (machine.physical_cores(),)
+    counts = options.numbers(text, "--threads") if text else (machine.cores(),)
     if not all(counts):
         raise click.UsageError("--threads must be at least 1.")
     return counts

@@ -16,7 +16,7 @@ MODELS = ("qwen2.5-vl", "llava-1.5")
 
 @click.command("demo")
 @click.option("--model", type=click.Choice(MODELS), default=MODELS[0], show_default=True, help="Which tiny model.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("out/demo"), show_default=True)
+@click.option("--out", type=options.UserPath(path_type=Path), default=Path("out/demo"), show_default=True)
 @click.option("--low-layers", default=6, show_default=True, help="How many of the 12 layers become low.")
 @click.option(
     "--questions", default=500, show_default=True, type=click.IntRange(1, 9673), help="Number of test questions."

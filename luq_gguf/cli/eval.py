@@ -11,7 +11,7 @@ from luq_gguf.cli import options, output
 from luq_gguf.reporting import tables
 from luq_gguf.reporting.progress import progress
 
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FILE = options.UserPath(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command("eval")

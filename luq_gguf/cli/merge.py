@@ -11,7 +11,7 @@ from luq_gguf.reporting.progress import progress
 
 
 @click.command("merge")
-@click.argument("shards", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("shards", nargs=-1, required=True, type=options.UserPath(path_type=Path))
 @options.out
 @options.permissions("--overwrite")
 @options.as_json

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
 from collections.abc import Callable
 from dataclasses import fields
@@ -33,6 +35,13 @@ class ShardParam(click.ParamType):  # type: ignore[type-arg]
         return ShardSpec(int(match[1]), int(match[2]))
 
 
+class UserPath(click.Path):  # type: ignore[type-arg]
+    """A path that may begin with ~, which shells leave as it is behind `--out=`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(os.path.expanduser(value), param, ctx)
+
+
 class Size(click.ParamType):  # type: ignore[type-arg]
     """Parses a number of bytes such as 3.4GiB, 900MiB, 3.6GB or 3650000000."""
 
@@ -45,6 +54,26 @@ class Size(click.ParamType):  # type: ignore[type-arg]
         if not match or float(match[1]) == 0:
             self.fail(f"{value!r} is not a size; write 3.4GiB, 900MiB or 3650000000.", param, ctx)
         return int(float(match[1]) * _UNITS[match[2]])
+
+
+class Number(click.ParamType):  # type: ignore[type-arg]
+    """Parses a finite number, which may be bounded below: click's own takes nan and inf."""
+
+    name = "float"
+
+    def __init__(self, least: float | None = None) -> None:
+        self.least = least
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        if self.least is not None and number < self.least:
+            self.fail(f"{value!r} is less than {self.least:g}.", param, ctx)
+        return number
 
 
 def _chain(*decorators: Callable[[F], F]) -> Callable[[F], F]:
@@ -84,7 +113,7 @@ def permissions(*shown: str) -> Callable[[F], F]:
     )  # fmt: skip
 
 
-out = click.option("--out", required=True, type=click.Path(path_type=Path), help="The run folder.")
+out = click.option("--out", required=True, type=UserPath(path_type=Path), help="The run folder.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, to stdout.")
 device = click.option("--device", default="auto", show_default=True, help="Device that the reference model runs on.")
 threads = click.option("--threads", type=click.IntRange(1), help="Threads for llama-quantize.  [default: all cores]")
@@ -101,7 +130,7 @@ files = _chain(
 calibration = _chain(
     click.option("--calib", metavar="SET", help="A folder of images, a .jsonl file or a Hub dataset id."),
     click.option("--calib-text", metavar="TEXT", help="A text file or a Hub dataset id for the text-only samples."),
-    click.option("--alpha", default=0.5, show_default=True, help="Share of multimodal samples, 0 to 1."),
+    click.option("--alpha", type=Number(), default=0.5, show_default=True, help="Share of multimodal samples, 0 to 1."),
     click.option("--samples", default=128, show_default=True, help="Number of calibration samples."),
     click.option("--seed", default=0, show_default=True, help="Seed for sampling, K-means and --rank random."),
 )
@@ -111,7 +140,7 @@ types = _chain(
 )
 questions = _chain(
     click.option("--data", "source", metavar="SET", help="A .jsonl file, a folder of images or a Hub dataset id."),
-    click.option("--text", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    click.option("--text", type=UserPath(exists=True, dir_okay=False, path_type=Path),
                  help="A text file, for perplexity and KL divergence on text."),
     click.option("--metric", type=click.Choice(["auto", *METRICS]), default="auto", show_default=True,
                  help="How answers are scored. auto, for each question: vqa with ten answers or more, choice with "
@@ -125,20 +154,25 @@ questions = _chain(
 benchmarks = _chain(
     click.option("--benchmarks", metavar="LIST",
                  help="paper (the nine benchmarks of the LUQ paper), or lmms-eval tasks such as mme,pope,textvqa."),
-    click.option("--benchmark-tasks", type=click.Path(exists=True, file_okay=False, path_type=Path),
+    click.option("--benchmark-tasks", type=UserPath(exists=True, file_okay=False, path_type=Path),
                  help="A folder of additional tasks for lmms-eval."),
     click.option("--limit", type=click.IntRange(1), help="Number of samples of each benchmark.  [default: all]"),
 )  # fmt: skip
 budget = _chain(
     click.option("--low-layers", type=int, help="How many layers become low."),
     click.option("--target-size", type=Size(), help="Maximum text-model file size, e.g. 3.4GiB (without mmproj)."),
-    click.option("--target-bpw", type=float, help="Maximum bits per weight of the text model."),
-    click.option("--target-tps", type=float, help="Minimum predicted decode tokens/s on this machine."),
-    click.option("--max-kld", type=float, help="Maximum mean KL divergence from the 16-bit file on --eval, in nats."),
-    click.option("--min-accuracy", type=float, help="Minimum accuracy on --eval, 0 to 1."),
+    click.option("--target-bpw", type=Number(), help="Maximum bits per weight of the text model."),
+    click.option("--target-tps", type=Number(), help="Minimum predicted decode tokens/s on this machine."),
+    click.option("--predict-speed", is_flag=True,
+                 help="Predict the speed of the file on this machine; tensor types are measured for that, once."),
+    click.option("--max-kld", type=Number(),
+                 help="Maximum mean KL divergence from the 16-bit file on --eval, in nats."),
+    click.option("--min-accuracy", type=Number(), help="Minimum accuracy on --eval, 0 to 1."),
     click.option("--eval", "eval_source", metavar="SET",
                  help="Questions to measure files on, for --max-kld, --min-accuracy, --rank "
                  f"{' or '.join(MEASURED)}, and --plan best."),
+    click.option("--ctx", "n_ctx", default=4096, show_default=True, type=click.IntRange(1),
+                 help="Context size in tokens that files are measured with."),
     click.option("--rank", "rule", type=click.Choice(list(ORDERS)), default="entropy",
                  show_default=True, help="Which layers become low first."),
     click.option("--plan", "plan_kind", type=click.Choice(["luq", "best"]), default="luq", show_default=True,
@@ -149,7 +183,7 @@ budget = _chain(
                  help="For --plan best: choose a type for each layer, or for each part of it.  [default: layer]"),
     click.option("--swaps", type=click.IntRange(0),
                  help="For --plan best: maximum number of swaps to measure.  [default: 16]"),
-    click.option("--plan-minutes", type=click.FloatRange(0),
+    click.option("--plan-minutes", type=Number(0),
                  help="For --plan best: stop searching after this many minutes."),
 )  # fmt: skip
 hub = _chain(
@@ -212,6 +246,7 @@ def make_plan_arguments(values: dict[str, Any]) -> dict[str, Any]:
     kind = values.pop("plan_kind")
     if kind != "best" and search_options:
         raise click.UsageError(f"{', '.join(sorted(search_options))} can only be used with --plan best.")
+    from luq_gguf.evaluation.questions import QuestionSet
     from luq_gguf.planning.mixed_precision import BestRequest
 
     best = None
@@ -219,8 +254,9 @@ def make_plan_arguments(values: dict[str, Any]) -> dict[str, Any]:
         kinds = tuple(part.strip() for part in search["kinds"].split(",") if part.strip()) if search["kinds"] else None
         swaps = 16 if search["swaps"] is None else search["swaps"]
         best = BestRequest(kinds, search["per"] == "tensor", swaps, search["plan_minutes"])
-    types = {name: values.pop(name) for name in ("low", "high")}
-    return {"budget": budget, "rank": values.pop("rule"), "best": best, "questions": values.pop("eval_source")} | types
+    questions = QuestionSet(values.pop("eval_source"), n_ctx=values.pop("n_ctx"))
+    types = {name: values.pop(name) for name in ("low", "high", "predict_speed")}
+    return {"budget": budget, "rank": values.pop("rule"), "best": best, "questions": questions} | types
 
 
 def make_calibration(values: dict[str, Any]) -> Any:

@@ -17,9 +17,16 @@ from luq_gguf import kernels
 from luq_gguf.core import json_output
 from luq_gguf.core.checks import CheckReport
 from luq_gguf.core.json_value import given
+from luq_gguf.core.terminal import is_plain
 from luq_gguf.core.types import LayerEntropy, Plan, PredictedSpeed, Profile
-from luq_gguf.core.units import format_size
+from luq_gguf.core.units import format_bpw, format_size
+from luq_gguf.method.metrics.intervals import with_interval
 from luq_gguf.reporting.plan_text import describe, unsettled_line
+
+
+def _console(**options: Any) -> Console:
+    """A console that obeys NO_COLOR entirely: rich itself keeps bold and italic then."""
+    return Console(color_system=None if is_plain() else "auto", **options)
 
 
 def print_json(content: Any) -> None:
@@ -28,10 +35,10 @@ def print_json(content: Any) -> None:
 
 def print_table(table: Table) -> None:
     """Print a table within a terminal's width, or at its full width to a file or a pipe, so that no figure is cut."""
-    console = Console()
+    console = _console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         full_width = console.measure(table, options=console.options.update(max_width=10_000)).maximum
-        console = Console(width=max(console.width, full_width))
+        console = _console(width=max(console.width, full_width))
     console.print(table)
 
 
@@ -87,7 +94,8 @@ def plan_lines(plan: Plan) -> list[str]:
     """Return sentences about a plan."""
     lines = [
         describe(plan),
-        f"predicted file: {format_size(plan.predicted_file_bytes)} ({plan.bpw:.3f} bpw), without mmproj and KV cache",
+        f"predicted file: {format_size(plan.predicted_file_bytes, up=True)} ({format_bpw(plan.bpw)} bpw), "
+        "without mmproj and KV cache",
     ]
     if plan.speed:
         lines += _speed_lines(plan, plan.speed)
@@ -116,9 +124,9 @@ def _quality_lines(plan: Plan) -> list[str]:
     kld, expected, lines = plan.measured_kld, plan.predicted_kld, []
     if kld:
         prediction = f" (predicted {expected.value:.3g} +- {expected.error:.2g})" if expected else ""
-        lines.append(
-            f"measured: mean KLD {kld.mean:.3g} ({kld.low:.3g} to {kld.high:.3g}) from the 16-bit file" + prediction
-        )
+        figure = with_interval(f"{kld.mean:.3g}", kld.low, kld.high, ".3g")
+        lines.append(f"measured: mean KLD {figure} from the 16-bit file" + prediction)
+        lines += filter(None, [kld.on.caveat])
     if expected and (lowest := given(expected.of_all_types_within_budget)):
         lines.append(
             f"{expected.files_measured} files measured, {expected.swaps_measured} of them swaps, of which "
@@ -142,6 +150,8 @@ def _speed_lines(plan: Plan, speed: PredictedSpeed) -> list[str]:
             f"{format_size(speed.faster_bytes or 0)})"
             if speed.faster
             else f"no type between {plan.low} and {speed.high_type} is faster"
+            if speed.others_known
+            else "--predict-speed measures whether another type is faster"
         )
         lines.append(
             f"layers in {plan.low} decode at {speed.low_layer_ratio:.2f} times the speed of {speed.high_type} here; "

@@ -12,7 +12,7 @@ from luq_gguf.reporting.progress import progress
 
 
 @click.command("plan")
-@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.argument("run_dir", type=options.UserPath(path_type=Path))
 @options.types
 @options.budget
 @click.option("--seed", default=0, show_default=True, help="Seed for --rank random and --plan best.")

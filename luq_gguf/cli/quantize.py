@@ -12,7 +12,7 @@ from luq_gguf.reporting.progress import progress
 
 
 @click.command("quantize")
-@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.argument("run_dir", type=options.UserPath(path_type=Path))
 @options.threads
 @options.files
 @click.option("--model", help="The checkpoint, if it is not where the profile found it.")

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
+from luq_gguf.cli import options
+
 
 @click.command("report")
-@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.argument("run_dir", type=options.UserPath(path_type=Path))
 def command(run_dir: Path) -> None:
     """Write report.html and figures/*.png into RUN_DIR, from what profile, plan, eval and sweep wrote there."""
     from luq_gguf.reporting import build

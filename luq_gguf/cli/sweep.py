@@ -16,7 +16,7 @@ from luq_gguf.reporting.progress import progress
 
 
 @click.command("sweep")
-@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.argument("run_dir", type=options.UserPath(path_type=Path))
 @options.questions
 @options.types
 @click.option("--low-layers", metavar="LIST", help="Numbers of low layers such as 0,4,8 or 0-12.  [default: all]")

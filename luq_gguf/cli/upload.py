@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command("upload")
-@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.argument("run_dir", type=options.UserPath(path_type=Path))
 @click.option("--repo", required=True, metavar="USER/NAME", help="The repository on the Hub.")
 @options.hub
 @click.option("--dry-run", is_flag=True, help="Check everything and list what would be sent.")

@@ -10,8 +10,10 @@ from luq_gguf.cli import options, output
 
 
 @click.command("verify")
-@click.argument("target", type=click.Path(path_type=Path))
-@click.option("--mmproj", type=click.Path(path_type=Path), help="Also check this mmproj, if TARGET is a GGUF file.")
+@click.argument("target", type=options.UserPath(path_type=Path))
+@click.option(
+    "--mmproj", type=options.UserPath(path_type=Path), help="Also check this mmproj, if TARGET is a GGUF file."
+)
 @click.option("--threads", type=click.IntRange(1), help="Threads for llama.cpp.  [default: all cores]")
 @options.as_json
 def command(target: Path, mmproj: Path | None, threads: int | None, *, as_json: bool) -> int:

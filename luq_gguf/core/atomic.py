@@ -1,6 +1,7 @@
 """Writes files and folders whole: under a temporary name next to their own, and renamed when nothing is missing.
 
-A killed process leaves at most `<name>.part`; in a run folder the next run removes those.
+A killed process leaves at most `<name>.luq.part`; in a run folder the next run removes those. Other people's files
+end with .part too, such as unfinished downloads.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-SUFFIX = ".part"
+SUFFIX = ".luq.part"
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Give `<path>.part` to be written, a file or a folder; it takes the name `path` when the block ends, replacing a
-    file of that name. Where the block raises, it is removed and `path` stays as it was."""
+    """Give `<path>.luq.part` to be written, a file or a folder; it takes the name `path` when the block ends, replacing
+    a file of that name. Where the block raises, it is removed and `path` stays as it was."""
     part = path.with_name(path.name + SUFFIX)
     try:
         yield part
@@ -26,6 +27,16 @@ def whole(path: Path) -> Iterator[Path]:
         with suppress(OSError):  # what the block raised says more
             remove(part)
         raise
+
+
+@contextmanager
+def temporary(path: Path) -> Iterator[Path]:
+    """Give `<path>.part` to be written; it is removed when the block ends."""
+    part = path.with_name(path.name + SUFFIX)
+    try:
+        yield part
+    finally:
+        remove(part)
 
 
 def write_text(path: Path, text: str) -> None:

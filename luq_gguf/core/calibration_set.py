@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.types import Sample
 
 
@@ -30,12 +29,6 @@ class CalibrationSet:
         images, text = (str(source) if source else None for source in (self.images, self.text))
         return images, text
 
-    def key(self) -> str:
-        """Return a key that changes when the request or the local files behind it change."""
-        images, text = self.sources
-        drawn = {"alpha": self.alpha, "n_samples": self.samples, "seed": self.seed}
-        return hash_of({"images": images, "text": text} | drawn, [_stamps(source) for source in self.sources])
-
     def for_text_only(self) -> CalibrationSet:
         """Return the set without images; where it names no text, that is the prompts and answers of `images`."""
         return replace(self, images=None if self.text else self.images, alpha=0.0)
@@ -46,9 +39,10 @@ class CalibrationData:
     """What was read of a CalibrationSet and flows through the reference model: multimodal samples, and n_text text-only
     ones.
 
-    The text-only ones are prompts without images (`text`), or chunks of a `document`. `image_source` and `text_source`
-    name the sets; `revisions` has the commit of those from the Hub. `without_images`: images were asked for, and the
-    set has text alone.
+    The text-only ones are prompts without images (`text`), or chunks of a `document`. `lines` are those of the set that
+    samples were made of, as they stand there. `image_source` and `text_source` name the sets; `revisions` has the
+    commit of those from the Hub. `without_images`: images were asked for, and the set has text alone. `n_cut` samples
+    were cut at `cut_at` tokens.
     """
 
     multimodal: tuple[Sample, ...]
@@ -62,16 +56,11 @@ class CalibrationData:
     text_source: str | None = None
     revisions: Mapping[str, str] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
+    lines: tuple[Sample, ...] = ()
     without_images: bool = False
+    n_cut: int = 0
+    cut_at: int = 0
 
     @property
     def sources(self) -> tuple[str, ...]:
         return tuple(name for name in (self.image_source, self.text_source) if name)
-
-
-def _stamps(source: str | None) -> list[object]:
-    path = Path(source).expanduser() if source else None
-    if path is None or not path.exists():
-        return []
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    return [(str(f.relative_to(path.parent)), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]

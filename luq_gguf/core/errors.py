@@ -20,7 +20,7 @@ LuqError                    exit code 1: the job failed
     ├── BudgetError         no plan fits, or the request contradicts itself
     ├── TypeNameError       a tensor type that does not exist or cannot be used here
     ├── EvaluationError     files or data that cannot be compared
-    ├── HubAccessError      a repository without write access, or an invalid name or access token
+    ├── HubAccessError      a repository without write access, an invalid name or access token, or wrong settings
     ├── RunFolderError      the run folder is in use by another run, or contains something else
     └── GGUFFileError       not a readable GGUF file
 """
@@ -123,7 +123,7 @@ class EvaluationError(InputError):
 
 
 class HubAccessError(InputError):
-    """The repository cannot be written to, or its name or the access token is invalid."""
+    """The repository cannot be written to, its name or the access token is invalid, or the settings for the Hub are."""
 
 
 class RunFolderError(InputError):

@@ -6,13 +6,13 @@ gives (image_utils.py), with one exception that `to_rgb` explains.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from luq_gguf.core import process_state
+from luq_gguf.core.hashing import content_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -83,5 +83,4 @@ def _check_range(values: np.ndarray) -> None:
 
 def content_key(path: Path) -> str:
     """Return a hash of an image file that also changes with how it is read. Raises OSError."""
-    with path.open("rb") as file:
-        return f"{PIXELS}:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    return f"{PIXELS}:{content_of(path)}"

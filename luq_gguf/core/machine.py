@@ -8,6 +8,7 @@ import re
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -39,9 +40,34 @@ def cpu_features() -> list[str]:
     return []
 
 
-def physical_cores() -> int:
-    """Return the number of cores without hyper-threads: what llama.cpp runs best on."""
-    return psutil.cpu_count(logical=False) or os.cpu_count() or 1
+def cores(*, logical: bool = False) -> int:
+    """Return how many threads this process can run at once: what llama.cpp runs best on, which is one for each core, or
+    as many as the system runs at all (`logical`, with hyper-threads).
+
+    Only cores of the process's CPU affinity count (taskset, cpusets, Slurm), and never more than the time that the CPU
+    quotas of its cgroups allow (docker --cpus): llama.cpp's threads wait for each other in a busy loop, so that one
+    thread too many costs more than it does.
+    """
+    count = _allowed_cores(logical=logical)
+    with suppress(OSError):  # not Linux
+        quotas = cgroup_cpus(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup").read_text())
+        count = min([count, *map(int, quotas)])
+    return max(1, count)
+
+
+def _allowed_cores(*, logical: bool) -> int:
+    if not hasattr(os, "sched_getaffinity"):  # not Linux
+        return psutil.cpu_count(logical=logical) or os.cpu_count() or 1
+    allowed = os.sched_getaffinity(0)
+    return len(allowed) if logical else len({_siblings(cpu) for cpu in allowed})
+
+
+def _siblings(cpu: int) -> str:
+    """The hyper-threads of a CPU's core, as the system lists them; the CPU itself where it does not."""
+    topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
+    with suppress(OSError):
+        return (topology / "thread_siblings_list").read_text().strip()
+    return str(cpu)
 
 
 @dataclass(frozen=True)
@@ -76,19 +102,39 @@ def cgroup_memory(root: Path, membership: str) -> list[Memory]:
     container without a namespace of its own the path is the host's, and the container's limit is that of the root.
     """
     levels = []
+    for folder, version in _cgroups(root, membership, "memory"):
+        with suppress(OSError, ValueError):  # a file that is not there, or no limit
+            levels.append(_limit_v2(folder) if version == 2 else _limit_v1(folder))
+    return levels
+
+
+def cgroup_cpus(root: Path, membership: str) -> list[float]:
+    """Return how many CPUs each cgroup with a quota allows; arguments and levels as of `cgroup_memory`."""
+    quotas = []
+    for folder, version in _cgroups(root, membership, "cpu"):
+        with suppress(OSError, ValueError, ZeroDivisionError):  # a file that is not there, or no quota
+            if version == 2:
+                quota, period = (folder / "cpu.max").read_text().split()
+            else:
+                quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+            if int(quota) > 0:
+                quotas.append(int(quota) / int(period))
+    return quotas
+
+
+def _cgroups(root: Path, membership: str, controller: str) -> Iterator[tuple[Path, int]]:
+    """The folders that have a controller's files, from the process's own cgroup up, and the version of each."""
     for line in membership.splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers:
-            read, mount = _limit_v2, root / "unified" if (root / "unified").is_dir() else root
-        elif "memory" in controllers.split(","):
-            read, mount = _limit_v1, root / "memory"
+            version, mount = 2, root / "unified" if (root / "unified").is_dir() else root
+        elif controller in controllers.split(","):
+            version, mount = 1, root / (controller if (root / controller).is_dir() else controllers)
         else:
             continue
         group = PurePosixPath(path.lstrip("/"))
         for level in (group, *group.parents) if ".." not in group.parts else (PurePosixPath(),):
-            with suppress(OSError, ValueError):  # a file that is not there, or no limit
-                levels.append(read(mount / level))
-    return levels
+            yield mount / level, version
 
 
 def _limit_v2(folder: Path) -> Memory:
@@ -130,12 +176,14 @@ def governor() -> str | None:
 
 
 def describe() -> Machine:
-    """Return CPU, cores, memory, governor and system, as bench.json has them."""
+    """Return CPU, cores of the machine and those that this process may use, memory, governor and system, as bench.json
+    has them."""
     return Machine(
         cpu=cpu_name(),
         features=tuple(cpu_features()),
-        physical_cores=physical_cores(),
+        physical_cores=psutil.cpu_count(logical=False) or os.cpu_count() or 1,
         logical_cores=os.cpu_count(),
+        cores_allowed=cores(logical=True),
         memory_bytes=int(psutil.virtual_memory().total),
         governor=governor(),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",

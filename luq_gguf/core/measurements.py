@@ -16,20 +16,21 @@ from luq_gguf.core.json_value import JsonValue, given
 
 @dataclass(frozen=True)
 class Estimate(JsonValue):
-    """A mean with its 95% interval."""
+    """A mean with its 95% interval; None for both ends where there were too few samples for one."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True)
 class Spread:
-    """KL divergence over n_positions of tokens, in nats: mean with its 95% interval, and quantiles."""
+    """KL divergence over n_positions of tokens, in nats: mean with its 95% interval (None where there were too few
+    different prompts for one), and quantiles."""
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     median: float
     p90: float
     p99: float
@@ -38,7 +39,8 @@ class Spread:
 
 @dataclass(frozen=True)
 class Divergence(Spread):
-    """A Spread with what the reference diverges from itself (`floor`), and the mean that kept tokens do not show."""
+    """A Spread with what the file diverges from itself where other batches are computed (`floor`; before version
+    0.2, what the reference did), and the mean that kept tokens do not show."""
 
     floor: float | None
     missing_beyond_kept: float
@@ -112,8 +114,24 @@ class BenchmarkConditions:
     prompt_as_template: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class SharedCounts(JsonValue):
+    """How many questions, and how many of their pictures, the profile was calibrated with; UNSET where that is not
+    known."""
+
+    shared_lines: int | UnsetType = UNSET
+    shared_pictures: int | UnsetType = UNSET
+
+    def overlap(self, n_questions: int) -> str | None:
+        """Return a sentence on the questions that were calibrated with; None where there are none."""
+        lines, pictures = given(self.shared_lines), given(self.shared_pictures)
+        parts = [f"{lines} were calibrated with"] if lines else []
+        parts += [f"{pictures} have pictures that were"] if pictures else []
+        return f"of {n_questions} questions {' and '.join(parts)}: others may give worse figures" if parts else None
+
+
 @dataclass(frozen=True)
-class EvalConditions(JsonValue):
+class EvalConditions(SharedCounts):
     """What a file was measured on, and how; `benchmarks` where any were run."""
 
     data: str | None

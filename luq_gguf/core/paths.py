@@ -1,7 +1,11 @@
-"""Tells where luq-gguf keeps files that outlive a run folder."""
+"""Tells where luq-gguf keeps files that outlive a run folder, and which checkpoint a user means."""
 
 from __future__ import annotations
 
+import functools
+import os
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import platformdirs
@@ -25,3 +29,28 @@ def cache(name: str) -> Path:
             "Set HOME, or XDG_CACHE_HOME to a folder that can be written.",
         )
     return folder / name
+
+
+def writable(name: str, info: Callable[[str], None] = lambda sentence: None) -> Path:
+    """Return a folder in the user's cache, made if needed. Where it cannot be written, `info` is told and it is a
+    temporary one, the same for as long as this process runs."""
+    folder = cache(name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        info(f"{folder} cannot be written ({error.strerror}), so nothing is kept there for later")
+        return Path(_temporary(name).name)
+
+
+@functools.cache
+def _temporary(name: str) -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix=f"luq-{name}-")
+
+
+def absolute_model(model: str) -> str:
+    """Return a checkpoint as it is recorded: a folder by its absolute path, with its name as it was given even if that
+    is a link; a Hub id, or what does not exist, as it is."""
+    folder = Path(model).expanduser()
+    return os.path.abspath(folder) if folder.exists() else model

@@ -35,11 +35,12 @@ class PredictedKld(JsonValue):
 
 @dataclass(frozen=True)
 class MeasuredKld(JsonValue):
-    """The mean KL divergence that a plan's file was measured to have, in nats, with its 95% interval."""
+    """The mean KL divergence that a plan's file was measured to have, in nats, with its 95% interval (None where there
+    were too few different prompts for one)."""
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     on: MeterConditions
 
 
@@ -50,8 +51,8 @@ class ComparedFile(JsonValue):
     name: str
     file_bytes: int
     kld: float
-    low: float | UnsetType = UNSET
-    high: float | UnsetType = UNSET
+    low: float | UnsetType | None = UNSET
+    high: float | UnsetType | None = UNSET
 
 
 @dataclass(frozen=True)

@@ -65,12 +65,14 @@ class BenchRow(JsonValue):
 
 @dataclass(frozen=True)
 class Machine(JsonValue):
-    """A machine: `features` are the instruction sets that ggml's kernels ask for."""
+    """A machine: `features` are the instruction sets that ggml's kernels ask for, `cores_allowed` the logical cores
+    that the process may use."""
 
     cpu: str
     features: tuple[str, ...]
     physical_cores: int
     logical_cores: int | None
+    cores_allowed: int | UnsetType = field(default=UNSET, kw_only=True)
     memory_bytes: int
     governor: str | None
     system: str

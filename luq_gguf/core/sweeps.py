@@ -8,12 +8,12 @@ from typing import Any
 from msgspec import UNSET, UnsetType
 
 from luq_gguf.core.json_value import JsonValue
-from luq_gguf.core.measurements import Figures, Metrics
+from luq_gguf.core.measurements import Figures, Metrics, SharedCounts
 from luq_gguf.core.profile_facts import CalibrationFacts
 
 
 @dataclass(frozen=True)
-class MeterConditions(JsonValue):
+class MeterConditions(SharedCounts):
     """What files were compared with, and on what: so many questions, chunks of a text, or both. Layers are `low` or
     have the types of the file type `high`."""
 
@@ -31,6 +31,11 @@ class MeterConditions(JsonValue):
     def amount(self) -> str:
         """How much it is, for people."""
         return f"{self.n_samples or self.n_chunks} samples of {self.data}"
+
+    @property
+    def caveat(self) -> str | None:
+        """A sentence on questions that were calibrated with; None where there are none."""
+        return self.overlap(self.n_samples)
 
 
 @dataclass(frozen=True)

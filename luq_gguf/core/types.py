@@ -21,11 +21,13 @@ COLUMNS = "columns."  # prefix of a matrix's column energies in profile.safetens
 
 @dataclass(frozen=True)
 class Sample:
-    """A prompt, with an image (multimodal) or without (text only), and the answers that people gave, if known."""
+    """A prompt, with an image (multimodal) or without (text only), and the answers that people gave, if known. `line`
+    is that of a .jsonl, for messages."""
 
     prompt: str
     image: Path | None = None
     answers: tuple[str, ...] = ()
+    line: int | None = field(default=None, compare=False)
 
     @property
     def answer(self) -> str | None:
@@ -37,20 +39,23 @@ class Sample:
 class EvalData:
     """What files are measured on: prompts with or without images and answers, and chunks of a text's tokens.
 
-    `sha256` covers all of it, and the images.
+    `sha256` covers all of it, and the images; `asked_sha256` what a file is asked, which the answers are no part of.
+    Samples differ from each other: `n_repeated` more were read that did not.
     """
 
     name: str
     samples: tuple[Sample, ...]
     chunks: tuple[tuple[int, ...], ...]
     sha256: str
+    asked_sha256: str
+    n_repeated: int = 0
 
 
 @dataclass(frozen=True)
 class RunOptions:
     """How a run is done, alike for all its stages, and what it may do; what is made is asked for by requests.
 
-    `threads` of llama.cpp (None: all cores), `device` of the reference model; whether the 16-bit GGUF stays
+    `threads` of llama.cpp (None: `machine.cores`), `device` of the reference model; whether the 16-bit GGUF stays
     (`keep_f16`) or is never written whole (`low_disk`); whether code of the checkpoint may run, a folder of something
     else may be used (`overwrite`), and rows that no block divides may have other types (`allow_fallback`). `subfolder`
     is the folder of the model's folder or repository that has the checkpoint (None: its top).
@@ -208,7 +213,8 @@ class PredictedSpeed:
     """What a plan's file is predicted to do on one machine, compared with the file of its high ftype.
 
     `low_layer_ratio`: how fast layers in the low type decode, those in the high type being 1. Where that is below 1,
-    `faster` is the type of fewest bits that is faster than the high type, if any, and `faster_bytes` the file with it.
+    `faster` is the type of fewest bits that is faster than the high type, if any, and `faster_bytes` the file with it;
+    `others_known` whether the types between the two were looked at for that.
     """
 
     decode_tps: float
@@ -221,6 +227,7 @@ class PredictedSpeed:
     high_type: str
     faster: str | None = None
     faster_bytes: int | None = None
+    others_known: bool = True
 
 
 @dataclass(frozen=True)

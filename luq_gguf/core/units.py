@@ -1,6 +1,8 @@
-"""Sizes in bytes: for people, and padded to an alignment."""
+"""Sizes in bytes and bits per weight for people, and sizes padded to an alignment."""
 
 from __future__ import annotations
+
+from math import ceil
 
 GIB = 1024**3
 
@@ -13,6 +15,12 @@ def format_size(n_bytes: int, *, up: bool = False) -> str:
     if up:
         value = -(-n_bytes * 100 // unit) / 100
     return f"{value:.2f} {name}"
+
+
+def format_bpw(bpw: float) -> str:
+    """Return bits per weight as text that is never less than the number, so that it can be given back as a target."""
+    thousandths = ceil(bpw * 1000)
+    return f"{(thousandths + (thousandths / 1000 < bpw)) / 1000:.3f}"
 
 
 def padded(n_bytes: int, alignment: int) -> int:

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+from packaging.requirements import Requirement
 
+from luq_gguf.core import machine
 from luq_gguf.core.checks import Check, CheckReport
 from luq_gguf.core.errors import LuqError
 from luq_gguf.llamacpp import child, tools
@@ -36,10 +38,29 @@ def _python() -> Iterator[Check]:
             yield Check.passed(package, importlib.metadata.version(package))
         except importlib.metadata.PackageNotFoundError:
             yield Check.failed(package, "not installed", f"pip install {package}")
+    yield from _out_of_bounds()
     try:
         yield Check.passed("lmms-eval", importlib.metadata.version("lmms-eval"))
     except importlib.metadata.PackageNotFoundError:
         yield Check.passed("lmms-eval", "not installed (for --benchmarks: pip install 'luq-gguf[lmms]')")
+
+
+def _out_of_bounds() -> Iterator[Check]:
+    """The packages that luq-gguf needs in other versions than are installed, or that are not named already and are not
+    installed."""
+    for line in importlib.metadata.requires("luq-gguf") or ():
+        requirement = Requirement(line)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            installed = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            if requirement.name not in PACKAGES:
+                yield Check.failed(requirement.name, "not installed", f"pip install '{requirement}'")
+            continue
+        if not requirement.specifier.contains(installed, prereleases=True):
+            bounds = f"{installed}, but luq-gguf needs {requirement.specifier}"
+            yield Check.failed(f"{requirement.name} version", bounds, f"pip install '{requirement}'")
 
 
 def _tools() -> Iterator[Check]:
@@ -122,7 +143,10 @@ def _bindings() -> Check:
         environment = tools.bindings_environment()
     except LuqError as error:
         return Check.failed(name, error.message, error.hint)
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment)
+    try:
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment)
+    except subprocess.TimeoutExpired:
+        return Check.failed(name, "importing them did not finish within two minutes", hint)
     if run.returncode:
         missing = child.missing_library(run.stderr)
         if missing:
@@ -154,4 +178,8 @@ def _machine() -> Iterator[Check]:
         f for f in ("avx2", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimddp") if f" {f}" in flags
     ]
     memory = psutil.virtual_memory().total / 1024**3
-    yield Check.passed("machine", f"{os.cpu_count()} cores, {memory:.1f} GiB, {' '.join(features) or 'no SIMD flags'}")
+    allowed = machine.cores(logical=True)
+    limit = f" (this process may use {allowed})" if allowed != os.cpu_count() else ""
+    yield Check.passed(
+        "machine", f"{os.cpu_count()} cores{limit}, {memory:.1f} GiB, {' '.join(features) or 'no SIMD flags'}"
+    )

@@ -16,7 +16,7 @@ from luq_gguf.core.checks import Check, CheckReport
 from luq_gguf.core.errors import GGUFFileError, LuqError, RunFolderError, VerificationError
 from luq_gguf.core.hashing import sha256_of
 from luq_gguf.core.units import format_size
-from luq_gguf.llamacpp.gguf import imatrix, reader
+from luq_gguf.llamacpp.gguf import imatrix, reader, shards
 from luq_gguf.llamacpp.gguf import mmproj as mmproj_file
 from luq_gguf.llamacpp.gguf.reader import GGUFInfo
 from luq_gguf.llamacpp.runtime.client import Limits, LlamaClient
@@ -100,7 +100,7 @@ def _output(path: Path, name: str, fact: dict[str, Any], *, lasting: bool) -> Ch
 
 
 def _files(path: Path, mmproj: Path | None, threads: int | None, run: RunFolder | None = None) -> Iterator[Check]:
-    info = yield from _structure(path)
+    info = yield from _whole(path)
     if info is None:
         return
     kind = reader.kind_of(info)
@@ -123,6 +123,18 @@ def _files(path: Path, mmproj: Path | None, threads: int | None, run: RunFolder 
         if not fits.ok:  # libmtmd has assertions there; the text half can still be tried
             mmproj = None
     yield from _runs(info, mmproj, threads)
+
+
+def _whole(path: Path) -> Generator[Check, None, GGUFInfo | None]:
+    """Yields the checks of all shards, and returns the header of the whole file, None where there is none."""
+    try:
+        for file in shards.files_of(path):
+            if (yield from _structure(file)) is None:
+                return None
+        return shards.read(path)
+    except GGUFFileError as error:
+        yield Check.failed(f"{path.name}: shards", error.message, error.hint)
+        return None
 
 
 def _structure(path: Path) -> Generator[Check, None, GGUFInfo | None]:
@@ -149,7 +161,8 @@ def _imatrix(path: Path) -> Iterator[Check]:
 
 
 def _weights(info: GGUFInfo) -> Check:
-    name, bad = f"{info.path.name}: weights", reader.first_not_finite(info.path)
+    name = f"{info.path.name}: weights"
+    bad = next(filter(None, map(reader.first_not_finite, shards.files_of(info.path))), None)
     if bad:
         return Check.failed(name, f"{bad} contains values that are not finite", _SOUND)
     return Check.passed(name, f"{info.bpw:.2f} bits each; those in 16 and 32 bits are finite")

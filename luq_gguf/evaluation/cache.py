@@ -36,7 +36,8 @@ def save(folder: Path, cases: Sequence[str], arrays: Arrays, answers: Mapping[st
     from safetensors.numpy import save_file
 
     with atomic.whole(path(folder, cases)) as part:
-        save_file(arrays, part, metadata={"answers": json.dumps(dict(answers))})
+        contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}  # it writes memory as it is
+        save_file(contiguous, part, metadata={"answers": json.dumps(dict(answers))})
 
 
 def read(folder: Path, data: EvalData) -> Iterator[tuple[str, Arrays, str | None]]:

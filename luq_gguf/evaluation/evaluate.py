@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,6 @@ from msgspec import UNSET
 
 from luq_gguf.core import paths, text_input
 from luq_gguf.core.errors import EvaluationError
-from luq_gguf.core.hashing import sha256_of
 from luq_gguf.core.images import content_key
 from luq_gguf.core.measurements import Divergence, EvalConditions, EvalResult, Spread
 from luq_gguf.core.reporter import Reporter
@@ -44,10 +44,10 @@ class Evaluation:
     cases: tuple[Case, ...]
 
 
-def cache_folder() -> Path:
-    """Return the folder where measurements of files outside run folders are kept; it is created if needed."""
-    folder = paths.cache("eval")
-    folder.mkdir(parents=True, exist_ok=True)
+def cache_folder(info: Callable[[str], None]) -> Path:
+    """Return the folder where measurements of files outside run folders are kept; it is created if needed. `info` is
+    told where it cannot be written."""
+    folder = paths.writable("eval", info)
     (folder / ".lock").touch()
     tools.hold(folder / ".lock")
     return folder
@@ -56,20 +56,27 @@ def cache_folder() -> Path:
 def read_data(
     source: str | None, text: Path | None, model: Path, *, n_samples: int | None, n_chunks: int, seed: int, cache: Path
 ) -> EvalData:
-    """Read questions from a set and the first chunks of a text, tokenized by the model's own tokenizer.
+    """Read questions from a set and the first chunks of a text, tokenized by the model's own tokenizer. Questions
+    that repeat others, with the same image and answers, are left out.
 
     Raises EvaluationError if neither is given, and CalibrationError if they cannot be read.
     """
     if source is None and text is None:
         raise EvaluationError("There is no data to measure on.", "Give --data SET, --text FILE or --benchmarks LIST.")
-    samples = datasets.read_questions(source, n_samples, seed, cache) if source else ()
+    read = datasets.read_questions(source, n_samples, seed, cache) if source else ()
     chunks = _chunks(model, text, n_chunks) if text else ()
-    digest = hashlib.sha256(json.dumps(chunks).encode())
-    for sample in samples:
+    digest, asked = (hashlib.sha256(json.dumps(chunks).encode()) for _ in range(2))
+    samples: dict[str, Sample] = {}
+    for sample in read:
         image = content_key(sample.image) if sample.image else ""
-        digest.update(json.dumps([image, sample.prompt, sample.answers]).encode())
+        line = json.dumps([image, sample.prompt, sample.answers])
+        if line not in samples:
+            samples[line] = sample
+            digest.update(line.encode())
+            asked.update(json.dumps([image, sample.prompt]).encode())
     name = " + ".join(datasets.source_name(str(part)) for part in (source, text) if part)
-    return EvalData(name, samples, chunks, digest.hexdigest())
+    different = tuple(samples.values())
+    return EvalData(name, different, chunks, digest.hexdigest(), asked.hexdigest(), len(read) - len(different))
 
 
 def no_data(reference: Path | None) -> EvalData:
@@ -79,7 +86,8 @@ def no_data(reference: Path | None) -> EvalData:
             f"Files are compared with {reference.name} on questions or a text, not on benchmarks.",
             "Give --data SET or --text FILE, or leave --reference out.",
         )
-    return EvalData("", (), (), hashlib.sha256(b"").hexdigest())
+    nothing = hashlib.sha256(b"").hexdigest()
+    return EvalData("", (), (), nothing, nothing)
 
 
 def _chunks(model: Path, text: Path, n_chunks: int) -> tuple[tuple[int, ...], ...]:
@@ -156,11 +164,17 @@ def evaluate(
     metric: str = "auto",
     scratch: Path | None = None,
     reporter: Reporter = Reporter(),
+    check: bool = False,
 ) -> Evaluation:
     """Measure a file, and the reference if it has not been measured on this data yet.
 
-    Measurements are kept in `work`, but those of the file itself in `scratch` if that is given.
+    Measurements are kept in `work`, but those of the file itself in `scratch` if that is given. With `check`, what does
+    not fit in the context is refused before anything is measured (EvaluationError).
     """
+    if data.chunks and target.n_ctx < CHUNK:
+        raise EvaluationError(
+            f"--ctx {target.n_ctx} is less than the {CHUNK} tokens that a chunk of --text has.", f"Give --ctx {CHUNK}."
+        )
     chosen = scoring.choose_metrics(metric, data.samples)
     if chosen is None and reference is None and data.samples and not data.chunks:
         raise EvaluationError(
@@ -172,21 +186,23 @@ def evaluate(
     if reference:
         check_comparable(target.model, reference.model)
         name = f"reference {reference.model.name}"
-        folder = measure_reference(reference, data, work, lambda done, total: reporter.progress(name, done, total))
+        told = partial(reporter.progress, name)
+        folder = measure_reference(reference, data, work, told, check=check)
         theirs = reference_answers(folder, data)
-        floor = noise_floor(reference, data, folder, work)
-    name = target.model.name
-    cases = compare(target, data, folder, work, lambda done, total: reporter.progress(name, done, total), scratch)
+        floor = noise_floor(target, data, scratch or work)
+    told = partial(reporter.progress, target.model.name)
+    cases = compare(target, data, folder, work, told, scratch, check=check and reference is None)
     answers = [case.answer or "" for case in cases if case.name[0] == "q"]
     scores = scoring.scores(answers, data, chosen)
     before = None if scores is None or theirs is None else scoring.scores(theirs, data, chosen)
-    asked, told = ([case for case in cases if case.name[0] == kind] for kind in "qt")
-    main = asked or told
+    different = _different(data)
+    asked, read = ([case for case in cases if case.name[0] == kind and case.name in different] for kind in "qt")
+    main = asked or read
     same = [case.same_top for case in main if case.same_top is not None]
     nll = [case.nll for case in cases if case.nll is not None]
     result = EvalResult(
         file=target.model.name,
-        file_sha256=sha256_of(target.model),
+        file_sha256=target.sha256,
         reference=reference.model.name if reference else None,
         n_samples=len(data.samples) or len(data.chunks),
         metric=scoring.metric_name(chosen),
@@ -197,7 +213,7 @@ def evaluate(
         kld=_divergence(main, cases, floor),
         kld_prompt=_spread([case.kld[: case.n_prompt] for case in asked if case.kld is not None]),
         kld_answer=_spread([case.kld[case.n_prompt :] for case in asked if case.kld is not None]),
-        kld_text=_spread([case.kld for case in told if case.kld is not None]),
+        kld_text=_spread([case.kld for case in read if case.kld is not None]),
         same_top=float(np.concatenate(same).mean()) if same else None,
         perplexity=float(np.exp(np.concatenate(nll).mean())) if nll else None,
         n_chunks=len(data.chunks),
@@ -207,11 +223,24 @@ def evaluate(
             max_tokens=target.max_tokens,
             threads=target.threads,
             kept_tokens_per_position=reference.top if reference else None,
-            interval="95%, percentile bootstrap over samples",
+            interval=f"95%, percentile bootstrap over samples; none for fewer than {intervals.LEAST}",
         ),
         n_scored=UNSET if scores is None or len(scores) == len(data.samples) else len(scores),
     )
     return Evaluation(result, scores, tuple(cases))
+
+
+def _different(data: EvalData) -> set[str]:
+    """Return the names of the cases of different prompts and chunks: what differs in its answers alone has the same
+    divergence, which would count twice."""
+    prompts = [(sample.image, sample.prompt) for sample in data.samples]
+    found: set[str] = set()
+    for kind, contents in (("q", prompts), ("t", data.chunks)):
+        first: dict[object, int] = {}
+        for number, content in enumerate(contents):
+            first.setdefault(content, number)
+        found |= {f"{kind}{number}" for number in first.values()}
+    return found
 
 
 def _divergence(main: Sequence[Case], cases: Sequence[Case], floor: float | None) -> Divergence | None:
@@ -230,19 +259,6 @@ def _spread(values: Sequence[np.ndarray]) -> Spread | None:
     if not held:
         return None
     flat = np.concatenate(held).astype(np.float64)
-    low, high = _mean_interval(held)
+    mean = intervals.mean_over_positions(held)
     median, p90, p99 = (float(np.quantile(flat, q)) for q in (0.5, 0.9, 0.99))
-    return Spread(float(flat.mean()), low, high, median, p90, p99, len(flat))
-
-
-def _mean_interval(values: list[np.ndarray], seed: int = 0) -> tuple[float, float]:
-    """Return the 95% interval of the mean over positions by resampling whole samples: positions of one prompt are not
-    independent."""
-    sums, counts = np.array([v.sum() for v in values], np.float64), np.array([len(v) for v in values], np.float64)
-    rng = np.random.default_rng(seed)
-    means = []
-    for _ in range(intervals.RESAMPLES // 100):
-        drawn = rng.integers(0, len(values), (100, len(values)))
-        means.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
-    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
-    return float(low), float(high)
+    return Spread(mean.value, mean.low, mean.high, median, p90, p99, len(flat))

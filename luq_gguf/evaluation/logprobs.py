@@ -7,25 +7,31 @@ with them while its own are in memory. A part is a few prompts; a killed measure
 
 from __future__ import annotations
 
-import hashlib
-import os
+import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from luq_gguf.core import atomic
 from luq_gguf.core.errors import EvaluationError, RunnerError
-from luq_gguf.core.hashing import hash_of
+from luq_gguf.core.hashing import content_of, hash_of
 from luq_gguf.core.types import EvalData
 from luq_gguf.evaluation import cache as measurement_cache
-from luq_gguf.evaluation.cache import PART, Arrays
+from luq_gguf.evaluation.cache import Arrays
+from luq_gguf.evaluation.context import check_context, place_of
+from luq_gguf.llamacpp import tools
+from luq_gguf.llamacpp.gguf import shards
 from luq_gguf.llamacpp.runtime.client import LlamaClient
 from luq_gguf.method.metrics import kld as kld_metric
 from luq_gguf.method.metrics.kld import TopLogprobs
 
+HOW = 2  # in what way prompts and pictures are measured: what was kept of other numbers is not read
 TOP = 1024  # tokens kept of a position; smaller vocabularies are kept whole
 CONTROLS = 64  # positions kept with all of the vocabulary, to say what the rest's single bucket costs
+FLOOR_TOKENS, FLOOR_BATCH = 96, 16  # on both sides of the 64 at which ggml changes to other products
 CHUNK = 512  # tokens of text read at once, the second half is scored: as llama-perplexity does
 
 
@@ -43,20 +49,16 @@ class EvalTarget:
     top: int = TOP
     answers: bool = True
 
+    @cached_property
+    def sha256(self) -> str:
+        """The sha256 of the model's contents. All of a file is read for it, as it is to be measured."""
+        return shards.sha256(self.model)
+
     def key(self) -> str:
-        """Return a hash that changes with the files and with what is asked of them, but not with settings of speed."""
-        stamps = [_stamp(path) for path in (self.model, self.mmproj) if path]
-        return hash_of(stamps, self.max_tokens, self.top, *([] if self.answers else ["no answers"]))
-
-
-def _stamp(path: Path) -> list[object]:
-    """Identify a file's content without reading all of a large one: by its size, and its first and last MiB."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        digest.update(file.read(2**20))
-        file.seek(max(0, path.stat().st_size - 2**20))
-        digest.update(file.read())
-    return [path.stat().st_size, digest.hexdigest()]
+        """Return a hash that changes with the files and with what is asked of them, but not with settings of speed, nor
+        with the context: what does not fit in it is refused before it is measured."""
+        vision = content_of(self.mmproj) if self.mmproj else None
+        return hash_of(HOW, tools.identity(), self.sha256, vision, self.max_tokens, self.top, self.answers)
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,15 @@ class Case:
 
 
 def measure_reference(
-    target: EvalTarget, data: EvalData, work: Path, progress: Callable[[float, float], None] = lambda done, total: None
+    target: EvalTarget,
+    data: EvalData,
+    work: Path,
+    progress: Callable[[float, float], None] = lambda done, total: None,
+    *,
+    check: bool = False,
 ) -> Path:
-    """Measure a reference's log-probabilities as far as they are missing, and return the folder that has them."""
+    """Measure a reference's log-probabilities as far as they are missing, and return the folder that has them. With
+    `check`, prompts that do not fit in the context are refused before the first is measured (EvaluationError)."""
     folder = _folder(work, "reference", target, data)
 
     def measure(client: LlamaClient, name: str) -> tuple[Arrays, str | None]:
@@ -94,7 +102,7 @@ def measure_reference(
             arrays["control"] = scored.rows[at : at + 1]
         return arrays, scored.answer
 
-    _measure_missing(target, data, folder, work, measure, progress)
+    _measure_missing(target, data, folder, work, measure, progress, check=check)
     return folder
 
 
@@ -105,10 +113,13 @@ def compare(
     work: Path,
     progress: Callable[[float, float], None] = lambda done, total: None,
     scratch: Path | None = None,
+    *,
+    check: bool = False,
 ) -> list[Case]:
     """Return a file's answers and, with a reference's folder, its divergences; what was measured before is read.
 
-    `work` keeps what is shared between files, such as image embeddings, and the figures too unless `scratch` does.
+    `work` keeps what is shared between files, such as image embeddings, and the figures too unless `scratch` does;
+    `check` is that of `measure_reference`, for a file without a reference.
     Raises EvaluationError if the file tokenizes a prompt differently from the reference.
     """
     folder = _folder(scratch or work, f"file-{reference.name if reference else 'alone'}", target, data)
@@ -135,7 +146,7 @@ def compare(
                 arrays["missing"] = full_kld - arrays["kld"][at : at + 1]
         return arrays, scored.answer
 
-    _measure_missing(target, data, folder, work, measure, progress)
+    _measure_missing(target, data, folder, work, measure, progress, check=check)
     cases = [_case(name, arrays, answer) for name, arrays, answer in measurement_cache.read(folder, data)]
     for values in (value for case in cases for value in (case.kld, case.nll) if value is not None):
         _check_finite(values, target.model)  # of figures that were kept by a version that did not look
@@ -147,16 +158,23 @@ def reference_answers(folder: Path, data: EvalData) -> list[str]:
     return [answer for _, _, answer in measurement_cache.read(folder, data) if answer is not None]
 
 
-def noise_floor(target: EvalTarget, data: EvalData, reference: Path, work: Path) -> float:
-    """Return the mean KLD, in nats, of the reference from itself on the first part, run with other threads and batches.
+def noise_floor(target: EvalTarget, data: EvalData, work: Path) -> float:
+    """Return the mean KLD, in nats, of a file from itself after FLOOR_TOKENS tokens of the data's text, once computed
+    together and once FLOOR_BATCH at a time. `work` keeps it.
 
-    Threads alone change nothing on most CPUs; fewer tokens at once use other kernels.
+    What differs is how sums are rounded: with more than 64 tokens at once, ggml takes other products for most types.
     """
-    threads = target.threads or os.cpu_count() or 1
-    other = replace(target, threads=threads - 1 if threads > 1 else 2, n_batch=16)
-    few = replace(data, samples=data.samples[:PART], chunks=() if data.samples else data.chunks[:2])
-    cases = compare(other, few, reference, work, scratch=work / "floor")
-    return float(np.concatenate([case.kld for case in cases if case.kld is not None]).mean())
+    kept = work / f"floor-{hash_of(target.key(), data.sha256, FLOOR_TOKENS, FLOOR_BATCH)}.json"
+    if not kept.exists():
+        work.mkdir(parents=True, exist_ok=True)
+        with LlamaClient(target.model, threads=target.threads, n_ctx=FLOOR_TOKENS) as client:
+            text = list(data.chunks[0]) if data.chunks else client.tokenize(" ".join(s.prompt for s in data.samples))[0]
+            tokens = ((text or [0]) * FLOOR_TOKENS)[:FLOOR_TOKENS]
+            together, apart = (client.score_tokens(tokens, 0, n_batch) for n_batch in (FLOOR_TOKENS, FLOOR_BATCH))
+        _check_finite(together, target.model)
+        floor = kld_metric.kl_from_top(kld_metric.keep_top(together, target.top), apart).mean()
+        atomic.write_text(kept, json.dumps(float(floor)))
+    return float(json.loads(kept.read_text()))
 
 
 @dataclass(frozen=True)
@@ -206,7 +224,7 @@ def _ints(tokens: np.ndarray | None) -> list[int] | None:
 
 
 def _folder(work: Path, what: str, target: EvalTarget, data: EvalData) -> Path:
-    folder = work / f"{what}-{target.key()}-{data.sha256[:16]}"
+    folder = work / f"{what}-{target.key()}-{data.asked_sha256[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -218,15 +236,23 @@ def _measure_missing(
     work: Path,
     measure: Callable[[LlamaClient, str], tuple[Arrays, str | None]],
     progress: Callable[[float, float], None],
+    *,
+    check: bool,
 ) -> None:
     missing = [names for names in measurement_cache.names(data) if not measurement_cache.path(folder, names).exists()]
     total = len(data.samples) + len(data.chunks)
     done = total - sum(map(len, missing))
     if not missing:
         return
+    name = data.name.split(" + ")[0]
+    if check:
+        numbers = [int(case[1:]) for names in missing for case in names if case[0] == "q"]
+        asked = {number: data.samples[number] for number in numbers}
+        limits = {"n_ctx": target.n_ctx, "max_tokens": target.max_tokens}
+        check_context(target.model, target.mmproj, name, asked, **limits)
     embeddings = None
     if target.mmproj:
-        embeddings = work / f"images-{hash_of(*_stamp(target.mmproj))[:16]}"
+        embeddings = work / f"images-{hash_of(HOW, tools.identity(), content_of(target.mmproj))[:16]}"
         embeddings.mkdir(exist_ok=True)
     with LlamaClient(
         target.model,
@@ -239,11 +265,17 @@ def _measure_missing(
         for names in missing:
             arrays: Arrays = {}
             answers: dict[str, str] = {}
-            for name in names:
-                case_arrays, answer = measure(client, name)
-                arrays |= {f"{name}.{key}": np.ascontiguousarray(value) for key, value in case_arrays.items()}
+            for case in names:
+                try:
+                    case_arrays, answer = measure(client, case)
+                except RunnerError as error:
+                    if case[0] != "q":
+                        raise
+                    place = place_of(name, number := int(case[1:]), data.samples[number])
+                    raise RunnerError(f"{place}: {error.message}", error.hint) from None
+                arrays |= {f"{case}.{key}": np.ascontiguousarray(value) for key, value in case_arrays.items()}
                 if answer is not None:
-                    answers[name] = answer
+                    answers[case] = answer
                 done += 1
                 progress(done, total)
             measurement_cache.save(folder, names, arrays, answers)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from luq_gguf.core.errors import EvaluationError
-from luq_gguf.core.types import Budget, EvalData
+from luq_gguf.core import overlap
+from luq_gguf.core.errors import EvaluationError, RunFolderError
+from luq_gguf.core.json_value import given
+from luq_gguf.core.measurements import SharedCounts
+from luq_gguf.core.types import Budget, EvalData, Sample
 from luq_gguf.evaluation import evaluate as evaluation
 from luq_gguf.evaluation import scoring
+from luq_gguf.evaluation.context import check_context
 from luq_gguf.hf import datasets
 from luq_gguf.method.metrics import vqa
 from luq_gguf.method.orders import MEASURED_OPTIONS
+from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder
 
 
@@ -44,6 +50,28 @@ class QuestionSet:
             seed=self.seed,
             cache=cache,
         )
+
+    def drawn(self, cache: Path) -> tuple[Sample, ...]:
+        """Return the questions themselves. Raises CalibrationError and EvaluationError."""
+        if self.source is None:
+            raise EvaluationError("There are no questions to measure on.", "Give --eval SET.")
+        return datasets.read_questions(str(self.source), self.samples, self.seed, cache)
+
+    def check_context(self, model: Path, mmproj: Path | None, samples: Sequence[Sample]) -> None:
+        """Refuse questions that do not fit in the context of a file, or of a header-only GGUF. Raises
+        EvaluationError."""
+        name = datasets.source_name(str(self.source))
+        numbered = dict(enumerate(samples))
+        check_context(model, mmproj, name, numbered, n_ctx=self.n_ctx, max_tokens=self.max_tokens)
+
+
+def shared_with_calibration(run: RunFolder, samples: Sequence[Sample]) -> SharedCounts:
+    """Return how many questions the run folder's profile was calibrated with, as far as it tells."""
+    try:
+        calibrated = given(serialization.read_profile(run.file("profile.json")).calibration.seen)
+    except RunFolderError:  # none, or a damaged one, which says nothing about a file that is there to be measured
+        calibrated = None
+    return overlap.shared(calibrated, samples) if calibrated else SharedCounts()
 
 
 def check_questions(

@@ -48,10 +48,18 @@ def metric_name(chosen: Sequence[str | None] | None) -> str | None:
     return " and ".join(name for name in vqa.METRICS if name in chosen) if chosen else None
 
 
+def tell_repeated(data: EvalData, reporter: Reporter) -> None:
+    """Tell the reporter how many questions repeat others."""
+    n = len(data.samples)
+    if data.n_repeated:
+        reporter.info(f"{data.n_repeated} of {n + data.n_repeated} questions repeat others: each counts once")
+
+
 def tell(chosen: Sequence[str | None] | None, data: EvalData, reporter: Reporter) -> None:
     """Tell the reporter what scores of these questions do not say by themselves."""
     if not data.samples:
         return
+    tell_repeated(data, reporter)
     without = sum(not sample.answers for sample in data.samples)
     if without:
         reporter.info(f"{without} of {len(data.samples)} questions have no answers: they do not count for accuracy")

@@ -8,21 +8,26 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 from luq_gguf.core import json_input
 from luq_gguf.core.errors import CheckpointError
+from luq_gguf.core.hashing import content_of, contents_of, hash_of
 from luq_gguf.hf import download, leftovers, linked_folder, tokenizer_files, weights_files
 from luq_gguf.hf.weights_files import WeightsFiles
 
 _SNAPSHOT = re.compile(r"(?:^|/)models--(?:[\w.-]+?--)?(?P<name>[\w.-]+)/snapshots/[^/]+(?:/|$)")
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 _HEADER_LIMIT = 32 * 1024 * 1024  # a third of what the safetensors library takes, and room for 250 000 tensors
+# Configuration, templates, tokenizers in all their formats, code.
+_SMALL = (".json", ".jinja", ".model", ".txt", ".py", ".tiktoken", ".bpe", ".vocab")
 # Bytes of an element; of a type that is not known here the room is not checked.
 _ELEMENT = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2}
 _ELEMENT |= {"U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8}
@@ -35,8 +40,9 @@ _LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer", "dept
 @dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint whose files are complete. For every tensor, `shapes` has its shape in the safetensors header,
-    `sizes` its bytes there, and `shards` the file that contains it. `revision` is the commit of a checkpoint from the
-    Hub. `unused` are tensors of the files that are left out, and `notes` sentences about what was not read as it is."""
+    `sizes` its bytes there, and `shards` the file that contains it. `outline` is a hash of all that is read but the
+    weights: the small files, and the headers of the shards. `revision` is the commit of a checkpoint from the Hub.
+    `unused` are tensors of the files that are left out, and `notes` sentences about what was not read as it is."""
 
     folder: Path
     name: str
@@ -45,7 +51,7 @@ class Checkpoint:
     sizes: dict[str, int]
     shards: dict[str, Path]
     n_bytes: int
-    fingerprint: str
+    outline: str
     trust_remote_code: bool = False
     revision: str | None = None
     unused: frozenset[str] = frozenset()
@@ -61,9 +67,22 @@ class Checkpoint:
 
     @property
     def identity(self) -> str:
-        """Return a hash of config and tensor shapes that is the same on every machine; `fingerprint` also depends on
-        file times."""
+        """Return a hash of config and tensor shapes."""
         return hashlib.sha256(json.dumps([self.config, self.shapes], sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Return a hash of the contents of everything that is read, the same on every machine. The weights are read for
+        it once: a run that asks for it reads all of them several times anyway."""
+        shards = sorted(set(self.shards.values()))
+        contents = zip((shard.name for shard in shards), contents_of(shards), strict=True)
+        return hash_of(self.outline, list(contents))
+
+    @property
+    def described(self) -> str:
+        """Return a hash of what the converter writes about the checkpoint beside what it holds: names and its card."""
+        card = self.folder / "README.md"
+        return hash_of(self.name, self.folder.name, content_of(card) if card.is_file() else None)
 
 
 def open_checkpoint(
@@ -77,7 +96,8 @@ def open_checkpoint(
     _check_subfolder(subfolder)
     folder = Path(model).expanduser()
     if folder.is_dir():
-        return _open_folder(_inside(folder, subfolder), trust_remote_code=trust_remote_code, name=_name_of(folder))
+        name = _name_of(folder) or (None if subfolder else Path(os.path.abspath(folder)).name)  # a link's own
+        return _open_folder(_inside(folder, subfolder), trust_remote_code=trust_remote_code, name=name)
     if folder.exists():
         raise CheckpointError(
             f"{model} is a file, not a checkpoint folder.", "Give the folder with config.json and *.safetensors."
@@ -126,7 +146,8 @@ def _open_folder(
     config = _read_json(folder / "config.json", folder)
     _check_config(config, folder, trust_remote_code=trust_remote_code)
     files = weights_files.find(folder)
-    entries = {shard: safetensors_entries(shard)[1] for shard in files.paths}
+    whole_headers = {shard: safetensors_entries(shard) for shard in files.paths}
+    entries = {shard: shard_entries for shard, (_, shard_entries) in whole_headers.items()}
     shards, holders = _holders(folder, files, entries)
     headers = {tensor: entries[shard][tensor] for tensor, shard in holders.items()}
     shapes = {tensor: tuple(entry["shape"]) for tensor, entry in headers.items()}
@@ -143,11 +164,6 @@ def _open_folder(
     if texts or not usual:
         without = leftovers.QUANTIZATION_FILES if changed else ()
         shown = linked_folder.make(folder, shards, holders, texts, without)
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    for file in sorted(folder.iterdir()):
-        if file.suffix in (".safetensors", ".json", ".jinja", ".model", ".txt"):
-            status = file.stat()
-            digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}\n".encode())
     used = {tensor: entry for tensor, entry in headers.items() if tensor not in head.unused}
     return Checkpoint(
         folder=shown,
@@ -157,7 +173,7 @@ def _open_folder(
         sizes={tensor: entry["data_offsets"][1] - entry["data_offsets"][0] for tensor, entry in used.items()},
         shards={tensor: holders[tensor] for tensor in used},
         n_bytes=sum(shard.stat().st_size for shard in shards),
-        fingerprint=digest.hexdigest(),
+        outline=_outline(shown, {shard.name: header for shard, header in whole_headers.items()}),
         trust_remote_code=trust_remote_code,
         revision=revision,
         unused=head.unused,
@@ -192,6 +208,14 @@ def _holders(
             f"The shards of {folder.name} hold the same tensors, and the index takes some from each.",
             "Save the checkpoint again with save_pretrained.",
         ) from None
+
+
+def _outline(folder: Path, headers: Mapping[str, object]) -> str:
+    """Hash what transformers and the converter may read of a checkpoint, but for its weights, and whatever its times:
+    pictures, notes and files that a run leaves there do not matter."""
+    small = [path for path in folder.iterdir() if path.suffix in _SMALL and path.is_file()]  # a link may lead nowhere
+    small += (folder / "additional_chat_templates").glob("*.jinja")
+    return hash_of(headers, sorted((str(path.relative_to(folder)), content_of(path)) for path in small))
 
 
 def _read_json(path: Path, folder: Path) -> dict[str, Any]:

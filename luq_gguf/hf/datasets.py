@@ -10,27 +10,28 @@ import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from luq_gguf.core import text_input
+from luq_gguf.core import folders, text_input
 from luq_gguf.core.calibration_set import CalibrationData
 from luq_gguf.core.errors import CalibrationError
-from luq_gguf.core.images import ValueRangeError, content_key, open_rgb, to_rgb
+from luq_gguf.core.hashing import asked_once, content_of
+from luq_gguf.core.images import FORMATS, PIXELS, ValueRangeError, content_key, open_rgb, to_rgb
 from luq_gguf.core.placeholders import without_placeholders
 from luq_gguf.core.types import Sample
 from luq_gguf.hf import sample_rows
-from luq_gguf.hf.download import network_errors
+from luq_gguf.hf.download import network_errors, status_of
+from luq_gguf.hf.hub_settings import checked_settings, refused_token
 from luq_gguf.hf.sample_files import read_jsonl
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-PictureCheck = Callable[["Image"], None]  # raises ValueError for a picture that a processor rejects
 
 DEFAULT_IMAGES = "HuggingFaceM4/A-OKVQA"
 DEFAULT_TEXT = "Salesforce/wikitext:wikitext-2-raw-v1"
@@ -43,6 +44,15 @@ IMAGE_SUFFIXES = {
 TO_LEARN = ("train",)  # splits of a Hub dataset
 TO_MEASURE = ("validation", "val", "test")  # test answers are often kept back
 CHARACTERS_PER_CHUNK = 4096  # enough text for a chunk of 512 tokens in any of the usual vocabularies
+
+
+class PictureCheck(Protocol):
+    """Raises ValueError for a picture that a processor rejects; `key` stands for all that decides it."""
+
+    @property
+    def key(self) -> str: ...
+
+    def __call__(self, picture: Image, /) -> None: ...
 
 
 def read_calibration(
@@ -96,15 +106,17 @@ def read_calibration(
             "or next to the .jsonl file.",
         )
     samples: tuple[Sample, ...] = ()
+    lines = tuple(multimodal)
     document = None
     if n_text and images and text is None:
         spare = [s for s in order if s not in set(multimodal)] + list(multimodal)
         samples = tuple(Sample(s.prompt, None, s.answers) for s in spare[:n_text])
+        lines += tuple(spare[:n_text])
     elif n_text:
         document = _read_text(text or DEFAULT_TEXT, n_text * CHARACTERS_PER_CHUNK)
         text_source = source_name(text or DEFAULT_TEXT)
     source_of = {image_source: image_set, text_source: text or DEFAULT_TEXT}
-    commits = {name: _commit_of(source) for name, source in source_of.items() if name and _is_on_hub(source)}
+    commits = {name: _commit_of(source) for name, source in source_of.items() if name and is_on_hub(source)}
     return CalibrationData(
         tuple(multimodal),
         samples,
@@ -117,6 +129,7 @@ def read_calibration(
         text_source,
         commits,
         tuple(skipped),
+        lines,
         without_images,
     )
 
@@ -142,6 +155,22 @@ def read_questions(
             "Results on an incomplete set would be misleading: repair the set.",
         )
     return tuple(samples)
+
+
+def _check_picture(path: Path, check: PictureCheck | None) -> None:
+    """Decode and check a picture, the first time that anything asks about its contents: photos take a while. Raises
+    ValueError."""
+
+    def is_good() -> bool:
+        picture = open_rgb(path)
+        if check:
+            check(picture)
+        return True
+
+    if "\0" in str(path) or not path.is_file():
+        open_rgb(path)  # says why
+    reading = f"picture {version('pillow')} {PIXELS} {','.join(FORMATS)}"
+    asked_once(f"{reading} {check.key}" if check else reading, content_of(path), is_good)
 
 
 def source_name(source: str) -> str:
@@ -174,9 +203,7 @@ def _readable(
         if sample.image is None:
             continue
         try:
-            picture = open_rgb(sample.image)
-            if check:
-                check(picture)
+            _check_picture(sample.image, check)
             good.append(sample)
         except (OSError, ValueError):
             bad.append(sample.image.name[:100])  # for a message; who makes names of a megabyte has no need of the rest
@@ -194,7 +221,7 @@ def _read_set(
 def _samples(source: str, seed: int, n_samples: int | None, cache: Path, splits: Sequence[str]) -> Iterator[Sample]:
     path = Path(source).expanduser()
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+        files = [file for file in folders.visible_files(path) if file.suffix.lower() in IMAGE_SUFFIXES]
         return iter([Sample(FOLDER_PROMPT, file) for file in files])
     if path.is_file():
         return read_jsonl(path)
@@ -209,18 +236,22 @@ def _hub_rows(source: str, seed: int, splits: Sequence[str] = TO_LEARN) -> Itera
     """Rows of a Hub dataset ("owner/name", "owner/name:config" or "owner/name:config:split"), streamed and shuffled by
     buffer. Where no split is named it is the first of `splits` that there is, else the dataset's first."""
     import datasets
+    from huggingface_hub.errors import RepositoryNotFoundError
 
     name, config, split, *_ = [*source.split(":"), "", ""]
     try:
-        commit = _commit_of(source) if _is_on_hub(source) else None
-        if not split:
-            available = datasets.get_dataset_split_names(name, config or None, revision=commit)
-            split = next((name for name in splits if name in available), available[0])
-        rows = datasets.load_dataset(name, config or None, split=split, streaming=True, revision=commit)
+        with checked_settings():
+            commit = _commit_of(source) if is_on_hub(source) else None
+            if not split:
+                available = datasets.get_dataset_split_names(name, config or None, revision=commit)
+                split = next((name for name in splits if name in available), available[0])
+            rows = datasets.load_dataset(name, config or None, split=split, streaming=True, revision=commit)
         classes = {k: f for k, f in (rows.features or {}).items() if isinstance(f, datasets.ClassLabel)}
         for row in rows.shuffle(seed=seed, buffer_size=1000):
             yield row | {k: _class_name(f, row.get(k)) for k, f in classes.items()}
     except (*network_errors(), ValueError, datasets.exceptions.DatasetNotFoundError) as error:
+        if status_of(error) == 401 and not isinstance(error, RepositoryNotFoundError):  # 401 is said of those, too
+            raise refused_token() from None
         raise CalibrationError(
             f"The Hub dataset {source} could not be read ({type(error).__name__}).",
             "Check its name and the network, or give a folder of images or a .jsonl file, and for --calib-text a text "
@@ -233,7 +264,7 @@ def _class_name(feature: Any, number: int | None) -> str | None:
     return None if number is None or number < 0 else str(feature.int2str(number))
 
 
-def _is_on_hub(source: str) -> bool:
+def is_on_hub(source: str) -> bool:
     return not _is_local(source) and not _is_local(source.split(":")[0])
 
 
@@ -269,7 +300,7 @@ def samples_from_rows(rows: Iterable[dict[str, Any]], count: int | None, cache: 
             picture = to_rgb(image)
         except ValueRangeError as error:
             raise CalibrationError(f"An image of the dataset {error}.", "Choose another dataset.") from None
-        name = hashlib.sha256(picture.tobytes()).hexdigest()[:24]
+        name = hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()[:24]
         path = cache / f"{name}.png"
         if not path.exists():
             picture.save(path)

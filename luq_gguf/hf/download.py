@@ -20,6 +20,7 @@ from luq_gguf.core import json_input
 from luq_gguf.core.errors import CheckpointError, DiskSpaceError, DownloadError, UploadError
 from luq_gguf.core.units import format_size
 from luq_gguf.hf.hub_client import limit_waits
+from luq_gguf.hf.hub_settings import checked_settings, refused_token
 
 _SMALL = ("*.json", "*.jinja", "*.model", "*.txt", "README.md")
 _PICKLES = ("*.bin", "*.pt", "*.pth")
@@ -34,6 +35,7 @@ class Snapshot:
     revision: str
 
 
+@checked_settings()
 def fetch(
     model: str, revision: str | None, check: Callable[[Path], None], *, code: bool = False, subfolder: str | None = None
 ) -> Snapshot:
@@ -41,7 +43,7 @@ def fetch(
     top or of a folder in it.
 
     `check` is called with the folder when it holds all but the weights; what it raises ends the download. Raises
-    CheckpointError or DiskSpaceError with what to do. `code`: Python files too.
+    CheckpointError, HubAccessError or DiskSpaceError with what to do. `code`: Python files too.
     """
     from huggingface_hub import HfApi, snapshot_download
 
@@ -80,6 +82,7 @@ def fetch(
         return Snapshot(folder, commit)
 
 
+@checked_settings()
 def fetch_config(model: str) -> Path:
     """Download config.json alone, at the newest revision or as it is in the cache. Raises the errors of `fetch`."""
     from huggingface_hub import hf_hub_download
@@ -189,7 +192,8 @@ def _state_of_cache(model: str, start: str) -> tuple[str, str] | None:
 
 @contextmanager
 def _one_sentence(model: str, start: str = "") -> Iterator[None]:
-    """What the Hub's client raises, told as our errors. Raises CheckpointError, DownloadError or DiskSpaceError."""
+    """What the Hub's client raises, told as our errors: CheckpointError, HubAccessError, DownloadError or
+    DiskSpaceError."""
     from huggingface_hub.constants import ENDPOINT
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
@@ -205,6 +209,8 @@ def _one_sentence(model: str, start: str = "") -> Iterator[None]:
             "Check the spelling; for a private model run: hf auth login",
         ) from None
     except HfHubHTTPError as error:
+        if status_of(error) == 401:
+            raise refused_token() from None
         status = error.response.status_code if error.response is not None else "without a status"
         raise DownloadError(f"The Hub answered {status} for {model}.", f"Wait a moment and {_AGAIN}.") from None
     except network_errors() as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from luq_gguf.core import process_state
+from luq_gguf.core import machine, process_state
 from luq_gguf.core.errors import CheckpointError
 from luq_gguf.hf import devices, experts
 from luq_gguf.hf.checkpoint import Checkpoint
@@ -27,6 +28,8 @@ def meta_model(checkpoint: Checkpoint) -> nn.Module:
 
     Raises CheckpointError where transformers cannot make a model of the config.
     """
+    with process_state.TORCH, refusals(checkpoint):
+        importlib.import_module("transformers.generation.utils")  # compiles, which torch 2.6 does not on this device
     with process_state.TORCH, refusals(checkpoint), torch.device("meta"):
         from transformers import AutoConfig
 
@@ -118,6 +121,7 @@ def load_reference(checkpoint: Checkpoint, placement: Placement) -> tuple[nn.Mod
     """
     with process_state.TORCH, _without_bars(), refusals(checkpoint), devices.memory_errors(placement):
         experts.register()
+        torch.set_num_threads(min(torch.get_num_threads(), machine.cores(logical=True)))  # not aware of CPU quotas
         model = _auto_class(checkpoint).from_pretrained(
             checkpoint.folder,
             dtype=placement.dtype,

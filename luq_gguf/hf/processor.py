@@ -6,13 +6,18 @@ reads video, so it loads a processor that knows images and text, and works where
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from luq_gguf.core import process_state
 from luq_gguf.core.errors import CheckpointError, LuqError
+from luq_gguf.core.hashing import hash_of
 from luq_gguf.hf.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -46,45 +51,56 @@ def load_processor(folder: Path, *, trust_remote_code: bool = False) -> Any:
     An image processor whose class transformers no longer has is replaced by the one that it has for the model. Raises
     what transformers raises when a part is missing or unreadable.
     """
-    from transformers import AutoConfig, AutoProcessor, AutoTokenizer
-    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+    with process_state.TORCH:
+        from transformers import AutoConfig, AutoProcessor, AutoTokenizer
+        from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    if type(config) in PROCESSOR_MAPPING:
-        processor_class = PROCESSOR_MAPPING[type(config)]
-        without_video = images_and_text(processor_class)
-        try:
-            if without_video is not processor_class:
-                return without_video.from_pretrained(folder)  # type: ignore[attr-defined]
-            return AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        except ValueError as error:
-            if "Unrecognized image processor" not in str(error):
-                raise
-            return without_video.from_pretrained(folder, config=config)  # type: ignore[attr-defined]
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        if type(config) in PROCESSOR_MAPPING:
+            processor_class = PROCESSOR_MAPPING[type(config)]
+            without_video = images_and_text(processor_class)
+            try:
+                if without_video is not processor_class:
+                    return without_video.from_pretrained(folder)  # type: ignore[attr-defined]
+                return AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
+            except ValueError as error:
+                if "Unrecognized image processor" not in str(error):
+                    raise
+                return without_video.from_pretrained(folder, config=config)  # type: ignore[attr-defined]
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
 
 
-def picture_check(checkpoint: Checkpoint) -> Callable[[Image], None]:
-    """Return a function that raises ValueError for an RGB picture that the checkpoint's image processor rejects, and
-    CheckpointError where there is no usable processor. What it thinks of a size is asked once."""
-    loaded: list[Any] = []  # with the first picture: not every set has one
-    accepted: set[tuple[int, int]] = set()
+@dataclass
+class PictureCheck:
+    """Raises ValueError for an RGB picture that the checkpoint's image processor rejects, and CheckpointError where
+    there is no usable processor. What it thinks of a size is asked once."""
 
-    def check(picture: Image) -> None:
-        if picture.size in accepted:
+    checkpoint: Checkpoint
+    _accepted: set[tuple[int, int]] = field(default_factory=set)
+
+    @cached_property
+    def key(self) -> str:
+        """The processor's files and the library that it belongs to."""
+        return hash_of(self.checkpoint.outline, self.checkpoint.trust_remote_code, version("transformers"))
+
+    @cached_property
+    def _image_processor(self) -> Any:
+        """Loaded with the first picture: not every set has one."""
+        with refusals(self.checkpoint):
+            folder, trust = self.checkpoint.folder, self.checkpoint.trust_remote_code
+            return getattr(load_processor(folder, trust_remote_code=trust), "image_processor", None)
+
+    def __call__(self, picture: Image) -> None:
+        if picture.size in self._accepted:
             return
-        if not loaded:
-            with refusals(checkpoint):
-                processor = load_processor(checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code)
-            loaded.append(getattr(processor, "image_processor", None))
+        processor = self._image_processor
         try:
-            if loaded[0]:
-                loaded[0](images=[picture], return_tensors="pt")
+            if processor:
+                with process_state.TORCH:
+                    processor(images=[picture], return_tensors="pt")
         except Exception as error:  # each family's processor has its own limits, and errors of its own
             raise ValueError(f"the image processor rejects it: {error}") from None
-        accepted.add(picture.size)
-
-    return check
+        self._accepted.add(picture.size)
 
 
 @contextmanager

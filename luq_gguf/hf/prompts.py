@@ -7,9 +7,11 @@ contents as strings only, or knows nothing of images, gets the image token as pa
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from luq_gguf.core.chat_date import FixedClock
 from luq_gguf.core.errors import CheckpointError
 from luq_gguf.core.placeholders import without_placeholders
 from luq_gguf.core.sandbox_limits import bounded
@@ -70,7 +72,7 @@ def _rendered(processor: Any, template: str, prompt: str, *, has_image: bool) ->
     for content in _contents(processor, prompt, has_image=has_image):
         turns = [{"role": "user", "content": content}]
         try:
-            with bounded():
+            with bounded(), _fixed_date():
                 text: str = processor.apply_chat_template(
                     turns, chat_template=template, add_generation_prompt=True, tokenize=False
                 )
@@ -90,6 +92,19 @@ def _rendered(processor: Any, template: str, prompt: str, *, has_image: bool) ->
         f"The checkpoint's chat template cannot be rendered: {reason}",
         "Check that the checkpoint is complete and unmodified.",
     )
+
+
+@contextmanager
+def _fixed_date() -> Iterator[None]:
+    """Let transformers' `strftime_now` tell templates the fixed date: it hands them no function of ours."""
+    from transformers.utils import chat_template_utils as theirs
+
+    clock = theirs.datetime
+    theirs.datetime = FixedClock
+    try:
+        yield
+    finally:
+        theirs.datetime = clock
 
 
 def _contents(processor: Any, prompt: str, *, has_image: bool) -> Iterator[Any]:

@@ -26,7 +26,7 @@ def read_jsonl(path: Path) -> Iterator[Sample]:
             if not line:
                 continue
             try:
-                yield _sample(line, path.parent)
+                yield _sample(line, number, path.parent)
             except ValueError as error:
                 if number == 1 and line.startswith("["):
                     raise _json_list(path) from None
@@ -42,14 +42,15 @@ def _json_list(path: Path) -> CalibrationError:
     )
 
 
-def _sample(line: str, folder: Path) -> Sample:
-    """Return the sample of a line. Raises ValueError with the reason where it is none."""
+def _sample(line: str, number: int, folder: Path) -> Sample:
+    """Return the sample of a line of that number. Raises ValueError with the reason where it is none."""
     if text_input.not_decoded(line) is not None:
         raise ValueError("it is not UTF-8")
     try:
         row = json_input.parse(line, LONGEST_LINE, unique=True)
     except json.JSONDecodeError as error:
-        raise ValueError(f"it is not JSON ({error.msg} at column {error.colno})") from None
+        escaped = "; write / in paths, or \\\\ for one backslash" if "escape" in error.msg else ""
+        raise ValueError(f"it is not JSON ({error.msg} at column {error.colno}{escaped})") from None
     except ValueError as error:
         raise ValueError(f"it is not JSON that is read ({error})") from None
     if not isinstance(row, dict):
@@ -62,4 +63,4 @@ def _sample(line: str, folder: Path) -> Sample:
             "\ud800" <= character <= "\udfff" for character in text
         ):  # JSON can hold them, and no tokenizer takes them
             raise ValueError("it contains half of a surrogate pair")
-    return Sample(prompt, sample_rows.path_of(folder, image) if image else None, answers)
+    return Sample(prompt, sample_rows.path_of(folder, image) if image else None, answers, number)

@@ -57,12 +57,16 @@ def slice_bytes(checkpoint: Checkpoint, names: Sequence[str]) -> int:
 
 
 def write(checkpoint: Checkpoint, names: Sequence[str], folder: Path) -> None:
-    """Make `folder` a checkpoint that has only these tensors: links to the small files, and a copy of the tensors."""
+    """Make `folder` a checkpoint that has only these tensors: links to the small files (copies where
+    there are no links), and a copy of the tensors."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for path in checkpoint.folder.iterdir():
         if path.is_file() and path.suffix not in _NOT_LINKED and not path.name.endswith(".safetensors.index.json"):
-            (folder / path.name).symlink_to(path.resolve())
+            try:
+                (folder / path.name).symlink_to(path.resolve())
+            except OSError:  # a file system without links
+                shutil.copyfile(path, folder / path.name)
     included, header, places, at = set(names), {}, [], 0
     for shard in dict.fromkeys(checkpoint.shards[name] for name in names):
         start, entries = safetensors_entries(shard)

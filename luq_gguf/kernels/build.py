@@ -68,6 +68,11 @@ def library(info: Callable[[str], None] = lambda sentence: None) -> Path:
                 new_folder.rename(target)
     except ToolsError as error:
         raise KernelsError(f"The kernels cannot be built. {error.message}", error.hint) from None
+    except OSError as error:
+        raise KernelsError(
+            f"The kernels cannot be built: {error.filename or target.parent}: {error.strerror}.",
+            f"Make {target.parent} a folder that can be written; everything else works without them.",
+        ) from None
     return target / LIBRARY
 
 

@@ -41,7 +41,7 @@ def gain(library: Path, threads: int | None = None, seconds: float = SECONDS) ->
 
     Raises ToolsError without the pinned llama.cpp, KernelsError where its ggml does not take the library.
     """
-    threads = threads or machine.physical_cores()
+    threads = threads or machine.cores()
     folder = tools.find().tools.parent / "lib"
     command = [tools.python(), "-m", __name__, str(folder), str(library), str(threads), str(seconds)]
     output = child.run(command, child.Failure(KernelsError, "The measurement", "The lines above are its own."))

@@ -8,7 +8,6 @@ writes FOLDER/TYPE-COLUMNS.bin for each: ROWS rows of COLUMNS weights.
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
+from luq_gguf.core import machine
 from luq_gguf.llamacpp import tools
 
 
@@ -61,7 +61,7 @@ def quantized_rows(ggml: ctypes.CDLL, kind: str, weights: np.ndarray, importance
             number, weights[row].ctypes.data, out[row].ctypes.data, 0, 1, n_columns, columns[row].ctypes.data
         )
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(machine.cores(logical=True)) as pool:
         list(pool.map(quantize, range(n_rows)))
     return out
 

@@ -45,15 +45,18 @@ def start(
     stdout: int | IO[Any] | None = None,
     stderr: int | IO[Any] | None = None,
 ) -> Popen[str]:
-    """Start a child in text mode, for `end`. It has its own session, so that Ctrl-C reaches only us and we end it."""
+    """Start a child in text mode, for `end`. It has its own session, so that Ctrl-C reaches only us and we end it.
+
+    Python programs take paths and print as UTF-8, whatever the locale.
+    """
     return Popen(
         [str(part) for part in command],
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,
         cwd=cwd,
-        env=environment,
-        text=True,
+        env={**environment, "PYTHONUTF8": "1"},
+        encoding="utf-8",
         errors="replace",
         start_new_session=True,
         preexec_fn=die_with_parent,
@@ -92,8 +95,10 @@ def ended(code: int) -> str:
     return words
 
 
-def crash_hint(code: int, otherwise: str) -> str:
-    """Return what to do about how a child ended."""
+def crash_hint(code: int, otherwise: str, killed: str = "") -> str:
+    """Return what to do about how a child ended; `killed` is a way to do with less memory, if there is one."""
+    if code == -signal.SIGKILL:
+        return f"If memory ran out, close other programs, add swap or raise the memory limit{killed}."
     return "`luq-gguf doctor` tests whether llama.cpp computes correctly on this CPU." if code < 0 else otherwise
 
 
@@ -115,19 +120,21 @@ def missing_library(output: str) -> ToolsError | None:
     return ToolsError(f"llama.cpp cannot start: the shared library {match[1]} is missing.", hint)
 
 
-def failed(error: type[LuqError], code: int, message: str, output: str, hint: str = "") -> LuqError:
+def failed(error: type[LuqError], code: int, message: str, output: str, hint: str = "", killed: str = "") -> LuqError:
     """Return the error of a child that ended with `code`: that a library is missing where its output says so, else
-    `message`, with `hint` unless it crashed."""
-    return missing_library(output) or error(message, crash_hint(code, hint))
+    `message`, with `hint` unless it crashed or was killed."""
+    return missing_library(output) or error(message, crash_hint(code, hint, killed))
 
 
 @dataclass(frozen=True)
 class Failure:
-    """How it is said that a child failed: as which error, what it was that did, and what to do about it."""
+    """How it is said that a child failed: as which error, what it was that did, and what to do about it, `killed` for
+    want of memory."""
 
     error: type[LuqError]
     what: str
     hint: str = "The lines above are llama.cpp's own."
+    killed: str = ""
 
 
 def run(
@@ -156,10 +163,11 @@ def run(
     if code and into and shutil.disk_usage(into).free < FULL:
         raise DiskSpaceError(
             f"The disk that holds {into} is full, and {failure.what} could not continue.",
-            "Free some space and run the same command again: finished stages are kept.",
+            "Free some space and run the same command again.",
         )
     if code:
         plain = [line for line in lines if line.strip() and not line.startswith((" ", "Traceback"))]
         words = "\n".join(plain[-3:])
-        raise failed(failure.error, code, f"{failure.what} {ended(code)}:\n{words}", words, failure.hint)
+        message = f"{failure.what} {ended(code)}:\n{words}"
+        raise failed(failure.error, code, message, words, failure.hint, failure.killed)
     return "\n".join(lines)

@@ -7,17 +7,21 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from luq_gguf.core import atomic
+import numpy as np
+
+from luq_gguf.core import atomic, machine
 from luq_gguf.core.errors import ConversionError, TypeNameError, VerificationError
-from luq_gguf.core.types import ModelTensors, Plan, TensorChoice
+from luq_gguf.core.types import ImportanceMatrix, ModelTensors, Plan, TensorChoice
 from luq_gguf.llamacpp import child, labels, tools
-from luq_gguf.llamacpp.gguf import header_only, reader
+from luq_gguf.llamacpp.gguf import header_only, imatrix, reader
 from luq_gguf.llamacpp.gguf.metadata import Entries
 from luq_gguf.llamacpp.tools import LlamaCpp
 from luq_gguf.method import tensor_types
 
 _TENSOR = re.compile(r"\[ *\d+/ *\d+\] (?P<name>\S+) +- \[[^]]*\], type = +(?P<type>\w+), (?:.*\((?P<new>\w+)\)\s*$)?")
 _STEP = re.compile(r"\[ *(\d+)/ *(\d+)\]")
+_ANY_IMPORTANCE = ImportanceMatrix({"none": np.ones((1, 1))}, {"none": np.ones(1, np.int64)}, 1)
+_WITH_LESS = ", or add --low-disk to convert or quantize, which works in slices then"
 _FTYPE = re.compile(r"^\s*\d+\s+or\s+(\w+)\s*:", re.MULTILINE)
 
 
@@ -37,16 +41,22 @@ def check_ftype(llama: LlamaCpp, ftype: str) -> str:
 
 
 def dry_run(llama: LlamaCpp, source: Path, ftype: str, types: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the type that llama-quantize would give every tensor of a 16-bit file (or of its header-only GGUF)."""
-    command: list[str | Path] = [llama.tool("llama-quantize"), "--dry-run"]
-    listed = source.with_name("dry-run-types.txt")
+    """Return the type that llama-quantize would give every tensor of a 16-bit file (or of its header-only GGUF).
+
+    It is given an importance matrix, as `quantize` always is: the mixes of IQ3_XXS, IQ4_XS, IQ4_NL, Q4_0 and Q5_0
+    depend on whether there is one (src/llama-quant.cpp, has_imatrix), and a dry run never looks at its entries.
+    """
+    listed, matrix = source.with_name("dry-run-types.txt"), source.with_name("dry-run-imatrix.gguf")
+    command: list[str | Path] = [llama.tool("llama-quantize"), "--dry-run", "--imatrix", matrix]
     try:
+        imatrix.write(matrix, _ANY_IMPORTANCE, ["none"], 1)
         if types:
             listed.write_text(tensor_types.to_text(types))
             command += ["--tensor-type-file", listed]
         output = child.run([*command, source, ftype], child.Failure(ConversionError, "llama-quantize --dry-run"))
     finally:
         listed.unlink(missing_ok=True)
+        matrix.unlink(missing_ok=True)
     types_found = {}
     for line in output.splitlines():
         if match := _TENSOR.search(line):
@@ -192,10 +202,11 @@ def quantize(
     with atomic.whole(out) as part:
         written = os.path.relpath(part, source.parent)
         words = arguments(types_file.name, source.name, written, plan.high, entries or {})
-        command: list[str | Path] = [llama.tool("llama-quantize"), *words, *([str(threads)] if threads else [])]
+        count = threads or machine.cores(logical=True)  # by itself it takes all, whatever a container allows
+        command: list[str | Path] = [llama.tool("llama-quantize"), *words, str(count)]
         child.run(
             command,
-            child.Failure(ConversionError, "llama-quantize"),
+            child.Failure(ConversionError, "llama-quantize", killed=_WITH_LESS),
             on_line=on_line,
             cwd=source.parent,
             into=out.parent,

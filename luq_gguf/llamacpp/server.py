@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from subprocess import DEVNULL, STDOUT, Popen
 
-from luq_gguf.core import interrupts
+from luq_gguf.core import interrupts, machine
 from luq_gguf.core.errors import LuqError, RunnerError
 from luq_gguf.llamacpp import child, tools
 
@@ -37,7 +37,7 @@ def serve(
     command = [tools.find().tool("llama-server"), "-m", model, "-c", n_ctx, "--host", HOST, "--port", port]
     command += ["-np", 1, "--jinja", "--no-cache-prompt", "--no-webui"]  # one slot, nothing kept: an answer depends on
     command += ["--mmproj", mmproj] if mmproj else []  # its question alone
-    command += ["--threads", threads] if threads else []
+    command += ["--threads", threads or machine.cores()]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LLAMA_ARG_")}
     with (
         log.open("wb") as out,

@@ -13,14 +13,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from luq_gguf.core import paths
+from luq_gguf.core import machine, paths
 from luq_gguf.core.errors import ToolsError
-from luq_gguf.core.hashing import hash_of
+from luq_gguf.core.hashing import contents_of, hash_of
 from luq_gguf.llamacpp import child
 from luq_gguf.llamacpp.recipe import setup_command, vendor
 
@@ -59,6 +59,17 @@ def pin() -> dict[str, Any]:
     """Return the pin of llama.cpp: package, version, sha256, flags, tools."""
     content: dict[str, Any] = vendor("build").PIN
     return content
+
+
+def identity(llama: LlamaCpp | None = None) -> str:
+    """Return what stands for a llama.cpp in the keys of its results: the pin, or the contents of a user's own build,
+    which may be built again in its place. None is the pinned one, which the libraries always are."""
+    if llama is None or llama.pinned:
+        return hash_of(pin()["version"], pin()["sha256"])
+    scripts = [llama.converter, *sorted((llama.converter.parent / "conversion").glob("*.py"))]
+    programs = [llama.tool("llama-quantize"), llama.tool("llama-bench")]
+    libraries = sorted(llama.libraries.glob("lib*.so")) if llama.libraries else []
+    return hash_of(contents_of([*scripts, *programs, *libraries]))
 
 
 def ggml_headers() -> Path:
@@ -204,11 +215,8 @@ def _find_own(root: Path) -> LlamaCpp:
 
 
 def _prove(llama: LlamaCpp) -> None:
-    """Run the self-test on a user's own build, once for the same files."""
-    files = [llama.tool("llama-quantize"), llama.tool("llama-bench")]
-    files += sorted(llama.libraries.glob("lib*.so")) if llama.libraries else []
-    identity = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    passed = paths.cache("selftests") / hash_of(identity)
+    """Run the self-test on a user's own build, once for the same contents on the same kind of CPU."""
+    passed = paths.cache("selftests") / hash_of(identity(llama), machine.cpu_name(), machine.cpu_features())
     if passed.exists():
         return
     failures = self_test(llama).failures
@@ -217,8 +225,9 @@ def _prove(llama: LlamaCpp) -> None:
             f"The llama.cpp that {ENVIRONMENT_VARIABLE} names does not compute correctly on this CPU: {failures[0]}.",
             "Unset it to use the pinned build; `luq-gguf doctor` tests again.",
         )
-    passed.parent.mkdir(parents=True, exist_ok=True)
-    passed.touch()
+    with suppress(OSError):  # a cache that cannot be written: tested again next time
+        passed.parent.mkdir(parents=True, exist_ok=True)
+        passed.touch()
 
 
 def bindings_environment() -> dict[str, str]:
@@ -231,11 +240,13 @@ def bindings_environment() -> dict[str, str]:
 
 
 def output(tool: Path, *arguments: str) -> str:
-    """Return what a tool prints about itself: its help or version. Raises ToolsError where it does not start."""
-    run = subprocess.run([tool, *arguments], capture_output=True, text=True, errors="replace", timeout=60)
+    """Return what a tool prints about itself: its help or version. Raises ToolsError where it does not start or
+    fails."""
+    run = subprocess.run([tool, *arguments], capture_output=True, encoding="utf-8", errors="replace", timeout=60)
     words = run.stdout + run.stderr
     # Of some tools --help ends with 1; what cannot start ends with 127 or by a signal, and says nothing of its usage.
-    if run.returncode == 0 or (run.returncode == 1 and "usage" in words.lower()):
+    shown = run.returncode == 1 and "--help" in arguments and "usage" in words.lower()
+    if run.returncode == 0 or shown:
         return words
     raise child.missing_library(words) or ToolsError(f"{tool} {child.ended(run.returncode)}.", _hint())
 
@@ -244,6 +255,11 @@ def version(llama: LlamaCpp) -> str:
     """Return the version that the tools report."""
     match = re.search(r"version:\s*(.+)", output(llama.tool("llama-server"), "--version"))
     return match[1].strip() if match else "unknown"
+
+
+def version_of(llama: LlamaCpp) -> str:
+    """Return the version for a record: the pin's, or what a user's own tools report and where they are."""
+    return str(pin()["version"]) if llama.pinned else f"{version(llama)} in {llama.tools}"
 
 
 def python_environment() -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 from sklearn.cluster import KMeans, kmeans_plusplus
+from threadpoolctl import threadpool_limits
 
 K = 100
 
@@ -26,6 +27,13 @@ def cluster_histogram(vectors: np.ndarray, k: int, seed: int) -> np.ndarray:
     k."""
     if len(vectors) < k:
         raise ValueError(f"{len(vectors)} token vectors cannot fill {k} clusters")
+    # One thread: with several, sums are rounded in the order in which threads end, and beside other work they spend
+    # most of their time waiting for each other in a busy loop.
+    with threadpool_limits(1):
+        return _histogram(vectors, k, seed)
+
+
+def _histogram(vectors: np.ndarray, k: int, seed: int) -> np.ndarray:
     # The k-means++ start is most of the work, and in float32 scikit-learn converts all vectors for each of its k steps.
     start, _ = kmeans_plusplus(vectors.astype(np.float64), k, random_state=seed)
     labels = KMeans(k, init=start.astype(vectors.dtype), n_init=1, copy_x=False).fit_predict(vectors)
@@ -38,18 +46,20 @@ def mean_and_spread(entropies_bits: np.ndarray) -> tuple[float, float]:
     return float(np.mean(entropies_bits)), spread
 
 
-def variant_histograms(vectors: np.ndarray, first_half: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """Cluster the same layer in other ways, to see whether the ranking of layers depends on them.
+def variants(first_half: np.ndarray) -> dict[str, tuple[np.ndarray, int]]:
+    """Return other ways to cluster the same layer, to see whether the ranking of layers depends on them: which tokens,
+    int [n], and K.
 
-    vectors [n_tokens, width]; first_half bool [n_tokens], by calibration samples. Halves of the data, other K, fewer
-    tokens; a way that has too few tokens is left out.
+    first_half bool [n_tokens], by calibration samples. Halves of the data, other K, fewer tokens; a way that has too
+    few tokens is left out.
     """
+    tokens = np.arange(len(first_half))
     ways = {
-        "half-a": (vectors[first_half], K),
-        "half-b": (vectors[~first_half], K),
-        "k-50": (vectors, 50),
-        "k-200": (vectors, 200),
-        "tokens-half": (vectors[::2], K),
-        "tokens-quarter": (vectors[::4], K),
+        "half-a": (tokens[first_half], K),
+        "half-b": (tokens[~first_half], K),
+        "k-50": (tokens, 50),
+        "k-200": (tokens, 200),
+        "tokens-half": (tokens[::2], K),
+        "tokens-quarter": (tokens[::4], K),
     }
-    return {name: cluster_histogram(rows.copy(), k, seed) for name, (rows, k) in ways.items() if len(rows) >= k}
+    return {name: (rows, k) for name, (rows, k) in ways.items() if len(rows) >= k}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from luq_gguf.core.errors import BudgetError
 from luq_gguf.core.types import Budget, ModelTensors, Plan
-from luq_gguf.core.units import format_size, padded
+from luq_gguf.core.units import format_bpw, format_size, padded
 
 UNQUANTIZED = ("F32", "F16", "BF16")
 ENDS = ("token_embd.weight", "output.weight")
@@ -58,15 +58,15 @@ def check_budget(tensors: ModelTensors, budget: Budget) -> None:
     if budget.n_bytes is not None and budget.n_bytes < smallest:
         raise BudgetError(
             f"No file of {format_size(budget.n_bytes)} is possible: with all {n} layers in {tensors.low} "
-            f"the text model still takes {format_size(smallest)} ({smallest} bytes, {least:.2f} bpw).",
+            f"the text model still takes {format_size(smallest)} ({smallest} bytes, {format_bpw(least)} bpw).",
             f"Ask for --target-size {format_size(smallest, up=True).replace(' ', '')} or more, "
             "or choose smaller --low or --high types.",
         )
     if budget.bpw is not None and budget.bpw < least:
         raise BudgetError(
             f"No file of {budget.bpw:g} bpw is possible: with all {n} layers in {tensors.low} the text model "
-            f"still takes {least:.3f} bpw ({format_size(smallest)}).",
-            f"Ask for --target-bpw {least + 0.0005:.3f} or more, or choose smaller --low or --high types.",
+            f"still takes {format_bpw(least)} bpw ({format_size(smallest)}).",
+            f"Ask for --target-bpw {format_bpw(least)} or more, or choose smaller --low or --high types.",
         )
 
 

@@ -12,14 +12,15 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from luq_gguf.core.hashing import hash_of
-from luq_gguf.core.measurements import Figures
+from luq_gguf.core.hashing import content_of, hash_of
+from luq_gguf.core.measurements import Figures, SharedCounts
 from luq_gguf.core.sweeps import MeterConditions
 from luq_gguf.core.types import Budget, EvalData, Plan
 from luq_gguf.evaluation import evaluate as evaluation
-from luq_gguf.evaluation import pictures
+from luq_gguf.evaluation import pictures, scoring
 from luq_gguf.evaluation.logprobs import EvalTarget
-from luq_gguf.evaluation.questions import QuestionSet
+from luq_gguf.evaluation.questions import QuestionSet, shared_with_calibration
+from luq_gguf.llamacpp import tools
 from luq_gguf.llamacpp.gguf import header_only, splice
 from luq_gguf.method import two_type_plan
 from luq_gguf.method.metrics import vqa
@@ -107,13 +108,21 @@ class Meter:
             max_tokens=self._reference.max_tokens,
             low=self._spec.tensors.low,
             high=self._spec.tensors.high,
+            **vars(self._shared),
         )
 
+    @cached_property
+    def _shared(self) -> SharedCounts:
+        return shared_with_calibration(self._home, self._data.samples)
+
+    def _key(self, plan: Plan) -> str:
+        """The reference's contents stand for the checkpoint's."""
+        imatrix = content_of(self._run.file(header_only.IMATRIX_NAME))
+        made_by = (imatrix, dict(plan.tensor_types), plan.high, tools.identity(self._spec.llama))
+        return hash_of(self._data.sha256, self._metric, vqa.RULES, self._reference.key(), made_by)
+
     def _measured(self, plan: Plan, path: Path, make: Callable[[], None]) -> Figures:
-        record = self._run.read()["stages"]["profile"]["outputs"][header_only.IMATRIX_NAME]["sha256"]
-        inputs = [self._data.sha256, self._metric, self._reference.key(), record, dict(plan.tensor_types), plan.high]
-        inputs.append(vqa.RULES)
-        cached = self._points / f"{hash_of(*inputs)}.json"
+        cached = self._points / f"{self._key(plan)}.json"
         if cached.exists():
             return serialization.read_value(cached, Figures, "sweep")
         make()
@@ -136,11 +145,17 @@ def make_meter(session: Session, questions: QuestionSet) -> Callable[[], Meter]:
     def make() -> Meter:
         f16 = make_f16(session)
         data = questions.read(f16, session.run.work / "eval" / "images")
+        scoring.tell_repeated(data, session.reporter)
         mmproj = make_mmproj(session) if any(sample.image for sample in data.samples) else None
         if mmproj:
             pictures.check(mmproj, data.samples)
+        if data.samples:
+            questions.check_context(f16, mmproj, data.samples)
         limits = {"n_ctx": questions.n_ctx, "max_tokens": questions.max_tokens}
         reference = EvalTarget(f16, mmproj, session.options.threads, answers=questions.metric != "none", **limits)
-        return Meter(session, reference, data, questions.metric)
+        meter = Meter(session, reference, data, questions.metric)
+        if caveat := meter.conditions().caveat:
+            session.reporter.info(caveat)
+        return meter
 
     return make

@@ -62,19 +62,25 @@ class Choices:
         return variants.make_space(spec, self.candidates, errors_or_zeros, by_tensor=self.by_tensor, speeds=self.speeds)
 
 
-def choices(session: Session, budget: Budget, request: BestRequest, *, measured_speed: bool) -> Choices:
+def choices(
+    session: Session, budget: Budget, request: BestRequest, *, measured_speed: bool, measure: bool = False
+) -> Choices:
     """Return types and sizes. Raises BudgetError, naming the smallest possible file, where the budget is below it.
 
-    `measured_speed`: whether types that are slow here are left out, where none are named.
+    `measured_speed`: whether types that are known to be slow here are left out, where none are named; with `measure`,
+    what is not known is measured for that.
     """
     spec, reporter = session.spec, session.reporter
     kinds = tuple(reader.check_type(kind, "--types") for kind in request.types or TYPES)
     speeds = None
     if budget.decode_tps is not None or (measured_speed and request.types is None):
-        geometry = type_benchmark.Geometry(spec.source, spec.tensors)
-        speeds = type_benchmark.measured_rates(
-            geometry, session.options.threads or machine.physical_cores(), reporter, sorted({*kinds, "Q4_K"})
-        )
+        geometry, threads = type_benchmark.Geometry(spec.source, spec.tensors), session.options.threads
+        of = (geometry, threads or machine.cores())
+        compared = sorted({*kinds, "Q4_K"})
+        if measure or budget.decode_tps is not None:
+            speeds = type_benchmark.measured_rates(*of, reporter, compared)
+        else:
+            speeds = type_benchmark.known_rates(*of, compared)
     if speeds and request.types is None:
         slow = [
             k

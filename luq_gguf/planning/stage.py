@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.sweeps import Sweep, SweepPoint
 from luq_gguf.core.types import Budget, Plan, Profile
 from luq_gguf.evaluation.questions import QuestionSet, check_questions
-from luq_gguf.hf.processor import picture_check
+from luq_gguf.hf.processor import PictureCheck
 from luq_gguf.method import orders, quality_bound, two_type_plan
 from luq_gguf.method.uniform import is_uniform
 from luq_gguf.planning import mixed_precision as mixed_precision_planning
@@ -21,7 +22,9 @@ from luq_gguf.planning import variants
 from luq_gguf.planning.meter import Meter, make_meter
 from luq_gguf.planning.mixed_precision import BestRequest, Choices
 from luq_gguf.planning.ordered import ordered_plan, save_plan
+from luq_gguf.quantization.stage import make_mmproj
 from luq_gguf.run import serialization
+from luq_gguf.run.preflight import ModelSpec
 from luq_gguf.run.session import Session
 
 SEARCHED, SEARCHED_LARGE, SMALL = 64, 8, 50_000_000  # questions of a larger set that the best plan is searched with; 64
@@ -34,8 +37,8 @@ class PlanRequest:
     """A request for a plan: how far to go, by an order of layers (`rule`) or with the best types (`best`), and between
     which two types.
 
-    `questions` are what files are measured on where the plan asks for that. Raises BudgetError where the parts do not
-    go together.
+    `questions` are what files are measured on where the plan asks for that. `predict_speed`: speeds of types that are
+    not known are measured, although no budget needs them. Raises BudgetError where the parts do not go together.
     """
 
     budget: Budget
@@ -45,6 +48,7 @@ class PlanRequest:
     questions: QuestionSet = field(default_factory=QuestionSet)
     low: str = "IQ1_M"
     high: str = "Q4_K_M"
+    predict_speed: bool = False
 
     def __post_init__(self) -> None:
         if self.rule not in orders.ORDERS:
@@ -65,6 +69,9 @@ class PlanRequest:
 def _check_budget(budget: Budget, *, best: bool) -> None:
     """Exactly one of the six; for the best plan a size, and with it a speed if wanted. Raises BudgetError."""
     given = [value for value in vars(budget).values() if value is not None]
+    for value in given:
+        if not math.isfinite(value):
+            raise BudgetError(f"A budget of {value} is not a finite number.", "Give a number.")
     if best:
         sizes = (budget.n_bytes is not None) + (budget.bpw is not None)
         if sizes != 1 or len(given) != sizes + (budget.decode_tps is not None):
@@ -96,17 +103,37 @@ def prepare(session: Session, request: PlanRequest) -> PlanInputs:
     """Raise, before the profile, which takes hours, where no plan is possible: BudgetError, EvaluationError."""
     spec, budget = session.spec, request.budget
     if request.measures:
-        check_questions(budget, request.questions, session.run, picture_check(spec.checkpoint))
+        check_questions(budget, request.questions, session.run, PictureCheck(spec.checkpoint))
     if not request.best:
         two_type_plan.check_budget(spec.tensors, budget)
-    speeds = predictor(session, required=budget.decode_tps is not None)
+    if request.measures:
+        _check_context(session, _measured_on(request, spec))
+    speeds = predictor(session, required=budget.decode_tps is not None, wanted=request.predict_speed)
     if request.best:
         has_speeds = speeds is not None
-        choices = mixed_precision_planning.choices(session, budget, request.best, measured_speed=has_speeds)
+        choices = mixed_precision_planning.choices(
+            session, budget, request.best, measured_speed=has_speeds, measure=request.predict_speed
+        )
         return PlanInputs(request, speeds, choices)
     if budget.decode_tps is not None:
         two_type_plan.low_layer_count(spec.tensors, range(spec.tensors.n_layers), budget, tps_of(speeds))
     return PlanInputs(request, speeds)
+
+
+def _measured_on(request: PlanRequest, spec: ModelSpec) -> QuestionSet:
+    """What files are measured on: for the best plan, which measures many, few questions and divergence alone."""
+    if not request.best:
+        return request.questions
+    most = SEARCHED if spec.tensors.n_weights < SMALL else SEARCHED_LARGE
+    samples = request.questions.samples or most
+    return replace(request.questions, samples=samples, max_tokens=SEARCHED_TOKENS, metric="none")
+
+
+def _check_context(session: Session, questions: QuestionSet) -> None:
+    """By the vocabulary of the header-only GGUF; images need the vision half, which is written anyway."""
+    samples = questions.drawn(session.run.work / "eval" / "images")
+    mmproj = make_mmproj(session) if any(sample.image for sample in samples) else None
+    questions.check_context(session.spec.source.path, mmproj, samples)
 
 
 def make(session: Session, profile: Profile, prepared: PlanInputs) -> Plan:
@@ -117,10 +144,7 @@ def make(session: Session, profile: Profile, prepared: PlanInputs) -> Plan:
         plan = ordered_plan(session, budget, rule=rule, seed=request.seed, predictor=speeds)
         return save_plan(session, plan, speeds)
     if request.best and prepared.choices:
-        most = SEARCHED if spec.tensors.n_weights < SMALL else SEARCHED_LARGE
-        few = replace(request.questions, samples=request.questions.samples or most, max_tokens=SEARCHED_TOKENS)
-        few = replace(few, metric="none")  # divergence alone
-        metering = make_meter(session, few)
+        metering = make_meter(session, _measured_on(request, spec))
         plan = mixed_precision_planning.best_plan(
             session, profile, request.best, prepared.choices, metering, request.seed
         )

@@ -10,12 +10,14 @@ from luq_gguf.core.plan_quality import UniformBaseline
 from luq_gguf.core.types import Plan
 from luq_gguf.core.units import format_size
 from luq_gguf.llamacpp import quantize, sampled_errors
-from luq_gguf.llamacpp.gguf import header_only
+from luq_gguf.llamacpp.gguf import header_only, quant_error
 from luq_gguf.method import uniform
 from luq_gguf.planning import variants
 from luq_gguf.quantization import stage as quantization_stage
 from luq_gguf.run import serialization
 from luq_gguf.run.session import Session
+
+_MIXES = "with importance"  # of the uniform files: version 0.1.0 compared with mixes that llama-quantize makes without
 
 
 def estimate(session: Session, plan: Plan) -> UniformBaseline | None:
@@ -24,8 +26,8 @@ def estimate(session: Session, plan: Plan) -> UniformBaseline | None:
     They come from a few rows of each matrix, weighed by importance: an estimate, kept in the run folder.
     """
     run, name = session.run, ".work/foreseen.json"
-    imatrix = run.read()["stages"]["profile"]["outputs"][header_only.IMATRIX_NAME]["sha256"]
-    key = hash_of(dict(plan.tensor_types), imatrix, session.spec.checkpoint.fingerprint, sampled_errors.ROWS)
+    how = (quant_error.HOW, sampled_errors.ROWS, _MIXES)
+    key = hash_of(quantization_stage.quantized_key(run, session.spec, plan), how)
 
     def make() -> None:
         baseline = _compare(session, plan)

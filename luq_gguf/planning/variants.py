@@ -12,7 +12,7 @@ import numpy as np
 
 from luq_gguf.benchmarking.type_benchmark import Geometry
 from luq_gguf.core.errors import BudgetError, DiskSpaceError
-from luq_gguf.core.hashing import hash_of
+from luq_gguf.core.hashing import content_of, hash_of
 from luq_gguf.core.types import Plan
 from luq_gguf.core.units import format_size, padded
 from luq_gguf.llamacpp import quantize
@@ -202,8 +202,9 @@ def errors_of(session: Session, candidates: Candidates, variant_files: Sequence[
     run = session.run
     name = ".work/bank/errors.json"
     stages = run.read()["stages"]
-    outputs = {kind: stages[f"bank-{kind}"]["outputs"] for kind in candidates.kinds}
-    key = hash_of(outputs, list(candidates.kinds), quant_error.ROWS)
+    made = [fact["sha256"] for kind in candidates.kinds for fact in stages[f"bank-{kind}"]["outputs"].values()]
+    source = (session.spec.checkpoint.fingerprint, content_of(run.file(header_only.IMATRIX_NAME)))
+    key = hash_of(made, list(candidates.kinds), source, quant_error.HOW, quant_error.ROWS)
 
     def make() -> None:
         errors = quant_error.relative_errors(

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from luq_gguf.core.errors import HubAccessError
 from luq_gguf.hf.download import hub_errors, status_of
 from luq_gguf.hf.hub_client import limit_waits
+from luq_gguf.hf.hub_settings import checked_settings, refused_token
 
 T = TypeVar("T")
 _WRITING_ROLES = ("admin", "write", "contributor")
@@ -47,6 +48,7 @@ def check_offline(target: Target) -> str | None:
     return None if get_token() else "you are not logged in to the Hub"
 
 
+@checked_settings()
 def check(target: Target) -> Standing:
     """Check the name, the access token, its permission and the repository; nothing is sent.
 
@@ -116,7 +118,7 @@ def _user(api: Any) -> dict[str, Any]:
         raise HubAccessError("You are not logged in to the Hub.", _TOKENS.format(ENDPOINT)) from None
     except HfHubHTTPError as error:
         if status_of(error) in (401, 403):
-            raise HubAccessError("The Hub does not accept your access token.", _TOKENS.format(ENDPOINT)) from None
+            raise refused_token(" with write permission") from None
         raise
 
 

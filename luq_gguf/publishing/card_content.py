@@ -9,8 +9,9 @@ from luq_gguf.core.json_value import given
 from luq_gguf.core.measurements import Benchmark, EvalResult, largest
 from luq_gguf.core.profile_facts import CalibrationFacts
 from luq_gguf.core.speeds import BUSY, Bench
-from luq_gguf.core.units import format_size
+from luq_gguf.core.units import format_bpw, format_size
 from luq_gguf.llamacpp import labels, tools
+from luq_gguf.method.metrics import intervals
 from luq_gguf.method.metrics.intervals import format_ratio
 from luq_gguf.publishing import card_plan
 from luq_gguf.publishing.artifacts import OutputFile, RunArtifacts
@@ -175,6 +176,8 @@ def _quality_conditions(main: EvalResult) -> str:
     sentence = f"Quality: {what} of {cell(str(main.conditions.data))}"
     sentence += f" against {cell(main.reference)}" if main.reference else ""
     sentence += "; 95% intervals are in brackets" if main.kld or main.accuracy else ""
+    if caveat := main.conditions.overlap(main.n_samples):
+        sentence += f". {caveat[0].upper()}{caveat[1:]}"
     return sentence + (". KLD is in nats, measured after every text token." if main.kld else ".")
 
 
@@ -191,7 +194,9 @@ def _add_quality(artifacts: RunArtifacts, main: EvalResult, heads: list[str], ce
             share = result.accuracy if result else None
             if share is None and name == main.reference:
                 share = given(main.reference_accuracy)
-            cells[name].append(f"{share.value:.1%} ({share.low:.1%} to {share.high:.1%})" if share else "")
+            cells[name].append(
+                intervals.with_interval(f"{share.value:.1%}", share.low, share.high, ".1%") if share else ""
+            )
     if main.perplexity:
         heads.append("perplexity")
         for name, result in same.items():
@@ -202,7 +207,7 @@ def _divergence(result: EvalResult) -> list[str]:
     kld, same_top = result.kld, result.same_top
     if kld is None or same_top is None:
         return ["", ""]
-    return [f"{kld.mean:.2e} ({kld.low:.1e} to {kld.high:.1e})", f"{same_top:.1%}"]
+    return [intervals.with_interval(f"{kld.mean:.2e}", kld.low, kld.high, ".1e"), f"{same_top:.1%}"]
 
 
 def _same_data(results: Sequence[EvalResult], main: EvalResult) -> EvalResult | None:
@@ -229,7 +234,7 @@ def _add_speed(artifacts: RunArtifacts, heads: list[str], cells: dict[str, list[
 def _files(artifacts: RunArtifacts, shards: Sequence[str], cells: Mapping[str, Sequence[str]], n: int) -> list[FileRow]:
     plan, blank = artifacts.plan, [""] * n
     kinds = "many types" if plan.ranking == "best" else f"{len(plan.low_layers)} layers low"
-    what = f"text model, {kinds}, {plan.bpw:.2f} bits per weight"
+    what = f"text model, {kinds}, {format_bpw(plan.bpw)} bits per weight"
     in_shards = f" in {len(shards)} shards" if len(shards) > 1 else ""
     rows = [
         FileRow(cell(shards[0]), what + in_shards, format_size(artifacts.model.n_bytes), cells[artifacts.model.name])

@@ -22,13 +22,21 @@ WHY = {name: order.why for name, order in ORDERS.items()} | {
 def why(artifacts: RunArtifacts) -> str:
     plan = artifacts.plan
     if plan.ranking == "best":
-        return f"{WHY['best']}."
+        return f"{WHY['best']}.{_measured_on(artifacts)}"
     chosen = WHY.get(plan.ranking, f"Layers became low in the order {cell(plan.ranking)}")
     listed = ", ".join(map(str, plan.low_layers)) or "none"
     sentence = f"{chosen}. Low layers in this file, out of {len(plan.order)}: {listed}."
     if unsettled := unsettled_line(plan):
         sentence += f" {unsettled[0].upper()}{unsettled[1:]}."
-    return sentence
+    return sentence + _measured_on(artifacts)
+
+
+def _measured_on(artifacts: RunArtifacts) -> str:
+    """What files were measured on for the plan, where that was calibrated with, too."""
+    measured = artifacts.plan.measured_kld
+    if measured is None or measured.on.caveat is None:
+        return ""
+    return f" Files were measured for it on {cell(measured.on.data)}; {measured.on.caveat}."
 
 
 def command(artifacts: RunArtifacts, base_model: str | None) -> str:

@@ -70,9 +70,9 @@ def _write_slice(
 ) -> None:
     """Write one slice: its checkpoint, its 16-bit GGUF next to imatrix.gguf (llama-quantize runs there), the result."""
     run, spec = session.run, session.spec
-    holder = run.work / "slice.part"
+    holder = run.work / f"slice{atomic.SUFFIX}"
     folder = holder / spec.checkpoint.folder.name  # the converter takes metadata from this name
-    f16, types = run.file("slice-F16.gguf.part"), run.file("slice-types.txt.part")
+    f16, types = (run.file(f"slice-{name}{atomic.SUFFIX}") for name in ("F16.gguf", "types.txt"))
     slices.write(spec.checkpoint, names, folder)
     info = converter.to_16_bit(
         spec.llama, folder, f16, spec.checkpoint.name, on_progress=lambda share: on_share(_CONVERTED * share)

@@ -10,14 +10,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from luq_gguf.core import atomic
 from luq_gguf.core.errors import BudgetError
-from luq_gguf.core.hashing import hash_of
+from luq_gguf.core.hashing import content_of, hash_of
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import Budget, Plan, QuantizedModel, RunOptions
 from luq_gguf.hf import llava
 from luq_gguf.hf import slices as hf_slices
 from luq_gguf.hf.checkpoint import Checkpoint
-from luq_gguf.llamacpp import converter, labels, quantize
+from luq_gguf.llamacpp import converter, labels, quantize, tools
 from luq_gguf.llamacpp.gguf import header_only, metadata, mmproj, reader
 from luq_gguf.method import tensor_types, two_type_plan
 from luq_gguf.method.orders import MEASURED_OPTIONS
@@ -68,7 +69,7 @@ def make_mmproj(session: Session) -> Path | None:
         written = reader.read(out).metadata
         metadata.add(out, {metadata.CHECKPOINT: _checkpoint_key(spec)} | provenance.entries(run.read(), written))
 
-    run.run_stage("mmproj", hash_of(_conversion_key(spec), sorted(spec.provenance.items())), [name], make)
+    run.run_stage("mmproj", hash_of(conversion_key(spec), sorted(spec.provenance.items())), [name], make)
     return run.file(name)
 
 
@@ -89,7 +90,7 @@ def make_f16(session: Session) -> Path:
         check_same_tensors(info, spec.source)
         check_same_columns(run, info)
 
-    run.run_stage("f16", _conversion_key(spec), [path.name], make, hashed=False)
+    run.run_stage("f16", conversion_key(spec), [path.name], make, hashed=False)
     return path
 
 
@@ -101,7 +102,7 @@ def _text_checkpoint(session: Session) -> Iterator[Path]:
     if not checkpoint.unused:
         yield checkpoint.folder
         return
-    holder = session.run.work / "text.part"
+    holder = session.run.work / f"text{atomic.SUFFIX}"
     folder = holder / checkpoint.folder.name  # the converter takes metadata from this name
     try:
         hf_slices.write(
@@ -118,13 +119,24 @@ def link_f16(session: Session, owner: RunFolder) -> None:
 
     def make() -> None:
         run.file(name).unlink(missing_ok=True)
-        run.file(name).symlink_to(os.path.relpath(owner.file(name), run.path))
+        try:
+            run.file(name).symlink_to(os.path.relpath(owner.file(name), run.path))
+        except OSError:  # a file system without links
+            shutil.copyfile(owner.file(name), run.file(name))
 
-    run.run_stage("f16", _conversion_key(session.spec), [name], make, hashed=False)
+    run.run_stage("f16", conversion_key(session.spec), [name], make, hashed=False)
 
 
-def _conversion_key(spec: ModelSpec) -> str:
-    return hash_of(spec.checkpoint.fingerprint, str(spec.llama.converter))
+def conversion_key(spec: ModelSpec) -> str:
+    """Return the key of both halves in 16 bits: the checkpoint's contents and names, and the converter."""
+    return hash_of(spec.checkpoint.fingerprint, spec.checkpoint.described, tools.identity(spec.llama))
+
+
+def quantized_key(run: RunFolder, spec: ModelSpec, plan: Plan) -> str:
+    """Return the key of a file that is quantized as planned with the run folder's importance matrix, which a person may
+    have brought."""
+    imatrix = content_of(run.file(header_only.IMATRIX_NAME))
+    return hash_of(conversion_key(spec), dict(plan.tensor_types), plan.high, imatrix)
 
 
 def _checkpoint_key(spec: ModelSpec) -> str:
@@ -140,11 +152,8 @@ def write_quantized(session: Session, plan: Plan, stage: str, name: str, *, in_s
     """Quantize by the plan under a stage's and a file's name, from the 16-bit GGUF, which is made if it is missing; or
     in slices, without one."""
     run, spec = session.run, session.spec
-    stages = run.read()["stages"]
-    imatrix = stages.get("profile", {}).get("outputs", {}).get(header_only.IMATRIX_NAME, {}).get("sha256")
-    key = hash_of(spec.checkpoint.fingerprint, dict(plan.tensor_types), plan.high, imatrix, str(spec.llama.converter))
     entries = _entries(spec, plan)
-    key = hash_of(key, sorted(entries.items()))
+    key = hash_of(quantized_key(run, spec, plan), sorted(entries.items()))
 
     def make() -> None:
         if in_slices:
@@ -162,7 +171,7 @@ def quantize_plan(session: Session, plan: Plan, path: Path, label: str = "quanti
     """Quantize the 16-bit GGUF, made if it is missing, as planned."""
     run, spec = session.run, session.spec
     f16 = make_f16(session)
-    types = run.file(f"{path.stem}-types.txt.part")
+    types = run.file(f"{path.stem}-types.txt{atomic.SUFFIX}")
     types.write_text(tensor_types.to_text(quantize.overrides(spec.source, plan)))
     quantize.quantize(
         spec.llama,

@@ -153,7 +153,10 @@ def mix_effect(points: Sequence[MixPoint], n_low: int, metric: str, path: Path) 
     def draw(axes: Any) -> None:
         for arm, style in ARMS.items():
             alphas, estimates = [alpha for alpha, _ in lines[arm]], [estimate for _, estimate in lines[arm]]
-            bars = [[e.value - e.low for e in estimates], [e.high - e.value for e in estimates]]
+            bars = [
+                [0.0 if e.low is None else e.value - e.low for e in estimates],
+                [0.0 if e.high is None else e.high - e.value for e in estimates],
+            ]
             axes.errorbar(alphas, [e.value for e in estimates], yerr=bars, capsize=3, markersize=5, **style)
         name = "mean KLD from the 16-bit file, nats" if metric == "kld" else metric
         axes.set(xlabel="alpha: share of calibration samples with images", ylabel=name)

@@ -15,7 +15,8 @@ from luq_gguf.core.measurements import EvalResult, largest
 from luq_gguf.core.speeds import Bench
 from luq_gguf.core.sweeps import CalibrationMix, MeterConditions, MixPoint, Sweep, SweepPoint
 from luq_gguf.core.types import Plan, Profile
-from luq_gguf.core.units import format_size
+from luq_gguf.core.units import format_bpw, format_size
+from luq_gguf.method.metrics import intervals
 from luq_gguf.method.metrics.intervals import format_ratio
 from luq_gguf.method.uniform import ftype_of
 from luq_gguf.reporting import figures
@@ -89,6 +90,8 @@ def profile_section(profile: Profile, plan: Plan | None, folder: Path) -> Sectio
         what = "Entropy by depth, for tokens of samples with images and of samples without"
         images.append(_image(folder / "modality.png", what, conditions))
     texts = []
+    if (unreached := given(calibration.never_active)) and unreached.sentence:
+        texts.append(f"{unreached.sentence[0].upper()}{unreached.sentence[1:]}.")
     if profile.kendall_tau:
         agreement = ", ".join(f"{way} {tau:.2f}" for way, tau in profile.kendall_tau.items())
         texts.append(
@@ -101,14 +104,14 @@ def profile_section(profile: Profile, plan: Plan | None, folder: Path) -> Sectio
 def plan_section(plan: Plan, types: Path | None) -> Section:
     texts = [
         f"{describe(plan)}.",
-        f"Predicted file: {format_size(plan.predicted_file_bytes)}, {plan.bpw:.3f} bits per weight.",
+        f"Predicted file: {format_size(plan.predicted_file_bytes, up=True)}, {format_bpw(plan.bpw)} bits per weight.",
     ]
     if measured := plan.measured_kld:
-        interval = f"{measured.low:.3g} to {measured.high:.3g}"
-        texts.append(
-            f"Measured during planning: mean KLD {measured.mean:.3g} ({interval}). Other files that were measured:"
-        )
+        figure = intervals.with_interval(f"{measured.mean:.3g}", measured.low, measured.high, ".3g")
+        texts.append(f"Measured during planning: mean KLD {figure}. Other files that were measured:")
         texts += [f"{file.name}, {format_size(file.file_bytes)}: {file.kld:.3g}." for file in plan.compared]
+        if caveat := measured.on.caveat:
+            texts.append(f"{caveat[0].upper()}{caveat[1:]}.")
     if better := better_line(plan):
         texts.append(f"{better[0].upper()}{better[1:]}.")
     if unsettled := unsettled_line(plan):
@@ -205,9 +208,9 @@ def _row(name: str, point: SweepPoint | MixPoint) -> list[str]:
         format_size(point.n_bytes),
         f"{bits:.2f}" if bits is not None else "",
         f"{kld.mean:.2e}" if kld else "",
-        f"{kld.low:.1e} to {kld.high:.1e}" if kld else "",
+        intervals.between(kld.low, kld.high, ".1e") if kld else "",
         f"{same_top:.1%}" if same_top is not None else "",
-        f"{accuracy.value:.1%} ({accuracy.low:.1%} to {accuracy.high:.1%})" if accuracy else "",
+        intervals.with_interval(f"{accuracy.value:.1%}", accuracy.low, accuracy.high, ".1%") if accuracy else "",
     ]
 
 
@@ -255,12 +258,16 @@ def benchmarks_section(results: Sequence[EvalResult]) -> Section:
 
 def _plain(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {inner}" for key, inner in value.items() if inner not in (None, []))
+        return ", ".join(f"{key} {inner}" for key, inner in value.items() if _is_shown(key, inner))
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _is_shown(key: str, value: Any) -> bool:
+    return value not in (None, []) and key not in ("seen", "never_active")
 
 
 def _conditions_line(conditions: Mapping[str, Any]) -> str:
     entries = (
-        f"{key.replace('_', ' ')}: {_plain(value)}" for key, value in conditions.items() if value not in (None, [])
+        f"{key.replace('_', ' ')}: {_plain(value)}" for key, value in conditions.items() if _is_shown(key, value)
     )
     return "Conditions: " + "; ".join(entries)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import sys
 import threading
 import time
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from luq_gguf.core.reporter import Reporter
+from luq_gguf.core.terminal import is_dumb, is_plain
 
 LINE_SECONDS = 30.0  # between lines of a stage in a log
 TENTH_SECONDS = 5.0  # the same where another tenth of the stage is done
@@ -25,7 +25,7 @@ def progress() -> Iterator[Reporter]:
     that are written at once, so that a log holds the last state of a process that was killed."""
     if _in_notebook():
         shown = _notebook_bars()
-    elif sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown"):
+    elif sys.stderr.isatty() and not is_dumb():
         shown = _terminal_bars()
     else:
         shown = _lines()
@@ -45,7 +45,7 @@ def _terminal_bars() -> Iterator[Reporter]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, color_system=None if is_plain() else "auto")
     columns = (
         TextColumn("{task.description:<22}"),
         BarColumn(),

@@ -10,7 +10,8 @@ from luq_gguf.core.json_value import given
 from luq_gguf.core.measurements import Estimate, EvalResult, Metrics, Spread
 from luq_gguf.core.speeds import Bench, Samples, TypeSpeeds
 from luq_gguf.core.sweeps import CalibrationMix, Sweep
-from luq_gguf.core.units import format_size
+from luq_gguf.core.units import format_bpw, format_size
+from luq_gguf.method.metrics import intervals
 from luq_gguf.method.metrics.intervals import format_ratio
 from luq_gguf.method.orders import is_seeded
 from luq_gguf.method.uniform import ftype_of
@@ -26,13 +27,18 @@ def eval_table(result: EvalResult) -> Table:
 
     def add_share(name: str, share: Estimate | None, sign: str = "") -> None:
         if share:
-            interval = f"{share.low:{sign}.1%} to {share.high:{sign}.1%}"
+            interval = intervals.between(share.low, share.high, f"{sign}.1%") or intervals.NO_INTERVAL
             table.add_row(name, f"{share.value:{sign}.1%}", interval)
 
     def add_spread(name: str, spread: Spread | None) -> None:
         if spread:
             quantiles = (f"{value:.0e}" for value in (spread.median, spread.p90, spread.p99))
-            table.add_row(name, f"{spread.mean:.1e}", f"{spread.low:.1e} to {spread.high:.1e}", *quantiles)
+            table.add_row(
+                name,
+                f"{spread.mean:.1e}",
+                intervals.between(spread.low, spread.high, ".1e") or intervals.NO_INTERVAL,
+                *quantiles,
+            )
 
     scored = f", {result.n_scored} questions" if given(result.n_scored) else ""
     add_share(f"accuracy ({result.metric}{scored})", result.accuracy)
@@ -78,7 +84,7 @@ def sweep_tables(swept: Sweep) -> list[Table]:
     for point in sorted((p for p in swept.points if p.n_low is None), key=lambda p: p.n_bytes):
         n_low = min((n for n, other in paper.items() if other.n_bytes <= point.n_bytes), default=None)
         luq_cell = "none that small" if n_low is None else f"{n_low} low: {_figures(paper[n_low].metrics)}"
-        cells = (format_size(point.n_bytes), f"{point.bpw:.2f}", _figures(point.metrics), luq_cell)
+        cells = (format_size(point.n_bytes), format_bpw(point.bpw), _figures(point.metrics), luq_cell)
         uniform.add_row(ftype_of(point.order), *cells)
     return [by_count, uniform]
 

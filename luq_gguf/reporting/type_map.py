@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from luq_gguf.core import atomic
-from luq_gguf.core.units import format_size
+from luq_gguf.core.units import format_bpw, format_size
 from luq_gguf.method.tensor_types import layer_of
 from luq_gguf.reporting.plain_text import plain_text
 
@@ -77,7 +77,7 @@ def colour(bpw: float) -> str:
 def table(types: TypeMap) -> Table:
     """Make a table with one row per layer and matrices as columns, coloured by bits per weight."""
     # as Text: square brackets in a file's names are not rich's markup
-    title = Text(f"{types.name}: {types.arch}, {format_size(types.n_bytes)}, {types.bpw:.3f} bpw")
+    title = Text(f"{types.name}: {types.arch}, {format_size(types.n_bytes)}, {format_bpw(types.bpw)} bpw")
     rest = Text("other tensors: ") + Text(", ").join(
         _cell(kind, types) + Text(f" {name.removesuffix('.weight')}")
         for name, kind in types.other.items()
@@ -130,7 +130,7 @@ def _draw(types: TypeMap, path: Path) -> None:
     axes.tick_params(length=0)
     for side in axes.spines.values():
         side.set_visible(False)
-    axes.set_title(f"{types.name}\n{format_size(types.n_bytes)}, {types.bpw:.2f} bpw", fontsize=10, loc="left")
+    axes.set_title(f"{types.name}\n{format_size(types.n_bytes)}, {format_bpw(types.bpw)} bpw", fontsize=10, loc="left")
     ordered = sorted(used, key=lambda kind: types.type_bpw[kind])
     handles = [Patch(**_look(k, types), label=f"{k} ({types.type_bpw[k]:.2f} bpw)") for k in ordered]
     figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=8)

@@ -1,7 +1,7 @@
 """The run folder: which process uses it, which stages are done, and from which inputs.
 
-run.json records for every finished stage a key (a hash of all its inputs) and its outputs with size and sha256. A
-stage whose key and outputs are unchanged is skipped.
+run.json records for every finished stage a key (a hash of all its inputs), its outputs with size and sha256, and the
+versions of what made it. A stage whose key and outputs are unchanged is skipped.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from filelock import FileLock, Timeout
 
 from luq_gguf._version import __version__
 from luq_gguf.core import atomic, interrupts, unix
-from luq_gguf.core.errors import InputError, RunFolderError
-from luq_gguf.core.hashing import sha256_of
+from luq_gguf.core.errors import DiskSpaceError, InputError, RunFolderError
+from luq_gguf.core.hashing import content_of
+from luq_gguf.run import file_system
 from luq_gguf.run.serialization import read_json, write_json
 
-resource = unix.module("resource")
+fcntl, resource = unix.module("fcntl"), unix.module("resource")
 
 _OURS = ("run.json", ".lock", ".work")
 
@@ -35,6 +36,7 @@ class RunFolder:
     def __init__(self, path: Path, *, create: bool = False, overwrite: bool = False) -> None:
         self.path = path
         self.work = path / ".work"
+        self.versions = {"luq_gguf": __version__}  # of what makes stages; the preflight adds others
         # The system ends it with our process, however that ends; a soft lock, a file that is there, would stay.
         self._lock = FileLock(path / ".lock", timeout=0, thread_local=False, fallback_to_soft=False)
         self._created = create and not path.exists()
@@ -61,31 +63,61 @@ class RunFolder:
             raise RunFolderError(f"{self.path} cannot be written: {error.strerror}.", "Choose another --out.") from None
 
     def __enter__(self) -> RunFolder:
+        try:
+            self._acquire()
+        except RunFolderError:
+            if self._created:
+                self._remove()
+            raise
+        return self
+
+    def _acquire(self) -> None:
         holder = self.path / ".lock"
         try:
             self._lock.acquire()
             holder.write_text(f"process {os.getpid()}")
         except Timeout:
+            if refusal := _lock_refusal(holder):
+                raise self._no_locks(refusal) from None
             owner = holder.read_text().strip() or "another process"
             raise RunFolderError(
                 f"{self.path} is in use by {owner}.", "Wait for it to end, or give another folder."
             ) from None
         except OSError as error:
             self._lock.release()
+            if refusal := _lock_refusal(holder):
+                raise self._no_locks(refusal) from None
             raise RunFolderError(
                 f"{self.path} cannot be written: {error.strerror}.", "Choose another folder."
             ) from None
-        self.work.mkdir(exist_ok=True)
-        self._remove_parts()
-        return self
+        try:
+            self.work.mkdir(exist_ok=True)
+            self._remove_parts()
+            file_system.check_mapping(self.work)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _no_locks(self, refusal: str) -> RunFolderError:
+        return RunFolderError(
+            f"The file system of {self.path} cannot lock files ({refusal}), but a lock keeps two processes from "
+            "writing to one run folder.",
+            "Choose a folder on another disk, such as a local one.",
+        )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._remove_parts()
-        if isinstance(error, InputError) and self._created and not set(self.read()["stages"]) - {"door"}:
+        if isinstance(error, OSError | DiskSpaceError) and self._finished():
+            error.add_note(f"Finished stages in {self.path} are kept.")
+        if isinstance(error, InputError) and self._created and not self._finished():
             self._remove()  # refused in the preflight: nothing of the user's or of any stage is in it
         self._lock.release()
+
+    def _finished(self) -> set[str]:
+        """The stages that somebody waited for; the preflight is none."""
+        return set(self.read()["stages"]) - {"door"}
 
     def _remove(self) -> None:
         for name in _OURS:
@@ -131,9 +163,9 @@ class RunFolder:
         status = path.stat()
         if status.st_size != fact["n_bytes"]:
             return False
-        if status.st_mtime_ns == fact["mtime_ns"]:
-            return True
-        return bool(fact["sha256"]) and sha256_of(path) == fact["sha256"]
+        if fact["sha256"]:
+            return content_of(path) == str(fact["sha256"])
+        return bool(status.st_mtime_ns == fact["mtime_ns"])  # of a temporary file nothing else is known
 
     def outputs(self, stage: str) -> dict[str, dict[str, Any]]:
         """Return what a finished stage wrote: name -> n_bytes, mtime_ns, sha256; empty where it is not finished."""
@@ -151,7 +183,8 @@ class RunFolder:
 
         Temporary files are not `hashed`: one larger than memory would be read from the disk once more.
         """
-        if self.is_done(stage, key):
+        outputs = tuple(outputs)
+        if self.is_done(stage, key) and set(outputs) == set(self.outputs(stage)):  # a file may have another name now
             return False
         interrupts.check()
         started = time.monotonic()
@@ -162,6 +195,7 @@ class RunFolder:
             "outputs": {name: self._fact(name, hashed=hashed) for name in outputs},
             "seconds": round(time.monotonic() - started, 3),
             "peak_rss_bytes_so_far": peak * (1 if platform.system() == "Darwin" else 1024),
+            "versions": dict(self.versions),
         }
         stages = self.read()["stages"]
         self.update(stages=stages | {stage: record})
@@ -185,8 +219,20 @@ class RunFolder:
     def _fact(self, name: str, *, hashed: bool = True) -> dict[str, Any]:
         path = self.path / name
         status = path.stat()
-        digest = sha256_of(path) if hashed else ""
+        digest = content_of(path) if hashed else ""
         return {"n_bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": digest}
+
+
+def _lock_refusal(path: Path) -> str | None:
+    """Why a file cannot be locked at all; None where it can, or another process has locked it."""
+    try:
+        with path.open("rb+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return None
+    except OSError as error:
+        return None if error.filename else error.strerror  # with a name it could not be opened
+    return None
 
 
 def _check_records(path: Path, stages: dict[str, Any]) -> None:

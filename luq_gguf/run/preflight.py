@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from luq_gguf.core import atomic, machine
+from luq_gguf.core import atomic, machine, paths
 from luq_gguf.core.clip_vision import ClipVision
 from luq_gguf.core.errors import CheckpointError, MemoryLimitError, RunFolderError
-from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import ModelTensors, Profile, RunOptions
 from luq_gguf.core.units import format_size
@@ -23,7 +24,7 @@ from luq_gguf.hf.tensor_names import TensorNames
 from luq_gguf.llamacpp import converter, labels, quantize, tools
 from luq_gguf.llamacpp.gguf import header_only, reader
 from luq_gguf.llamacpp.tools import LlamaCpp
-from luq_gguf.run import preflight_cache, prompt_check, provenance, serialization, structure, vocabulary
+from luq_gguf.run import file_system, preflight_cache, prompt_check, provenance, serialization, structure, vocabulary
 from luq_gguf.run.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ def safe_name(name: str) -> str:
 def claim(run: RunFolder, model: str, *, overwrite: bool, subfolder: str | None = None) -> None:
     """Claim a run folder for one model, which lies in `subfolder` of its folder or repository. Raises RunFolderError
     where the run folder belongs to another."""
-    record = run.read()
-    before, wanted = (record.get("model"), record.get("subfolder")), (model, subfolder)
+    record, model = run.read(), paths.absolute_model(model)
+    before, wanted = (_same_model(record.get("model"), model), record.get("subfolder")), (model, subfolder)
     if before[0] is not None and before != wanted and not overwrite:
         raise RunFolderError(
             f"{run.path} contains a run of {'/'.join(filter(None, before))}.",
@@ -70,6 +71,17 @@ def claim(run: RunFolder, model: str, *, overwrite: bool, subfolder: str | None 
     if subfolder or before[1]:
         run.update(subfolder=subfolder)
     run.update(model=model, llama_cpp=tools.pin()["version"])
+
+
+def _same_model(recorded: str | None, model: str) -> str | None:
+    """What a run folder is for, as `model` where both are one folder: earlier versions kept paths as given, and a
+    folder can have several names."""
+    if recorded is None:
+        return None
+    absolute = paths.absolute_model(recorded)
+    both = Path(absolute), Path(model)
+    same = absolute == model or (all(folder.is_dir() for folder in both) and both[0].samefile(both[1]))
+    return model if same else recorded
 
 
 def load_model_spec(
@@ -91,7 +103,8 @@ def load_model_spec(
     llama = tools.find()
     low, high = reader.check_type(low, "--low"), quantize.check_ftype(llama, high)
     record = run.read()
-    resuming = record.get("model") == model  # a run stays with the commit it began with
+    given = paths.absolute_model(model)
+    resuming = _same_model(record.get("model"), given) == given  # a run stays with the commit it began with
     checkpoint = checkpoints.open_checkpoint(
         model,
         trust_remote_code=options.trust_remote_code,
@@ -102,6 +115,8 @@ def load_model_spec(
         reporter.info(note)
     if resuming:
         run.update(revision=checkpoint.revision)
+    file_system.check_size(run.work, 2 * sum(math.prod(shape) for shape in checkpoint.shapes.values()))
+    run.versions |= {"llama_cpp": tools.version_of(llama)} | {name: version(name) for name in ("torch", "transformers")}
     clip = llava.clip_vision(checkpoint) if llava.is_clip_llava(checkpoint) else None
     if clip:
         llava.vision_names(checkpoint, clip)
@@ -115,7 +130,8 @@ def load_model_spec(
         prompt_check.check(checkpoint, reader.read(path), reporter)
         preflight_cache.save(checkpoint, llama, path, header_bytes, calibratable)
 
-    key = hash_of(checkpoint.fingerprint, str(llama.converter), preflight_cache.CHECKS)
+    key = preflight_cache.key_of(checkpoint, llama)
+    _tell_other_tools(run, reporter)
     if not path.exists():  # no recorded output: its hole has the size of the model, and hashing reads it all
         run.forget("door")
     run.run_stage("door", key, [".work/listenable.json"], make)
@@ -135,6 +151,14 @@ def load_model_spec(
     )
     _check_fallbacks(tensors, reporter, allow=options.allow_fallback)
     return ModelSpec(checkpoint, llama, source, _names(source), tensors, has_imatrix, clip, origin)
+
+
+def _tell_other_tools(run: RunFolder, reporter: Reporter) -> None:
+    """Say that what another llama.cpp made in a run folder is made anew: its version is in the keys of those stages."""
+    before = run.read()["stages"].get("door", {}).get("versions", {}).get("llama_cpp")
+    now = run.versions["llama_cpp"]
+    if before not in (None, now):
+        reporter.info(f"{run.path} was made with llama.cpp {before}: what its tools made is made anew with {now}")
 
 
 def _names(source: reader.GGUFInfo) -> TensorNames:
@@ -255,7 +279,14 @@ def check_memory(
 
 def model_of(run: RunFolder) -> str:
     """Return the checkpoint that a run folder is for. Raises RunFolderError where run.json does not name one."""
-    model = run.read().get("model")
+    record = run.read()
+    model = record.get("model")
     if not isinstance(model, str):
         raise RunFolderError(f"{run.path / 'run.json'} does not name a model.", "Add --model with the checkpoint.")
+    is_local = record.get("revision") is None
+    if is_local and not Path(model).expanduser().is_absolute() and not Path(model).exists():
+        raise RunFolderError(
+            f"{run.path} was made from {model}, a path relative to another folder than {Path.cwd()}.",
+            "Go to the folder where it was made, or add --model with the checkpoint.",
+        )
     return model

@@ -13,20 +13,25 @@ from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
+from luq_gguf._version import __version__
 from luq_gguf.core import atomic, paths
 from luq_gguf.core.hashing import hash_of
 from luq_gguf.hf.checkpoint import Checkpoint
+from luq_gguf.llamacpp import tools
 from luq_gguf.llamacpp.tools import LlamaCpp
 
 CHECKS = 2  # what the preflight checks: what an earlier number let through is checked again
 
 
+def key_of(checkpoint: Checkpoint, llama: LlamaCpp) -> str:
+    """Return the key of what the preflight learns: it reads no weights, but for those that may be left out."""
+    programs = [__version__, *map(version, ("transformers", "gguf"))]
+    read = (checkpoint.outline, checkpoint.described, sorted(checkpoint.unused), checkpoint.trust_remote_code)
+    return hash_of(read, tools.identity(llama), programs, CHECKS)
+
+
 def _entry_folder(checkpoint: Checkpoint, llama: LlamaCpp) -> Path:
-    present = [path for path in sorted(checkpoint.folder.iterdir()) if path.is_file()]  # a link may lead nowhere
-    files = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in present]
-    programs = [version(name) for name in ("luq-gguf", "transformers", "gguf")]
-    key = hash_of(checkpoint.name, checkpoint.fingerprint, files, str(llama.converter), programs, CHECKS)
-    return paths.cache("checkpoints") / key
+    return paths.cache("checkpoints") / key_of(checkpoint, llama)
 
 
 def restore(checkpoint: Checkpoint, llama: LlamaCpp, header_file: Path, calibratable: Path) -> bool:

@@ -14,14 +14,13 @@ from luq_gguf.benchmarking.file_benchmark import Arm, BenchRequest
 from luq_gguf.benchmarking.type_benchmark import Geometry
 from luq_gguf.core import machine
 from luq_gguf.core.errors import EvaluationError, KernelsError
-from luq_gguf.core.hashing import sha256_of
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.speeds import Bench, BenchConditions, TypeSpeed, TypeSpeeds
 from luq_gguf.core.types import Budget, RunOptions
 from luq_gguf.kernels import build, state
 from luq_gguf.llamacpp import shape_file, tools
 from luq_gguf.llamacpp.gguf import mmproj as mmproj_file
-from luq_gguf.llamacpp.gguf import reader
+from luq_gguf.llamacpp.gguf import reader, shards
 from luq_gguf.method import two_type_plan
 from luq_gguf.method.speed_model import SpeedTable
 from luq_gguf.quantization import stage as quantization_stage
@@ -45,11 +44,12 @@ def bench_files(
     files: Sequence[Path], mmproj: Path | None, request: BenchRequest, out: Path, reporter: Reporter
 ) -> Bench:
     """Measure files as they are; the vision half is the one given, or the only one next to each file."""
+    files = list(dict.fromkeys(shards.files_of(path)[0] for path in files))
     if len({path.name for path in files}) < len(files):
         raise EvaluationError(
             "Two files have the same name.", "Rename one of them: the table tells files apart by name."
         )
-    halves = [mmproj or _only_mmproj(path) for path in files]
+    halves = [mmproj or _only_mmproj(path, reporter) for path in files]
     arms = [file_benchmark.make_arm(path, half) for path, half in zip(files, halves, strict=True)]
     for path, half in zip(files, halves, strict=True):
         if half:
@@ -63,13 +63,19 @@ def _hashed(arms: Sequence[Arm], reporter: Reporter) -> list[Arm]:
     """Add the files' hashes, so that their figures are never attributed to others."""
     hashed = []
     for done, arm in enumerate(arms, 1):
-        hashed.append(replace(arm, sha256=sha256_of(arm.path)))
+        hashed.append(replace(arm, sha256=shards.sha256(arm.path)))
         reporter.progress("sha256 of files", done, len(arms))
     return hashed
 
 
-def _only_mmproj(path: Path) -> Path | None:
+def _only_mmproj(path: Path, reporter: Reporter) -> Path | None:
     candidates = mmproj_file.candidates(path)
+    if len(candidates) > 1:
+        names = ", ".join(candidate.name for candidate in candidates)
+        reporter.info(
+            f"{path.name}: no answers about images are timed, because {len(candidates)} mmproj files are beside it "
+            f"({names}); choose one with --mmproj"
+        )
     return candidates[0] if len(candidates) == 1 else None
 
 

@@ -16,7 +16,7 @@ from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import Budget, RunOptions
 from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.llamacpp.runtime.client import LlamaClient
-from luq_gguf.method.metrics.intervals import share
+from luq_gguf.method.metrics.intervals import share_bounds
 from luq_gguf.planning.stage import PlanRequest
 from luq_gguf.quantization import stage as quantization_stage
 from luq_gguf.run.preflight import safe_name
@@ -124,7 +124,5 @@ def measure(
             progress(f"questions to {label}", done, len(questions))
     right = sum(a == q.answer for a, q in zip(answers, questions, strict=True))
     info = reader.read(path)
-    accuracy = share(right, len(questions), "wilson")
-    return FileResult(
-        label, path, info.n_bytes, info.bpw, tuple(answers), accuracy.value, (accuracy.low, accuracy.high)
-    )
+    interval = share_bounds(right, len(questions), "wilson")
+    return FileResult(label, path, info.n_bytes, info.bpw, tuple(answers), right / len(questions), interval)

@@ -21,10 +21,10 @@ from luq_gguf.diagnostics import verify
 from luq_gguf.evaluation import evaluate as evaluation
 from luq_gguf.evaluation.benchmarks import run as benchmarks
 from luq_gguf.evaluation.logprobs import EvalTarget
-from luq_gguf.evaluation.questions import QuestionSet
+from luq_gguf.evaluation.questions import QuestionSet, shared_with_calibration
 from luq_gguf.hf import datasets
 from luq_gguf.llamacpp import quantize, tools
-from luq_gguf.llamacpp.gguf import header_only, imatrix, reader
+from luq_gguf.llamacpp.gguf import header_only, imatrix, reader, shards
 from luq_gguf.method import tensor_types, two_type_plan
 from luq_gguf.planning import stage as planning_stage
 from luq_gguf.planning import uniform_baseline
@@ -114,6 +114,8 @@ def _convert(
     base_model: str | None,
 ) -> Conversion:
     if plan_request.questions.source is None:
+        if plan_request.measures and calibration.images:
+            reporter.info("files are measured on questions of --calib, as there is no --eval")
         plan_request = replace(plan_request, questions=replace(plan_request.questions, source=calibration.images))
     with RunFolder(out, create=True, overwrite=options.overwrite) as run:
         claim(run, model, overwrite=options.overwrite, subfolder=options.subfolder)
@@ -229,19 +231,21 @@ def evaluate(
     benchmark: benchmarks.BenchmarkRequest | None = None,
     reporter: Reporter = Reporter(),
 ) -> EvalResult:
-    """Measure a file; in a run folder the result is added to its eval.json."""
+    """Measure a file; in a run folder the result is added to its eval.json. Any shard of a file stands for it."""
+    file, reference = shards.files_of(file)[0], shards.files_of(reference)[0] if reference else None
     if benchmark:
         benchmarks.check(benchmark)
         half = evaluation.mmproj_beside(file, mmproj, "The benchmarks have")
     in_run = (file.parent / "run.json").is_file()
     with RunFolder(file.parent) if in_run else nullcontext() as run:
-        work = run.work / "eval" if run else evaluation.cache_folder()
+        work = run.work / "eval" if run else evaluation.cache_folder(reporter.info)
         alone = benchmark and not (questions.source or questions.text)
         data = evaluation.no_data(reference) if alone else questions.read(file, work / "images")
         vision = evaluation.find_mmproj(file, mmproj, data.samples)
         target = EvalTarget(file, vision, threads, questions.n_ctx, max_tokens=questions.max_tokens)
         against = replace(target, model=reference) if reference else None
-        found = evaluation.evaluate(target, against, data, work, metric=questions.metric, reporter=reporter)
+        metric = questions.metric
+        found = evaluation.evaluate(target, against, data, work, metric=metric, reporter=reporter, check=True)
         result = replace(found.result, benchmarks=None)
         if benchmark:
             benchmark_target = EvalTarget(
@@ -251,6 +255,10 @@ def evaluate(
             conditions = replace(result.conditions, benchmarks=benchmarks.conditions(benchmark, benchmark_target))
             result = replace(result, benchmarks=measured, conditions=conditions)
         if run:
+            shared = shared_with_calibration(run, data.samples)
+            result = replace(result, conditions=replace(result.conditions, **vars(shared)))
+            if caveat := shared.overlap(len(data.samples)):
+                reporter.info(caveat)
             serialization.add_eval(run.file("eval.json"), result)
     return result
 

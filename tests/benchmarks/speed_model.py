@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("shape")
     parser.add_argument("--turns", type=int, default=3)
     args = parser.parse_args()
-    llama, threads, prompt = tools.find(), machine.physical_cores(), type_benchmark.PROMPT
+    llama, threads, prompt = tools.find(), machine.cores(), type_benchmark.PROMPT
     with tempfile.TemporaryDirectory(prefix="luq-speed-", dir=".") as work:
         made: dict[str, tuple[Path, speed_model.Speed]] = {}
         source = synthetic_model.synthetic_outline(args.shape, Path(work) / "shape", llama)

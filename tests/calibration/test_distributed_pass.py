@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from luq_gguf.calibration import forward_pass
 from luq_gguf.calibration import shards as shard_files
 from luq_gguf.calibration import stage as calibration_stage
 from luq_gguf.core.calibration_set import CalibrationSet
+from luq_gguf.hf import checkpoint as checkpoints
 from luq_gguf.llamacpp.gguf import imatrix
 from luq_gguf.run.folder import RunFolder
 
@@ -115,19 +117,25 @@ def test_convert_goes_on_from_a_merged_profile(cli, asked, merged):
     run(cli, "plan", merged, "--low-layers", 5)
 
 
-def test_a_merged_profile_is_known_by_its_data_where_files_have_other_times(cli, asked, merged):
+def test_a_merged_profile_is_known_by_its_data(cli, asked, merged, tmp_path):
     before = json.loads((merged / "run.json").read_text())["stages"]["profile"]
-    run(cli, "profile", *asked, "--out", merged, "--device", "cpu")
-    after = json.loads((merged / "run.json").read_text())["stages"]["profile"]
-    assert after == before | {"key": after["key"]}
-    assert after["key"] != before["key"]
+    copied = shutil.copytree(asked[2].parent, tmp_path / "other times") / asked[2].name
+    run(cli, "profile", *asked[:2], copied, *asked[3:], "--out", merged, "--device", "cpu")
+    assert json.loads((merged / "run.json").read_text())["stages"]["profile"] == before
     facts = json.loads((merged / "run.json").read_text())["merged"]
-    spec = SimpleNamespace(checkpoint=SimpleNamespace(identity=facts["model_sha256"]))
+    checkpoint = checkpoints.open_checkpoint(str(asked[0]))
+    spec = SimpleNamespace(checkpoint=checkpoint)
+    assert checkpoint.fingerprint == facts["model_contents"]
+    like = {
+        name: getattr(checkpoint, name) for name in ("name", "folder", "outline", "trust_remote_code", "has_vision")
+    }
+    fine_tuned = SimpleNamespace(checkpoint=SimpleNamespace(**like, fingerprint="0" * 24))
     calibration = CalibrationSet(asked[2], None, 0.5, SAMPLES, 0)
     with RunFolder(merged) as held:
         for other in ({"seed": 1}, {"alpha": 0.25}, {"samples": 6}):
             calibration_stage.adopt_merged(held, spec, replace(calibration, **other), "another key")
-            assert held.read()["stages"]["profile"]["key"] == after["key"]
+        calibration_stage.adopt_merged(held, fine_tuned, calibration, "another key")
+        assert held.read()["stages"]["profile"] == before
         calibration_stage.adopt_merged(held, spec, calibration, "another key")
         assert held.read()["stages"]["profile"]["key"] == "another key"
         held.update(stages=held.read()["stages"] | {"profile": before})

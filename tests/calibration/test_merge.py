@@ -24,7 +24,7 @@ CALIBRATION = CalibrationData((), (), "a text", 3, 0.5, 0, "f" * 64, "set", "tex
 FACTS = calibration_facts(CALIBRATION)
 
 
-def make_shard(folder, share, dtype=torch.float32):
+def make_shard(folder, share, dtype=torch.float32, sums=None):
     """A finished shard folder of a pass whose vectors are (sample, position, layer)."""
     with RunFolder(folder, create=True) as run:
         reservoir = Reservoir(run.work, CAPACITY, LAYERS, WIDTH, dtype, seed=0)
@@ -36,7 +36,8 @@ def make_shard(folder, share, dtype=torch.float32):
                 if len(slots):
                     reservoir.write(layer, slots, vectors, multimodal=multimodal)
         n = sum(sum(lengths) for _, _, lengths in reservoir.seen)
-        matrix = ImportanceMatrix({"x": np.full((1, 2), float(n))}, {"x": np.array([n])}, len(reservoir.seen))
+        sums = np.full((1, 2), float(n)) if sums is None else sums
+        matrix = ImportanceMatrix({"x": sums}, {"x": np.array([n])}, len(reservoir.seen))
         pass_result = PassResult(matrix, reservoir, {"x": np.array([1.0, 2.0])}, dtype)
         checkpoint = Checkpoint(folder, "little", {"architectures": ["Little"]}, {}, {}, {}, 0, "fingerprint")
         run.update(model="little")
@@ -71,6 +72,12 @@ def test_merged_vectors_are_a_single_process_vectors(tmp_path, dtype):
     assert merged.samples_of_all().tolist() == alone.samples_of_all().tolist()
 
 
+def test_sums_are_read_back_whatever_their_order_in_memory(tmp_path):
+    turned = np.arange(6.0).reshape(2, 3).T
+    shard = shard_files.read(make_shard(tmp_path / "shard", ShardSpec(), sums=turned))
+    assert shard.matrix.in_sum2["x"].tolist() == turned.tolist()
+
+
 def test_sums_and_counts_add_up(shards):
     passed = merge.profile_inputs(merge.check(shards))
     assert passed.matrix.counts["x"].tolist() == [33]
@@ -92,13 +99,14 @@ def test_a_shard_given_twice_is_named(folders, tmp_path):
     ("change", "told"),
     [
         ({"model_sha256": "0" * 64, "model": "big"}, "differ in their model: little .* and big"),
+        ({"model_contents": "0" * 24}, "differ in the contents of their model"),
         ({"calibration": replace(FACTS, seed=7)}, "differ in seed: 0 and 7"),
         ({"calibration": replace(FACTS, alpha=0.25)}, "differ in alpha: 0.5 and 0.25"),
         ({"calibration": replace(FACTS, sha256="e" * 64)}, "calibration data: f{12} and e{12}"),
         ({"n_text_asked": 4}, "number of text samples: 3 and 4"),
         ({"dtype": "bfloat16"}, "precision: float32 and bfloat16"),
     ],
-    ids=["model", "seed", "alpha", "data", "samples", "precision"],
+    ids=["model", "contents", "seed", "alpha", "data", "samples", "precision"],
 )
 def test_shards_of_different_passes_are_refused(shards, change, told):
     other = replace(shards[1], facts=replace(shards[1].facts, **change))

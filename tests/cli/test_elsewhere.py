@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 WITHOUT = """
-import json, os, sys
+import json, os, psutil, sys  # psutil is of the system that it runs on
 for name in ("fcntl", "resource"):
     sys.modules[name] = None
 for name in ("copy_file_range", "sched_getaffinity", "statvfs"):

@@ -8,8 +8,9 @@ from click.testing import CliRunner
 
 from luq_gguf.cli import options
 from luq_gguf.cli.convert import command as convert
-from luq_gguf.core.errors import CheckpointError, RunFolderError
-from luq_gguf.core.types import RunOptions
+from luq_gguf.core.errors import BudgetError, CheckpointError, RunFolderError
+from luq_gguf.core.types import Budget, RunOptions
+from luq_gguf.planning.stage import PlanRequest
 
 
 @click.command()
@@ -60,3 +61,26 @@ def test_run_options_take_what_is_theirs_of_a_commands_values():
     values = {"threads": 2, "keep_f16": True, "overwrite": True, "model": "m"}
     assert options.make_run_options(values) == RunOptions(threads=2, keep_f16=True, overwrite=True)
     assert values == {"model": "m"}
+
+
+@pytest.mark.parametrize(
+    "option", ["--target-bpw", "--target-tps", "--max-kld", "--min-accuracy", "--alpha", "--plan-minutes"]
+)
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_what_is_no_finite_number_is_refused_as_such(option, value):
+    done = CliRunner().invoke(convert, ["M", "--out", "run", f"{option}={value}"])
+    assert done.exit_code == 2
+    assert f"'{option}': '{value}' is not a finite number." in done.stderr
+
+
+def test_numbers_are_read_and_words_are_not():
+    refused = CliRunner().invoke(convert, ["M", "--out", "run", "--target-bpw", "many"])
+    assert (refused.exit_code, "'many' is not a number" in refused.stderr) == (2, True)
+    below = CliRunner().invoke(convert, ["M", "--out", "run", "--plan-minutes", "-1"])
+    assert (below.exit_code, "'-1' is less than 0" in below.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("budget", [Budget(bpw=float("nan")), Budget(max_kld=float("inf"))])
+def test_a_budget_of_no_finite_number_is_refused(budget):
+    with pytest.raises(BudgetError, match="is not a finite number"):
+        PlanRequest(budget)

@@ -14,7 +14,7 @@ def test_a_file_takes_its_name_when_it_is_whole(tmp_path: Path) -> None:
     path.write_text("old")
     with atomic.whole(path) as part:
         part.write_text("new")
-        assert (part.name, path.read_text()) == ("a.json.part", "old")
+        assert (part.name, path.read_text()) == ("a.json.luq.part", "old")
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a.json": "new"}
 
 

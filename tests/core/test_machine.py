@@ -1,6 +1,10 @@
+import os
 import subprocess
 import sys
 import time
+from pathlib import Path
+
+import pytest
 
 from luq_gguf.core import machine
 
@@ -79,3 +83,50 @@ def test_in_a_container_the_limit_lies_in_the_root_whatever_the_path(tmp_path):
 
 def test_nothing_is_said_of_what_is_not_there(tmp_path):
     assert machine.cgroup_memory(tmp_path, "4:memory:/x\n0::/y\n") == []
+
+
+def test_quotas_of_all_cgroups_above_count(tmp_path):
+    cgroup(tmp_path / "a", cpu__max="250000 100000")
+    cgroup(tmp_path / "a" / "b", cpu__max="max 100000")
+    assert machine.cgroup_cpus(tmp_path, "0::/a/b\n") == [2.5]
+    cgroup(tmp_path / "a" / "b", cpu__max="50000 100000")
+    assert machine.cgroup_cpus(tmp_path, "0::/a/b\n") == [0.5, 2.5]
+
+
+def test_quotas_of_version_1_lie_under_the_name_of_the_controllers(tmp_path):
+    for name in ("cpu", "cpu,cpuacct"):
+        cgroup(tmp_path / name / "docker", cpu__cfs_quota_us=150000, cpu__cfs_period_us=100000)
+        cgroup(tmp_path / name, cpu__cfs_quota_us=-1, cpu__cfs_period_us=100000)
+    assert machine.cgroup_cpus(tmp_path, "3:cpuset:/\n2:cpu,cpuacct:/docker\n") == [1.5]
+    (tmp_path / "cpu").rename(tmp_path / "was cpu")
+    assert machine.cgroup_cpus(tmp_path, "2:cpu,cpuacct:/docker\n0::/\n") == [1.5]
+
+
+@pytest.mark.parametrize(("quotas", "threads"), [([], 4), ([3.9, 8.0], 3), ([0.5], 1)])
+def test_threads_are_as_many_as_quotas_and_affinity_allow(monkeypatch, quotas, threads):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3, 8, 9, 10, 11})
+    monkeypatch.setattr(machine, "_siblings", lambda cpu: f"{cpu % 8},{cpu % 8 + 8}")
+    monkeypatch.setattr(machine, "cgroup_cpus", lambda root, membership: quotas)
+    assert machine.cores() == threads
+    assert machine.cores(logical=True) == (threads if quotas else 8)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux lets a process choose its cores")
+def test_one_core_of_several_is_one_thread_everywhere():
+    """What is started in a process that may use a single core: `taskset -c 0`, `docker --cpuset-cpus 0`."""
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "from luq_gguf.core import machine; from luq_gguf.cli import bench\n"
+        "allowed = machine.describe().cores_allowed\n"
+        "print(machine.cores(), machine.cores(logical=True), allowed, *bench._threads(None))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1"] * 4
+
+
+def test_nothing_else_asks_how_many_cores_there_are():
+    """But for what describes the machine, and shares of its time."""
+    package = Path(machine.__file__).parents[1]
+    allowed = {"core/machine.py", "llamacpp/llama_bench.py", "diagnostics/doctor.py"}
+    asking = {path.relative_to(package).as_posix() for path in package.rglob("*.py") if "cpu_count" in path.read_text()}
+    assert asking <= allowed

@@ -26,3 +26,19 @@ def test_builds_and_caches_lie_in_one_folder(tmp_path: Path, monkeypatch: pytest
         monkeypatch.setenv("XDG_CACHE_HOME", value)
         assert paths.cache("eval") == recipe.cache_root() / "eval" == expected / "luq-gguf" / "eval"
     assert not any(tmp_path.iterdir())
+
+
+def test_a_cache_that_cannot_be_written_is_replaced_for_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    told: list[str] = []
+    assert paths.writable("eval", told.append) == tmp_path / "cache" / "luq-gguf" / "eval"
+    assert not told
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    other = paths.writable("eval", told.append)
+    (other / "x").touch()
+    assert tmp_path not in other.parents
+    assert "cannot be written" in told[0]
+    assert paths.writable("eval", told.append) == other

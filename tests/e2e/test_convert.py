@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,6 +71,22 @@ def test_a_second_run_repeats_no_stage(small, cli, tmp_path):
     assert json.loads((run.folder / "run.json").read_text())["stages"] == before
 
 
+@pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True)
+def test_other_paths_times_and_devices_repeat_no_stage(small, cli, tmp_path, tiny_model, calibration_file, monkeypatch):
+    """The checkpoint by a relative path and a link; the calibration set copied, with new times; the CPU named."""
+    run = small.copy(tmp_path / "run")
+    before = json.loads((run.folder / "run.json").read_text())["stages"]
+    copied = shutil.copytree(calibration_file.parent, tmp_path / "set", copy_function=shutil.copyfile)
+    (tmp_path / tiny_model.name).symlink_to(tiny_model)
+    monkeypatch.chdir(tmp_path)
+    given = {tiny_model: f"./{tiny_model.name}/", calibration_file: copied / calibration_file.name, run.folder: "run"}
+    done = cli(*[given.get(a, a) for a in run.arguments], "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    after = json.loads((run.folder / "run.json").read_text())
+    assert after["stages"] == before
+    assert Path(after["model"]).is_absolute()
+
+
 def test_the_same_inputs_give_the_same_bytes(small, cli, tmp_path):
     arguments = [tmp_path / "again" if a == small.folder else a for a in small.arguments]
     done = cli(*[a for a in arguments if a != "--keep-f16"])
@@ -87,7 +104,9 @@ def test_stages_one_by_one_make_the_same_file(small, cli, tmp_path, tiny_model, 
     out = tmp_path / "steps"
     done = cli("profile", tiny_model, "--out", out, "--calib", calibration_file, "--samples", 32, "--json")
     assert done.returncode == 0, done.stderr
-    assert len(json.loads(done.stdout)["layers"]) == 12
+    profile = json.loads(done.stdout)
+    assert len(profile["layers"]) == 12
+    assert 1 / 32 <= profile["calibration"]["largest_sample_share"] < 0.2
     done = cli("plan", out, "--low", "Q2_K", "--low-layers", 6, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["low_layers"] == small.result["low_layers"]

@@ -62,7 +62,7 @@ def test_the_wheel_is_small_and_holds_no_build(wheel):
 
 def test_convert_in_another_folder(command, calibration_file, models, tmp_path):
     shutil.copytree(models / "tiny-qwen2.5-vl", tmp_path / "tiny")
-    arguments = ["--out", "out", "--low-layers", "6", "--low", "Q2_K", "--samples", "2"]
+    arguments = ["--out", "out", "--low-layers", "6", "--low", "Q2_K", "--samples", "8"]
     done = command("convert", "tiny", *arguments, "--calib", calibration_file, "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

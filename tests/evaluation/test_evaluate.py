@@ -88,6 +88,26 @@ def test_perplexity_and_text_divergence_are_llama_perplexitys(llama, run, conver
 
 
 @one_model
+def test_the_noise_floor_is_what_the_file_s_own_types_do_with_other_batches(run, converted, evaluated, book):
+    from luq_gguf.llamacpp.runtime.client import LlamaClient
+    from luq_gguf.method.metrics import kld
+
+    floors = []
+    for name in (converted.model.name, converted.f16.name):
+        with (
+            LlamaClient(run / name, n_ctx=96, n_batch=96) as whole,
+            LlamaClient(run / name, n_ctx=96, n_batch=16) as cut,
+        ):
+            tokens = whole.tokenize(book.read_text())[0][:96]
+            together, apart = whole.score_tokens(tokens, 0), cut.score_tokens(tokens, 0)
+            assert np.array_equal(whole.score_tokens(tokens, 0, 16), apart)
+            assert np.array_equal(whole.score_tokens(tokens, 0), together)
+        floors.append(kld.kl_divergence(together, apart).mean())
+    assert floors[0] == pytest.approx(evaluated["kld"]["floor"], rel=1e-3, abs=1e-9)
+    assert floors[0] > floors[1]
+
+
+@one_model
 def test_the_same_again_measures_nothing(cli, run, converted, questions, book, evaluated):
     arguments = ("--reference", run / converted.f16.name, "--data", questions, "--text", book, "--max-tokens", 4)
     done = cli("eval", run / converted.model.name, *arguments)
@@ -225,6 +245,27 @@ def test_the_top_part_of_the_vocabulary_states_what_it_misses(run, converted, qu
     assert part.mean <= whole * (1 + 1e-5)
     assert part.missing_beyond_kept >= 0
     assert np.isfinite(part.missing_beyond_kept)
+
+
+@one_model
+def test_the_same_question_many_times_is_one_and_has_no_interval(cli, run, converted, tmp_path):
+    line = '{"prompt": "what is it?", "answers": ["a circle"]}\n'
+    (tmp_path / "set.jsonl").write_text(line * 20 + line.replace("a circle", "a square"))
+    f16 = run / converted.f16.name
+    how = ("--data", tmp_path / "set.jsonl", "--max-tokens", 1)
+    done = cli("eval", run / converted.model.name, "--reference", f16, *how, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["n_samples"] == 2  # another answer is another question, with the same divergence
+    assert found["kld"]["low"] is found["kld"]["high"] is found["kld_answer"]["low"] is None
+    (tmp_path / "one.jsonl").write_text(line)
+    alone = cli(
+        "eval", run / converted.model.name, "--reference", f16, "--data", tmp_path / "one.jsonl", *how[2:], "--json"
+    )
+    assert json.loads(alone.stdout)["kld"]["n_positions"] == found["kld"]["n_positions"]
+    assert "19 of 21 questions repeat others: each counts once" in done.stderr
+    shown = cli("eval", run / converted.model.name, "--reference", f16, *how)
+    assert "no interval: fewer than 8 samples" in shown.stdout
 
 
 @one_model

@@ -22,7 +22,7 @@ import hostile
 
 with atheris.instrument_imports(include=["luq_gguf", "json"]):
     from luq_gguf.core.errors import LuqError
-    from luq_gguf.hf import checkpoint, datasets
+    from luq_gguf.hf import checkpoint, datasets, weights_files
     from luq_gguf.llamacpp.gguf import imatrix, reader
     from luq_gguf.run import folder as run_folder
     from luq_gguf.run import serialization
@@ -35,7 +35,7 @@ def _run_json(path: Path) -> None:
 
 
 def _index(path: Path) -> None:
-    checkpoint._shards(path.parent)
+    weights_files.find(path.parent)
 
 
 PARSERS: dict[str, tuple[str, Callable[[Path], object]]] = {

@@ -37,6 +37,21 @@ def test_a_folder_of_images(pictures, tmp_path):
     assert all(s.image is None for s in found.text)
 
 
+def test_linked_folders_are_read_and_hidden_files_are_not_by_calibration_and_questions(pictures, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("far.png", "._far.png"):
+        (elsewhere / name).write_bytes((pictures / "0.png").read_bytes() if name == "far.png" else b"attributes")
+    (pictures / "linked").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(pictures)
+    (pictures / "._0.png").write_bytes(b"attributes")
+    expected = sorted([*(f"{number}.png" for number in range(10)), "far.png"])
+    calibrated = read(pictures, tmp_path, n_samples=20, alpha=1.0)
+    assert sorted(s.image.name for s in calibrated.multimodal) == expected
+    assert calibrated.skipped == ()
+    assert sorted(s.image.name for s in read_questions(str(pictures), None, 0, tmp_path)) == expected
+
+
 def test_a_jsonl_with_answers_and_relative_paths(pictures, tmp_path):
     rows = [{"image": f"pictures/{i}.png", "prompt": f"which {i}?", "answers": [f"a{i}", "b"]} for i in range(8)]
     found = read(write_lines(tmp_path / "set.jsonl", *rows), tmp_path)
@@ -44,6 +59,10 @@ def test_a_jsonl_with_answers_and_relative_paths(pictures, tmp_path):
     assert {s.answer for s in found.multimodal} <= {f"a{i}" for i in range(8)}
     with_images, without = {s.prompt for s in found.multimodal}, {s.prompt for s in found.text}
     assert not with_images & without
+    assert [(s.prompt, s.answers) for s in found.lines] == [
+        (s.prompt, s.answers) for s in (*found.multimodal, *found.text)
+    ]
+    assert all(s.image for s in found.lines)
 
 
 def test_the_draw_depends_on_the_seed_alone(pictures, tmp_path):
@@ -257,6 +276,7 @@ def test_images_that_the_processor_rejects_are_skipped_and_named_like_unreadable
         if picture.getpixel((0, 0)) == (60, 0, 0):
             raise ValueError("too red")
 
+    check.key = "not too red"
     (pictures / "0.png").write_bytes(b"no picture")
     source, options = str(pictures), {"n_samples": 10, "alpha": 1.0, "seed": 0, "cache": tmp_path}
     found = read_calibration(source, None, **options, check=check)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from luq_gguf.core.errors import CheckpointError
 from luq_gguf.hf.checkpoint import open_checkpoint
-from luq_gguf.hf.processor import load_processor, picture_check
+from luq_gguf.hf.processor import PictureCheck, load_processor
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_an_image_processor_of_another_version_is_the_models_own(copy, place, ki
 
 
 def test_a_picture_that_the_processor_rejects_is_told_from_one_that_it_takes(tiny_model):
-    check = picture_check(open_checkpoint(str(tiny_model)))
+    check = PictureCheck(open_checkpoint(str(tiny_model)))
     for size in ((64, 64), (1, 1), (3, 400), (400, 3), (2000, 10)):
         check(Image.new("RGB", size))
     if "qwen" in tiny_model.name:
@@ -51,6 +51,6 @@ def test_a_picture_that_the_processor_rejects_is_told_from_one_that_it_takes(tin
 
 def test_a_checkpoint_without_an_image_processor_is_refused_when_it_meets_a_picture(copy):
     (copy / "processor_config.json").unlink()
-    check = picture_check(open_checkpoint(str(copy)))
+    check = PictureCheck(open_checkpoint(str(copy)))
     with pytest.raises(CheckpointError, match="transformers cannot load"):
         check(Image.new("RGB", (64, 64)))

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from luq_gguf.core.chat_date import CHAT_DATE
 from luq_gguf.core.errors import CheckpointError
 from luq_gguf.core.types import Sample
 from luq_gguf.hf import prompts
 from luq_gguf.hf.checkpoint import open_checkpoint
 from luq_gguf.hf.processor import load_processor
+from luq_gguf.llamacpp.runtime import chat_template
 
 MODELS = Path(__file__).parents[1] / "models"
 IMAGE = {"tiny-qwen2.5-vl": "<|vision_start|><|image_pad|><|vision_end|>", "tiny-llava-1.5": "<image>"}
@@ -122,3 +124,14 @@ def test_a_text_model_takes_strings_first_and_lists_where_it_must(tmp_path):
     for template in (CONCATENATES, KNOWS_NO_IMAGE):
         tokenizer.chat_template = template
         assert prompts.chat_text(tokenizer, TEXT) == "[INST] what is it? [/INST]red"
+
+
+@pytest.mark.parametrize("form", ["%d %b %Y", "%Y-%m-%d", "%A, %H:%M:%S"])
+def test_a_template_with_the_date_is_rendered_on_the_same_day_in_calibration_and_in_evaluation(
+    processor, form, monkeypatch
+):
+    template = f"{{{{ strftime_now({form!r}) }}}} [INST] {{{{ messages[0].content[0].text }}}} [/INST]"
+    monkeypatch.setattr(processor, "chat_template", template)
+    calibrated = prompts.chat_text(processor, Sample("what is it?"))
+    assert calibrated == f"{CHAT_DATE:{form}} [INST] what is it? [/INST]"
+    assert calibrated == chat_template.render(template, "what is it?", None)

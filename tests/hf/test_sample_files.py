@@ -121,6 +121,7 @@ def test_a_line_without_an_image(tmp_path, given):
         ('{"prompt": "x", "answers": [1e999]}', 'its "answers" is neither text nor a number'),
         ('{"prompt": "x", "answer": "a", "answer": "b"}', 'the key "answer" occurs twice'),
         ('{"prompt": "x"', "it is not JSON (Expecting ',' delimiter"),
+        (r'{"prompt": "x", "image": "pics\cat.png"}', "write / in paths"),
         ("{}", "it is an empty object"),
         ("[1]", "it is not an object"),
         ('{"prompt": "\\ud800"}', "half of a surrogate pair"),

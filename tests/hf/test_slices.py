@@ -1,6 +1,8 @@
 """A checkpoint in parts: every tensor of the text model once, with its bytes, in checkpoints that open."""
 
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -63,3 +65,15 @@ def test_a_part_is_a_checkpoint_with_the_same_tensors(checkpoint, tmp_path):
         for name, array in load_file(folder / "model.safetensors").items():
             np.testing.assert_array_equal(array, whole[name])
             assert array.dtype == np.float16
+
+
+def test_with_an_injected_failing_symlink_small_files_are_copied(checkpoint, tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "symlink", refuse)
+    folder = tmp_path / "slice"
+    slices.write(checkpoint, slices.slices(checkpoint)[0], folder)
+    assert not any(path.is_symlink() for path in folder.iterdir())
+    assert (folder / "tokenizer.json").read_text() == "{}"
+    assert open_checkpoint(str(folder)).config == checkpoint.config

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from luq_gguf.core import json_input
 from luq_gguf.core.errors import GGUFFileError, LuqError
 from luq_gguf.core.types import Plan, Profile
-from luq_gguf.hf import checkpoint, datasets
+from luq_gguf.hf import checkpoint, datasets, weights_files
 from luq_gguf.llamacpp.gguf import imatrix, reader, validate
 from luq_gguf.run import folder, serialization
 
@@ -117,8 +117,8 @@ def test_any_json_as_any_file(value):
     assert isinstance(read, LuqError) or all(isinstance(one.prompt, str) for one in read)
     shapes = attempt("a.safetensors", hostile.safetensors(content), checkpoint.safetensors_shapes)
     assert shapes == {} or isinstance(shapes, LuqError), "there is no data behind the header"
-    shards = attempt("model.safetensors.index.json", content, lambda path: checkpoint._shards(path.parent))
-    assert isinstance(shards, LuqError) or all(shard.parent == FOLDER for shard in shards)
+    mapped = attempt("model.safetensors.index.json", content, lambda path: weights_files._weight_map(path.parent))
+    assert isinstance(mapped, LuqError) or all(Path(name).name == name for name in mapped.values())
 
 
 @given(st.dictionaries(st.sampled_from([*json.loads(hostile.PLAN)]), values))

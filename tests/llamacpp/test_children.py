@@ -1,14 +1,21 @@
 """What is said of llama.cpp's programs that cannot start, or that crash."""
 
+import importlib.metadata
 import json
+import os
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from commands import in_child
 
 from luq_gguf.core.errors import ConversionError, ToolsError
-from luq_gguf.llamacpp import child, tools
+from luq_gguf.diagnostics import doctor
+from luq_gguf.llamacpp import child, quantize, tools
+from luq_gguf.llamacpp.tools import LlamaCpp
 
 
 @pytest.mark.parametrize(
@@ -67,6 +74,50 @@ def test_a_program_that_crashes():
     with pytest.raises(ConversionError, match=r"It crashed \(segmentation fault\)") as caught:
         child.run(["sh", "-c", "kill -SEGV $$"], child.Failure(ConversionError, "It"))
     assert "luq-gguf doctor" in caught.value.hint
+
+
+def test_a_program_killed_for_want_of_memory_hints_at_memory_and_slices(tmp_path, monkeypatch):
+    (tmp_path / "llama-quantize").write_text("#!/bin/sh\nkill -KILL $$\n")
+    (tmp_path / "llama-quantize").chmod(0o755)
+    tools = LlamaCpp(tmp_path, tmp_path / "converter", pinned=False, libraries=None)
+    plan = SimpleNamespace(high="Q4_K_M")
+    with pytest.raises(
+        ConversionError, match=r"llama-quantize was killed \(perhaps because memory ran out\)"
+    ) as killed:
+        quantize.quantize(tools, tmp_path / "in.gguf", tmp_path / "out.gguf", plan, tmp_path / "types.txt")
+    assert "memory" in killed.value.hint
+    assert "--low-disk" in killed.value.hint
+
+
+def test_a_python_program_takes_and_prints_paths_in_utf_8_whatever_the_locale(tmp_path, monkeypatch):
+    for name, value in (("LC_ALL", "C"), ("PYTHONCOERCECLOCALE", "0"), ("PYTHONUTF8", "0")):
+        monkeypatch.setenv(name, value)
+    folder = tmp_path / "m\u00f6dell"
+    folder.mkdir()
+    said = child.run(
+        [sys.executable, "-c", "import sys; print(ascii(sys.argv[1]), sys.argv[1])", folder],
+        child.Failure(ConversionError, "It"),
+    )
+    assert said == f"{str(folder)!a} {folder}"
+
+
+def test_our_own_process_knows_paths_as_text_whatever_the_locale(tmp_path):
+    missing = tmp_path / "m\u00f6dell" / "a.gguf"
+    other = os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = in_child("inspect", missing, env=other)
+    assert done.returncode == 2
+    assert str(missing) in done.stderr
+
+
+def test_doctor_names_what_is_out_of_bounds(monkeypatch):
+    needed = ["click>=8.2", "rich>=13.7", "ruff>=99 ; extra == 'dev'", "no-such-package>=1"]
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: needed)
+    real = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "8.1.7" if name == "click" else real(name))
+    checks = {check.name: check for check in doctor._out_of_bounds()}
+    assert set(checks) == {"click version", "no-such-package"}
+    assert checks["click version"].found == "8.1.7, but luq-gguf needs >=8.2"
+    assert checks["click version"].hint == "pip install 'click>=8.2'"
 
 
 def test_doctor_calls_a_tool_ok_only_when_it_ran(cli, llama, cannot_start, tmp_path, monkeypatch):

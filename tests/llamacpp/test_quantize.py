@@ -3,13 +3,15 @@
 import re
 import subprocess
 
+import gguf
+import numpy as np
 import pytest
 
 from luq_gguf.core.errors import ConversionError, TypeNameError, VerificationError
 from luq_gguf.core.types import Budget
 from luq_gguf.llamacpp import quantize
-from luq_gguf.llamacpp.gguf import reader
-from luq_gguf.method import tensor_types, two_type_plan
+from luq_gguf.llamacpp.gguf import imatrix, reader
+from luq_gguf.method import importance, tensor_types, two_type_plan
 
 MIB = 1024**2
 
@@ -43,6 +45,42 @@ def test_without_low_layers_every_tensor_has_its_stock_type(spec):
     plan = two_type_plan.make_plan(spec.tensors, range(12), Budget(low_layers=0), "entropy")
     assert dict(plan.tensor_types) == quantize.dry_run(spec.llama, spec.source.path, "Q4_K_M")
     assert "Q6_K" in plan.tensor_types.values()
+
+
+@pytest.mark.parametrize("ftype", ["IQ3_XXS", "IQ4_XS", "IQ4_NL", "Q4_0", "Q5_0"])
+def test_uniform_files_are_llama_quantize_s_own_with_an_importance_matrix(spec, converted, tmp_path, ftype):
+    """The mixes of these five are others without one. Two are written, as that takes a second; the others by size."""
+    types, _ = quantize.stock_types(spec.llama, spec.source, ftype, spec.has_imatrix)
+    written = [] if ftype in ("Q4_0", "Q5_0") else ["--dry-run"]
+    command = [spec.llama.tool("llama-quantize"), *written, "--imatrix", converted.folder / "imatrix.gguf"]
+    told = subprocess.run(
+        [*command, converted.f16, tmp_path / "own.gguf", ftype], capture_output=True, text=True, check=True
+    )
+    size = re.search(r"quant size\s*=\s*([\d.]+) MiB", told.stdout + told.stderr)
+    n_bytes = sum(reader.type_bytes(types[tensor.name], tensor.n_weights) for tensor in spec.source.tensors)
+    assert size
+    assert float(size[1]) == pytest.approx(n_bytes / MIB, abs=0.005)
+    if not written:
+        assert reader.read(tmp_path / "own.gguf").types == types
+    assert list(spec.source.path.parent.glob("dry-run*")) == []
+
+
+def test_columns_without_importance_are_not_erased(spec, converted, tmp_path):
+    """llama-quantize writes zeros in Q3_K where the importance of a block is 0."""
+    matrix = imatrix.read(converted.folder / "imatrix.gguf")
+    for sums in matrix.in_sum2.values():
+        sums[:, 16:48] = 0
+    imatrix.write(tmp_path / "imatrix.gguf", importance.floored(matrix), ["set"], 512)
+    command = [spec.llama.tool("llama-quantize"), "--imatrix", tmp_path / "imatrix.gguf", converted.f16]
+    subprocess.run([*command, tmp_path / "out.gguf", "Q3_K_S"], capture_output=True, check=True)
+    before, after = (
+        {t.name: t for t in reader.open_reader(path).tensors} for path in (converted.f16, tmp_path / "out.gguf")
+    )
+    name = "blk.0.attn_q.weight"
+    columns, quantized = before[name].data[:, 16:48].astype(np.float32), after[name]
+    assert quantized.tensor_type.name == "Q3_K"
+    error = gguf.quants.dequantize(quantized.data, quantized.tensor_type)[:, 16:48] - columns
+    assert np.square(error).sum() < 0.1 * np.square(columns).sum()
 
 
 def test_low_layers_take_the_low_type_for_all_their_matrices(spec):

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -42,3 +46,20 @@ def test_the_same_seed_gives_the_same_histogram():
 def test_mean_and_spread():
     assert mean_and_spread(np.array([1.0, 3.0])) == (2.0, pytest.approx(2**0.5))
     assert mean_and_spread(np.array([1.5])) == (1.5, 0.0)
+
+
+def test_k_means_starts_no_threads_that_would_wait_in_a_busy_loop():
+    """In a process of its own, as OpenMP reads how many threads it may start only once."""
+    program = (
+        "import numpy as np, psutil\n"
+        "from luq_gguf.method.entropy import cluster_histogram\n"
+        "vectors = np.random.default_rng(0).normal(size=(2000, 32)).astype(np.float32)\n"
+        "vectors @ vectors.T\n"
+        "before = psutil.Process().num_threads()\n"
+        "cluster_histogram(vectors, 50, seed=0)\n"
+        "print(psutil.Process().num_threads() - before)\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_THREAD_LIMIT"}
+    environment["OMP_NUM_THREADS"] = "4"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout == "0\n"

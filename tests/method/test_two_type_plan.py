@@ -3,7 +3,7 @@ from builders import model
 
 from luq_gguf.core.errors import BudgetError
 from luq_gguf.core.types import Budget
-from luq_gguf.core.units import format_size
+from luq_gguf.core.units import format_bpw, format_size
 from luq_gguf.method.two_type_plan import make_plan
 
 ORDER = (2, 0, 3, 1)
@@ -52,6 +52,20 @@ def test_a_bpw_budget_counts_all_weights_of_the_text_model():
 def test_an_impossible_budget_says_what_is_possible(budget, words):
     with pytest.raises(BudgetError, match=words):
         plan(budget)
+
+
+@pytest.mark.parametrize("count", range(5))
+def test_the_bits_per_weight_that_are_shown_give_the_same_plan_as_a_target(count):
+    made = plan(Budget(low_layers=count))
+    assert plan(Budget(bpw=float(format_bpw(made.bpw)))).low_layers == made.low_layers
+
+
+def test_bits_per_weight_for_people_are_never_less_than_the_number():
+    assert format_bpw(3.4346) == "3.435"
+    assert format_bpw(3.4340001) == "3.435"
+    assert format_bpw(4.0) == "4.000"
+    for n_bytes in range(1, 2000):
+        assert 0 <= float(format_bpw(8 * n_bytes / 4096)) - 8 * n_bytes / 4096 < 0.001 + 1e-9
 
 
 def test_sizes_for_people_round_up_when_they_are_limits():

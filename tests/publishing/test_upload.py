@@ -91,6 +91,8 @@ def test_the_card_tells_what_was_measured_and_the_hub_reads_it(upload, hub, run)
     assert metrics["mean KL divergence from the 16-bit file"] == pytest.approx(evaluated["kld"]["mean"], rel=0.01)
     row = next(line for line in text.splitlines() if line.startswith("|") and "LUQ6" in line)
     assert f"{evaluated['kld']['mean']:.2e}" in row
+    assert evaluated["conditions"]["shared_lines"] == 8
+    assert "Of 8 questions 8 were calibrated with" in text
     bench = json.loads((run / "bench.json").read_text())
     speed = next(row for row in bench["rows"] if "LUQ6" in row["file"])
     assert f"{speed['decode_tps']['median']:.1f}" in row

@@ -96,13 +96,33 @@ def test_a_log_on_a_full_disk_ends_nothing():
         assert shown(stderr=full, capture_output=False).returncode == 0
 
 
-def test_a_terminal_has_bars():
+def on_a_terminal(**environment: str) -> str:
+    """What is shown on a terminal; NO_COLOR is not set but where it is given."""
     ours, theirs = pty.openpty()
-    done = shown(stderr=theirs, stdout=subprocess.PIPE, capture_output=False, env=os.environ | {"TERM": "xterm"})
+    of_the_test = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    done = shown(stderr=theirs, stdout=subprocess.PIPE, capture_output=False, env=of_the_test | environment)
     os.close(theirs)
     text = os.read(ours, 100_000).decode()
     os.close(ours)
     assert done.returncode == 0
+    return text
+
+
+COLORED = re.compile(r"\x1b\[[\d;]*m")
+
+
+def test_bars_have_no_colors_where_none_are_wanted_and_a_dumb_terminal_has_lines():
+    plain = on_a_terminal(TERM="xterm", NO_COLOR="1")
+    assert "\u2501" in plain
+    assert not COLORED.search(plain)
+    dumb = on_a_terminal(TERM="Dumb")
+    assert "\x1b" not in dumb
+    assert "calibration samples: begins" in dumb
+
+
+def test_a_terminal_has_bars():
+    text = on_a_terminal(TERM="xterm")
+    assert COLORED.search(text)
     assert "\u2501" in text, "a bar of rich's"
     assert "5/5" in text
     assert "40/100" in text

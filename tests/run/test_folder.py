@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from luq_gguf.core import atomic
 from luq_gguf.core.errors import InputError, RunFolderError
 from luq_gguf.core.hashing import hash_of
 from luq_gguf.run.folder import RunFolder
@@ -62,7 +63,7 @@ def test_a_failed_stage_is_not_recorded_and_leaves_no_part(tmp_path):
     with pytest.raises(ZeroDivisionError), RunFolder(tmp_path / "run", create=True) as run:
 
         def fail() -> None:
-            run.file("out.txt.part").write_text("half")
+            run.file(f"out.txt{atomic.SUFFIX}").write_text("half")
             raise ZeroDivisionError
 
         run.run_stage("s", "a", ["out.txt"], fail)
@@ -104,6 +105,30 @@ def test_a_folder_with_other_things_is_refused_unless_it_may_be_overwritten(tmp_
     with RunFolder(tmp_path, create=True, overwrite=True):
         pass
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_other_peoples_unfinished_files_are_kept(tmp_path):
+    """Of a browser or a downloader, whenever they came."""
+    (tmp_path / "film.mkv.part").write_text("half a film")
+    with RunFolder(tmp_path, create=True, overwrite=True) as run:
+        (tmp_path / "other.gguf.part").write_text("half a model")
+        run.update(model="m")
+    with RunFolder(tmp_path):
+        pass
+    assert (tmp_path / "film.mkv.part").exists()
+    assert (tmp_path / "other.gguf.part").exists()
+
+
+def test_contents_changed_under_the_same_size_and_times(tmp_path):
+    with RunFolder(tmp_path / "run", create=True) as run:
+        assert stage(run, "a")
+        assert not stage(run, "a")
+        out = run.file("out.txt")
+        times = (out.stat().st_atime_ns, out.stat().st_mtime_ns)
+        out.write_text("y")
+        os.utime(out, ns=times)
+        assert run.changed("s") == ["out.txt"]
+        assert stage(run, "a")
 
 
 def test_a_file_or_a_stranger_in_place_of_the_folder(tmp_path):

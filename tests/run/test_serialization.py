@@ -20,7 +20,7 @@ PROFILE = Profile(
     ),
     CalibrationFacts(
         sources=("easy", "book.txt"), images=None, text="book.txt", revisions={"easy": "c0"}, alpha=0.5, n_multimodal=4,
-        n_text=4, n_tokens=900, seed=0, sha256="0f", skipped_images=("a.png",),
+        n_text=4, n_tokens=900, seed=0, sha256="0f", skipped_images=("a.png",), chat_date="2026-01-01",
     ),
     {"seed-0": (1.0, 2.0), "seed-1": (2.0, 1.0)},
     {"seeds": -1.0},

@@ -111,6 +111,20 @@ def test_kernels_that_would_not_be_used_are_refused(cli, run, converted, tmp_pat
     assert not (tmp_path / "b.json").exists()
 
 
+def test_with_two_mmproj_files_it_is_said_that_none_is_used(converted, tmp_path):
+    from luq_gguf.core.reporter import Reporter
+    from luq_gguf.workflows import bench
+
+    for name in ("model.gguf", "mmproj-F16.gguf", "model-mmproj-Q8_0.gguf"):
+        (tmp_path / name).touch()
+    told = []
+    assert bench._only_mmproj(tmp_path / "model.gguf", Reporter(info=told.append)) is None
+    assert told == [
+        "model.gguf: no answers about images are timed, because 2 mmproj files are beside it (mmproj-F16.gguf, "
+        "model-mmproj-Q8_0.gguf); choose one with --mmproj"
+    ]
+
+
 def test_an_interrupted_bench_leaves_what_was_finished_and_one_model_runs_at_a_time(run, benched, tmp_path):
     out = tmp_path / "bench.json"
     files = [run / row["file"] for row in benched["rows"]]

@@ -161,10 +161,22 @@ def test_the_report_is_one_page_that_needs_nothing_else(cli, run, swept):
 def test_convert_takes_bounds_on_quality_and_refuses_a_speed_out_of_reach_before_it_profiles(
     cli, tiny_model, calibration_file, questions, tmp_path
 ):
-    asked = ("convert", tiny_model, "--calib", calibration_file, "--samples", 12, "--low", "Q2_K")
+    rows = [json.loads(line) for line in calibration_file.read_text().splitlines()[:12]]
+    few = tmp_path / "few.jsonl"
+    few.write_text("".join(json.dumps(r | {"image": str(calibration_file.parent / r["image"])}) + "\n" for r in rows))
+    asked = ("convert", tiny_model, "--calib", few, "--samples", 12, "--low", "Q2_K")
     done = cli(*asked, "--out", tmp_path / "kld", "--max-kld", 1, "--eval", questions, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["low_layers"] == list(range(12))
+    assert "calibrated with" not in done.stderr
+    seen = cli(*asked, "--out", tmp_path / "kld", "--max-kld", 1)  # measured on what it was calibrated with
+    assert seen.returncode == 0, seen.stderr
+    assert "files are measured on questions of --calib, as there is no --eval" in seen.stderr
+    sentence = "of 12 questions 12 were calibrated with and 6 have pictures that were: others may give worse figures"
+    assert sentence in seen.stderr
+    assert sentence in seen.stdout
+    plan = json.loads((tmp_path / "kld" / "plan.json").read_text())
+    assert plan["measured_kld"]["on"]["shared_lines"] == plan["budget"]["measured_on"]["shared_lines"] == 12
     refused = cli(*asked, "--out", tmp_path / "tps", "--target-tps", 10**9)
     assert refused.returncode == 2
     assert "reaches 1e+09 tokens/s on this machine" in refused.stderr

@@ -3,6 +3,7 @@ projector type "mlp" (tools/mtmd/clip.cpp)."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -15,10 +16,12 @@ from luq_gguf.core.errors import ConversionError, GGUFFileError
 from luq_gguf.llamacpp.gguf import validate
 from luq_gguf.llamacpp.gguf.metadata import CHECKPOINT
 
+_NAME = re.compile(r"(?:^|[-_.])mmproj(?:[-_.].*)?\.gguf$", re.IGNORECASE)
+
 
 def beside(model: Path) -> list[Path]:
     """Return the mmproj files in the folder of a text model's file, by name."""
-    return sorted(path for path in model.parent.glob("*.gguf") if is_mmproj_name(path.name))
+    return sorted(path for path in model.parent.iterdir() if is_mmproj_name(path.name) and path != model)
 
 
 def candidates(model: Path) -> list[Path]:
@@ -54,8 +57,9 @@ def check_pair(model: Path, mmproj: Path) -> None:
 
 
 def is_mmproj_name(name: str) -> bool:
-    """Return whether a file of this name is an mmproj, as llama.cpp and the Hub name them."""
-    return name.startswith("mmproj")
+    """Return whether a file of this name is an mmproj, as publishers name them: mmproj-NAME-F16.gguf, mmproj.gguf,
+    NAME-mmproj-f16.gguf, NAME.mmproj-Q8_0.gguf, NAME.mmproj.gguf, in upper case too."""
+    return _NAME.search(name) is not None
 
 
 def write(

@@ -12,6 +12,7 @@ from gguf import quants
 from luq_gguf.core.types import ImportanceMatrix
 from luq_gguf.llamacpp.gguf import reader
 
+HOW = 2  # in what way errors are weighed: kept ones of other numbers are not read
 ROWS = 128  # of a matrix: a thousand columns each make the mean of so many exact to less than a percent
 
 
@@ -63,10 +64,11 @@ def values_of(tensor: gguf.ReaderTensor, rows: np.ndarray) -> np.ndarray:
 
 
 def columns_of(importance: ImportanceMatrix, tensor: gguf.ReaderTensor, rows: np.ndarray) -> np.ndarray:
-    """Return mean squared inputs of the rows' columns, [n_rows or 1, n_in]; 1 where they are not known."""
+    """Return mean squared inputs of the rows' columns, [n_rows or 1, n_in]; 1 where they are not known, as of experts
+    that no token reached: llama-quantize weighs these alike (tools/quantize/quantize.cpp, load_imatrix)."""
     name, n_rows = tensor.name, len(_matrix(tensor))
     if name not in importance.in_sum2:
         return np.ones((1, 1))
-    counts = np.maximum(importance.counts[name], 1)
-    means = importance.in_sum2[name] / counts[:, None]
+    counts = importance.counts[name][:, None]
+    means = np.where(counts > 0, importance.in_sum2[name] / np.maximum(counts, 1), 1.0)
     return np.asarray(means[rows // max(1, n_rows // len(means))], np.float32)

@@ -3,7 +3,6 @@ bounded in time and memory."""
 
 from __future__ import annotations
 
-import datetime
 import json
 import re
 from typing import Any
@@ -14,6 +13,7 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from luq_gguf.core.chat_date import strftime_now
 from luq_gguf.core.sandbox_limits import bounded
 
 _SPECIAL = re.compile(r"<[^<>\n]*>|\[[A-Z_]+\]")
@@ -104,7 +104,7 @@ def _render(template: str, content: Any, bos: str, eos: str) -> str:
 
     environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation])
     environment.globals["raise_exception"] = fail
-    environment.globals["strftime_now"] = lambda form: datetime.date(2026, 1, 1).strftime(form)  # same prompt every day
+    environment.globals["strftime_now"] = strftime_now
     environment.filters["tojson"] = _to_json
     return environment.from_string(template).render(
         messages=[{"role": "user", "content": content}],

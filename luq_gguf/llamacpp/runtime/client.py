@@ -79,14 +79,16 @@ class LlamaClient:
         embeddings: Path | None = None,
         kernels: Path | None = None,
         limits: Limits | None = None,
+        weights: bool = True,
     ) -> None:
         """`kernels` is a plugin to load. `limits` are for files from anywhere: weights that are not finite are rejected
-        then, too."""
+        then, too. Without `weights` only `count` works, also of a header-only GGUF."""
         self._command = [sys.executable, "-m", "luq_gguf.llamacpp.runtime.worker", str(model), "--ctx", str(n_ctx)]
         self._command += ["--batch", str(n_batch)]
         self._command += ["--mmproj", str(mmproj)] if mmproj else []
         self._command += ["--threads", str(threads)] if threads else []
         self._command += ["--embeddings", str(embeddings)] if embeddings else []
+        self._command += [] if weights else ["--no-weights"]
         self._command += ["--kernels", str(kernels)] if kernels else []
         self._command += ["--check", "--max-memory", str(limits.memory_bytes)] if limits else []
         self._name = model.name
@@ -145,6 +147,10 @@ class LlamaClient:
         answer_seconds; and n_prompt, n_answer tokens."""
         return self._request(time=prompt, image=str(image) if image else None, max_tokens=max_tokens)
 
+    def count(self, prompt: str, image: Path | None = None) -> int:
+        """Return how many tokens a prompt has in the model's own chat format, its image's included."""
+        return int(self._request(count=prompt, image=str(image) if image else None)["n_prompt"])
+
     @property
     def pid(self) -> int:
         """Return the id of the process that has loaded the model."""
@@ -156,9 +162,10 @@ class LlamaClient:
         reply = self._request(tokenize=text)
         return list(reply["tokens"]), reply["bos"]
 
-    def score_tokens(self, tokens: Sequence[int], start: int) -> np.ndarray:
-        """Return log-probabilities after the tokens from `start` on, float32 [len(tokens) - start, n_vocab]."""
-        return self._scores(tokens=[int(token) for token in tokens], start=start)[1]
+    def score_tokens(self, tokens: Sequence[int], start: int, n_batch: int | None = None) -> np.ndarray:
+        """Return log-probabilities after the tokens from `start` on, float32 [len(tokens) - start, n_vocab], computed
+        `n_batch` tokens at once (None: as many as the client's)."""
+        return self._scores(tokens=[int(token) for token in tokens], start=start, n_batch=n_batch)[1]
 
     def _scores(self, **request: Any) -> tuple[dict[str, Any], np.ndarray]:
         out = Path(self._folder.name) / "scores.npy"

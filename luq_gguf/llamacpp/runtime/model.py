@@ -9,6 +9,8 @@ import hashlib
 import re
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +61,8 @@ class Model:
     """A loaded text model, with its mmproj where one is given; each call begins with an empty context.
 
     Text is computed `n_batch` tokens at once. `embeddings` is a folder that keeps what the mmproj makes of images.
-    `check` lets libllama look at every block of every tensor and reject scales that are not finite.
+    `check` lets libllama look at every block of every tensor and reject scales that are not finite. Without `weights`
+    none are loaded, so that a header alone can count tokens and render prompts, and nothing else.
     """
 
     def __init__(
@@ -72,12 +75,15 @@ class Model:
         embeddings: Path | None = None,
         *,
         check: bool = False,
+        weights: bool = True,
     ) -> None:
         llama_cpp.llama_log_set(_quiet, ctypes.c_void_p(0))
         mtmd.mtmd_helper_log_set(_quiet, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
         options = llama_cpp.llama_model_default_params()
         options.check_tensors = check
+        if not weights:
+            options.no_alloc, options.load_mode = True, llama_cpp.LLAMA_LOAD_MODE_NONE  # it maps nothing
         self.model = llama_cpp.llama_model_load_from_file(str(model).encode(), options)
         if not self.model:
             raise WorkerError(f"libllama cannot load {model.name}{_why()}")
@@ -85,8 +91,8 @@ class Model:
         context = llama_cpp.llama_context_default_params()
         context.n_ctx, context.n_batch, context.n_ubatch = n_ctx, N_BATCH, N_BATCH
         context.n_threads = context.n_threads_batch = threads
-        self.context = llama_cpp.llama_init_from_model(self.model, context)
-        if not self.context:
+        self.context = llama_cpp.llama_init_from_model(self.model, context) if weights else None
+        if weights and not self.context:
             raise WorkerError(f"libllama cannot make a context of {n_ctx} tokens for {model.name}")
         self.mtmd = None
         if mmproj is not None:
@@ -173,23 +179,14 @@ class Model:
         self.clear()
         if self.mtmd:
             return self._read_media(text, image, rows)
-        raw = text.encode()
-        room = (llama_cpp.llama_token * (len(raw) + 8))()
-        n = llama_cpp.llama_tokenize(self.vocab, raw, len(raw), room, len(room), True, True)
-        self._check_room(n)
-        self.decode(list(room[:n]), 0, rows)
-        return n, list(room[:n]), n
+        tokens = self._prompt_tokens(text)
+        self._check_room(len(tokens))
+        self.decode(tokens, 0, rows)
+        return len(tokens), tokens, len(tokens)
 
     def _read_media(self, text: str, image: str | None, rows: list[np.ndarray] | None) -> tuple[int, list[int], int]:
-        raw = text.encode()
-        given = mtmd.mtmd_input_text(text=raw, text_len=len(raw), add_special=True, parse_special=True)
-        pictures = [_pixels(image)] if image is not None else []
-        bitmaps = [_bitmap(pixels) for pixels in pictures]
-        chunks = mtmd.mtmd_input_chunks_init()
-        try:
-            array = (mtmd.mtmd_bitmap_p_ctypes * len(bitmaps))(*bitmaps)
-            if code := mtmd.mtmd_tokenize(self.mtmd, chunks, ctypes.byref(given), array, len(bitmaps)):
-                raise WorkerError(f"libmtmd failed to tokenize the prompt (code {code})")
+        pixels = None if image is None else _pixels(image)
+        with self._chunks(text, pixels) as chunks:
             n_prompt = int(mtmd.mtmd_helper_get_n_tokens(chunks))
             self._check_room(n_prompt)
             position, text_tokens = 0, []
@@ -202,12 +199,39 @@ class Model:
                     text_tokens += tokens[: n.value]
                     position += n.value
                 else:
-                    position = self._read_image(chunk, position, f"{_key(pictures[0])}-{k}")
+                    assert pixels is not None
+                    position = self._read_image(chunk, position, f"{_key(pixels)}-{k}")
+        return position, text_tokens, n_prompt
+
+    @contextmanager
+    def _chunks(self, text: str, pixels: np.ndarray | None) -> Iterator[Any]:
+        """A prompt as libmtmd tokenizes it: pieces of text and of the image."""
+        raw = text.encode()
+        given = mtmd.mtmd_input_text(text=raw, text_len=len(raw), add_special=True, parse_special=True)
+        bitmaps = [] if pixels is None else [_bitmap(pixels)]
+        chunks = mtmd.mtmd_input_chunks_init()
+        try:
+            array = (mtmd.mtmd_bitmap_p_ctypes * len(bitmaps))(*bitmaps)
+            if code := mtmd.mtmd_tokenize(self.mtmd, chunks, ctypes.byref(given), array, len(bitmaps)):
+                raise WorkerError(f"libmtmd failed to tokenize the prompt (code {code})")
+            yield chunks
         finally:
             mtmd.mtmd_input_chunks_free(chunks)
             for bitmap in bitmaps:
                 mtmd.mtmd_bitmap_free(bitmap)
-        return position, text_tokens, n_prompt
+
+    def count(self, text: str, image: str | None) -> int:
+        """Return how many tokens a prompt has, with its image, without reading it."""
+        if self.mtmd:
+            with self._chunks(text, None if image is None else _pixels(image)) as chunks:
+                return int(mtmd.mtmd_helper_get_n_tokens(chunks))
+        return len(self._prompt_tokens(text))
+
+    def _prompt_tokens(self, text: str) -> list[int]:
+        raw = text.encode()
+        room = (llama_cpp.llama_token * (len(raw) + 8))()
+        n = llama_cpp.llama_tokenize(self.vocab, raw, len(raw), room, len(room), True, True)
+        return list(room[:n])
 
     def _read_image(self, chunk: Any, position: int, key: str) -> int:
         """Read a piece of an image; what the vision half makes of it is kept where a folder for that was given."""

@@ -11,6 +11,7 @@ Reads a JSON object a line from stdin and writes one a line to stdout; the first
     {"time": prompt, "image", "max_tokens"}             -> {"encode_seconds", "first_token_seconds", "answer_seconds",
                                                             "n_prompt", "n_answer"}
     {"render": prompt, "image"}                         -> {"text"}: the prompt in the file's chat template
+    {"count": prompt, "image"}                          -> {"n_prompt"}: its tokens in that template
     anything that fails                                 -> {"error"}
 
 What `out` names receives log-probabilities after every text token, float32 [n, n_vocab].
@@ -28,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from luq_gguf.core import unix
+from luq_gguf.core import machine, unix
 from luq_gguf.llamacpp.runtime.model import Model, WorkerError, load_plugin
 
 
@@ -112,12 +113,16 @@ def score(model: Model, text: str, image: str | None, out: Path) -> dict[str, An
     return {"tokens": tokens, "n_prompt": n_prompt}
 
 
-def score_tokens(model: Model, tokens: list[int], start: int, out: Path) -> dict[str, Any]:
+def score_tokens(model: Model, tokens: list[int], start: int, out: Path, n_batch: int | None) -> dict[str, Any]:
     model.clear()
     rows: list[np.ndarray] = []
-    if start:
-        model.decode(tokens[:start], 0)
-    model.decode(tokens[start:], start, rows)
+    usual, model.n_batch = model.n_batch, n_batch or model.n_batch
+    try:
+        if start:
+            model.decode(tokens[:start], 0)
+        model.decode(tokens[start:], start, rows)
+    finally:
+        model.n_batch = usual
     _save(out, rows)
     return {}
 
@@ -138,11 +143,16 @@ def reply(model: Model, request: dict[str, Any]) -> dict[str, Any]:
     if "text" in request:
         return score(model, request["text"], request["image"], Path(request["out"]))
     if "tokens" in request:
-        return score_tokens(model, request["tokens"], int(request["start"]), Path(request["out"]))
+        return score_tokens(
+            model, request["tokens"], int(request["start"]), Path(request["out"]), request.get("n_batch")
+        )
     if "time" in request:
         return time_answer(model, request["time"], request["image"], int(request["max_tokens"]))
     if "tokenize" in request:
         return {"tokens": model.tokenize(request["tokenize"]), "bos": model.bos()}
+    if "count" in request:
+        prompt = model.prompt_text(request["count"], has_image=request["image"] is not None)
+        return {"n_prompt": model.count(prompt, request["image"])}
     return {"text": model.prompt_text(request["render"], has_image=bool(request["image"]))}
 
 
@@ -150,11 +160,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("model", type=Path)
     parser.add_argument("--mmproj", type=Path)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--threads", type=int, default=machine.cores(logical=True))
     parser.add_argument("--ctx", type=int, default=4096)
     parser.add_argument("--batch", type=int, default=512, help="tokens computed at once")
     parser.add_argument("--embeddings", type=Path, help="folder in which image embeddings are cached")
     parser.add_argument("--check", action="store_true", help="reject weights that are not finite")
+    parser.add_argument("--no-weights", action="store_true", help="only count tokens and render prompts")
     parser.add_argument("--kernels", type=Path, help="a plugin that ggml loads first")
     parser.add_argument("--max-memory", type=int, help="limit of the address space in bytes")
     args = parser.parse_args()
@@ -167,7 +178,8 @@ def main() -> None:
     try:
         if args.kernels:
             load_plugin(args.kernels)
-        model = Model(args.model, args.mmproj, args.threads, args.ctx, args.batch, args.embeddings, check=args.check)
+        how = {"check": args.check, "weights": not args.no_weights}
+        model = Model(args.model, args.mmproj, args.threads, args.ctx, args.batch, args.embeddings, **how)
     except WorkerError as failure:
         out.write(json.dumps({"error": str(failure)}) + "\n")
         raise SystemExit(1) from None

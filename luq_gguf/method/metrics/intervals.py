@@ -11,13 +11,17 @@ from luq_gguf.core.measurements import Estimate
 from luq_gguf.core.speeds import Ratio, Samples
 
 RESAMPLES = 10_000
+LEAST = 8  # different samples: of fewer, resampling shows less doubt than there is, and none of one
+NO_INTERVAL = f"no interval: fewer than {LEAST} samples"
 
 
 def bootstrap(values: np.ndarray, seed: int = 0) -> Estimate:
-    """Return the mean of per-sample values [n] and its percentile bootstrap interval. Raises ValueError for no
-    samples."""
+    """Return the mean of per-sample values [n] and its percentile bootstrap interval, which fewer than LEAST do not
+    have. Raises ValueError for no samples."""
     if len(values) == 0:
         raise ValueError("no samples")
+    if len(values) < LEAST:
+        return Estimate(float(values.mean()), None, None)
     rng = np.random.default_rng(seed)
     n = len(values)
     # Means of resamples without holding RESAMPLES x n numbers at once.
@@ -29,19 +33,26 @@ def bootstrap(values: np.ndarray, seed: int = 0) -> Estimate:
 def share(right: int, n: int, method: Literal["exact", "wilson"]) -> Estimate:
     """Return a share of n samples with its 95% interval: exact (Clopper and Pearson), or Wilson's, which is narrower
     and correct on average."""
+    return Estimate(right / n, *share_bounds(right, n, method))
+
+
+def share_bounds(right: int, n: int, method: Literal["exact", "wilson"]) -> tuple[float, float]:
+    """Return the ends of the 95% interval that `share` gives."""
     from scipy.stats import binomtest  # takes a second to import
 
     interval = binomtest(right, n).proportion_ci(method=method)
-    return Estimate(right / n, float(interval.low), float(interval.high))
+    return float(interval.low), float(interval.high)
 
 
 def accuracy(scores: np.ndarray, seed: int = 0) -> Estimate:
     """Return the mean of scores between 0 and 1. Where all are 0 or all are 1, resampling shows no doubt, though n
-    samples leave some: the exact interval of a share (Clopper and Pearson) is given there.
+    samples leave some: the exact interval of a share (Clopper and Pearson) is given there, and for fewer than LEAST
+    samples that are each 0 or 1.
     """
     interval = bootstrap(scores, seed)
-    if interval.low == interval.high and interval.low in (0.0, 1.0):
-        return share(int(interval.low) * len(scores), len(scores), "exact")
+    alike = interval.low == interval.high and interval.low in (0.0, 1.0)
+    if alike or (interval.low is None and np.isin(scores, (0.0, 1.0)).all()):
+        return share(int(scores.sum()), len(scores), "exact")
     return interval
 
 
@@ -50,9 +61,10 @@ def paired_difference(first: np.ndarray, second: np.ndarray, seed: int = 0) -> E
     separate intervals."""
     if first.shape != second.shape:
         raise ValueError("paired values must come from the same samples")
-    interval = bootstrap(second.astype(np.float64) - first.astype(np.float64), seed)
-    if interval.low == interval.high == 0.0:  # no pair differs: as many samples as these leave this much doubt
-        width = share(0, len(first), "exact").high
+    differences = second.astype(np.float64) - first.astype(np.float64)
+    interval = bootstrap(differences, seed)
+    if not differences.any():  # no pair differs: as many samples as these leave this much doubt
+        width = share_bounds(0, len(first), "exact")[1]
         return Estimate(0.0, -width, width)
     return interval
 
@@ -86,6 +98,32 @@ def paired_ratio(first: np.ndarray, second: np.ndarray) -> Ratio:
 
     half = float(t.ppf(0.975, n - 1) * logs.std(ddof=1) * np.sqrt(2 / n))
     return Ratio(float(np.exp(middle)), float(np.exp(middle - half)), float(np.exp(middle + half)))
+
+
+def mean_over_positions(values: Sequence[np.ndarray], seed: int = 0) -> Estimate:
+    """Return the mean over all positions of samples [n_positions], with its interval by resampling whole samples:
+    positions of one prompt are not independent. Fewer than LEAST samples have none."""
+    sums, counts = np.array([v.sum() for v in values], np.float64), np.array([len(v) for v in values], np.float64)
+    mean = float(np.concatenate(values).astype(np.float64).mean())
+    if len(values) < LEAST:
+        return Estimate(mean, None, None)
+    rng = np.random.default_rng(seed)
+    means = []
+    for _ in range(RESAMPLES // 100):
+        drawn = rng.integers(0, len(values), (100, len(values)))
+        means.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
+    return Estimate(mean, float(low), float(high))
+
+
+def between(low: float | None, high: float | None, form: str) -> str:
+    """Format an interval for people, each end as `form` says: "0.75 to 0.83"; empty where there is none."""
+    return "" if low is None or high is None else f"{low:{form}} to {high:{form}}"
+
+
+def with_interval(value: str, low: float | None, high: float | None, form: str) -> str:
+    """Return a formatted value with its interval in brackets, or the reason why it has none."""
+    return f"{value} ({between(low, high, form) or NO_INTERVAL})"
 
 
 def format_ratio(ratio: Ratio | None) -> str:

@@ -16,7 +16,8 @@ def test_vision_halves_are_found_by_name_in_the_files_own_folder(tmp_path: Path)
         "mmproj-b-F16.gguf",
         "mmproj.gguf",
         "mmproj-a.gguf.part",
-        "not-mmproj.gguf",
+        "commproj.gguf",
+        "mmprojector.gguf",
         "mmproj.txt",
     ):
         (tmp_path / name).write_bytes(b"")
@@ -54,3 +55,15 @@ def test_two_halves_that_name_different_checkpoints_are_refused_and_files_of_oth
     mmproj.check_pair(model, write(tmp_path / "mmproj-same.gguf", "a"))
     mmproj.check_pair(model, write(tmp_path / "mmproj-unknown.gguf", None))
     mmproj.check_pair(write(tmp_path / "unknown.gguf", None), theirs)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mmproj-model-f16.gguf", "model.mmproj-f16.gguf", "model-mmproj-F16.gguf", "model.mmproj.gguf", "MMPROJ-a.gguf",
+        "mmproj-a.GGUF", "model_mmproj_Q8_0.gguf", "Model-MMPROJ.GGUF",
+    ],
+)  # fmt: skip
+def test_names_that_publishers_give(tmp_path: Path, name: str):
+    (tmp_path / name).write_bytes(b"")
+    assert [path.name for path in mmproj.beside(tmp_path / "model.gguf")] == [name]

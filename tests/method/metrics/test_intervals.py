@@ -3,14 +3,18 @@ import pytest
 
 from luq_gguf.core.speeds import Ratio
 from luq_gguf.method.metrics.intervals import (
+    LEAST,
     accuracy,
+    between,
     bootstrap,
     format_ratio,
+    mean_over_positions,
     paired_difference,
     paired_ratio,
     ratio_of_means,
     share,
     spread_of,
+    with_interval,
 )
 
 
@@ -25,9 +29,30 @@ def test_the_interval_is_that_of_the_normal_approximation_for_many_samples():
 
 
 def test_all_alike_leaves_no_doubt_and_no_samples_have_no_mean():
-    assert bootstrap(np.ones(5)).to_json() == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert bootstrap(np.ones(LEAST)).to_json() == {"value": 1.0, "low": 1.0, "high": 1.0}
     with pytest.raises(ValueError, match="no samples"):
         bootstrap(np.empty(0))
+
+
+@pytest.mark.parametrize("n", [1, LEAST - 1])
+def test_few_samples_have_a_mean_and_no_interval(n):
+    assert bootstrap(np.full(n, 0.3)).to_json() == {"value": pytest.approx(0.3), "low": None, "high": None}
+    positions = [np.array([1.0, 3.0])] * n
+    assert mean_over_positions(positions).to_json() == {"value": 2.0, "low": None, "high": None}
+    assert mean_over_positions(positions * LEAST).low == 2.0
+    assert accuracy(np.full(n, 0.5)).low is None
+    assert accuracy(np.ones(n)).low == pytest.approx(0.025 ** (1 / n))  # a share has an exact one
+    assert paired_difference(np.zeros(n), np.full(n, 0.5)).low is None
+
+
+def test_shares_of_few_samples_have_the_exact_interval():
+    assert accuracy(np.array([1.0, 0.0, 1.0])) == share(2, 3, "exact")
+
+
+def test_what_has_no_interval_is_shown_without():
+    assert with_interval("0.5", 0.25, 0.75, ".1f") == "0.5 (0.2 to 0.8)"
+    assert with_interval("0.5", None, None, ".1f") == "0.5 (no interval: fewer than 8 samples)"
+    assert between(None, None, ".1f") == ""
 
 
 def test_pairs_that_always_differ_by_the_same_are_certain():
@@ -42,7 +67,8 @@ def test_pairs_that_always_differ_by_the_same_are_certain():
 def test_no_mistake_in_so_many_is_not_certainty():
     assert accuracy(np.ones(100)).low == pytest.approx(0.025**0.01)
     assert accuracy(np.zeros(100)).high == pytest.approx(1 - 0.025**0.01)
-    assert accuracy(np.array([1.0, 0.0, 1.0])) == bootstrap(np.array([1.0, 0.0, 1.0]))
+    some = np.arange(30) % 3 == 0
+    assert accuracy(some) == bootstrap(some)
     same = paired_difference(np.ones(100), np.ones(100))
     assert (same.low, same.high) == pytest.approx((-(1 - 0.025**0.01), 1 - 0.025**0.01))
 

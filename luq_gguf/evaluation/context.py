@@ -1,0 +1,46 @@
+"""Checks that prompts and their answers fit in the context, by counting tokens: no weights are loaded for that, so it
+is done before anything heavy, also with a header-only GGUF."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from luq_gguf.core.errors import EvaluationError, RunnerError
+from luq_gguf.core.types import Sample
+from luq_gguf.llamacpp.runtime.client import LlamaClient
+
+
+def place_of(name: str, number: int, sample: Sample) -> str:
+    """Return where a question stands in the data set of that name, as people find it."""
+    if sample.line:
+        return f"{name}, line {sample.line}"
+    return f"{name}, question {number + 1}" + (f" ({sample.image.name})" if sample.image else "")
+
+
+def check_context(
+    model: Path, mmproj: Path | None, name: str, samples: Mapping[int, Sample], *, n_ctx: int, max_tokens: int
+) -> None:
+    """Raise EvaluationError where a prompt, with its image and an answer of `max_tokens`, does not fit in `n_ctx`.
+
+    `samples` are the questions of the data set `name` by their number; `model` may be a header-only GGUF.
+    """
+    too_long: dict[int, int] = {}
+    with LlamaClient(model, mmproj, n_ctx=n_ctx, weights=False) as client:
+        for number, sample in samples.items():
+            try:
+                n_prompt = client.count(sample.prompt, sample.image)
+            except RunnerError as error:
+                raise RunnerError(f"{place_of(name, number, sample)}: {error.message}", error.hint) from None
+            if n_prompt + max_tokens > n_ctx:
+                too_long[number] = n_prompt
+    if not too_long:
+        return
+    first, most = next(iter(too_long)), max(too_long.values()) + max_tokens
+    image = " with its image" if samples[first].image else ""
+    more = f"; {len(too_long) - 1} more are too long, too" if len(too_long) > 1 else ""
+    raise EvaluationError(
+        f"{place_of(name, first, samples[first])}: the prompt has {too_long[first]} tokens{image}, and its answer may "
+        f"have {max_tokens}, but the context has {n_ctx}{more}.",
+        f"Give --ctx {most}, leave such lines out, or scale their images down.",
+    )
