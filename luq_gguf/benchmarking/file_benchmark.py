@@ -16,7 +16,7 @@ import numpy as np
 from luq_gguf.core import machine
 from luq_gguf.core.errors import EvaluationError
 from luq_gguf.core.reporter import Reporter
-from luq_gguf.core.speeds import Bench, BenchConditions, BenchMachine, BenchRow, LlamaBuild, Ratio, Samples
+from luq_gguf.core.speeds import BUSY, Bench, BenchConditions, BenchMachine, BenchRow, LlamaBuild, Ratio, Samples
 from luq_gguf.core.units import format_size
 from luq_gguf.llamacpp import llama_bench, tools
 from luq_gguf.llamacpp.gguf import shards
@@ -24,7 +24,6 @@ from luq_gguf.llamacpp.runtime.client import LlamaClient
 from luq_gguf.llamacpp.tools import LlamaCpp
 from luq_gguf.method.metrics import intervals
 
-BUSY = 0.1  # share of all cores' time used by others, above which the user is told
 HEADROOM = 400 * 2**20  # context, compute buffers and the program itself, beside the weights
 IMAGE_ROUNDS = 3
 IMAGE_PROMPT = "Describe this image in detail."

@@ -9,6 +9,8 @@ from msgspec import UNSET, UnsetType
 
 from luq_gguf.core.json_value import JsonValue
 
+BUSY = 0.1  # share of all cores' time used by others, above which the user and the model card are told
+
 
 @dataclass(frozen=True)
 class Ratio(JsonValue):

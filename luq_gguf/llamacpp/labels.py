@@ -64,7 +64,7 @@ def _plain(kind: str) -> str:
 
 
 def file_name(model: str, plan: Plan) -> str:
-    """Return the name of a LUQ file, such as NAME-LUQ12-IQ1M-Q4KM-Q3_K_M_LUQ.gguf."""
+    """Return the name of a LUQ file, such as NAME-LUQ12-IQ1M-Q4KM-IQ3_XS_LUQ.gguf."""
     return f"{stem(model, plan)}-{label(plan)}{MARK}.gguf"
 
 

@@ -200,8 +200,8 @@ def quantize(
             on_progress(int(match[1]), int(match[2]))
 
     with atomic.whole(out) as part:
-        written = f"./{os.path.relpath(part, source.parent)}"  # a name in digits would be read as an ftype
-        words = arguments(types_file.name, f"./{source.name}", written, plan.high, entries or {})
+        written = os.path.relpath(part, source.parent)
+        words = arguments(types_file.name, source.name, written, plan.high, entries or {})
         count = threads or machine.cores(logical=True)  # by itself it takes all, whatever a container allows
         command: list[str | Path] = [llama.tool("llama-quantize"), *words, str(count)]
         child.run(
@@ -218,7 +218,7 @@ def arguments(types_file: str, source: str, out: str, ftype: str, entries: Entri
     """Return llama-quantize's arguments that make a planned file in the folder of imatrix.gguf; the number of threads,
     which does not change it, may follow."""
     words = ["--imatrix", header_only.IMATRIX_NAME, "--tensor-type-file", types_file, *labels.arguments(entries)]
-    return [*words, source, out, ftype]
+    return [*words, f"./{source}", f"./{out}", ftype]  # a name in digits would be read as a file type
 
 
 def verify(path: Path, plan: Plan) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 
-from luq_gguf.benchmarking.file_benchmark import BUSY
 from luq_gguf.core.json_value import given
 from luq_gguf.core.measurements import Benchmark, EvalResult, largest
 from luq_gguf.core.profile_facts import CalibrationFacts
-from luq_gguf.core.speeds import Bench
+from luq_gguf.core.speeds import BUSY, Bench
 from luq_gguf.core.units import format_bpw, format_size
 from luq_gguf.llamacpp import labels, tools
 from luq_gguf.method.metrics import intervals

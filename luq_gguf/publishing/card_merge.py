@@ -74,19 +74,17 @@ def _join(head: str, text: str) -> str:
 
 def _split(card: str) -> tuple[dict[str, Any], str]:
     """Metadata and text. Raises ValueError where the metadata are not a mapping."""
-    import yaml
+    from huggingface_hub import RepoCard
 
     card = card.replace("\r\n", "\n")
     edge = _EDGE.match(card)
     if not edge:
         return {}, card
     try:
-        data = yaml.safe_load(edge[1])
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError("not YAML") from error
-    if data is not None and not isinstance(data, dict):
-        raise ValueError("not a mapping")
-    return data or {}, card[edge.end() :]
+        data = dict(RepoCard(f"---\n{edge[1]}\n---\n").data.to_dict())  # type: ignore[no-untyped-call]
+    except Exception as error:  # YAML of strangers fails in many ways
+        raise ValueError("not a mapping in YAML") from error
+    return data, card[edge.end() :]
 
 
 def _dump(data: Mapping[str, Any]) -> str:

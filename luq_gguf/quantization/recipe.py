@@ -25,7 +25,7 @@ def write(session: Session, plan: Plan, name: str, f16: str, entries: Mapping[st
     """Write recipe.json for the LUQ file `name`, made from the 16-bit file `f16`, into the run folder.
 
     Commands are lists of arguments that run in the folder of imatrix.gguf and tensor-types.txt; CHECKPOINT stands for
-    the checkpoint's folder.
+    the checkpoint's folder. `read_differently` says what has to be changed in it before, which is seldom anything.
     """
     run, checkpoint, pin = session.run, session.spec.checkpoint, tools.pin()
     record = run.read()
@@ -38,6 +38,7 @@ def write(session: Session, plan: Plan, name: str, f16: str, entries: Mapping[st
             "hub_id": provenance.base_model(record),
             "revision": checkpoint.revision,
             CHECKPOINT: entries[CHECKPOINT],
+            "read_differently": list(checkpoint.notes),
         },
         "versions": {
             "luq-gguf": __version__,

@@ -32,7 +32,7 @@ from luq_gguf.run.session import Session, open_planned
 
 
 def file_name(checkpoint: Checkpoint, plan: Plan) -> str:
-    """Return the name of a planned file: NAME-LUQ12-IQ1M-Q4KM-Q3_K_M_LUQ.gguf (`labels.file_name`)."""
+    """Return the name of a planned file: NAME-LUQ12-IQ1M-Q4KM-IQ3_XS_LUQ.gguf (`labels.file_name`)."""
     return labels.file_name(safe_name(checkpoint.name), plan)
 
 
