@@ -126,10 +126,7 @@ def test_a_merged_profile_is_known_by_its_data(cli, asked, merged, tmp_path):
     checkpoint = checkpoints.open_checkpoint(str(asked[0]))
     spec = SimpleNamespace(checkpoint=checkpoint)
     assert checkpoint.fingerprint == facts["model_contents"]
-    like = {
-        name: getattr(checkpoint, name) for name in ("name", "folder", "outline", "trust_remote_code", "has_vision")
-    }
-    fine_tuned = SimpleNamespace(checkpoint=SimpleNamespace(**like, fingerprint="0" * 24))
+    fine_tuned = SimpleNamespace(checkpoint=replace(checkpoint, outline="0" * 24))
     calibration = CalibrationSet(asked[2], None, 0.5, SAMPLES, 0)
     with RunFolder(merged) as held:
         for other in ({"seed": 1}, {"alpha": 0.25}, {"samples": 6}):

@@ -165,7 +165,7 @@ def test_a_sweep_and_its_calibration_mix_read_as_they_were_written(tmp_path):
     assert [list(point) for point in content["points"]] == [[*keys, "metrics"], [*keys, "average_bits", "metrics"]]
     keys = ["alpha", "changes", "n_low", "low_layers", "n_bytes", "bpw", "metrics", "average_bits"]
     assert list(content["alpha"]["points"][0]) == keys
-    assert list(content["alpha"]["conditions"]) == [*vars(CONDITIONS), "calibration"]
+    assert list(content["alpha"]["conditions"]) == [*CONDITIONS.to_json(), "calibration"]
 
 
 # What eval in the first and in a later version writes of a file, and what bench in the first one did.
