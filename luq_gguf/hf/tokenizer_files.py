@@ -66,7 +66,9 @@ def changes(folder: Path, rows: int | None) -> TokenizerChanges:
     before = json.dumps(files)
     padding = []
     if (folder / "tokenizer.model").is_file():
-        _tell_all(files[CONFIG], files[ADDED], kept)
+        pieces = _pieces(folder / "tokenizer.model")
+        unknown = [token for token in kept if pieces[token["id"] : token["id"] + 1] != [token["content"]]]
+        _tell_all(files[CONFIG], files[ADDED], unknown)
     elif _has_byte_fallback(tokenizer):
         padding = _padding(rows, {*vocabulary, *(token["id"] for token in kept)})
     if lost:
@@ -84,6 +86,17 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _pieces(path: Path) -> list[str]:
+    """The tokens of a SentencePiece model by id; none where it is damaged, which the converter says."""
+    from sentencepiece import SentencePieceProcessor
+
+    try:
+        model = SentencePieceProcessor(model_file=str(path))
+    except (OSError, RuntimeError):
+        return []
+    return [model.IdToPiece(n) for n in range(model.GetPieceSize())]
 
 
 def _is_token(token: object) -> bool:

@@ -7,8 +7,10 @@ these hashes, write the same bytes on any machine whose build computes alike.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from luq_gguf._version import __version__
+from luq_gguf.core import paths
 from luq_gguf.core.hashing import sha256_of
 from luq_gguf.core.types import Plan
 from luq_gguf.llamacpp import converter, quantize, tools
@@ -38,7 +40,7 @@ def write(session: Session, plan: Plan, name: str, f16: str, entries: Mapping[st
             "hub_id": provenance.base_model(record),
             "revision": checkpoint.revision,
             CHECKPOINT: entries[CHECKPOINT],
-            "read_differently": list(checkpoint.notes),
+            "read_differently": [*checkpoint.notes, *_changed_files(checkpoint.folder)],
         },
         "versions": {
             "luq-gguf": __version__,
@@ -56,6 +58,15 @@ def write(session: Session, plan: Plan, name: str, f16: str, entries: Mapping[st
         },
     }
     serialization.write_json(run.file(NAME), content)
+
+
+def _changed_files(folder: Path) -> list[str]:
+    """Which files of a folder that the converter is shown in a checkpoint's place (hf/linked_folder.py) are not its
+    own."""
+    if not folder.is_relative_to(paths.cache("folders")):
+        return []
+    changed = (path for path in sorted(folder.iterdir()) if not path.is_symlink())
+    return [f"{path.name} is as luq-gguf writes it for the converter: sha256 {sha256_of(path)}" for path in changed]
 
 
 def _digest(session: Session, name: str) -> str:

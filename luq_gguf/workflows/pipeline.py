@@ -203,6 +203,12 @@ def quantize_plan(
             raise RunFolderError(
                 f"plan.json and {spec.checkpoint.name} disagree on the tensor {min(wrong)}.", "Run luq-gguf plan again."
             )
+        if not set(planned.low_layers) <= set(range(spec.tensors.n_layers)):
+            raise RunFolderError(
+                f"plan.json names low layers that {spec.checkpoint.name} does not have: it has layers 0 to "
+                f"{spec.tensors.n_layers - 1}.",
+                "Run luq-gguf plan again.",
+            )
         _check_importance(run, planned)
         overrides = quantize.overrides(session.spec.source, planned)
         atomic.write_text(run.file("tensor-types.txt"), tensor_types.to_text(overrides))

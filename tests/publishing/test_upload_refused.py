@@ -44,7 +44,7 @@ def test_a_dry_run_needs_neither_token_nor_network(upload, hub, run, more, why):
         (lambda hub: None, "little", ["is not a valid repository name", "USER/NAME"]),
         (lambda hub: None, "stranger/model", ["not a member of stranger", "--create-pr"]),
         (lambda hub: None, "lab/model", ["role in lab is 'read'", "contributor"]),
-        (lambda hub: hub.users.clear(), REPO, ["does not accept your access token", "hf auth login"]),
+        (lambda hub: hub.users.clear(), REPO, ["does not accept your access token (HF_TOKEN)", "write permission"]),
         (lambda hub: hub.users.update({TOKEN: User("mira", "read")}), REPO, ["read token", "write permission"]),
         (lambda hub: hub.users.update({TOKEN: User("mira", "fineGrained")}), REPO, ["does not have repo.write there"]),
         (lambda hub: hub.faults.append(Fault("whoami", 503)), REPO, ["answered 503"]),

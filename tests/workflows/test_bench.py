@@ -115,8 +115,9 @@ def test_with_two_mmproj_files_it_is_said_that_none_is_used(converted, tmp_path)
     from luq_gguf.core.reporter import Reporter
     from luq_gguf.workflows import bench
 
-    for name in ("model.gguf", "mmproj-F16.gguf", "model-mmproj-Q8_0.gguf"):
-        (tmp_path / name).touch()
+    shutil.copy(converted.model, tmp_path / "model.gguf")
+    for name in ("mmproj-F16.gguf", "model-mmproj-Q8_0.gguf"):
+        shutil.copy(converted.mmproj, tmp_path / name)
     told = []
     assert bench._only_mmproj(tmp_path / "model.gguf", Reporter(info=told.append)) is None
     assert told == [

@@ -57,12 +57,12 @@ def test_bench_and_its_memory_guard_count_all_shards(parts, small, monkeypatch):
 
 def test_verify_looks_into_every_shard(parts, tmp_path):
     copies = [shutil.copy(part, tmp_path / part.name) for part in parts]
-    names = [check.name for check in verify.verify(copies[1], threads=1) if check.ok]
+    names = [check.name for check in verify.verify(copies[1], threads=1).checks if check.ok]
     assert {f"{part.name}: structure" for part in parts} < set(names)
     assert f"{parts[0].name}: logits" in names
     with copies[-1].open("r+b") as file:
         file.truncate(copies[-1].stat().st_size - 64)
-    wrong = {check.name for check in verify.verify(copies[0], threads=1) if not check.ok}
+    wrong = {check.name for check in verify.verify(copies[0], threads=1).checks if not check.ok}
     assert wrong == {f"{parts[-1].name}: structure"}
 
 
@@ -81,7 +81,7 @@ def test_a_missing_shard_is_named(cli, parts, tmp_path):
     alone = shutil.copy(parts[0], tmp_path / parts[0].name)
     with pytest.raises(GGUFFileError, match=rf"{parts[1].name} and {len(parts) - 2} more is not in"):
         shards.read(alone)
-    (check,) = verify.verify(alone)
+    (check,) = verify.verify(alone).checks
     assert not check.ok
     for command in (("inspect", alone), ("eval", alone, "--data", tmp_path), ("bench", alone)):
         done = cli(*command)
