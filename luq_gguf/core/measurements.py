@@ -122,6 +122,12 @@ class SharedCounts(JsonValue):
     shared_lines: int | UnsetType = UNSET
     shared_pictures: int | UnsetType = UNSET
 
+    def to_json(self) -> dict[str, Any]:
+        """Return what the file says: what was measured on first."""
+        content = super().to_json()
+        counts = {key: content.pop(key) for key in ("shared_lines", "shared_pictures") if key in content}
+        return content | counts
+
     def overlap(self, n_questions: int) -> str | None:
         """Return a sentence on the questions that were calibrated with; None where there are none."""
         lines, pictures = given(self.shared_lines), given(self.shared_pictures)
