@@ -17,7 +17,7 @@ from luq_gguf.core.errors import GGUFFileError, LuqError, RunFolderError, Verifi
 from luq_gguf.core.hashing import sha256_of
 from luq_gguf.core.units import format_size
 from luq_gguf.llamacpp.gguf import imatrix, reader, shards
-from luq_gguf.llamacpp.gguf import mmproj as mmproj_file
+from luq_gguf.llamacpp.gguf.metadata import CHECKPOINT
 from luq_gguf.llamacpp.gguf.reader import GGUFInfo
 from luq_gguf.llamacpp.runtime.client import Limits, LlamaClient
 from luq_gguf.method import tensor_types
@@ -206,7 +206,7 @@ def _belongs(model: GGUFInfo, vision: GGUFInfo) -> Check:
         return Check.failed(name, f"it was made for a text model of width {made_for}, but this one has {width}", hint)
     if any(model.arch.startswith(archs) != projector.startswith(kind) for archs, kind in _PAIRS):
         return Check.failed(name, f"the projector {projector} does not belong to {model.arch}", hint)
-    if not mmproj_file.belong_together(model.path, vision.path):
+    if len({info.metadata.get(CHECKPOINT) for info in (model, vision)} - {None}) > 1:
         return Check.failed(name, f"it was made from another checkpoint than {model.path.name}", hint)
     return Check.passed(name, f"{projector}, width {width}, as {model.path.name}")
 
