@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
 from luq_gguf.calibration import resume
 from luq_gguf.calibration.reservoir import MODALITIES, SampledVectors
-from luq_gguf.core import machine
+from luq_gguf.core import machine, process_state
 from luq_gguf.core.errors import CalibrationError
 from luq_gguf.core.types import LayerEntropy
 from luq_gguf.method import entropy
@@ -82,7 +83,9 @@ def _histograms(
         return entropy.cluster_histogram(vectors[rows], k, seed)
 
     # Each K-means has one thread of its own, so the figures are the same however many run at once.
-    with threadpool_limits(1), ThreadPoolExecutor(_at_once(vectors.nbytes)) as pool:
+    # Where fewer vectors differ than there are clusters, some of these stay empty, as they should.
+    quiet = process_state.warnings_filtered("ignore", ConvergenceWarning)
+    with quiet, threadpool_limits(1), ThreadPoolExecutor(_at_once(vectors.nbytes)) as pool:
         counts = list(pool.map(clustered, runs))
     names = dict.fromkeys(name for name, *_ in runs)
     return {
