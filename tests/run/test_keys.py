@@ -389,6 +389,7 @@ def test_a_picture_is_checked_once_for_each_processor(checkpoint, calib, tmp_pat
 def test_what_a_build_of_ones_own_is_known_by(tmp_path):
     for name in ("bin/llama-quantize", "bin/llama-bench", "bin/libggml-cpu.so", "convert_hf_to_gguf.py"):
         large(tmp_path / "own" / name)
+        (tmp_path / "own" / name).chmod(0o755)
     (tmp_path / "own" / "conversion").mkdir()
     (tmp_path / "own" / "conversion" / "qwen.py").write_text("pass")
 
