@@ -136,6 +136,14 @@ def test_text_and_paths_name_the_same_calibration(calibration_file):
 
 
 @pytest.fixture
+def interruptible():
+    """Python's own handler of Ctrl-C: workers of pytest-xdist ignore the signal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
 def run(small, tmp_path):
     return small.copy(tmp_path / "run")
 
@@ -159,14 +167,6 @@ def test_a_call_can_be_repeated_in_a_thread_and_in_a_spawned_process(run, capfd)
 
 
 @one_model
-@pytest.fixture
-def interruptible():
-    """Python's own handler of Ctrl-C: workers of pytest-xdist ignore the signal."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def test_ctrl_c_leaves_a_session_in_which_the_same_call_goes_on(run, interruptible):
     """The real signal, in the middle of llama-quantize: its process has ended, and the folder is free."""
     run.model.unlink()
