@@ -12,7 +12,7 @@ pytestmark = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect
 
 
 def test_a_dry_run_sends_nothing_and_lists_everything(upload, hub, run):
-    done = upload(run, "--create", "--private", "--dry-run")
+    done = upload(run, "--create", "--private", "--dry-run", COLUMNS="200")
     assert done.returncode == 0, done.stderr
     assert "does not exist and would be created as private" in done.stdout
     assert "imatrix.gguf" in done.stdout
@@ -26,7 +26,7 @@ def test_a_dry_run_sends_nothing_and_lists_everything(upload, hub, run):
     ids=["no-token", "no-network"],
 )
 def test_a_dry_run_needs_neither_token_nor_network(upload, hub, run, more, why):
-    done = upload(run, "--dry-run", **more)
+    done = upload(run, "--dry-run", **more, COLUMNS="200")  # long names are folded in a narrow terminal
     assert done.returncode == 0, done.stderr
     assert "imatrix.gguf" in done.stdout
     told = " ".join(done.stdout.split())
