@@ -18,7 +18,7 @@ from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.json_value import given
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import Profile
-from luq_gguf.hf import datasets, long_prompts
+from luq_gguf.hf import datasets, hub_datasets, long_prompts
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.processor import PictureCheck
 from luq_gguf.llamacpp.gguf import header_only, imatrix
@@ -76,7 +76,7 @@ def _drawn(run: RunFolder, checkpoint: Checkpoint, calibration: CalibrationSet) 
         parts += [(text or datasets.DEFAULT_TEXT, only_text)] * (n_text > 0)
     drawn: list[object] = []
     for source, part in parts:
-        on_hub = datasets.is_on_hub(source)
+        on_hub = hub_datasets.is_on_hub(source)
         drawn.append([datasets.source_name(source), None if on_hub else read_data(run, part, checkpoint).sha256])
     return drawn
 

@@ -6,7 +6,6 @@ calibration"). Images are opened here, before anything heavy: unreadable ones ar
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import itertools
 import json
@@ -25,9 +24,8 @@ from luq_gguf.core.hashing import asked_once, content_of
 from luq_gguf.core.images import FORMATS, PIXELS, ValueRangeError, content_key, open_rgb, to_rgb
 from luq_gguf.core.placeholders import without_placeholders
 from luq_gguf.core.types import Sample
-from luq_gguf.hf import sample_rows
-from luq_gguf.hf.download import network_errors, status_of
-from luq_gguf.hf.hub_settings import checked_settings, refused_token
+from luq_gguf.hf import hub_datasets, sample_rows
+from luq_gguf.hf.hub_datasets import TO_LEARN, TO_MEASURE
 from luq_gguf.hf.sample_files import read_jsonl
 
 if TYPE_CHECKING:
@@ -41,8 +39,6 @@ IMAGE_SUFFIXES = {
     *(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jp2"),
     *(".heic", ".heif", ".jxl", ".svg", ".dng", ".cr2", ".nef", ".arw", ".psd"),
 }
-TO_LEARN = ("train",)  # splits of a Hub dataset
-TO_MEASURE = ("validation", "val", "test")  # test answers are often kept back
 CHARACTERS_PER_CHUNK = 4096  # enough text for a chunk of 512 tokens in any of the usual vocabularies
 
 
@@ -116,7 +112,11 @@ def read_calibration(
         document = _read_text(text or DEFAULT_TEXT, n_text * CHARACTERS_PER_CHUNK)
         text_source = source_name(text or DEFAULT_TEXT)
     source_of = {image_source: image_set, text_source: text or DEFAULT_TEXT}
-    commits = {name: _commit_of(source) for name, source in source_of.items() if name and is_on_hub(source)}
+    commits = {
+        name: hub_datasets.commit_of(source)
+        for name, source in source_of.items()
+        if name and hub_datasets.is_on_hub(source)
+    }
     return CalibrationData(
         tuple(multimodal),
         samples,
@@ -175,11 +175,7 @@ def _check_picture(path: Path, check: PictureCheck | None) -> None:
 
 def source_name(source: str) -> str:
     """Return how a source is named in published files: a Hub id, or a file's name without its folders."""
-    return Path(source).expanduser().name if _is_local(source) else source
-
-
-def _is_local(source: str) -> bool:
-    return Path(source).expanduser().exists()
+    return Path(source).expanduser().name if hub_datasets.is_local(source) else source
 
 
 def _digest(multimodal: Iterable[Sample], text: Iterable[Sample], document: str | None) -> str:
@@ -226,54 +222,10 @@ def _samples(source: str, seed: int, n_samples: int | None, cache: Path, splits:
     if path.is_file():
         return read_jsonl(path)
     if "/" in source and not source.startswith((".", "/", "~")) and path.suffix != ".jsonl":
-        return samples_from_rows(_hub_rows(source, seed, splits), n_samples, cache)
+        return samples_from_rows(hub_datasets.rows(source, seed, splits), n_samples, cache)
     raise CalibrationError(
         f"{source}: no such file or folder.", "Give a folder of images, a .jsonl file or a Hub dataset id."
     )
-
-
-def _hub_rows(source: str, seed: int, splits: Sequence[str] = TO_LEARN) -> Iterator[dict[str, Any]]:
-    """Rows of a Hub dataset ("owner/name", "owner/name:config" or "owner/name:config:split"), streamed and shuffled by
-    buffer. Where no split is named it is the first of `splits` that there is, else the dataset's first."""
-    import datasets
-    from huggingface_hub.errors import RepositoryNotFoundError
-
-    name, config, split, *_ = [*source.split(":"), "", ""]
-    try:
-        with checked_settings():
-            commit = _commit_of(source) if is_on_hub(source) else None
-            if not split:
-                available = datasets.get_dataset_split_names(name, config or None, revision=commit)
-                split = next((name for name in splits if name in available), available[0])
-            rows = datasets.load_dataset(name, config or None, split=split, streaming=True, revision=commit)
-        classes = {k: f for k, f in (rows.features or {}).items() if isinstance(f, datasets.ClassLabel)}
-        for row in rows.shuffle(seed=seed, buffer_size=1000):
-            yield row | {k: _class_name(f, row.get(k)) for k, f in classes.items()}
-    except (*network_errors(), ValueError, datasets.exceptions.DatasetNotFoundError) as error:
-        if status_of(error) == 401 and not isinstance(error, RepositoryNotFoundError):  # 401 is said of those, too
-            raise refused_token() from None
-        raise CalibrationError(
-            f"The Hub dataset {source} could not be read ({type(error).__name__}).",
-            "Check its name and the network, or give a folder of images or a .jsonl file, and for --calib-text a text "
-            "file.",
-        ) from None
-
-
-def _class_name(feature: Any, number: int | None) -> str | None:
-    """The name of a row's class; None for -1, which is what sets have where it is not known."""
-    return None if number is None or number < 0 else str(feature.int2str(number))
-
-
-def is_on_hub(source: str) -> bool:
-    return not _is_local(source) and not _is_local(source.split(":")[0])
-
-
-@functools.cache
-def _commit_of(source: str) -> str:
-    """The newest commit of a Hub dataset, the same for as long as this process runs. Raises OSError."""
-    from huggingface_hub import HfApi
-
-    return str(HfApi().dataset_info(source.split(":")[0]).sha)
 
 
 def samples_from_rows(rows: Iterable[dict[str, Any]], count: int | None, cache: Path) -> Iterator[Sample]:
@@ -324,7 +276,7 @@ def _read_text(source: str, n_characters: int) -> str:
             raise CalibrationError(f"{source} is {error}.", text_input.HINT) from None
     elif "/" in source and not source.startswith((".", "/", "~")):
         text = ""
-        for row in _hub_rows(source, 0):
+        for row in hub_datasets.rows(source, 0):
             text += str(row.get("text") or "")
             if len(text) >= n_characters:
                 break

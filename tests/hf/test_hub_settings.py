@@ -6,7 +6,7 @@ import pytest
 from hub_server import Fault, serve
 
 from luq_gguf.core.errors import HubAccessError
-from luq_gguf.hf import datasets, download
+from luq_gguf.hf import datasets, download, hub_datasets
 from luq_gguf.publishing import access
 
 
@@ -30,7 +30,7 @@ def fresh(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     huggingface_hub.close_session()
-    datasets._commit_of.cache_clear()
+    hub_datasets.commit_of.cache_clear()
     yield
     huggingface_hub.close_session()
 
