@@ -113,7 +113,10 @@ def test_a_large_value_in_a_norm_is_no_harm(altered):
         tensors["model.layers.3.input_layernorm.weight"][5] = 1e5  # written in 32 bits
         return tensors
 
-    hf_model.load_reference(open_checkpoint(str(altered(QWEN, change))), Placement(torch.device("cpu")))
+    opened = open_checkpoint(str(altered(QWEN, change)))
+    model, _ = hf_model.load_reference(opened, Placement(torch.device("cpu")))
+    values = [float(tensor.detach().max()) for name, tensor in model.named_parameters() if "input_layernorm" in name]
+    assert max(values) == pytest.approx(1e5, rel=0.01), "it was loaded as it is"
 
 
 def test_a_tied_head_may_be_missing(altered):
