@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from families import FAMILIES
+from families import by_name
 from hub_server import commit_of, serve
 
 from luq_gguf.core.errors import DownloadError
@@ -19,7 +19,7 @@ def checkpoint(tmp_path_factory):
     from huggingface_hub import split_torch_state_dict_into_shards
     from safetensors.torch import load_file, save_file
 
-    family = next(family for family in FAMILIES if family.name == "llama")
+    family = by_name("llama")
     folder = family.build(tmp_path_factory.mktemp("hub") / "llama")
     tensors = load_file(folder / "model.safetensors")
     config = json.loads((folder / "config.json").read_text()) | {"vocab_size": 24_000}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from families import FAMILIES, any_tokenizer_environment
+from families import any_tokenizer_environment, by_name
 
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.llamacpp.gguf import reader
@@ -153,7 +153,7 @@ def test_a_linear_layer_that_the_file_does_not_hold_as_such_is_named_before_any_
     cli, llama, book, tmp_path
 ):
     """The converter parts this model's key-value projection in two."""
-    family = next(f for f in FAMILIES if f.name == "llama")
+    family = by_name("llama")
     from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
     def make(tokenizer, ids):
@@ -173,7 +173,7 @@ def test_a_linear_layer_that_the_file_does_not_hold_as_such_is_named_before_any_
 
 
 def test_blocks_that_the_reference_model_does_not_compute_get_types_that_need_no_importance(cli, llama, book, tmp_path):
-    family = next(f for f in FAMILIES if f.name == "qwen3.5")
+    family = by_name("qwen3.5")
     model = family.build(tmp_path / "with-mtp")
     more = any_tokenizer_environment(tmp_path / "llama.cpp", llama)
     arguments = (model, "--out", tmp_path / "run", "--calib-text", book, "--alpha", 0, "--samples", 3)

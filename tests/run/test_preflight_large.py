@@ -6,7 +6,7 @@ The weights are holes in sparse files.
 import json
 
 import pytest
-from families import FAMILIES
+from families import by_name
 
 from luq_gguf.benchmarking.synthetic_model import sparse_safetensors
 from luq_gguf.method import two_type_plan
@@ -32,7 +32,7 @@ def test_llava_of_the_hub_is_known_at_the_door(size, tmp_path):
     from transformers import AutoModelForImageTextToText, LlavaConfig
 
     hidden, ffn, layers, heads, stock_bytes = SIZES[size]
-    family = next(f for f in FAMILIES if f.name == "llava-1.5")
+    family = by_name("llava-1.5")
     folder = family.build(tmp_path / f"llava-1.5-{size}-hf")
     before = json.loads((folder / "config.json").read_text())
     text = {

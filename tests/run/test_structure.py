@@ -7,16 +7,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from families import (
-    FAMILIES,
-    QWEN_CONTROLS,
-    QWEN_IMAGE,
-    TEXT,
-    Family,
-    _qwen_ids,
-    _qwen_processor,
-    any_tokenizer_environment,
-)
+from families import TEXT, Family, any_tokenizer_environment, by_name
+from families.qwen_vl import QWEN_CONTROLS, QWEN_IMAGE, qwen_ids, qwen_processor
 from safetensors.torch import load_file, save_file
 
 from luq_gguf.core.errors import CheckpointError
@@ -66,12 +58,12 @@ def _moe(tokenizer, ids):
     text |= {"num_experts": 4, "num_experts_per_tok": 2, "decoder_sparse_step": 1, "norm_topk_prob": True}
     vision = {"depth": 2, "hidden_size": 128, "intermediate_size": 256, "num_heads": 2, "out_hidden_size": 256}
     vision |= {"num_position_embeddings": 64, "deepstack_visual_indexes": [0]}
-    config = Qwen3VLMoeConfig(text_config=text, vision_config=vision, tie_word_embeddings=False, **_qwen_ids(ids))
-    return Qwen3VLMoeForConditionalGeneration(config), _qwen_processor(Qwen3VLProcessor, tokenizer, patch_size=16)
+    config = Qwen3VLMoeConfig(text_config=text, vision_config=vision, tie_word_embeddings=False, **qwen_ids(ids))
+    return Qwen3VLMoeForConditionalGeneration(config), qwen_processor(Qwen3VLProcessor, tokenizer, patch_size=16)
 
 
 def test_experts_as_transformers_5_saves_them(llama, tmp_path, monkeypatch):
-    chat = next(family.chat for family in FAMILIES if family.name == "qwen3-vl")
+    chat = by_name("qwen3-vl").chat
     family = Family("moe", QWEN_CONTROLS, "<|im_end|>", False, chat, _moe, QWEN_IMAGE, byte_level=True)
     model = family.build(tmp_path / "moe")
     for name, value in any_tokenizer_environment(tmp_path / "llama.cpp", llama).items():

@@ -1,0 +1,157 @@
+"""How a small random checkpoint of a family is built from the family's own config class, with a tokenizer."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "scripts"))
+
+from tiny_vlm_models import complete_tokenizer_config, train_tokenizer
+
+SIDE = 112
+LINES = [
+    "what is the color of the shape in the picture? it is red, and the shape is a circle.",
+    "user model assistant system",
+    " is there a blue triangle, a yellow rectangle or a green one? yes, no, there is none of them.",
+    "A model reads the picture and answers the question with one word, or with a longer sentence about it.",
+]
+TEXT = {
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+    "initializer_range": 0.08,
+}
+_TURN = (
+    "{% for m in messages %}START{{ ROLE }}\n{% for c in m['content'] %}{% if c['type'] == 'image' %}IMAGE{% else %}"
+)
+_CHAT = _TURN + "{{ c['text'] }}{% endif %}{% endfor %}END\n{% endfor %}{{ 'START' + ANSWER + '\n' }}"
+
+
+def chat(start: str, end: str, image: str, answer: str) -> str:
+    """Return a template of turns between two tokens: `image` stands for a picture, `answer` is the model's role."""
+    text = _CHAT.replace("START", start).replace("END", end).replace("IMAGE", image)
+    return text.replace("ROLE", "m['role']").replace("ANSWER", repr(answer))
+
+
+@dataclass(frozen=True)
+class Family:
+    """How to build one, and what is expected of it.
+
+    `image` is the text behind which the HF processor sees the picture, `media` what libmtmd must be given in its place;
+    `drop` are the tokens of HF's prompt that stand for the picture; `side` its pixels. A `byte_level` tokenizer is
+    known to `any_tokenizer_environment` alone. `hub_names` are a beginning of tensor names and what the Hub has in its
+    place; `more` adds tensors that transformers ignores, and `change` alters the folder last.
+
+    `packages` must be installed to build or to load it. `refused` is a part of the sentence with which the preflight
+    refuses it, else `largest_kld` bounds the mean divergence of the 16-bit file from transformers. `whole_road`: the
+    suite profiles and quantizes it too. `remarks` go into docs/families.md.
+    """
+
+    name: str
+    controls: tuple[str, ...]
+    end: str
+    add_bos: bool
+    chat: str
+    make: Callable[[Any, dict[str, int]], tuple[Any, Any]]
+    image: str = ""
+    media: str = "<__media__>"
+    drop: tuple[str, ...] = ()
+    whole: tuple[str, ...] = ()
+    side: int = SIDE
+    hub_names: tuple[str, str] | None = None
+    prefix: bool = True
+    byte_level: bool = False
+    more: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None
+    change: Callable[[Path], None] | None = None
+    packages: tuple[str, ...] = ()
+    refused: str = ""
+    largest_kld: float = 3e-3
+    whole_road: bool = False
+    remarks: str = ""
+
+    def build(self, folder: Path) -> Path:
+        folder.mkdir(parents=True)
+        controls = list(self.controls)
+        if self.byte_level:
+            tokenizer = _byte_level_tokenizer(controls, self.end)
+        else:
+            tokenizer = train_tokenizer(
+                folder, LINES * 20, controls, self.end, self.end, self.add_bos, self.whole, self.prefix
+            )
+        ids = {token: tokenizer.convert_tokens_to_ids(token) for token in controls}
+        torch.manual_seed(0)
+        model, processor = self.make(tokenizer, ids)
+        if processor is tokenizer:
+            tokenizer.chat_template = self.chat
+        else:
+            processor.chat_template = self.chat
+        processor.save_pretrained(folder)
+        if not self.byte_level:
+            complete_tokenizer_config(folder / "tokenizer_config.json", self.add_bos, self.prefix)
+        model.to(torch.bfloat16).save_pretrained(folder)
+        if self.hub_names:  # tensors' names as on the Hub, where transformers 5 saves them under others
+            old, new = self.hub_names
+            change_tensors(folder, lambda tensors: {name.replace(old, new, 1): t for name, t in tensors.items()})
+        if self.more:
+            change_tensors(folder, lambda tensors: tensors | self.more(tensors))
+        if self.change:
+            self.change(folder)
+        return folder
+
+
+def change_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
+    """Write the tensors of a checkpoint anew, as `change` makes them of what they were."""
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "model.safetensors"
+    changed = change(load_file(path))
+    save_file({name: tensor.clone() for name, tensor in changed.items()}, path, metadata={"format": "pt"})
+
+
+def _byte_level_tokenizer(controls: list[str], end: str) -> Any:
+    import json
+
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import AddedToken, Qwen2Tokenizer
+
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator(LINES * 20, vocab_size=480, min_frequency=2, show_progress=False)
+    model = json.loads(trained.to_str())["model"]
+    merges = [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in model["merges"]]
+    tokenizer = Qwen2Tokenizer(vocab=model["vocab"], merges=merges, unk_token=end, eos_token=end, pad_token=end)
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in controls])
+    return tokenizer
+
+
+def any_tokenizer_environment(folder: Path, llama: Any) -> dict[str, str]:
+    """Variables under which luq-gguf uses the pinned tools and a converter that takes any byte-level tokenizer."""
+    folder.mkdir()
+    (folder / "bin").symlink_to(llama.tool("llama-quantize").parent)
+    (folder / llama.converter.name).symlink_to(Path(__file__).parents[1] / "any_tokenizer" / llama.converter.name)
+    return {"LUQ_LLAMA_CPP": str(folder), "LUQ_TEST_CONVERTER": str(llama.converter)}
+
+
+CHATML_CONTROLS = ("<|im_start|>", "<|im_end|>")
+CHATML = chat("<|im_start|>", "<|im_end|>", "", "assistant")
+
+
+def text_model(config: str, model: str, **more: Any) -> Callable[[Any, dict[str, int]], tuple[Any, Any]]:
+    """Return what makes a text model of two classes of transformers, with `TEXT` and more settings."""
+
+    def make(tokenizer: Any, ids: dict[str, int]) -> tuple[Any, Any]:
+        import transformers
+
+        settings = TEXT | {"vocab_size": len(tokenizer)} | more
+        settings |= {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad")}
+        return getattr(transformers, model)(getattr(transformers, config)(**settings)), tokenizer
+
+    return make

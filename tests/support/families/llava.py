@@ -1,0 +1,45 @@
+"""LLaVA-1.5, whose vision half luq-gguf writes itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .family import SIDE, TEXT, Family
+
+VICUNA = (
+    "{% for m in messages %}USER: {% for c in m['content'] %}{% if c['type'] == 'image' %}<image>\n"
+    "{% else %}{{ c['text'] }}{% endif %}{% endfor %} {% endfor %}ASSISTANT:"
+)
+
+
+def _llava(layers: Any = -2) -> Callable[[Any, dict[str, int]], tuple[Any, Any]]:
+    def make(tokenizer: Any, ids: dict[str, int]) -> tuple[Any, Any]:
+        from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+        text = TEXT | {"vocab_size": len(tokenizer), "model_type": "llama"}
+        vision = {
+            "hidden_size": 128, "intermediate_size": 256, "projection_dim": 64, "num_hidden_layers": 3,
+            "num_attention_heads": 2, "image_size": SIDE, "patch_size": 14, "model_type": "clip_vision_model",
+        }  # fmt: skip
+        config = LlavaConfig(
+            text_config=text, vision_config=vision, image_token_index=ids["<image>"], image_seq_length=64,
+            vision_feature_layer=layers,
+        )  # fmt: skip
+        pictures = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
+        processor = LlavaProcessor(
+            pictures, tokenizer, patch_size=14, vision_feature_select_strategy="default", image_token="<image>",
+            num_additional_image_tokens=1,
+        )  # fmt: skip
+        return LlavaForConditionalGeneration(config), processor
+
+    return make
+
+
+FAMILIES = (
+    *(
+        Family(name, ("<image>", "<pad>"), "</s>", True, VICUNA, _llava(layers), "<image>", drop=("<image>",))
+        for name, layers in (("llava-1.5", -2), ("llava-of-two-layers", [-2, -1]))
+    ),
+)  # fmt: skip
