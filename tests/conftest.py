@@ -45,19 +45,29 @@ QUICK = (
     "run/test_memory", "run/test_serialization", "vendor/test_build", "vendor/test_cpu",
     "e2e/test_convert.py::test_a_second_run_repeats_no_stage[tiny-qwen2.5-vl]",
 )  # fmt: skip
-# Files whose tests share nothing but the conversions: any worker takes any of them.
-APART = ("e2e/test_families.py", "hostile/test_commands.py", "publishing/test_upload_refused.py")
+# Files whose tests share what takes long to make: those about one model go to one worker. They are the longest, so they
+# come first, and single tests fill the gaps in the end.
+TOGETHER = (
+    "workflows/test_sweep.py", "e2e/test_answers.py", "planning/test_mixed_precision.py", "e2e/test_disturbed.py",
+    "calibration/test_importance_agreement.py", "workflows/test_bench.py", "workflows/test_calibration_mix.py",
+    "evaluation/benchmarks/test_run.py", "evaluation/test_evaluate.py", "e2e/test_wheel.py", "kernels/test_stock.py",
+    "llamacpp/gguf/test_splice.py", "llamacpp/gguf/test_shards.py", "llamacpp/runtime/test_client.py",
+    "llamacpp/test_quantize.py", "diagnostics/test_verify_pairs.py", "vendor/test_selftest.py",
+)  # fmt: skip
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the quick ones; and let the tests of a file about one model go to one worker, with what they share."""
-    for item in items:
-        name = item.path.relative_to(TESTS).as_posix()
+    """Mark the quick ones, and what one worker takes together."""
+    order = {name: number for number, name in enumerate(TOGETHER)}
+    names = {item: item.path.relative_to(TESTS).as_posix() for item in items}
+    for item, name in names.items():
         if item.nodeid.removeprefix("tests/").startswith(QUICK):
             item.add_marker("quick")
-        if name not in APART and not item.get_closest_marker("xdist_group"):
+        if name in order and not item.get_closest_marker("xdist_group"):
             model = getattr(item, "callspec", None) and item.callspec.params.get("tiny_model")
-            item.add_marker(pytest.mark.xdist_group(f"{name} {model or ''}".strip()))
+            item.add_marker(pytest.mark.xdist_group(f"{name} {Path(model).name if model else ''}".strip()))
+    items.sort(key=lambda item: order.get(names[item], len(order)))
 
 
 @pytest.fixture(scope="session")

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from threadpoolctl import threadpool_limits
 
 from luq_gguf.calibration import resume
 from luq_gguf.calibration.reservoir import MODALITIES, SampledVectors
-from luq_gguf.core import machine, process_state
+from luq_gguf.core import machine
 from luq_gguf.core.errors import CalibrationError
 from luq_gguf.core.types import LayerEntropy
-from luq_gguf.method import entropy
+from luq_gguf.method import entropy, kmeans
 
 GROUPS = ("all", *MODALITIES)
 SAVE_SECONDS = 30.0
+METHOD = "K-means on whole token vectors (k-means++ on up to 4,096 of them, Lloyd's steps, n_init=1)"
 
 Entropies = tuple[tuple[LayerEntropy, ...], dict[str, tuple[float, ...]], dict[str, np.ndarray]]
 
@@ -44,7 +42,7 @@ def entropies(
             f"the entropy estimate needs at least {entropy.K}, and several thousand to be reliable.",
             "Give more samples (--samples) or longer text.",
         )
-    path, key = work / "entropies.npz", f"{key} {seeds}"
+    path, key = work / "entropies.npz", f"{key} {seeds} {METHOD}"
     histograms = resume.load(path, key) or {}
     groups = [g for g in GROUPS if g == "all" or sampled.count(g) >= entropy.K]
     last_saved, first_half = time.monotonic(), sampled.samples_of_all() % 2 == 0
@@ -73,31 +71,19 @@ def _histograms(
             f"Layer {layer} outputs values that are not finite in {sampled.dtype}.",
             "Check that the checkpoint is intact. Another --device may compute in another precision.",
         )
-    everything = np.arange(len(vectors))
-    runs = [(group, everything, entropy.K, seed) for seed in seeds]
-    if group == "all":
-        runs += [(way, rows, k, seeds[0]) for way, (rows, k) in entropy.variants(first_half).items()]
-
-    def clustered(run: tuple[str, np.ndarray, int, int]) -> np.ndarray:
-        _, rows, k, seed = run
-        return entropy.cluster_histogram(vectors[rows], k, seed)
-
-    # Each K-means has one thread of its own, so the figures are the same however many run at once.
-    # Where fewer vectors differ than there are clusters, some of these stay empty, as they should.
-    quiet = process_state.warnings_filtered("ignore", ConvergenceWarning)
-    with quiet, threadpool_limits(1), ThreadPoolExecutor(_at_once(vectors.nbytes)) as pool:
-        counts = list(pool.map(clustered, runs))
-    names = dict.fromkeys(name for name, *_ in runs)
-    return {
-        f"{name}.{layer}": np.array([n for (of, *_), n in zip(runs, counts, strict=True) if of == name])
-        for name in names
-    }
-
-
-def _at_once(n_bytes: int) -> int:
-    """How many K-means of vectors of so many bytes run at once: as many as this process has threads and memory for."""
-    room = machine.available_bytes() // (4 * n_bytes)  # a copy, one in float64 for the start, and distances
-    return max(1, min(machine.cores(logical=True), torch.get_num_threads(), room))
+    threads = min(machine.cores(logical=True), torch.get_num_threads())
+    ways = entropy.variants(first_half) if group == "all" else {}
+    whole = {name: k for name, (rows, k) in ways.items() if len(rows) == len(vectors)}  # of all vectors, other K
+    runs = [kmeans.Run(entropy.K, seed) for seed in seeds] + [kmeans.Run(k, seeds[0]) for k in whole.values()]
+    counts = kmeans.cluster_histograms(vectors, runs, threads)
+    histograms = {f"{group}.{layer}": np.array(counts[: len(seeds)])}
+    histograms |= {f"{way}.{layer}": of_way[None] for way, of_way in zip(whole, counts[len(seeds) :], strict=True)}
+    for way, (rows, k) in ways.items():
+        if way not in whole:
+            histograms[f"{way}.{layer}"] = kmeans.cluster_histograms(vectors[rows], [kmeans.Run(k, seeds[0])], threads)[
+                0
+            ][None]
+    return histograms
 
 
 def _layer(histograms: dict[str, np.ndarray], layer: int, groups: list[str]) -> LayerEntropy:

@@ -121,7 +121,7 @@ def finalize_profile(
         vectors, inputs.n_layers, seeds, work, key, progress.on_layers
     )
     estimator = EstimatorFacts(
-        method="K-means on whole token vectors (scikit-learn, n_init=1)",
+        method=entropy_estimate.METHOD,
         k=entropy.K,
         seeds=tuple(seeds),
         spread="standard deviation over seeds",

@@ -21,7 +21,7 @@ from luq_gguf.llamacpp import child, tools
 from luq_gguf.llamacpp.recipe import setup_command
 from luq_gguf.llamacpp.tools import LlamaCpp
 
-PACKAGES = ("torch", "transformers", "safetensors", "gguf", "numpy", "scikit-learn", "datasets", "huggingface-hub")
+PACKAGES = ("torch", "transformers", "safetensors", "gguf", "numpy", "scipy", "datasets", "huggingface-hub")
 
 
 def examine() -> CheckReport:

@@ -7,8 +7,6 @@ H = -sum p_k log2 p_k, in bits, at most log2 K. The estimate depends on the K-me
 from __future__ import annotations
 
 import numpy as np
-from sklearn.cluster import KMeans, kmeans_plusplus
-from threadpoolctl import threadpool_limits
 
 K = 100
 
@@ -20,24 +18,6 @@ def histogram_entropy(counts: np.ndarray) -> float:
         raise ValueError("the histogram is empty")
     shares = counts[counts > 0] / total
     return float(-(shares * np.log2(shares)).sum()) + 0.0  # no negative zero
-
-
-def cluster_histogram(vectors: np.ndarray, k: int, seed: int) -> np.ndarray:
-    """Return tokens per cluster, int64 [k], of token vectors [n_tokens, width]. Raises ValueError where n_tokens <
-    k."""
-    if len(vectors) < k:
-        raise ValueError(f"{len(vectors)} token vectors cannot fill {k} clusters")
-    # One thread: with several, sums are rounded in the order in which threads end, and beside other work they spend
-    # most of their time waiting for each other in a busy loop.
-    with threadpool_limits(1):
-        return _histogram(vectors, k, seed)
-
-
-def _histogram(vectors: np.ndarray, k: int, seed: int) -> np.ndarray:
-    # The k-means++ start is most of the work, and in float32 scikit-learn converts all vectors for each of its k steps.
-    start, _ = kmeans_plusplus(vectors.astype(np.float64), k, random_state=seed)
-    labels = KMeans(k, init=start.astype(vectors.dtype), n_init=1, copy_x=False).fit_predict(vectors)
-    return np.bincount(labels, minlength=k)
 
 
 def mean_and_spread(entropies_bits: np.ndarray) -> tuple[float, float]:

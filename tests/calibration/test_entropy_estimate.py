@@ -1,4 +1,4 @@
-"""Entropies of vectors that a pass kept, however many K-means run at once."""
+"""Entropies of vectors that a pass kept, however many threads compute."""
 
 import numpy as np
 import pytest
@@ -22,22 +22,18 @@ class Vectors(SampledVectors):
         return rng.normal(size=(200, 8)).astype(np.float32)[slots]
 
 
-@pytest.mark.parametrize("at_once", [2, 5])
-def test_figures_are_the_same_however_many_run_at_once(tmp_path, monkeypatch, at_once):
+@pytest.mark.parametrize("n_threads", [2, 5])
+def test_figures_are_the_same_however_many_threads_compute(tmp_path, monkeypatch, n_threads):
     def histograms(name, count):
-        monkeypatch.setattr(entropy_estimate, "_at_once", lambda n_bytes: count)
+        monkeypatch.setattr(entropy_estimate.machine, "cores", lambda logical: count)
+        monkeypatch.setattr(entropy_estimate.torch, "get_num_threads", lambda: count)
         (tmp_path / name).mkdir()
         return entropy_estimate.entropies(Vectors(), 2, [0, 1], tmp_path / name, "key", lambda done, total: None)
 
     layers, rankings, arrays = histograms("alone", 1)
-    same_layers, same_rankings, same_arrays = histograms("together", at_once)
+    same_layers, same_rankings, same_arrays = histograms("together", n_threads)
     assert (same_layers, same_rankings) == (layers, rankings)
     assert arrays.keys() == same_arrays.keys()
     assert {"all.0", "text.1", "multimodal.0", "half-a.0", "k-50.1", "tokens-half.0"} <= arrays.keys()
     for name, array in arrays.items():
         assert np.array_equal(array, same_arrays[name]), name
-
-
-def test_so_many_run_at_once_as_memory_allows():
-    assert entropy_estimate._at_once(2**60) == 1
-    assert entropy_estimate._at_once(1) >= 1
