@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from luq_gguf.core import json_input
+from luq_gguf.core.checkpoint_view import View
 from luq_gguf.core.errors import CheckpointError
 from luq_gguf.core.hashing import content_of, contents_of, hash_of
-from luq_gguf.hf import download, leftovers, linked_folder, tokenizer_files, weights_files
+from luq_gguf.hf import checkpoint_views, download, leftovers, linked_folder, tokenizer_files, weights_files
 from luq_gguf.hf.weights_files import WeightsFiles
 
 _SNAPSHOT = re.compile(r"(?:^|/)models--(?:[\w.-]+?--)?(?P<name>[\w.-]+)/snapshots/[^/]+(?:/|$)")
@@ -42,7 +43,8 @@ class Checkpoint:
     """A checkpoint whose files are complete. For every tensor, `shapes` has its shape in the safetensors header,
     `sizes` its bytes there, and `shards` the file that contains it. `outline` is a hash of all that is read but the
     weights: the small files, and the headers of the shards. `revision` is the commit of a checkpoint from the Hub.
-    `unused` are tensors of the files that are left out, and `notes` sentences about what was not read as it is."""
+    `unused` are tensors of the files that are left out, `view` is the form in which the converter is shown the others,
+    and `notes` are sentences about what was not read as it is."""
 
     folder: Path
     name: str
@@ -55,6 +57,7 @@ class Checkpoint:
     trust_remote_code: bool = False
     revision: str | None = None
     unused: frozenset[str] = frozenset()
+    view: View = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -177,6 +180,7 @@ def _open_folder(
         trust_remote_code=trust_remote_code,
         revision=revision,
         unused=head.unused,
+        view=checkpoint_views.find(config, shapes, head.unused),
         notes=(*files.notes, *changed, *tokenizer.notes, *head.notes),
     )
 

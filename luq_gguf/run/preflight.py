@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from luq_gguf.core import atomic, machine, paths
 from luq_gguf.core.clip_vision import ClipVision
@@ -23,14 +23,13 @@ from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.tensor_names import TensorNames
 from luq_gguf.llamacpp import converter, labels, quantize, tools
 from luq_gguf.llamacpp.gguf import header_only, reader
+from luq_gguf.llamacpp.runtime import mmproj_check
 from luq_gguf.llamacpp.tools import LlamaCpp
 from luq_gguf.run import file_system, preflight_cache, prompt_check, provenance, serialization, structure, vocabulary
 from luq_gguf.run.folder import RunFolder
 
 if TYPE_CHECKING:
     from torch import nn
-
-_HEAD = "output.weight"  # the GGUF tensor that a checkpoint's `unused` would become
 
 
 @dataclass(frozen=True)
@@ -168,30 +167,33 @@ def _names(source: reader.GGUFInfo) -> TensorNames:
 def _learn(llama: LlamaCpp, checkpoint: Checkpoint, path: Path, calibratable: Path, *, own_vision: bool) -> int:
     """Write the header-only GGUF of the text model, and what can be calibrated: layers computed, names of matrices.
     Returns the bytes of the header-only GGUF's header."""
-    source, folder = (llama, checkpoint.folder), path.parent
-    metadata = folder / "metadata.gguf"
-    with ThreadPoolExecutor() as pool:  # each takes seconds on one core, most of them for imports
-        tensors = pool.submit(converter.text_tensors, *source, folder / "text.gguf", checkpoint.name)
-        written = pool.submit(converter.metadata_only, *source, metadata, checkpoint.name)
+    text_header, vision_header = (path.with_name(f"{half}{atomic.SUFFIX}") for half in ("text", "vision"))
+    with ThreadPoolExecutor() as pool:  # each takes a second or more on one core
+        tensors = pool.submit(_listed, converter.text_tensors, llama, checkpoint, text_header)
         meta_model = pool.submit(_complete_model, checkpoint)
         vocabulary_future = pool.submit(vocabulary.tokenizer_tokens, checkpoint)
         vision = None
         if checkpoint.has_vision and not own_vision:
-            vision = pool.submit(converter.vision_tensors, *source, folder / "vision.gguf", checkpoint.name)
-        written.result()  # the first to refuse an architecture
+            vision = pool.submit(_listed, converter.vision_tensors, llama, checkpoint, vision_header)
+        if isinstance(refusal := tensors.exception(), converter.UnknownArchitectureError):
+            raise refusal
         model = meta_model.result()  # names what is missing better than the converter does
         if vision:
             structure.check_vision(vision.result(), checkpoint, model)
+            mmproj_check.check(vision_header, vision.result(), checkpoint.name)
     with atomic.whole(path) as part:
-        without = _HEAD if checkpoint.unused else None
-        listed = {name: tensor for name, tensor in tensors.result().items() if name != without}
-        info = header_only.write(part, written.result().path, listed)
+        info = header_only.write(part, text_header, tensors.result())
         vocabulary.check(info, checkpoint, vocabulary_future.result())
         n_layers, matrices = _calibratable(model, _names(info))
         structure.check_shapes(matrices, info)
         serialization.write_json(calibratable, {"n_layers": n_layers, "tensors": sorted(matrices)})
-    metadata.unlink()
+    for header in (text_header, vision_header):
+        header.unlink(missing_ok=True)
     return info.header_bytes
+
+
+def _listed(walk: Callable[..., converter.Tensors], llama: LlamaCpp, checkpoint: Checkpoint, header: Path) -> Any:
+    return walk(llama, checkpoint.folder, header, checkpoint.name, checkpoint.view)
 
 
 def _meta_model(checkpoint: Checkpoint) -> nn.Module:
