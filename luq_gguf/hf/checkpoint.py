@@ -21,7 +21,15 @@ from luq_gguf.core import json_input
 from luq_gguf.core.checkpoint_view import View
 from luq_gguf.core.errors import CheckpointError
 from luq_gguf.core.hashing import content_of, contents_of, hash_of
-from luq_gguf.hf import checkpoint_views, download, leftovers, linked_folder, tokenizer_files, weights_files
+from luq_gguf.hf import (
+    checkpoint_views,
+    config_facts,
+    download,
+    leftovers,
+    linked_folder,
+    tokenizer_files,
+    weights_files,
+)
 from luq_gguf.hf.weights_files import WeightsFiles
 
 _SNAPSHOT = re.compile(r"(?:^|/)models--(?:[\w.-]+?--)?(?P<name>[\w.-]+)/snapshots/[^/]+(?:/|$)")
@@ -158,9 +166,10 @@ def _open_folder(
     leftovers.check_merged(folder.name, shapes)
     config, changed = leftovers.without_quantization(config, {str(entry["dtype"]) for entry in headers.values()})
     leftovers.check_types(folder.name, config, headers)
+    config, completed = config_facts.complete(config)
     tokenizer = tokenizer_files.changes(folder, tokenizer_files.embedding_rows(shapes))
     head = leftovers.tied_head(folder.name, config, headers, holders)
-    texts = {"config.json": json.dumps(config)} if changed else {}
+    texts = {"config.json": json.dumps(config)} if changed or completed else {}
     texts |= tokenizer.contents
     usual = files.usual and shards == files.paths and (not files.weight_map or set(files.weight_map) == set(shapes))
     shown = folder
@@ -181,7 +190,7 @@ def _open_folder(
         revision=revision,
         unused=head.unused,
         view=checkpoint_views.find(config, shapes, head.unused),
-        notes=(*files.notes, *changed, *tokenizer.notes, *head.notes),
+        notes=(*files.notes, *changed, *completed, *tokenizer.notes, *head.notes),
     )
 
 
