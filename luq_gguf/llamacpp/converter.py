@@ -5,6 +5,7 @@ Its dry runs walk through a checkpoint without reading weights. `view` is the fo
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 from luq_gguf.core import atomic
 from luq_gguf.core.checkpoint_view import View
 from luq_gguf.core.errors import CheckpointError, ConversionError
+from luq_gguf.core.tensor_sources import TensorSource, tensor_source
 from luq_gguf.llamacpp import converter_process
 from luq_gguf.llamacpp.child import Failure
 from luq_gguf.llamacpp.gguf import reader
@@ -35,16 +37,19 @@ class UnknownArchitectureError(CheckpointError):
 Tensors = dict[str, tuple[str, tuple[int, ...]]]  # GGUF name -> 16-bit type and shape (torch order)
 
 
-def text_tensors(llama: LlamaCpp, checkpoint: Path, header: Path, name: str, view: View = ()) -> Tensors:
+def text_tensors(
+    llama: LlamaCpp, checkpoint: Path, header: Path, name: str, view: View = (), sources: Path | None = None
+) -> Tensors:
     """Return every tensor that the converter would write for the text model, and write the metadata and the vocabulary
-    that it would have to `header`, a GGUF file without tensors.
+    that it would have to `header`, a GGUF file without tensors, and which of the checkpoint's tensors make them to
+    `sources`, for `read_sources`.
 
     Split, fused, added and skipped tensors are all as in the real file. Raises CheckpointError with the converter's
     words where it cannot convert the model, as for a tokenizer that it does not know, and UnknownArchitectureError.
     """
     what = "llama.cpp's converter cannot convert this model; it"
     try:
-        tensors = _listed(llama, arguments(str(checkpoint), str(header), name), what, header, view)
+        tensors = _listed(llama, arguments(str(checkpoint), str(header), name), what, header, view, sources)
     except CheckpointError as error:
         if _UNSUPPORTED.search(error.message):
             raise UnknownArchitectureError(error.message, error.hint) from None
@@ -78,7 +83,14 @@ def vision_tensors(llama: LlamaCpp, checkpoint: Path, header: Path, name: str, v
         ) from None
 
 
-def _listed(llama: LlamaCpp, command: Sequence[str], what: str, header: Path, view: View) -> Tensors:
+def read_sources(path: Path) -> dict[str, TensorSource]:
+    """Return the sources of the file's matrices that a dry run has told."""
+    return {name: tensor_source(value) for name, value in json.loads(path.read_text()).items()}
+
+
+def _listed(
+    llama: LlamaCpp, command: Sequence[str], what: str, header: Path, view: View, sources: Path | None = None
+) -> Tensors:
     """The tensors that a dry run lists."""
     tensors = {}
 
@@ -87,7 +99,8 @@ def _listed(llama: LlamaCpp, command: Sequence[str], what: str, header: Path, vi
             tensors[match["name"]] = match["type"], tuple(int(n) for n in match["shape"].split(",")[::-1])
 
     failure = Failure(CheckpointError, what)
-    converter_process.run(llama.converter, [*command, "--dry-run"], failure, view=view, header=header, on_line=on_line)
+    command = [*command, "--dry-run"]
+    converter_process.run(llama.converter, command, failure, view=view, header=header, sources=sources, on_line=on_line)
     return tensors
 
 

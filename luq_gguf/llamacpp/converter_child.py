@@ -31,9 +31,16 @@ IDLE = 30  # seconds without work after which a server ends: its imports take mo
 MARK = "\0"  # before what a server says of a job, which is no output of the converter's
 
 
-def run(script: str, arguments: Sequence[str], view: Sequence[dict[str, Any]] = (), header: str | None = None) -> None:
+def run(
+    script: str,
+    arguments: Sequence[str],
+    view: Sequence[dict[str, Any]] = (),
+    header: str | None = None,
+    sources: str | None = None,
+) -> None:
     """Run the converter in this process. It is shown the checkpoint as the rules of `view` say (`Rule.to_json`), and
-    the metadata that a dry run does not write is written to `header`, a GGUF file without tensors.
+    the metadata that a dry run does not write is written to `header`, a GGUF file without tensors. The checkpoint's
+    tensors that make each matrix are written to `sources` (`converter_walk`).
 
     Raises SystemExit where the converter has no place for a view, and whatever the converter raises.
     """
@@ -44,13 +51,28 @@ def run(script: str, arguments: Sequence[str], view: Sequence[dict[str, Any]] = 
         sys.meta_path.insert(0, reads_shown)
     if header:
         sys.meta_path.insert(0, _After("gguf.gguf_writer", lambda module: _keep_header(module, header)))
+    walk = _walk_of(sys.meta_path) if sources else None
     try:
         runpy.run_path(script, run_name="__main__")
     except SystemExit as end:  # as a dry run ends
         if end.code:
             raise
+    if sources and walk:
+        Path(sources).write_text(json.dumps(walk.sources))
     if view and not reads_shown.done:
         sys.exit(f"{script} does not read checkpoints as the pinned one does, so it cannot be shown another form.")
+
+
+def _walk_of(importers: list[Any]) -> Any:
+    """What watches which of the checkpoint's tensors the converter makes matrices of."""
+    spec = importlib.util.spec_from_file_location("converter_walk", Path(__file__).with_name("converter_walk.py"))
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    walk = module.Walk()
+    importers.insert(0, _After("conversion.base", walk.watch))
+    return walk
 
 
 class _After(importlib.abc.MetaPathFinder):
@@ -200,7 +222,7 @@ def _job(out: socket.socket) -> NoReturn:
     code: object = 0
     try:
         os.chdir(request["folder"])
-        run(request["script"], request["arguments"], request["view"], request["header"])
+        run(request["script"], request["arguments"], request["view"], request["header"], request["sources"])
     except SystemExit as exit_:
         code = exit_.code
     except BaseException:

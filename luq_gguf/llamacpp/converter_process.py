@@ -53,13 +53,14 @@ def run(
     *,
     view: View = (),
     header: Path | None = None,
+    sources: Path | None = None,
     on_line: Callable[[str], None] = lambda line: None,
     into: Path | None = None,
 ) -> None:
     """Run the converter, hand each line of its output to `on_line`, and return when it has ended.
 
-    It is shown the checkpoint through `view`, and writes the metadata of a dry run to `header`. Raises what `child.run`
-    raises.
+    It is shown the checkpoint through `view`, and writes the metadata of a dry run to `header`, and what makes each of
+    its matrices to `sources`. Raises what `child.run` raises.
     """
     global _peak
     request = {
@@ -67,6 +68,7 @@ def run(
         "arguments": list(arguments),
         "view": checkpoint_view.to_json(view),
         "header": header and str(header),
+        "sources": sources and str(sources),
         "folder": os.getcwd(),
         "environment": os.environ | tools.python_environment() | {"PYTHONUTF8": "1"},
     }

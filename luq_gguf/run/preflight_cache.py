@@ -20,7 +20,7 @@ from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.llamacpp import tools
 from luq_gguf.llamacpp.tools import LlamaCpp
 
-CHECKS = 3  # what the preflight checks: what an earlier number let through is checked again
+CHECKS = 4  # what the preflight checks: what an earlier number let through is checked again
 
 
 def key_of(checkpoint: Checkpoint, llama: LlamaCpp) -> str:
