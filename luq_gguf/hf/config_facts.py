@@ -1,7 +1,7 @@
-"""What transformers' code knows of a model, and llama.cpp's converter reads from its config.json.
+"""Entries of config.json as llama.cpp's converter reads them, where transformers writes others or none.
 
-The Hub's config.json says it. One that transformers wrote of a model of its own does not, and then llama.cpp computes
-something else.
+The Hub's config.json has them. One that transformers 5 wrote, of a model of its own or after fine-tuning, may not, and
+then llama.cpp computes something else or cannot load the file. transformers reads both.
 """
 
 from __future__ import annotations
@@ -10,36 +10,55 @@ import copy
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+_Part = Mapping[str, Any]
+_HYBRID = {"linear_attention": "mamba", "full_attention": "attention"}
+_LETTERS = {"linear_attention": "M", "mamba": "M", "full_attention": "*", "attention": "*", "mlp": "-"}
 
-def _leading_dense(part: Mapping[str, Any]) -> int | None:
-    """How many layers come before the first mixture of experts; None where the config does not list them."""
+
+def _mixture(part: _Part) -> dict[str, Any]:
+    """Routers of these families score each expert by a sigmoid, and their first layers have none."""
     kinds = part.get("mlp_layer_types")
-    return kinds.index("sparse") if isinstance(kinds, list) and "sparse" in kinds else None
+    dense = kinds.index("sparse") if isinstance(kinds, list) and "sparse" in kinds else None
+    entries = {"scoring_func": "sigmoid", "first_k_dense_replace": dense}
+    return {name: value for name, value in entries.items() if value is not None and part.get(name) is None}
 
 
-def _sigmoid(part: Mapping[str, Any]) -> str:
-    """By what routers score each expert."""
-    return "sigmoid"
+def _granite_hybrid(part: _Part) -> dict[str, Any]:
+    """The kinds of layers."""
+    kinds = part.get("layer_types")
+    if not isinstance(kinds, list) or not set(kinds) & _HYBRID.keys():
+        return {}
+    return {"layer_types": [_HYBRID.get(kind, kind) for kind in kinds]}
 
 
-# Entries, and what they are for these families where the config lacks them (None: nothing).
-FAMILIES = ("deepseek_v3", "deepseek_v32", "dots1", "exaone_moe", "glm4_moe_lite")  # model_type
-FACTS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
-    "scoring_func": _sigmoid,
-    "first_k_dense_replace": _leading_dense,
+def _nemotron_h(part: _Part) -> dict[str, Any]:
+    """The kinds of layers; a number of experts would make any model a mixture of experts."""
+    kinds = part.get("layers_block_type")
+    if not isinstance(kinds, list) or part.get("hybrid_override_pattern") or not set(kinds) <= _LETTERS.keys():
+        return {}
+    return {"hybrid_override_pattern": "".join(_LETTERS[kind] for kind in kinds), "num_experts_per_tok": None}
+
+
+# By model_type: the entries that a part of a config needs and has otherwise (None: must not have).
+FACTS: dict[str, Callable[[_Part], dict[str, Any]]] = {
+    **dict.fromkeys(("deepseek_v3", "deepseek_v32", "dots1", "exaone_moe", "glm4_moe_lite"), _mixture),
+    "granitemoehybrid": _granite_hybrid,
+    "nemotron_h": _nemotron_h,
 }
 
 
 def complete(config: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return a config with the entries that its families need and it lacks, and a sentence about each."""
+    """Return a config with the entries that its families need, and a sentence about each that it has otherwise."""
     completed, notes = copy.deepcopy(config), []
     for part in (completed, *_inner(completed)):
         family = part.get("model_type")
-        for name, fact in FACTS.items() if family in FAMILIES else ():
-            value = fact(part)
-            if value is not None and part.get(name) is None:
+        facts = FACTS.get(family) if isinstance(family, str) else None
+        for name, value in facts(part).items() if facts else ():
+            if value is not None:
                 part[name] = value
-                notes.append(f"config.json has no {name}: {value} is used, as transformers computes {family}")
+                notes.append(f"config.json is read with {name} as llama.cpp's converter needs it for {family}: {value}")
+            elif part.pop(name, None) is not None:
+                notes.append(f"config.json is read without {name}, which {family} has only with experts")
     return (completed, tuple(notes)) if notes else (config, ())
 
 
