@@ -12,7 +12,6 @@ from typing import Any
 
 _Part = Mapping[str, Any]
 _HYBRID = {"linear_attention": "mamba", "full_attention": "attention"}
-_LETTERS = {"linear_attention": "M", "mamba": "M", "full_attention": "*", "attention": "*", "mlp": "-"}
 
 
 def _mixture(part: _Part) -> dict[str, Any]:
@@ -31,19 +30,10 @@ def _granite_hybrid(part: _Part) -> dict[str, Any]:
     return {"layer_types": [_HYBRID.get(kind, kind) for kind in kinds]}
 
 
-def _nemotron_h(part: _Part) -> dict[str, Any]:
-    """The kinds of layers; a number of experts would make any model a mixture of experts."""
-    kinds = part.get("layers_block_type")
-    if not isinstance(kinds, list) or part.get("hybrid_override_pattern") or not set(kinds) <= _LETTERS.keys():
-        return {}
-    return {"hybrid_override_pattern": "".join(_LETTERS[kind] for kind in kinds), "num_experts_per_tok": None}
-
-
-# By model_type: the entries that a part of a config needs and has otherwise (None: must not have).
+# By model_type: the entries that a part of a config needs and lacks, or has otherwise.
 FACTS: dict[str, Callable[[_Part], dict[str, Any]]] = {
     **dict.fromkeys(("deepseek_v3", "deepseek_v32", "dots1", "exaone_moe", "glm4_moe_lite"), _mixture),
     "granitemoehybrid": _granite_hybrid,
-    "nemotron_h": _nemotron_h,
 }
 
 
@@ -54,11 +44,9 @@ def complete(config: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
         family = part.get("model_type")
         facts = FACTS.get(family) if isinstance(family, str) else None
         for name, value in facts(part).items() if facts else ():
-            if value is not None:
-                part[name] = value
-                notes.append(f"config.json is read with {name} as llama.cpp's converter needs it for {family}: {value}")
-            elif part.pop(name, None) is not None:
-                notes.append(f"config.json is read without {name}, which {family} has only with experts")
+            part[name] = value
+            shown = "" if isinstance(value, list) else f": {value}"
+            notes.append(f"config.json is read with {name} as llama.cpp's converter needs it for {family}{shown}")
     return (completed, tuple(notes)) if notes else (config, ())
 
 

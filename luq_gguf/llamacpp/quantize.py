@@ -143,12 +143,9 @@ def types_if_all(
     type. It is llama-quantize's fallback where rows do not fit, and the stock type where a matrix lacks importance."""
     stock = {choice.name: choice.high_type for choice in tensors.choices}
     matrices = _quantized(source, stock)
-
-    def needs(name: str) -> bool:
-        return reader.needs_importance(name, kind, tensors.high)
-
-    unmeasured = {*_without_importance(matrices, has_imatrix), *reader.NEVER_MEASURED}
-    unchanged = {name for name in unmeasured if kind in reader.IMATRIX_TYPES or needs(name)}  # the former abort it
+    unchanged = set(_without_importance(matrices, has_imatrix))
+    if kind in reader.IMATRIX_TYPES:  # llama-quantize would abort
+        unchanged |= set(reader.NEVER_MEASURED)
     requested = stock_map(source, stock) | {name: kind for name in matrices if name not in unchanged}
     return dry_run(llama, source.path, tensors.high, requested)
 

@@ -26,7 +26,16 @@ from luq_gguf.llamacpp import converter, labels, quantize, tools
 from luq_gguf.llamacpp.gguf import header_only, reader
 from luq_gguf.llamacpp.runtime import mmproj_check
 from luq_gguf.llamacpp.tools import LlamaCpp
-from luq_gguf.run import file_system, preflight_cache, prompt_check, provenance, serialization, structure, vocabulary
+from luq_gguf.run import (
+    file_system,
+    load_check,
+    preflight_cache,
+    prompt_check,
+    provenance,
+    serialization,
+    structure,
+    vocabulary,
+)
 from luq_gguf.run.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -132,6 +141,7 @@ def load_model_spec(
             return
         reporter.info(f"reading {checkpoint.name}")
         header_bytes = _learn(llama, checkpoint, path, calibratable, own_vision=clip is not None)
+        load_check.check(path, checkpoint.name)
         prompt_check.check(checkpoint, reader.read(path), reporter)
         preflight_cache.save(checkpoint, llama, path, header_bytes, calibratable)
 

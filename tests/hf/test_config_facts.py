@@ -20,8 +20,6 @@ def test_a_config_that_lacks_what_its_family_needs_is_completed_and_says_so():
 HUB = (
     {"model_type": "deepseek_v3", "scoring_func": "softmax"},
     {"model_type": "granitemoehybrid", "layer_types": ["mamba", "attention"]},
-    {"model_type": "nemotron_h", "hybrid_override_pattern": "M-*-"},
-    {"model_type": "nemotron_h", "layers_block_type": ["mamba", "moe"], "num_experts_per_tok": 2},
     {"model_type": "llama"},
     {"model_type": ["x"]},
 )
@@ -43,8 +41,3 @@ def test_leading_dense_layers_are_counted_where_the_config_lists_them(kinds, wan
 def test_hybrid_layers_have_the_names_of_the_hub():
     config = {"model_type": "granitemoehybrid", "layer_types": ["linear_attention", "full_attention"]}
     assert config_facts.complete(config)[0]["layer_types"] == ["mamba", "attention"]
-    kinds = ["linear_attention", "mlp", "full_attention", "mlp"]
-    config = {"model_type": "nemotron_h", "layers_block_type": kinds, "num_experts_per_tok": 2}
-    completed, notes = config_facts.complete(config)
-    assert completed == {"model_type": "nemotron_h", "layers_block_type": kinds, "hybrid_override_pattern": "M-*-"}
-    assert len(notes) == 2

@@ -4,12 +4,15 @@ import json
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from families import any_tokenizer_environment, by_name
+from families.family import text_model as text_model_of
 
+from luq_gguf.core.errors import CheckpointError
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.tensor_sources import MatrixSource
 from luq_gguf.llamacpp.gguf import reader
@@ -169,6 +172,19 @@ def test_parts_of_a_linear_layer_have_its_inputs_or_keep_the_high_type(llama, tm
         "3 matrices of the layers have no importance, as the reference model does not show their inputs, and never "
         "become low: attn_k_b"
     )
+
+
+def test_a_file_that_libllama_could_not_load_is_refused_before_any_weight_is_read(llama, tmp_path, monkeypatch):
+    """The pinned converter takes every Nemotron-H for a mixture of experts, and writes no layer as dense."""
+    kinds = ["linear_attention", "mlp", "full_attention", "mlp"]
+    family = by_name("nemotron-h")
+    dense = text_model_of("NemotronHConfig", "NemotronHForCausalLM", layers_block_type=kinds, vocab_size=384)
+    model = replace(family, make=dense).build(tmp_path / "dense")
+    for name, value in any_tokenizer_environment(tmp_path / "llama.cpp", llama).items():
+        monkeypatch.setenv(name, value)
+    wanted = "libllama cannot load the file that .* would write of dense: .*'blk.1.ssm_in.weight' not found"
+    with RunFolder(tmp_path / "run", create=True) as run, pytest.raises(CheckpointError, match=wanted):
+        load_model_spec(run, str(model))
 
 
 def test_blocks_that_the_reference_model_does_not_compute_get_types_that_need_no_importance(cli, llama, book, tmp_path):

@@ -21,7 +21,8 @@ FAMILIES = (
     Family(
         "glm-4.7-flash", GLM_CONTROLS, "<|im_end|>", False, CHATML,
         text_model(
-            "Glm4MoeLiteConfig", "Glm4MoeLiteForCausalLM", mlp_layer_types=["dense", "sparse", "sparse"], **_SIZES
+            "Glm4MoeLiteConfig", "Glm4MoeLiteForCausalLM", mlp_layer_types=["dense", "sparse", "sparse"],
+            **_SIZES | {"n_routed_experts": 4},  # with 8 the router of this one is near a tie at two positions
         ),
         byte_level=True,
     ),
