@@ -125,6 +125,11 @@ FORMS: tuple[Form, ...] = (
         _SHORT_TOWER,
         (Rule(_SHORT_TOWER, "vision_tower.vision_model.", half="vision"),),
     ),
+    Form(  # a head of its own, which the converter leaves out of the mmproj of other families
+        ("Lfm2VlForConditionalGeneration",),
+        r"^lm_head\.",
+        (Rule(r"^lm_head\.", left_out=True, half="vision"),),
+    ),
     # The Hub has [experts, inputs, outputs], as the layer was computed before transformers 5.
     Form(
         ("Qwen3VLMoeForConditionalGeneration",),
