@@ -2,9 +2,9 @@
 
 The converter knows the tensors' names and layouts of the Hub. A model that transformers 5 made, or loaded and saved
 again, may have others, and then the converter would leave tensors out or write them wrongly. `FORMS` is the table of
-those forms. Of what is shown, weights are neither copied nor kept: names change when the converter lists the tensors,
-and axes when it reads one. A form that is not in the table is compared with what transformers computes and refused
-(`run/structure.py`).
+those forms, and `HALVES` that of architectures whose halves it knows by other names. Of what is shown, weights are
+neither copied nor kept: names change when the converter lists the tensors, and axes when it reads one. A form that is
+not in the tables is compared with what transformers computes and refused (`run/structure.py`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from luq_gguf.core.checkpoint_view import Rule, View
+from luq_gguf.core.checkpoint_view import Architecture, Half, Rule, View
 
 Shape = tuple[int, ...]
 
@@ -51,7 +51,26 @@ def find(config: Mapping[str, Any], shapes: Mapping[str, Shape], unused: Collect
     """Return how the converter is shown a checkpoint, from its config and the shapes of its tensors: nothing where it
     has the form that the converter knows. `unused` tensors are left out."""
     left_out = tuple(Rule(f"^{re.escape(name)}$", left_out=True) for name in sorted(unused))
-    return left_out + tuple(rule for form in FORMS if form.is_of(config, shapes) for rule in form.shown)
+    rules = tuple(rule for form in FORMS if form.is_of(config, shapes) for rule in form.shown)
+    return _halves(config) + left_out + rules
+
+
+def _halves(config: Mapping[str, Any]) -> tuple[Architecture, ...]:
+    """The architectures of the halves, where config.json does not name them as the checkpoints of the Hub do."""
+    text, vision = HALVES.get(config["architectures"][0], (None, None))
+    if text == _OF_ITS_TYPE:
+        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+        text = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(str(_part(config, "text_config").get("model_type")))
+    named: tuple[tuple[Half, str | None, str], ...] = (
+        ("text", text, "text_config"),
+        ("vision", vision, "vision_config"),
+    )
+    return tuple(Architecture(name, half) for half, name, part in named if name and not _named(_part(config, part)))
+
+
+def _named(part: Mapping[str, Any]) -> bool:
+    return bool(part.get("architectures"))
 
 
 def _has_outputs_as_rows(config: Mapping[str, Any], name: str, shape: Shape) -> bool:
@@ -63,6 +82,17 @@ def _has_outputs_as_rows(config: Mapping[str, Any], name: str, shape: Shape) -> 
 
 _SHORT_TOWER = r"^(?:model\.)?vision_tower\.(?!vision_model\.)"
 _EXPERTS = r"\.mlp\.experts\.(?:gate_up_proj|down_proj)$"
+
+_OF_ITS_TYPE = "that of its model_type"  # the class of transformers for the text half as a model of its own
+
+# What config.json calls the architecture -> those by which the converter knows its text and its vision half (None: the
+# same), unless config.json names them.
+HALVES: dict[str, tuple[str | None, str | None]] = {
+    "InternVLForConditionalGeneration": (_OF_ITS_TYPE, "InternVisionModel"),
+    "Lfm2VlForConditionalGeneration": (_OF_ITS_TYPE, None),
+    "LightOnOcrForConditionalGeneration": (_OF_ITS_TYPE, "LightOnOCRForConditionalGeneration"),
+    "Glm46VForConditionalGeneration": ("Glm4vForConditionalGeneration", "Glm4vForConditionalGeneration"),
+}
 
 FORMS: tuple[Form, ...] = (
     Form(  # as transformers calls its modules
@@ -94,6 +124,11 @@ FORMS: tuple[Form, ...] = (
         ("Lfm2VlForConditionalGeneration", "Gemma3ForConditionalGeneration"),
         _SHORT_TOWER,
         (Rule(_SHORT_TOWER, "vision_tower.vision_model.", half="vision"),),
+    ),
+    Form(  # a head of its own, which the converter leaves out of the mmproj of other families
+        ("Lfm2VlForConditionalGeneration",),
+        r"^lm_head\.",
+        (Rule(r"^lm_head\.", left_out=True, half="vision"),),
     ),
     # The Hub has [experts, inputs, outputs], as the layer was computed before transformers 5.
     Form(

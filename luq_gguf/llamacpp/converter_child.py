@@ -38,9 +38,9 @@ def run(
     header: str | None = None,
     sources: str | None = None,
 ) -> None:
-    """Run the converter in this process. It is shown the checkpoint as the rules of `view` say (`Rule.to_json`), and
-    the metadata that a dry run does not write is written to `header`, a GGUF file without tensors. The checkpoint's
-    tensors that make each matrix are written to `sources` (`converter_walk`).
+    """Run the converter in this process. It is shown the checkpoint as `view` says (core/checkpoint_view.py), and the
+    metadata that a dry run does not write is written to `header`, a GGUF file without tensors. The checkpoint's tensors
+    that make each matrix are written to `sources` (`converter_walk`).
 
     Raises SystemExit where the converter has no place for a view, and whatever the converter raises.
     """
@@ -102,11 +102,17 @@ class _After(importlib.abc.MetaPathFinder):
 def _show(base: Any, view: Sequence[dict[str, Any]]) -> None:
     """Let every model of the converter read its tensors through the view: their names reach the filter of its family
     changed, and their data, which are read when they are written, in the new order of axes."""
-    index = base.ModelBase.index_tensors
+    index, architecture_of = base.ModelBase.index_tensors, base.get_model_architecture
+
+    def of(model_type: Any) -> list[dict[str, Any]]:
+        return [part for part in view if part["half"] in ("vision" if model_type.name == "MMPROJ" else "text", "both")]
+
+    def get_model_architecture(hparams: dict[str, Any], model_type: Any) -> Any:
+        names = [part["architecture"] for part in of(model_type) if "architecture" in part]
+        return names[0] if names else architecture_of(hparams, model_type)
 
     def index_tensors(self: Any, *arguments: Any, **options: Any) -> Any:
-        half = "vision" if self.model_type.name == "MMPROJ" else "text"
-        rules = [rule for rule in view if rule.get("half", "both") in (half, "both")]
+        rules = [part for part in of(self.model_type) if "names" in part]
         family = self.filter_tensors
         self.filter_tensors = lambda item: (seen := shown(item, rules)) and family(seen)
         try:
@@ -114,7 +120,7 @@ def _show(base: Any, view: Sequence[dict[str, Any]]) -> None:
         finally:
             del self.filter_tensors
 
-    base.ModelBase.index_tensors = index_tensors
+    base.ModelBase.index_tensors, base.get_model_architecture = index_tensors, get_model_architecture
 
 
 def shown(item: tuple[str, Callable[[], Any]], rules: Sequence[dict[str, Any]]) -> tuple[str, Callable[[], Any]] | None:

@@ -29,7 +29,7 @@ def write(session: Session, plan: Plan, name: str, f16: str, entries: Mapping[st
 
     Commands are lists of arguments that run in the folder of imatrix.gguf and tensor-types.txt; CHECKPOINT stands for
     the checkpoint's folder. `read_differently` says what has to be changed in it before, which is seldom anything, and
-    `view` in which form the converter is shown its tensors, where that is another: its command needs luq-gguf then.
+    `view` in which form the converter is shown it, where that is another: its command needs luq-gguf then.
     """
     run, checkpoint, pin = session.run, session.spec.checkpoint, tools.pin()
     record = run.read()

@@ -17,7 +17,7 @@ def config(architecture, vision="a tower", hidden=256):
 
 def names_of(half, view, names):
     """The names under which the converter sees these tensors."""
-    rules = [rule for rule in checkpoint_view.to_json(view) if rule["half"] in (half, "both")]
+    rules = [part for part in checkpoint_view.to_json(view) if "names" in part and part["half"] in (half, "both")]
     return [item and item[0] for item in (shown((name, lambda: None), rules) for name in names)]
 
 
@@ -66,6 +66,23 @@ def test_names_that_transformers_saves_become_those_that_the_converter_knows(arc
 def test_a_checkpoint_that_the_converter_knows_is_shown_as_it_is(architecture, names):
     assert checkpoint_views.find(config(architecture), dict.fromkeys(names, (8, 8))) == ()
     assert checkpoint_view.in_key(()) == []  # so results of earlier versions stay what they are
+
+
+def architectures(architecture, text, vision):
+    settings = {"architectures": [architecture], "text_config": text, "vision_config": vision}
+    parts = checkpoint_view.to_json(checkpoint_views.find(settings, {}))
+    return {part["half"]: part["architecture"] for part in parts}
+
+
+def test_halves_that_the_converter_knows_by_other_names_are_called_by_them():
+    assert architectures("LightOnOcrForConditionalGeneration", {"model_type": "qwen3"}, {}) == {
+        "text": "Qwen3ForCausalLM",
+        "vision": "LightOnOCRForConditionalGeneration",
+    }
+    assert architectures("Lfm2VlForConditionalGeneration", {"model_type": "lfm2"}, {}) == {"text": "Lfm2ForCausalLM"}
+    named = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}, {"architectures": ["InternVisionModel"]}
+    assert architectures("InternVLForConditionalGeneration", *named) == {}
+    assert architectures("LlamaForCausalLM", {}, {}) == {}
 
 
 LAYER = "model.language_model.layers.0.mlp.experts."

@@ -39,7 +39,7 @@ def main() -> int:
     load.argtypes, load.restype = (ctypes.c_char_p, _Settings), _Encoders
     # A warm-up builds the graph of a picture, which asks for tensors that the loader takes for optional.
     loaded = load(sys.argv[2].encode(), _Settings(flash_attn_type=-1, warmup=True, no_alloc=True))
-    return 0 if loaded.vision else 1
+    return 0 if loaded.vision or loaded.audio or loaded.made_audio else 1
 
 
 if __name__ == "__main__":

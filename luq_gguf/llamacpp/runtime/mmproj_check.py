@@ -17,6 +17,7 @@ from luq_gguf.llamacpp.gguf import header_only
 
 _MISSING = re.compile(r"unable to find tensor (?P<name>\S+)")
 _WHY = re.compile(r"failed to load model '.*': (?:\w+: )?(?P<words>.+)")
+_ASSERTION = re.compile(r"(?P<words>GGML_ASSERT\(.*)")
 _PROGRAM = Path(__file__).with_name("load_mmproj.py")
 
 
@@ -31,7 +32,8 @@ def check(header: Path, tensors: Mapping[str, tuple[str, tuple[int, ...]]], name
     try:
         metadata = header_only.write(path, header, tensors).metadata
         command: list[str | Path] = [tools.python(), _PROGRAM, tools.pinned_libraries(), path]
-        child.run(command, child.Failure(CheckpointError, "libmtmd"), on_line=lines.append)
+        environment = {"GGML_NO_BACKTRACE": "1"}  # which would be a debugger's
+        child.run(command, child.Failure(CheckpointError, "it"), on_line=lines.append, environment=environment)
     except CheckpointError as error:
         output = "\n".join(lines)
         if missing := _MISSING.search(output):
@@ -40,10 +42,10 @@ def check(header: Path, tensors: Mapping[str, tuple[str, tuple[int, ...]]], name
                 f"needs for its projector ({metadata.get('clip.projector_type', 'unnamed')}).",
                 "Check that the checkpoint is complete, and save it again under the names that it has on the Hub.",
             ) from None
-        why = _WHY.search(output)
+        why = _WHY.search(output) or _ASSERTION.search(output)
         raise CheckpointError(
-            "libmtmd cannot use the vision half that llama.cpp's converter would write of "
-            f"{name}: {why['words'] if why else error.message}",
+            "libmtmd cannot load the vision half that llama.cpp's converter would write of "
+            f"{name}: {why['words'] if why else error.message.splitlines()[0].strip(':')}",
             "Check that config.json and the processor's files belong to these weights.",
         ) from None
     finally:

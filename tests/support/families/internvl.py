@@ -17,7 +17,7 @@ def _internvl3(tokenizer: Any, ids: dict[str, int]) -> tuple[Any, Any]:
 
     text = TEXT | {"vocab_size": len(tokenizer), "model_type": "qwen2", "num_hidden_layers": 4}
     vision = {
-        "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 2,
+        "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 2,
         "image_size": [SIDE, SIDE], "patch_size": [14, 14], "architectures": ["InternVisionModel"],
     }  # fmt: skip
     config = InternVLConfig(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .family import SIDE, TEXT, Family, chat
+from .family import TEXT, Family, chat
 
 
 def _lfm2_vl(tokenizer: Any, ids: dict[str, int]) -> tuple[Any, Any]:
@@ -13,6 +13,7 @@ def _lfm2_vl(tokenizer: Any, ids: dict[str, int]) -> tuple[Any, Any]:
 
     text = TEXT | {
         "vocab_size": len(tokenizer), "model_type": "lfm2", "num_hidden_layers": 4, "block_auto_adjust_ff_dim": False,
+        "architectures": ["Lfm2ForCausalLM"],
         "layer_types": ["conv", "conv", "full_attention", "conv"],
     }  # fmt: skip
     vision = {
@@ -23,7 +24,7 @@ def _lfm2_vl(tokenizer: Any, ids: dict[str, int]) -> tuple[Any, Any]:
         text_config=text, vision_config=vision, image_token_id=ids["<image>"], projector_hidden_size=256,
         tie_word_embeddings=True,
     )  # fmt: skip
-    pictures = Lfm2VlImageProcessor(do_image_splitting=False, min_image_tokens=16, max_image_tokens=64)
+    pictures = Lfm2VlImageProcessor(do_image_splitting=False)
     return Lfm2VlForConditionalGeneration(config), Lfm2VlProcessor(pictures, tokenizer)
 
 
@@ -37,7 +38,7 @@ FAMILIES = (
         _lfm2_vl,
         "<image>",
         drop=("<image>",),
-        side=2 * SIDE,
+        side=256,  # 64 tokens, the least that both sides make of a picture
         byte_level=True,
         packages=("torchvision",),
     ),
