@@ -69,10 +69,9 @@ def synthetic_outline(model: str, folder: Path, llama: LlamaCpp) -> reader.GGUFI
     (checkpoint / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer"}))
     (checkpoint / "tokenizer.model").write_bytes(_tokenizer())
     sparse_safetensors(checkpoint / "model.safetensors", shapes)
-    tensors = converter.text_tensors(llama, checkpoint, folder / "text.gguf", model)
-    metadata = converter.metadata_only(llama, checkpoint, folder / "metadata.gguf", model)
+    tensors = converter.text_tensors(llama, checkpoint, folder / "metadata.gguf", model)
     shutil.rmtree(checkpoint)
-    return header_only.write(folder / "skeleton.gguf", metadata.path, tensors)
+    return header_only.write(folder / "skeleton.gguf", folder / "metadata.gguf", tensors)
 
 
 def geometry(source: reader.GGUFInfo, llama: LlamaCpp, low: str, high: str) -> Geometry:

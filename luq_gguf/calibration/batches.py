@@ -133,7 +133,12 @@ def _sample_batch(processor: Any, group: list[tuple[int, Sample]], model: nn.Mod
         encoded = tokenizer(texts, add_special_tokens=False, **options)
     else:
         encoded = processor(text=texts, **options)
-    device = next(model.parameters()).device
-    inputs = {key: value.to(device) for key, value in encoded.items() if isinstance(value, Tensor)}
+    weight = next(model.parameters())
+    inputs = {key: _as_weights(value, weight) for key, value in encoded.items() if isinstance(value, Tensor)}
     valid = inputs["attention_mask"].bool().cpu()
     return Batch(inputs, valid, multimodal, tuple(number for number, _ in group))
+
+
+def _as_weights(value: Tensor, weight: Tensor) -> Tensor:
+    """Move a tensor to the weights; in 16 bits, as Llama 4's processor gives pictures, also to their type."""
+    return value.to(weight) if value.dtype in (torch.float16, torch.bfloat16) else value.to(weight.device)

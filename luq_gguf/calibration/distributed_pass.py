@@ -72,7 +72,7 @@ def _make_shard(session: Session, calibration: CalibrationSet, share: ShardSpec)
         pass_ = forward_pass.run_pass(
             spec.checkpoint,
             data,
-            spec.names,
+            spec.matrices,
             run.work,
             placement=placement,
             share=share,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +24,12 @@ from luq_gguf.calibration.hooks import CalibrationHooks
 from luq_gguf.calibration.reservoir import MODALITIES, Reservoir
 from luq_gguf.core import process_state
 from luq_gguf.core.calibration_set import CalibrationData
+from luq_gguf.core.tensor_sources import MatrixSource
 from luq_gguf.core.types import ImportanceMatrix, ShardSpec
 from luq_gguf.hf import model as hf_model
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.decoder import decoder_layers, decoder_matrices
 from luq_gguf.hf.devices import Placement, memory_errors
-from luq_gguf.hf.tensor_names import TensorNames
 
 CAPACITY = 8192  # token vectors per layer and modality
 SAVE_SECONDS = 30.0
@@ -59,7 +59,7 @@ def pass_key(
 def run_pass(
     checkpoint: Checkpoint,
     calibration: CalibrationData,
-    names: TensorNames,
+    sources: Mapping[str, MatrixSource],
     work: Path,
     *,
     placement: Placement,
@@ -82,11 +82,11 @@ def run_pass(
     dtype = next(model.parameters()).dtype
     reservoir = Reservoir(work, CAPACITY, len(decoder_layers(model)), width, dtype, calibration.seed)
     try:
-        hooks = CalibrationHooks(model, names, reservoir)
+        hooks = CalibrationHooks(model, sources, reservoir)
         batches = _Batches(model, processor, calibration, share)
         with memory_errors(placement):
             matrix = _pass(batches, hooks, reservoir, state, lambda arrays: resume.save(path, key, arrays), on_samples)
-        energies = decoder_matrices(model, names).column_energies()
+        energies = decoder_matrices(model, sources).column_energies()
         del model, hooks, batches
         yield PassResult(matrix, reservoir, energies, dtype)
     finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from luq_gguf.calibration.reservoir import Reservoir
+from luq_gguf.core.tensor_sources import MatrixSource
 from luq_gguf.core.types import ImportanceMatrix
 from luq_gguf.hf import experts
-from luq_gguf.hf.decoder import decoder_layers, decoder_matrices
-from luq_gguf.hf.tensor_names import TensorNames
+from luq_gguf.hf.decoder import Part, decoder_layers, decoder_matrices
 
 
 class CalibrationHooks:
@@ -23,11 +23,11 @@ class CalibrationHooks:
     Inputs that several linear layers share (query, key and value; gate and up) are summed once.
     """
 
-    def __init__(self, model: nn.Module, names: TensorNames, reservoir: Reservoir) -> None:
+    def __init__(self, model: nn.Module, sources: Mapping[str, MatrixSource], reservoir: Reservoir) -> None:
         self._layers = decoder_layers(model)
-        self._matrices = decoder_matrices(model, names)
+        self._matrices = decoder_matrices(model, sources)
         self._reservoir = reservoir
-        shapes = self._matrices.shapes()
+        shapes = self._matrices.shapes
         self._sums = {name: np.zeros(shape) for name, shape in shapes.items()}
         self._counts = {name: np.zeros(n_mat, dtype=np.int64) for name, (n_mat, _) in shapes.items()}
         self._mask = torch.empty(0, dtype=torch.bool)  # of all tokens: which are valid
@@ -43,15 +43,16 @@ class CalibrationHooks:
         handles = [linear.register_forward_pre_hook(self._on_input) for linear in self._matrices.linears]
         for number, layer in enumerate(self._layers):
             handles.append(layer.register_forward_hook(self._on_output(number)))
-        for module, products in self._matrices.experts.items():
-            experts.set_hook(module, self._on_expert(products))
+        undo = [
+            experts.set_hook(module, self._on_expert(products)) for module, products in self._matrices.experts.items()
+        ]
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
-            for module in self._matrices.experts:
-                experts.set_hook(module, None)
+            for remove in undo:
+                remove()
             self._shared = None
 
     def expect(self, valid: Tensor, ids: tuple[int, ...], *, multimodal: bool) -> None:
@@ -79,18 +80,18 @@ class CalibrationHooks:
             if self._valid is not None:
                 flat = flat.index_select(0, self._valid.to(flat.device))
             self._shared = (x, flat.float().square().sum(0).cpu().numpy(), len(flat))
-        name, order = self._matrices.linears[linear], self._matrices.orders.get(linear)  # type: ignore[index,call-overload]
-        self._sums[name][0] += self._shared[1] if order is None else self._shared[1][order]
-        self._counts[name] += self._shared[2]
+        for part in self._matrices.linears[linear]:  # type: ignore[index]
+            self._sums[part.name] += part.sums(self._shared[1])
+            self._counts[part.name] += self._shared[2]
 
-    def _on_expert(self, products: dict[str, tuple[str, ...]]) -> experts.ExpertHook:
+    def _on_expert(self, products: dict[str, tuple[Part, ...]]) -> experts.ExpertHook:
         def hook(which: str, expert: int, x: Tensor, tokens: Tensor) -> None:
             if self._valid is not None:
                 x = x[self._mask.to(x.device)[tokens]]
             sums = x.float().square().sum(0).cpu().numpy()
-            for name in products[which]:
-                self._sums[name][expert] += sums
-                self._counts[name][expert] += len(x)
+            for part in products.get(which, ()):
+                self._sums[part.name][expert] += part.sums(sums)
+                self._counts[part.name][expert] += len(x)
 
         return hook
 

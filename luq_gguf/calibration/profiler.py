@@ -3,7 +3,7 @@ what it kept (entropy_estimate.py). Paper, steps 1 and 3."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,10 +17,10 @@ from luq_gguf.core import overlap
 from luq_gguf.core.calibration_set import CalibrationData
 from luq_gguf.core.chat_date import CHAT_DATE
 from luq_gguf.core.profile_facts import CalibrationFacts, EstimatorFacts
+from luq_gguf.core.tensor_sources import MatrixSource
 from luq_gguf.core.types import COLUMNS, ImportanceMatrix, Profile
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.devices import Placement
-from luq_gguf.hf.tensor_names import TensorNames
 from luq_gguf.method import entropy, ranking
 
 __all__ = [
@@ -67,7 +67,7 @@ class ProfileInputs:
 def profile(
     checkpoint: Checkpoint,
     calibration: CalibrationData,
-    names: TensorNames,
+    sources: Mapping[str, MatrixSource],
     work: Path,
     *,
     placement: Placement,
@@ -82,7 +82,7 @@ def profile(
     pass_ = run_pass(
         checkpoint,
         calibration,
-        names,
+        sources,
         work,
         placement=placement,
         on_load=progress.on_load,

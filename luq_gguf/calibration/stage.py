@@ -157,7 +157,7 @@ def make_profile(session: Session, calibration: CalibrationSet) -> Profile:
         data = read_data(run, calibration, spec.checkpoint)
         tell_skipped(data, reporter)
         result = profiler.profile(
-            spec.checkpoint, data, spec.names, run.work, placement=placement, progress=_progress(reporter)
+            spec.checkpoint, data, spec.matrices, run.work, placement=placement, progress=_progress(reporter)
         )
         if run.read().get("merged"):
             run.update(merged=None)

@@ -106,8 +106,8 @@ def plan_lines(plan: Plan) -> list[str]:
         listed = [f"{name} {plan.tensor_types[name]}" for name in plan.without_importance]
         more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
         lines.append(
-            f"{len(listed)} matrices that the reference model does not compute have no importance, and get types that "
-            f"need none: {', '.join(listed[:3])}{more}"
+            f"{len(listed)} matrices have no importance, as the reference model does not show their inputs; they never "
+            f"become low, and get types that need none: {', '.join(listed[:3])}{more}"
         )
     low = set(plan.low_layers)
     crossing = [pair for pair in plan.near_ties if (pair[0] in low) != (pair[1] in low)]

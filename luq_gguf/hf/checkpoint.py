@@ -18,9 +18,18 @@ from pathlib import Path
 from typing import Any
 
 from luq_gguf.core import json_input
+from luq_gguf.core.checkpoint_view import View
 from luq_gguf.core.errors import CheckpointError
 from luq_gguf.core.hashing import content_of, contents_of, hash_of
-from luq_gguf.hf import download, leftovers, linked_folder, tokenizer_files, weights_files
+from luq_gguf.hf import (
+    checkpoint_views,
+    config_facts,
+    download,
+    leftovers,
+    linked_folder,
+    tokenizer_files,
+    weights_files,
+)
 from luq_gguf.hf.weights_files import WeightsFiles
 
 _SNAPSHOT = re.compile(r"(?:^|/)models--(?:[\w.-]+?--)?(?P<name>[\w.-]+)/snapshots/[^/]+(?:/|$)")
@@ -42,7 +51,8 @@ class Checkpoint:
     """A checkpoint whose files are complete. For every tensor, `shapes` has its shape in the safetensors header,
     `sizes` its bytes there, and `shards` the file that contains it. `outline` is a hash of all that is read but the
     weights: the small files, and the headers of the shards. `revision` is the commit of a checkpoint from the Hub.
-    `unused` are tensors of the files that are left out, and `notes` sentences about what was not read as it is."""
+    `unused` are tensors of the files that are left out, `view` is the form in which the converter is shown the others,
+    and `notes` are sentences about what was not read as it is."""
 
     folder: Path
     name: str
@@ -55,6 +65,7 @@ class Checkpoint:
     trust_remote_code: bool = False
     revision: str | None = None
     unused: frozenset[str] = frozenset()
+    view: View = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -155,9 +166,10 @@ def _open_folder(
     leftovers.check_merged(folder.name, shapes)
     config, changed = leftovers.without_quantization(config, {str(entry["dtype"]) for entry in headers.values()})
     leftovers.check_types(folder.name, config, headers)
+    config, completed = config_facts.complete(config)
     tokenizer = tokenizer_files.changes(folder, tokenizer_files.embedding_rows(shapes))
     head = leftovers.tied_head(folder.name, config, headers, holders)
-    texts = {"config.json": json.dumps(config)} if changed else {}
+    texts = {"config.json": json.dumps(config)} if changed or completed else {}
     texts |= tokenizer.contents
     usual = files.usual and shards == files.paths and (not files.weight_map or set(files.weight_map) == set(shapes))
     shown = folder
@@ -177,7 +189,8 @@ def _open_folder(
         trust_remote_code=trust_remote_code,
         revision=revision,
         unused=head.unused,
-        notes=(*files.notes, *changed, *tokenizer.notes, *head.notes),
+        view=checkpoint_views.find(config, shapes, head.unused),
+        notes=(*files.notes, *changed, *completed, *tokenizer.notes, *head.notes),
     )
 
 

@@ -140,6 +140,8 @@ def load_reference(checkpoint: Checkpoint, placement: Placement) -> tuple[nn.Mod
     _check_values(model, checkpoint)
     with devices.memory_errors(placement):
         placed: nn.Module = (model if placement.spread else model.to(placement.device)).eval()
+        if placement.dtype == torch.float32:  # weights in FP8 become 16 bits wide, whatever is asked for
+            placed = placed.float()
     return placed, processor
 
 

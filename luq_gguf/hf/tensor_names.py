@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
 import gguf
-import numpy as np
 
 from luq_gguf.core.errors import CheckpointError
 
@@ -36,14 +34,3 @@ class TensorNames:
         name = name if name.startswith(("model.", "lm_head")) else f"model.{name}"
         gguf_name: str | None = self._map.get_name(f"{name}.weight", try_suffixes=(".weight",))
         return gguf_name if gguf_name in self._tensors else None
-
-    def column_order(self, name: str, parent: Any) -> np.ndarray | None:
-        """Return which of transformers' columns is at each place of this tensor, where the converter reorders them.
-
-        It does so for linear attention with more value than key heads: value heads grouped by key head become value
-        heads dealt out to the key heads in turn (conversion/qwen.py). `parent` is the module that holds the matrix.
-        """
-        if self.arch not in ("qwen35", "qwen35moe") or not name.endswith(".ssm_out.weight"):
-            return None
-        heads = np.arange(parent.num_v_heads * parent.head_v_dim).reshape(parent.num_k_heads, -1, parent.head_v_dim)
-        return heads.swapaxes(0, 1).reshape(-1)

@@ -148,26 +148,42 @@ def run(
 ) -> str:
     """Run a child process, hand each line (\\n or \\r) to `on_line`, and return its whole output.
 
-    A child never outlives this call. Raises `failure`, with the end of the output, when it does not exit with 0;
-    DiskSpaceError where the disk of `into`, the folder it writes to, is full then: the tools have many words for that.
+    A child never outlives this call. Raises what `check` raises.
     """
-    lines: deque[str] = deque(maxlen=20_000)
+    output = Output(on_line)
     with started(command, os.environ | (environment or {}), cwd=cwd, stdout=PIPE, stderr=STDOUT) as child:
         assert child.stdout
         for line in child.stdout:  # universal newlines: \r ends a line too
             interrupts.check()
-            lines.append(line.rstrip("\n"))
-            on_line(lines[-1])
+            output.add(line.rstrip("\n"))
         code = child.wait()
         interrupts.check()
+    check(code, output, failure, into)
+    return "\n".join(output.lines)
+
+
+class Output:
+    """The last lines that a program has written; each was handed to `on_line`."""
+
+    def __init__(self, on_line: Callable[[str], None]) -> None:
+        self.lines: deque[str] = deque(maxlen=20_000)
+        self._on_line = on_line
+
+    def add(self, line: str) -> None:
+        self.lines.append(line)
+        self._on_line(line)
+
+
+def check(code: int, output: Output, failure: Failure, into: Path | None) -> None:
+    """Raise `failure`, with the end of the output, where a program has not ended with 0; DiskSpaceError where the disk
+    of `into`, the folder that it wrote to, is full then: the tools have many words for that."""
     if code and into and shutil.disk_usage(into).free < FULL:
         raise DiskSpaceError(
             f"The disk that holds {into} is full, and {failure.what} could not continue.",
             "Free some space and run the same command again.",
         )
     if code:
-        plain = [line for line in lines if line.strip() and not line.startswith((" ", "Traceback"))]
+        plain = [line for line in output.lines if line.strip() and not line.startswith((" ", "Traceback"))]
         words = "\n".join(plain[-3:])
         message = f"{failure.what} {ended(code)}:\n{words}"
         raise failed(failure.error, code, message, words, failure.hint, failure.killed)
-    return "\n".join(lines)

@@ -1,24 +1,28 @@
-"""llama.cpp's convert_hf_to_gguf.py, run as a child process and never imported."""
+"""llama.cpp's convert_hf_to_gguf.py, run in a child process and never imported.
+
+Its dry runs walk through a checkpoint without reading weights. `view` is the form in which it is shown the checkpoint.
+"""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from luq_gguf.core import atomic
+from luq_gguf.core.checkpoint_view import View
 from luq_gguf.core.errors import CheckpointError, ConversionError
-from luq_gguf.llamacpp import child, tools
+from luq_gguf.core.tensor_sources import TensorSource, tensor_source
+from luq_gguf.llamacpp import converter_process
+from luq_gguf.llamacpp.child import Failure
 from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.llamacpp.tools import LlamaCpp
 
 _PERCENT = re.compile(r"Writing:\s+(\d+)%")
 _MISSING_KEY = re.compile(r"^KeyError: '(\w+)'$", re.MULTILINE)
+_UNSUPPORTED = re.compile(r"Model \S+ is not supported$", re.MULTILINE)
 _TENSOR = re.compile(r"(?P<name>[\w.]+), +torch\.\S+ --> (?P<type>\w+), shape = \{(?P<shape>[\d, ]+)\}")
-
-
-def _command(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> list[str | Path]:
-    return [tools.python(), llama.converter, *arguments(str(checkpoint), str(out), name)]
 
 
 def arguments(checkpoint: str, out: str, name: str) -> list[str]:
@@ -26,26 +30,30 @@ def arguments(checkpoint: str, out: str, name: str) -> list[str]:
     return [checkpoint, "--outfile", out, "--outtype", "f16", f"--model-name={name}"]
 
 
-def metadata_only(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> reader.GGUFInfo:
-    """Write the model's metadata and vocabulary without tensors, in seconds for any size of model.
+class UnknownArchitectureError(CheckpointError):
+    """An architecture that the converter does not know."""
 
-    Raises CheckpointError with the converter's words, as for a tokenizer it does not know.
+
+Tensors = dict[str, tuple[str, tuple[int, ...]]]  # GGUF name -> 16-bit type and shape (torch order)
+
+
+def text_tensors(
+    llama: LlamaCpp, checkpoint: Path, header: Path, name: str, view: View = (), sources: Path | None = None
+) -> Tensors:
+    """Return every tensor that the converter would write for the text model, and write the metadata and the vocabulary
+    that it would have to `header`, a GGUF file without tensors, and which of the checkpoint's tensors make them to
+    `sources`, for `read_sources`.
+
+    Split, fused, added and skipped tensors are all as in the real file. Raises CheckpointError with the converter's
+    words where it cannot convert the model, as for a tokenizer that it does not know, and UnknownArchitectureError.
     """
-    command = [*_command(llama, checkpoint, out, name), "--vocab-only"]
-    child.run(command, child.Failure(CheckpointError, "llama.cpp's converter"), environment=tools.python_environment())
-    return reader.read(out)
-
-
-def text_tensors(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Return GGUF name -> 16-bit type and shape (torch order) of every tensor that the converter would write for the
-    text model.
-
-    It walks through the checkpoint without reading weights, so split, fused, added and skipped tensors are all as in
-    the real file. Raises CheckpointError with its words where it cannot convert the model.
-    """
-    tensors = _listed(
-        [*_command(llama, checkpoint, out, name), "--dry-run"], "llama.cpp's converter cannot convert this model; it"
-    )
+    what = "llama.cpp's converter cannot convert this model; it"
+    try:
+        tensors = _listed(llama, arguments(str(checkpoint), str(header), name), what, header, view, sources)
+    except CheckpointError as error:
+        if _UNSUPPORTED.search(error.message):
+            raise UnknownArchitectureError(error.message, error.hint) from None
+        raise
     if not tensors:
         raise CheckpointError(
             "llama.cpp's converter did not list any tensors.",
@@ -54,14 +62,16 @@ def text_tensors(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> dic
     return tensors
 
 
-def vision_tensors(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+def vision_tensors(llama: LlamaCpp, checkpoint: Path, header: Path, name: str, view: View = ()) -> Tensors:
     """Return the same for the vision half; empty where the converter does not recognize any of its tensors.
 
     Raises CheckpointError with its words where it cannot write this model's.
     """
-    command = [*_command(llama, checkpoint, out, name), "--mmproj", "--dry-run"]
+    command = [*arguments(str(checkpoint), str(header), name), "--mmproj"]
     try:
-        return _listed(command, "llama.cpp's converter cannot write the vision half of this model; it")
+        return _listed(
+            llama, command, "llama.cpp's converter cannot write the vision half of this model; it", header, view
+        )
     except CheckpointError as error:
         missing = _MISSING_KEY.search(error.message)
         if missing is None:
@@ -73,7 +83,14 @@ def vision_tensors(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> d
         ) from None
 
 
-def _listed(command: list[str | Path], what: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+def read_sources(path: Path) -> dict[str, TensorSource]:
+    """Return the sources of the file's matrices that a dry run has told."""
+    return {name: tensor_source(value) for name, value in json.loads(path.read_text()).items()}
+
+
+def _listed(
+    llama: LlamaCpp, command: Sequence[str], what: str, header: Path, view: View, sources: Path | None = None
+) -> Tensors:
     """The tensors that a dry run lists."""
     tensors = {}
 
@@ -81,8 +98,9 @@ def _listed(command: list[str | Path], what: str) -> dict[str, tuple[str, tuple[
         if match := _TENSOR.search(line):
             tensors[match["name"]] = match["type"], tuple(int(n) for n in match["shape"].split(",")[::-1])
 
-    environment = tools.python_environment()
-    child.run(command, child.Failure(CheckpointError, what), on_line=on_line, environment=environment)
+    failure = Failure(CheckpointError, what)
+    command = [*command, "--dry-run"]
+    converter_process.run(llama.converter, command, failure, view=view, header=header, sources=sources, on_line=on_line)
     return tensors
 
 
@@ -93,6 +111,7 @@ def to_16_bit(
     name: str,
     *,
     mmproj: bool = False,
+    view: View = (),
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> reader.GGUFInfo:
     """Convert the text model, or the vision half, to a 16-bit GGUF file; it is written next to its name and renamed
@@ -108,11 +127,12 @@ def to_16_bit(
     with atomic.whole(out) as part:
         prefixed = part.with_name(f"mmproj-{part.name}")  # the converter prefixes mmproj files
         try:
-            child.run(
-                _command(llama, checkpoint, part, name) + (["--mmproj"] if mmproj else []),
-                child.Failure(ConversionError, "llama.cpp's converter"),
+            converter_process.run(
+                llama.converter,
+                arguments(str(checkpoint), str(part), name) + (["--mmproj"] if mmproj else []),
+                Failure(ConversionError, "llama.cpp's converter"),
+                view=view,
                 on_line=on_line,
-                environment=tools.python_environment(),
                 into=out.parent,
             )
             if not part.exists():

@@ -80,7 +80,8 @@ def model_tensors(
 
     A decoder layer's low type holds for all its matrices; where a row does not fit the type's blocks,
     llama-quantize's fallback is what the second dry run tells. Tensors that are not `has_imatrix` (they will have no
-    importance entry) get types that need none: their high type, or Q2_K (Q3_K in a Q2_K_S file) where that needs one.
+    importance entry) never become low: they get their high type, or Q2_K (Q3_K in a Q2_K_S file) where that needs an
+    entry.
     """
     stock, unmeasured = stock_types(llama, source, high, has_imatrix)
 
@@ -88,11 +89,8 @@ def model_tensors(
         layer = tensor_types.layer_of(name)
         return layer if layer is not None and layer < n_layers else None
 
-    matrices = _quantized(source, stock)
+    matrices = set(_quantized(source, stock)) - set(unmeasured)
     lowered = {name: low for name in matrices if layer_of(name) is not None}
-    for name in unmeasured:
-        if name in lowered and reader.needs_importance(name, low, high):
-            lowered[name] = stock[name]
     lowered = dry_run(llama, source.path, high, stock_map(source, stock) | lowered)
     choices = tuple(
         TensorChoice(
@@ -145,12 +143,9 @@ def types_if_all(
     type. It is llama-quantize's fallback where rows do not fit, and the stock type where a matrix lacks importance."""
     stock = {choice.name: choice.high_type for choice in tensors.choices}
     matrices = _quantized(source, stock)
-
-    def needs(name: str) -> bool:
-        return reader.needs_importance(name, kind, tensors.high)
-
-    unmeasured = {*_without_importance(matrices, has_imatrix), *reader.NEVER_MEASURED}
-    unchanged = {name for name in unmeasured if kind in reader.IMATRIX_TYPES or needs(name)}  # the former abort it
+    unchanged = set(_without_importance(matrices, has_imatrix))
+    if kind in reader.IMATRIX_TYPES:  # llama-quantize would abort
+        unchanged |= set(reader.NEVER_MEASURED)
     requested = stock_map(source, stock) | {name: kind for name in matrices if name not in unchanged}
     return dry_run(llama, source.path, tensors.high, requested)
 

@@ -177,6 +177,11 @@ def pinned_build() -> Path:
     return folder
 
 
+def pinned_libraries() -> Path:
+    """Return the folder of the pinned build's shared libraries. Raises ToolsError as `pinned_build` does."""
+    return pinned_build() / "llama_cpp" / "lib"
+
+
 def hold(file: Path) -> None:
     """Share a lock on a file in the cache until this process ends, so that `luq-gguf cache` leaves its folder alone."""
     if file not in _held:

@@ -49,6 +49,7 @@ class CardContent:
     again: str
     command: str
     by_hand: Sequence[str]
+    shown_differently: bool
     folder: str
     llama_cpp: str
     pins: Sequence[tuple[str, str]]

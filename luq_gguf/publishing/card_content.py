@@ -10,7 +10,7 @@ from luq_gguf.core.measurements import Benchmark, EvalResult, largest
 from luq_gguf.core.profile_facts import CalibrationFacts
 from luq_gguf.core.speeds import BUSY, Bench
 from luq_gguf.core.units import format_bpw, format_size
-from luq_gguf.llamacpp import labels, tools
+from luq_gguf.llamacpp import converter_child, labels, tools
 from luq_gguf.method.metrics import intervals
 from luq_gguf.method.metrics.intervals import format_ratio
 from luq_gguf.publishing import card_plan
@@ -42,6 +42,7 @@ def make_card_content(
     """
     plan, profile = artifacts.plan, artifacts.profile
     heads, cells, conditions = _measured(artifacts)
+    by_hand = _by_hand(artifacts)
     base_link = f"[{cell(base_model)}](https://huggingface.co/{base_model})" if base_model else cell(profile.model)
     n_low, n_layers, mixed = len(plan.low_layers), len(plan.order), plan.ranking == "best"
     how = f"{n_low} of {n_layers} decoder layers in {plan.low}, everything else as in {plan.high}"
@@ -63,7 +64,8 @@ def make_card_content(
         calibration=_calibration(profile.calibration, licences),
         again=_again(artifacts, base_model),
         command=card_plan.command(artifacts, base_model),
-        by_hand=_by_hand(artifacts),
+        by_hand=by_hand,
+        shown_differently=bool(by_hand) and converter_child.__name__ in by_hand[0],
         folder=labels.folder_of(artifacts.model.name),
         llama_cpp=str(tools.pin()["version"]),
         pins=_pins(artifacts, base_model),

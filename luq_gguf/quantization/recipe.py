@@ -1,4 +1,4 @@
-"""Writes recipe.json: how a LUQ file is made from its checkpoint without luq-gguf, so that others can check it.
+"""Writes recipe.json: how llama.cpp's own programs make a LUQ file of its checkpoint, so that others can check it.
 
 llama.cpp's converter and llama-quantize are deterministic: the commands below, in these versions and with files of
 these hashes, write the same bytes on any machine whose build computes alike.
@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from luq_gguf._version import __version__
-from luq_gguf.core import paths
+from luq_gguf.core import checkpoint_view, paths
 from luq_gguf.core.hashing import sha256_of
 from luq_gguf.core.types import Plan
-from luq_gguf.llamacpp import converter, quantize, tools
+from luq_gguf.hf.checkpoint import Checkpoint
+from luq_gguf.llamacpp import converter, converter_child, quantize, tools
 from luq_gguf.llamacpp.gguf import header_only
 from luq_gguf.llamacpp.gguf.metadata import CHECKPOINT
 from luq_gguf.run import provenance, serialization
@@ -27,7 +28,8 @@ def write(session: Session, plan: Plan, name: str, f16: str, entries: Mapping[st
     """Write recipe.json for the LUQ file `name`, made from the 16-bit file `f16`, into the run folder.
 
     Commands are lists of arguments that run in the folder of imatrix.gguf and tensor-types.txt; CHECKPOINT stands for
-    the checkpoint's folder. `read_differently` says what has to be changed in it before, which is seldom anything.
+    the checkpoint's folder. `read_differently` says what has to be changed in it before, which is seldom anything, and
+    `view` in which form the converter is shown it, where that is another: its command needs luq-gguf then.
     """
     run, checkpoint, pin = session.run, session.spec.checkpoint, tools.pin()
     record = run.read()
@@ -41,7 +43,8 @@ def write(session: Session, plan: Plan, name: str, f16: str, entries: Mapping[st
             "revision": checkpoint.revision,
             CHECKPOINT: entries[CHECKPOINT],
             "read_differently": [*checkpoint.notes, *_changed_files(checkpoint.folder)],
-        },
+        }
+        | ({"view": checkpoint_view.to_json(checkpoint.view)} if checkpoint.view else {}),
         "versions": {
             "luq-gguf": __version__,
             "llama.cpp": f"{pin['package']} {pin['version']}",
@@ -50,7 +53,7 @@ def write(session: Session, plan: Plan, name: str, f16: str, entries: Mapping[st
         },
         "inputs": inputs,
         "commands": {
-            "convert": ["convert_hf_to_gguf.py", *converter.arguments("CHECKPOINT", f16, checkpoint.name)],
+            "convert": [*_shown(checkpoint), *converter.arguments("CHECKPOINT", f16, checkpoint.name)],
             "quantize": ["llama-quantize", *quantize.arguments(TYPES, f16, name, plan.high, entries)],
         },
         "outputs": {
@@ -58,6 +61,12 @@ def write(session: Session, plan: Plan, name: str, f16: str, entries: Mapping[st
         },
     }
     serialization.write_json(run.file(NAME), content)
+
+
+def _shown(checkpoint: Checkpoint) -> list[str]:
+    """The program that converts: with a view, ours runs llama.cpp's and shows it the checkpoint by the rules above."""
+    ours = ["python", "-m", converter_child.__name__, NAME] if checkpoint.view else []
+    return [*ours, "convert_hf_to_gguf.py"]
 
 
 def _changed_files(folder: Path) -> list[str]:

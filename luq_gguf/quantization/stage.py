@@ -5,18 +5,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from luq_gguf.core import atomic
+from luq_gguf.core import atomic, checkpoint_view
 from luq_gguf.core.errors import BudgetError
 from luq_gguf.core.hashing import content_of, hash_of
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import Budget, Plan, QuantizedModel, RunOptions
 from luq_gguf.hf import llava
-from luq_gguf.hf import slices as hf_slices
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.llamacpp import converter, labels, quantize, tools
 from luq_gguf.llamacpp.gguf import header_only, metadata, mmproj, reader
@@ -64,7 +61,13 @@ def make_mmproj(session: Session) -> Path | None:
             mmproj.write(out, checkpoint.name, spec.clip, shapes, read, on_progress)
         else:
             converter.to_16_bit(
-                spec.llama, checkpoint.folder, out, checkpoint.name, mmproj=True, on_progress=on_progress
+                spec.llama,
+                checkpoint.folder,
+                out,
+                checkpoint.name,
+                mmproj=True,
+                view=checkpoint.view,
+                on_progress=on_progress,
             )
         written = reader.read(out).metadata
         metadata.add(out, {metadata.CHECKPOINT: _checkpoint_key(spec)} | provenance.entries(run.read(), written))
@@ -79,38 +82,19 @@ def make_f16(session: Session) -> Path:
     path = run.file(f16_name(spec.checkpoint))
 
     def make() -> None:
-        with _text_checkpoint(session) as folder:
-            info = converter.to_16_bit(
-                spec.llama,
-                folder,
-                path,
-                spec.checkpoint.name,
-                on_progress=lambda share: session.reporter.progress("text model to F16", share, 1.0),
-            )
+        info = converter.to_16_bit(
+            spec.llama,
+            spec.checkpoint.folder,
+            path,
+            spec.checkpoint.name,
+            view=spec.checkpoint.view,
+            on_progress=lambda share: session.reporter.progress("text model to F16", share, 1.0),
+        )
         check_same_tensors(info, spec.source)
         check_same_columns(run, info)
 
     run.run_stage("f16", conversion_key(spec), [path.name], make, hashed=False)
     return path
-
-
-@contextmanager
-def _text_checkpoint(session: Session) -> Iterator[Path]:
-    """The folder that the converter reads: the checkpoint's, or for as long as it takes a copy without the tensors that
-    are left out, for the converter writes all that it finds."""
-    checkpoint = session.spec.checkpoint
-    if not checkpoint.unused:
-        yield checkpoint.folder
-        return
-    holder = session.run.work / f"text{atomic.SUFFIX}"
-    folder = holder / checkpoint.folder.name  # the converter takes metadata from this name
-    try:
-        hf_slices.write(
-            checkpoint, [name for names in hf_slices.by_layer(checkpoint).values() for name in names], folder
-        )
-        yield folder
-    finally:
-        shutil.rmtree(holder, ignore_errors=True)
 
 
 def link_f16(session: Session, owner: RunFolder) -> None:
@@ -128,8 +112,10 @@ def link_f16(session: Session, owner: RunFolder) -> None:
 
 
 def conversion_key(spec: ModelSpec) -> str:
-    """Return the key of both halves in 16 bits: the checkpoint's contents and names, and the converter."""
-    return hash_of(spec.checkpoint.fingerprint, spec.checkpoint.described, tools.identity(spec.llama))
+    """Return the key of both halves in 16 bits: the checkpoint's contents and names, the form in which the converter is
+    shown it, and the converter."""
+    read = spec.checkpoint.fingerprint, spec.checkpoint.described
+    return hash_of(*read, tools.identity(spec.llama), *checkpoint_view.in_key(spec.checkpoint.view))
 
 
 def quantized_key(run: RunFolder, spec: ModelSpec, plan: Plan) -> str:

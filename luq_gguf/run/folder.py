@@ -22,6 +22,7 @@ from luq_gguf._version import __version__
 from luq_gguf.core import atomic, interrupts, unix
 from luq_gguf.core.errors import DiskSpaceError, InputError, RunFolderError
 from luq_gguf.core.hashing import content_of
+from luq_gguf.llamacpp import converter_process
 from luq_gguf.run import file_system
 from luq_gguf.run.serialization import read_json, write_json
 
@@ -190,11 +191,12 @@ class RunFolder:
         started = time.monotonic()
         make()
         peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        peak *= 1 if platform.system() == "Darwin" else 1024
         record = {
             "key": key,
             "outputs": {name: self._fact(name, hashed=hashed) for name in outputs},
             "seconds": round(time.monotonic() - started, 3),
-            "peak_rss_bytes_so_far": peak * (1 if platform.system() == "Darwin" else 1024),
+            "peak_rss_bytes_so_far": max(peak, converter_process.peak_rss_bytes()),
             "versions": dict(self.versions),
         }
         stages = self.read()["stages"]

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from luq_gguf.core import atomic, machine, paths
 from luq_gguf.core.clip_vision import ClipVision
 from luq_gguf.core.errors import CheckpointError, MemoryLimitError, RunFolderError
 from luq_gguf.core.reporter import Reporter
+from luq_gguf.core.tensor_sources import MatrixSource, TensorSource, matrix_source
 from luq_gguf.core.types import ModelTensors, Profile, RunOptions
 from luq_gguf.core.units import format_size
 from luq_gguf.hf import checkpoint as checkpoints
@@ -23,32 +24,45 @@ from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.tensor_names import TensorNames
 from luq_gguf.llamacpp import converter, labels, quantize, tools
 from luq_gguf.llamacpp.gguf import header_only, reader
+from luq_gguf.llamacpp.runtime import mmproj_check
 from luq_gguf.llamacpp.tools import LlamaCpp
-from luq_gguf.run import file_system, preflight_cache, prompt_check, provenance, serialization, structure, vocabulary
+from luq_gguf.run import (
+    file_system,
+    load_check,
+    preflight_cache,
+    prompt_check,
+    provenance,
+    serialization,
+    structure,
+    vocabulary,
+)
 from luq_gguf.run.folder import RunFolder
 
 if TYPE_CHECKING:
     from torch import nn
-
-_HEAD = "output.weight"  # the GGUF tensor that a checkpoint's `unused` would become
 
 
 @dataclass(frozen=True)
 class ModelSpec:
     """What is known of a checkpoint before anything heavy: names, both types of every tensor, all sizes.
 
-    `has_imatrix` names the matrices whose importance will be known; `clip` is set where the vision half is LLaVA's,
-    which luq-gguf writes itself, and `provenance` are entries about the base model that the converter does not know.
+    `matrices` are those whose importance will be known, with their sources in transformers; `clip` is set where the
+    vision half is LLaVA's, which luq-gguf writes itself, and `provenance` are entries about the base model that the
+    converter does not know.
     """
 
     checkpoint: Checkpoint
     llama: LlamaCpp
     source: reader.GGUFInfo
-    names: TensorNames
+    matrices: Mapping[str, MatrixSource]
     tensors: ModelTensors
-    has_imatrix: frozenset[str]
     clip: ClipVision | None = None
     provenance: Mapping[str, str | int] = field(default_factory=dict)
+
+    @property
+    def has_imatrix(self) -> frozenset[str]:
+        """Names of the matrices whose importance will be known."""
+        return frozenset(self.matrices)
 
 
 def safe_name(name: str) -> str:
@@ -127,6 +141,7 @@ def load_model_spec(
             return
         reporter.info(f"reading {checkpoint.name}")
         header_bytes = _learn(llama, checkpoint, path, calibratable, own_vision=clip is not None)
+        load_check.check(path, checkpoint.name)
         prompt_check.check(checkpoint, reader.read(path), reporter)
         preflight_cache.save(checkpoint, llama, path, header_bytes, calibratable)
 
@@ -137,7 +152,7 @@ def load_model_spec(
     run.run_stage("door", key, [".work/listenable.json"], make)
     source = reader.read(path)
     record = serialization.read_json(calibratable, "profile")
-    has_imatrix = frozenset(record["tensors"])
+    matrices = {name: matrix_source(value) for name, value in record["tensors"].items()}
     origin = provenance.entries(run.read(), source.metadata)
     tensors = quantize.model_tensors(
         llama,
@@ -145,12 +160,13 @@ def load_model_spec(
         low,
         high,
         n_layers=record["n_layers"],
-        has_imatrix=has_imatrix,
+        has_imatrix=matrices,
         datasets=(dataset,) if dataset else (),
         entries=labels.of_same_size(origin),
     )
     _check_fallbacks(tensors, reporter, allow=options.allow_fallback)
-    return ModelSpec(checkpoint, llama, source, _names(source), tensors, has_imatrix, clip, origin)
+    _tell_without_importance(tensors, reporter)
+    return ModelSpec(checkpoint, llama, source, matrices, tensors, clip, origin)
 
 
 def _tell_other_tools(run: RunFolder, reporter: Reporter) -> None:
@@ -161,37 +177,41 @@ def _tell_other_tools(run: RunFolder, reporter: Reporter) -> None:
         reporter.info(f"{run.path} was made with llama.cpp {before}: what its tools made is made anew with {now}")
 
 
-def _names(source: reader.GGUFInfo) -> TensorNames:
-    return TensorNames(source.arch, source.n_layers, source.types)
-
-
 def _learn(llama: LlamaCpp, checkpoint: Checkpoint, path: Path, calibratable: Path, *, own_vision: bool) -> int:
     """Write the header-only GGUF of the text model, and what can be calibrated: layers computed, names of matrices.
     Returns the bytes of the header-only GGUF's header."""
-    source, folder = (llama, checkpoint.folder), path.parent
-    metadata = folder / "metadata.gguf"
-    with ThreadPoolExecutor() as pool:  # each takes seconds on one core, most of them for imports
-        tensors = pool.submit(converter.text_tensors, *source, folder / "text.gguf", checkpoint.name)
-        written = pool.submit(converter.metadata_only, *source, metadata, checkpoint.name)
+    text_header, sources, vision_header = (
+        path.with_name(f"{part}{atomic.SUFFIX}") for part in ("text", "sources", "vision")
+    )
+    with ThreadPoolExecutor() as pool:  # each takes a second or more on one core
+        tensors = pool.submit(_listed, converter.text_tensors, llama, checkpoint, text_header, sources)
         meta_model = pool.submit(_complete_model, checkpoint)
         vocabulary_future = pool.submit(vocabulary.tokenizer_tokens, checkpoint)
         vision = None
         if checkpoint.has_vision and not own_vision:
-            vision = pool.submit(converter.vision_tensors, *source, folder / "vision.gguf", checkpoint.name)
-        written.result()  # the first to refuse an architecture
+            vision = pool.submit(_listed, converter.vision_tensors, llama, checkpoint, vision_header)
+        if isinstance(refusal := tensors.exception(), converter.UnknownArchitectureError):
+            raise refusal
         model = meta_model.result()  # names what is missing better than the converter does
         if vision:
             structure.check_vision(vision.result(), checkpoint, model)
+            mmproj_check.check(vision_header, vision.result(), checkpoint.name)
     with atomic.whole(path) as part:
-        without = _HEAD if checkpoint.unused else None
-        listed = {name: tensor for name, tensor in tensors.result().items() if name != without}
-        info = header_only.write(part, written.result().path, listed)
+        info = header_only.write(part, text_header, tensors.result())
         vocabulary.check(info, checkpoint, vocabulary_future.result())
-        n_layers, matrices = _calibratable(model, _names(info))
+        n_layers, matrices = _calibratable(model, info, converter.read_sources(sources))
         structure.check_shapes(matrices, info)
-        serialization.write_json(calibratable, {"n_layers": n_layers, "tensors": sorted(matrices)})
-    metadata.unlink()
+        listed = {name: source.to_json() for name, source in sorted(matrices.items())}
+        serialization.write_json(calibratable, {"n_layers": n_layers, "tensors": listed})
+    for file in (text_header, sources, vision_header):
+        file.unlink(missing_ok=True)
     return info.header_bytes
+
+
+def _listed(
+    walk: Callable[..., converter.Tensors], llama: LlamaCpp, checkpoint: Checkpoint, header: Path, *more: Path
+) -> Any:
+    return walk(llama, checkpoint.folder, header, checkpoint.name, checkpoint.view, *more)
 
 
 def _meta_model(checkpoint: Checkpoint) -> nn.Module:
@@ -208,13 +228,16 @@ def _complete_model(checkpoint: Checkpoint) -> nn.Module:
     return model
 
 
-def _calibratable(model: nn.Module, names: TensorNames) -> tuple[int, dict[str, tuple[int, int]]]:
-    """How many decoder layers transformers computes, and the matrices whose inputs it will show, with the shapes of
-    their importance."""
-    from luq_gguf.hf.decoder import decoder_layers, decoder_matrices
+def _calibratable(
+    model: nn.Module, info: reader.GGUFInfo, walked: Mapping[str, TensorSource]
+) -> tuple[int, dict[str, MatrixSource]]:
+    """How many decoder layers transformers computes, and the matrices whose inputs it will show."""
+    from luq_gguf.hf.decoder import decoder_layers
+    from luq_gguf.hf.matrix_sources import matrix_sources
 
-    matrices = decoder_matrices(model, names)
-    return len(decoder_layers(model)), matrices.shapes()
+    names = TensorNames(info.arch, info.n_layers, info.types)
+    shapes = {tensor.name: tensor.shape[::-1] for tensor in info.tensors}
+    return len(decoder_layers(model)), matrix_sources(model, names, shapes, walked)
 
 
 def _check_fallbacks(tensors: ModelTensors, reporter: Reporter, *, allow: bool) -> None:
@@ -230,6 +253,17 @@ def _check_fallbacks(tensors: ModelTensors, reporter: Reporter, *, allow: bool) 
             "Choose a --low type with 32-weight blocks such as Q4_0 or IQ4_NL, or accept this with --allow-fallback.",
         )
     reporter.info(sentence)
+
+
+def _tell_without_importance(tensors: ModelTensors, reporter: Reporter) -> None:
+    """Name what the layers that become low keep: before the long pass, for it may be most of them."""
+    layers = {choice.name for choice in tensors.choices if choice.layer is not None}
+    names = [name for name in tensors.without_importance if name in layers]
+    if names:
+        reporter.info(
+            f"{len(names)} matrices of the layers have no importance, as the reference model does not show their "
+            f"inputs, and never become low: {_kinds(names)}"
+        )
 
 
 def _kinds(names: list[str]) -> str:

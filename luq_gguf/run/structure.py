@@ -8,6 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from luq_gguf.core.errors import CheckpointError
+from luq_gguf.core.tensor_sources import MatrixSource
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.llamacpp.gguf.reader import GGUFInfo
 
@@ -19,14 +20,14 @@ _DEPTHS = ("depth", "num_hidden_layers", "num_layers", "layers")
 _NOT_READ = 2  # vision layers behind the one whose output a model reads: some converters leave them out
 
 
-def check_shapes(matrices: Mapping[str, tuple[int, int]], source: GGUFInfo) -> None:
-    """Check that every matrix with importance has as many columns in the file as inputs in transformers. `matrices`
-    maps GGUF names to (number of matrices, inputs).
+def check_shapes(matrices: Mapping[str, MatrixSource], source: GGUFInfo) -> None:
+    """Check that every matrix with importance has as many columns in the file as inputs in transformers.
 
     Raises CheckpointError: experts that are stored transposed pass through the converter and fail in llama-quantize.
     """
     shapes = {tensor.name: (prod(tensor.shape[2:]), tensor.shape[0]) for tensor in source.tensors}
-    for name, ours in matrices.items():
+    for name, matrix in matrices.items():
+        ours = matrix.n_mat, matrix.n_in
         if shapes[name] != ours:
             raise CheckpointError(
                 f"llama.cpp's converter would write {name} with {shapes[name][1]} columns ({shapes[name][0]} times), "

@@ -11,11 +11,11 @@ import torch
 
 from luq_gguf.calibration.forward_pass import run_pass
 from luq_gguf.core.errors import DeviceError, MemoryLimitError
+from luq_gguf.core.tensor_sources import MatrixSource
 from luq_gguf.hf import devices
 from luq_gguf.hf.checkpoint import open_checkpoint
 from luq_gguf.hf.datasets import read_calibration
 from luq_gguf.hf.devices import Facts
-from luq_gguf.hf.tensor_names import TensorNames
 
 GIB = 2**30
 SOUND = Facts("cuda", "cuda", available=True, count=1, free=24 * GIB)
@@ -115,8 +115,8 @@ def test_memory_that_is_refused_is_told_as_such():
 def test_a_pass_begun_in_another_precision_is_not_gone_on_with(models, tmp_path, monkeypatch):
     """Its kept vectors have other bytes. A pass that changes from a GPU to an old CPU does so."""
     checkpoint = open_checkpoint(str(models / "tiny-qwen2.5-vl"))
-    kinds = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
-    names = TensorNames("qwen2vl", 12, [f"blk.{layer}.{kind}.weight" for layer in range(12) for kind in kinds])
+    path = "model.language_model.layers.3.mlp.up_proj"
+    sources = {"blk.3.ffn_up.weight": MatrixSource(path, "", n_mat=1, n_in=256)}
     (tmp_path / "book.txt").write_text("the shape is a circle, and it is red.\n" * 20)
     calibration = read_calibration(
         None, str(tmp_path / "book.txt"), n_samples=1, alpha=0.0, seed=0, cache=tmp_path / "images"
@@ -125,7 +125,7 @@ def test_a_pass_begun_in_another_precision_is_not_gone_on_with(models, tmp_path,
     def vectors(work, bfloat16):
         monkeypatch.setattr(devices, "has_fast_bfloat16", lambda device: bfloat16)
         cpu = devices.Placement(torch.device("cpu"))
-        passed = run_pass(checkpoint, calibration, names, work, placement=cpu, on_samples=lambda done, total: None)
+        passed = run_pass(checkpoint, calibration, sources, work, placement=cpu, on_samples=lambda done, total: None)
         with passed as pass_result:
             return pass_result.reservoir.vectors("text", 11)
 

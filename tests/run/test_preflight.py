@@ -10,8 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from families import any_tokenizer_environment, by_name
+from families.family import text_model as text_model_of
 
+from luq_gguf.core.errors import CheckpointError
 from luq_gguf.core.reporter import Reporter
+from luq_gguf.core.tensor_sources import MatrixSource
 from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import load_model_spec
@@ -149,27 +152,39 @@ def test_a_tensor_without_a_gguf_name_is_named(cli, text_model, tmp_path):
     assert not (tmp_path / "run" / "profile.json").exists()
 
 
-def test_a_linear_layer_that_the_file_does_not_hold_as_such_is_named_before_any_weight_is_read(
-    cli, llama, book, tmp_path
-):
-    """The converter parts this model's key-value projection in two."""
-    family = by_name("llama")
-    from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
+def test_parts_of_a_linear_layer_have_its_inputs_or_keep_the_high_type(llama, tmp_path, monkeypatch):
+    """The converter parts this model's key-value projection in two, one of which it transposes."""
+    model, said = by_name("deepseek-v3").build(tmp_path / "parted"), []
+    for name, value in any_tokenizer_environment(tmp_path / "llama.cpp", llama).items():
+        monkeypatch.setenv(name, value)
+    with RunFolder(tmp_path / "run", create=True) as run:
+        spec = load_model_spec(run, str(model), reporter=Reporter(info=said.append), low="IQ2_XXS")
+    values, rows = spec.matrices["blk.1.attn_v_b.weight"], ((32, 96), (128, 192), (224, 288), (320, 384))
+    assert values == MatrixSource("model.layers.1.self_attn.kv_b_proj", "", n_mat=4, n_in=256, rows=rows)
+    gate = spec.matrices["blk.2.ffn_gate_exps.weight"]
+    assert (gate.module, gate.n_mat, gate.n_in) == ("model.layers.2.mlp.experts", 8, 256)
+    keys = [f"blk.{layer}.attn_k_b.weight" for layer in range(3)]
+    assert spec.tensors.without_importance == tuple(keys)
+    choices = {choice.name: choice for choice in spec.tensors.choices}
+    assert all(choices[name].low_type == choices[name].high_type for name in keys)
+    assert choices["blk.1.attn_v_b.weight"].low_type == "IQ2_XXS"
+    assert said[-1] == (
+        "3 matrices of the layers have no importance, as the reference model does not show their inputs, and never "
+        "become low: attn_k_b"
+    )
 
-    def make(tokenizer, ids):
-        sizes = {"hidden_size": 256, "intermediate_size": 256, "moe_intermediate_size": 256, "num_hidden_layers": 2}
-        experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1}
-        ranks = {"q_lora_rank": 64, "kv_lora_rank": 64, "first_k_dense_replace": 1, "num_attention_heads": 4}
-        heads = {"qk_rope_head_dim": 32, "qk_nope_head_dim": 32, "v_head_dim": 32, "num_key_value_heads": 4}
-        config = DeepseekV3Config(vocab_size=len(tokenizer), **sizes, **experts, **ranks, **heads)
-        return DeepseekV3ForCausalLM(config), tokenizer
 
-    model = replace(family, make=make, byte_level=True).build(tmp_path / "parted")
-    more = any_tokenizer_environment(tmp_path / "llama.cpp", llama)
-    done = cli("convert", model, "--out", tmp_path / "run", "--low-layers", 1, env=os.environ | more)
-    assert done.returncode == 2
-    assert "The linear layer model.layers.0.self_attn.kv_b_proj has no GGUF tensor of its own" in done.stderr
-    assert not (tmp_path / "run" / "profile.json").exists()
+def test_a_file_that_libllama_could_not_load_is_refused_before_any_weight_is_read(llama, tmp_path, monkeypatch):
+    """The pinned converter takes every Nemotron-H for a mixture of experts, and writes no layer as dense."""
+    kinds = ["linear_attention", "mlp", "full_attention", "mlp"]
+    family = by_name("nemotron-h")
+    dense = text_model_of("NemotronHConfig", "NemotronHForCausalLM", layers_block_type=kinds, vocab_size=384)
+    model = replace(family, make=dense).build(tmp_path / "dense")
+    for name, value in any_tokenizer_environment(tmp_path / "llama.cpp", llama).items():
+        monkeypatch.setenv(name, value)
+    wanted = "libllama cannot load the file that .* would write of dense: .*'blk.1.ssm_in.weight' not found"
+    with RunFolder(tmp_path / "run", create=True) as run, pytest.raises(CheckpointError, match=wanted):
+        load_model_spec(run, str(model))
 
 
 def test_blocks_that_the_reference_model_does_not_compute_get_types_that_need_no_importance(cli, llama, book, tmp_path):
@@ -179,7 +194,7 @@ def test_blocks_that_the_reference_model_does_not_compute_get_types_that_need_no
     arguments = (model, "--out", tmp_path / "run", "--calib-text", book, "--alpha", 0, "--samples", 3)
     done = cli("convert", *arguments, "--low-layers", 4, "--low", "IQ2_XXS", "--high", "IQ2_M", env=os.environ | more)
     assert done.returncode == 0, done.stderr
-    assert "matrices that the reference model does not compute have no importance" in done.stdout
+    assert "matrices have no importance, as the reference model does not show their inputs" in done.stdout
     plan = json.loads((tmp_path / "run" / "plan.json").read_text())
     assert plan["low_layers"] == [0, 1, 2, 3]
     names = plan["without_importance"]

@@ -7,14 +7,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from families import TEXT, Family, any_tokenizer_environment, by_name
-from families.qwen_vl import QWEN_CONTROLS, QWEN_IMAGE, qwen_ids, qwen_processor
+from families import any_tokenizer_environment, by_name
 from safetensors.torch import load_file, save_file
 
 from luq_gguf.core.errors import CheckpointError
+from luq_gguf.hf import checkpoint_views
 from luq_gguf.hf.checkpoint import open_checkpoint
 from luq_gguf.llamacpp import converter
+from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.llamacpp.gguf.reader import GGUFInfo, TensorInfo
+from luq_gguf.llamacpp.runtime import mmproj_check
 from luq_gguf.run import structure, vocabulary
 from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import load_model_spec
@@ -43,33 +45,25 @@ def refusal(model, tmp_path) -> str:
     return caught.value.message
 
 
-def test_a_vision_half_under_names_that_only_transformers_knows(models, tmp_path):
+@pytest.fixture
+def unknown(monkeypatch):
+    """No form of a checkpoint is in the table: what its rows are for is compared and refused like any other form."""
+    monkeypatch.setattr(checkpoint_views, "FORMS", ())
+
+
+def test_a_vision_half_under_names_that_only_transformers_knows(models, tmp_path, unknown):
     shutil.copytree(models / "tiny-qwen2.5-vl", tmp_path / "tuned")
     renamed(tmp_path / "tuned", lambda name: f"model.{name}" if name.startswith("visual.") else name)
     told = refusal(tmp_path / "tuned", tmp_path)
     assert "recognizes no tensor of the vision half of tuned, and its tensors are called model.visual." in told
 
 
-def _moe(tokenizer, ids):
-    from transformers import Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration, Qwen3VLProcessor
-
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [12, 10, 10], "mrope_interleaved": True}
-    text = TEXT | {"vocab_size": len(tokenizer), "rope_parameters": rope, "head_dim": 64, "moe_intermediate_size": 512}
-    text |= {"num_experts": 4, "num_experts_per_tok": 2, "decoder_sparse_step": 1, "norm_topk_prob": True}
-    vision = {"depth": 2, "hidden_size": 128, "intermediate_size": 256, "num_heads": 2, "out_hidden_size": 256}
-    vision |= {"num_position_embeddings": 64, "deepstack_visual_indexes": [0]}
-    config = Qwen3VLMoeConfig(text_config=text, vision_config=vision, tie_word_embeddings=False, **qwen_ids(ids))
-    return Qwen3VLMoeForConditionalGeneration(config), qwen_processor(Qwen3VLProcessor, tokenizer, patch_size=16)
-
-
-def test_experts_as_transformers_5_saves_them(llama, tmp_path, monkeypatch):
-    chat = by_name("qwen3-vl").chat
-    family = Family("moe", QWEN_CONTROLS, "<|im_end|>", False, chat, _moe, QWEN_IMAGE, byte_level=True)
-    model = family.build(tmp_path / "moe")
+def test_experts_in_a_layout_that_the_converter_does_not_know(llama, tmp_path, monkeypatch, unknown):
+    model = by_name("qwen3-vl-moe").build(tmp_path / "moe")
     for name, value in any_tokenizer_environment(tmp_path / "llama.cpp", llama).items():
         monkeypatch.setenv(name, value)
     told = refusal(model, tmp_path)
-    assert "blk.0.ffn_gate_exps.weight with 1024 columns (4 times), but transformers computes it with 256" in told
+    assert "blk.0.ffn_gate_exps.weight with 512 columns (8 times), but transformers computes it with 256" in told
 
 
 def tensors(*blocks: int, projector: bool = True) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -94,6 +88,19 @@ def test_a_vision_half_with_holes(written, words):
     structure.check_vision(tensors(0, 1, 2, 3), checkpoint, model)
     with pytest.raises(CheckpointError, match=words):
         structure.check_vision(written, checkpoint, model)
+
+
+def test_what_libmtmd_would_miss_is_named(llama, models, tmp_path):
+    path = tmp_path / "vision.gguf"
+    listed = converter.vision_tensors(llama, models / "tiny-qwen2.5-vl", path, "little")
+    mmproj_check.check(path, listed, "little")
+    for name in ("mm.2.bias", "v.blk.1.attn_out.weight"):
+        without = {other: tensor for other, tensor in listed.items() if other != name}
+        with pytest.raises(CheckpointError, match=rf"the vision half of little without {name}, which libmtmd needs"):
+            mmproj_check.check(path, without, "little")
+    with pytest.raises(CheckpointError, match=r"libmtmd cannot load .* of little: GGML_ASSERT\(.*failed"):
+        mmproj_check.check(path, listed | {"v.patch_embd.weight": ("F16", (64, 3, 7, 7))}, "little")
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "cache", path]
 
 
 def header(tokens, rows, types=()):
@@ -133,7 +140,8 @@ def test_a_llava_has_a_token_for_every_row_and_the_added_ones_under_their_ids(ll
     if sentencepiece:
         shutil.copy(source / "tokenizer.model", folder)
     opened = open_checkpoint(str(folder))
-    info = converter.metadata_only(llama, opened.folder, tmp_path / "metadata.gguf", opened.name)
+    converter.text_tensors(llama, opened.folder, tmp_path / "metadata.gguf", opened.name)
+    info = reader.read(tmp_path / "metadata.gguf")
     rows = TensorInfo("token_embd.weight", "F16", (256, 768), 256 * 768, 2 * 256 * 768)
     ours = vocabulary.tokenizer_tokens(opened)
     assert {"<defect>", "<crack>", "<image>"} <= set(ours.values())

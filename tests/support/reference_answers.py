@@ -63,7 +63,7 @@ def _load_exact(folder: Path):
 
     has_vision = hasattr(AutoConfig.from_pretrained(folder), "vision_config")
     kind = AutoModelForImageTextToText if has_vision else AutoModelForCausalLM
-    return kind.from_pretrained(folder, dtype=torch.float32).eval(), load_processor(folder)
+    return kind.from_pretrained(folder, dtype=torch.float32).float().eval(), load_processor(folder)
 
 
 @contextmanager
@@ -87,5 +87,6 @@ def as_libmtmd_orders_clip() -> Iterator[None]:
 
 
 def _log_probabilities(model, **inputs) -> np.ndarray:
+    exact = {name: value.float() if value.is_floating_point() else value for name, value in inputs.items()}
     with torch.inference_mode():
-        return torch.log_softmax(model(**inputs).logits[0].double(), dim=-1).numpy()
+        return torch.log_softmax(model(**exact).logits[0].double(), dim=-1).numpy()

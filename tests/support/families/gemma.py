@@ -32,7 +32,9 @@ def _gemma3(tokenizer: Any, ids: dict[str, int]) -> tuple[Any, Any]:
     )
     pictures = Gemma3ImageProcessorPil(size={"height": SIDE, "width": SIDE}, image_seq_length=16)
     processor = Gemma3Processor(image_processor=pictures, tokenizer=tokenizer, image_seq_length=16)
-    return Gemma3ForConditionalGeneration(config), processor
+    model = Gemma3ForConditionalGeneration(config)
+    model.model.multi_modal_projector.mm_input_projection_weight.data.normal_(std=0.1)  # else all pictures are alike
+    return model, processor
 
 
 FAMILIES = (
@@ -47,6 +49,5 @@ FAMILIES = (
         media="\n\n<__media__>\n\n",  # transformers sets the picture apart by blank lines, libmtmd does not
         drop=("<image_soft_token>",),
         prefix=False,
-        hub_names=("vision_tower.", "vision_tower.vision_model."),
     ),
 )  # fmt: skip

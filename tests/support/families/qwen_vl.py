@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from luq_gguf.hf.processor import images_and_text
 
-from .family import SIDE, TEXT, Family, chat
+from .family import SIDE, TEXT, Family, change_tensors, chat
 
 QWEN_CONTROLS = (
     "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>",
@@ -52,6 +53,47 @@ def _qwen2_vl(tokenizer: Any, ids: dict[str, int]) -> tuple[Any, Any]:
     return Qwen2VLForConditionalGeneration(config), qwen_processor(Qwen2VLProcessor, tokenizer)
 
 
+def _qwen2_5_vl(tokenizer: Any, ids: dict[str, int]) -> tuple[Any, Any]:
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 12, 12]}
+    text = TEXT | {"vocab_size": len(tokenizer), "rope_parameters": rope}
+    vision = {
+        "depth": 4, "hidden_size": 128, "intermediate_size": 256, "num_heads": 2, "out_hidden_size": 256,
+        "fullatt_block_indexes": [1, 3],
+    }  # fmt: skip
+    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False, **qwen_ids(ids))
+    return Qwen2_5_VLForConditionalGeneration(config), qwen_processor(Qwen2_5_VLProcessor, tokenizer)
+
+
+def _as_modules_are_called(folder: Path) -> None:
+    """The names of transformers' modules, as a training loop saves them that writes the state dict by itself."""
+    heads = {"visual.": "model.visual.", "model.": "model.language_model."}
+
+    def name(old: str) -> str:
+        known = next((new + old.removeprefix(start) for start, new in heads.items() if old.startswith(start)), old)
+        return old if old.startswith("model.language_model.") else known
+
+    change_tensors(folder, lambda tensors: {name(old): tensor for old, tensor in tensors.items()})
+
+
+def _qwen3_vl_moe(tokenizer: Any, ids: dict[str, int]) -> tuple[Any, Any]:
+    from transformers import Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration, Qwen3VLProcessor
+
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [12, 10, 10], "mrope_interleaved": True}
+    text = TEXT | {
+        "vocab_size": len(tokenizer), "rope_parameters": rope, "head_dim": 64, "moe_intermediate_size": 256,
+        "num_experts": 8, "num_experts_per_tok": 2, "decoder_sparse_step": 1, "norm_topk_prob": True,
+    }  # fmt: skip
+    vision = {
+        "depth": 3, "hidden_size": 128, "intermediate_size": 256, "num_heads": 2, "out_hidden_size": 256,
+        "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1],
+    }  # fmt: skip
+    config = Qwen3VLMoeConfig(text_config=text, vision_config=vision, tie_word_embeddings=False, **qwen_ids(ids))
+    processor = qwen_processor(Qwen3VLProcessor, tokenizer, patch_size=16, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    return Qwen3VLMoeForConditionalGeneration(config), processor
+
+
 def _qwen3_vl(tokenizer: Any, ids: dict[str, int]) -> tuple[Any, Any]:
     from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
@@ -91,6 +133,15 @@ def _qwen3_5(tokenizer: Any, ids: dict[str, int]) -> tuple[Any, Any]:
 FAMILIES = (
     Family("qwen2-vl", QWEN_CONTROLS, "<|im_end|>", False, QWEN_CHAT, _qwen2_vl, QWEN_IMAGE, drop=("<|image_pad|>",)),
     Family("qwen3-vl", QWEN_CONTROLS, "<|im_end|>", False, QWEN_CHAT, _qwen3_vl, QWEN_IMAGE, drop=("<|image_pad|>",)),
+    Family(
+        "qwen2.5-vl-as-modules", QWEN_CONTROLS, "<|im_end|>", False, QWEN_CHAT, _qwen2_5_vl, QWEN_IMAGE,
+        drop=("<|image_pad|>",), change=_as_modules_are_called,
+        remarks="under the names of transformers' modules (`model.visual.`)",
+    ),
+    Family(
+        "qwen3-vl-moe", QWEN_CONTROLS, "<|im_end|>", False, QWEN_CHAT, _qwen3_vl_moe, QWEN_IMAGE,
+        drop=("<|image_pad|>",), byte_level=True, remarks="mixture of 8 experts, as transformers 5 saves them",
+    ),
     Family(
         "qwen3.5", QWEN_CONTROLS, "<|im_end|>", False, QWEN_CHAT, _qwen3_5, QWEN_IMAGE, drop=("<|image_pad|>",),
         byte_level=True, more=_qwen_mtp,
