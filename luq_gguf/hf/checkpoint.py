@@ -20,7 +20,7 @@ from typing import Any
 from luq_gguf.core import json_input
 from luq_gguf.core.errors import CheckpointError
 from luq_gguf.core.hashing import content_of, contents_of, hash_of
-from luq_gguf.hf import download, leftovers, linked_folder, tokenizer_files, weights_files
+from luq_gguf.hf import download, leftovers, linked_folder, multi_token, tokenizer_files, weights_files
 from luq_gguf.hf.weights_files import WeightsFiles
 
 _SNAPSHOT = re.compile(r"(?:^|/)models--(?:[\w.-]+?--)?(?P<name>[\w.-]+)/snapshots/[^/]+(?:/|$)")
@@ -42,7 +42,8 @@ class Checkpoint:
     """A checkpoint whose files are complete. For every tensor, `shapes` has its shape in the safetensors header,
     `sizes` its bytes there, and `shards` the file that contains it. `outline` is a hash of all that is read but the
     weights: the small files, and the headers of the shards. `revision` is the commit of a checkpoint from the Hub.
-    `unused` are tensors of the files that are left out, and `notes` sentences about what was not read as it is."""
+    `unused` are tensors of the files that are left out, `converter_options` what llama.cpp's converter must be told of
+    the text half, and `notes` sentences about what was not read as it is."""
 
     folder: Path
     name: str
@@ -55,6 +56,7 @@ class Checkpoint:
     trust_remote_code: bool = False
     revision: str | None = None
     unused: frozenset[str] = frozenset()
+    converter_options: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -157,7 +159,8 @@ def _open_folder(
     leftovers.check_types(folder.name, config, headers)
     tokenizer = tokenizer_files.changes(folder, tokenizer_files.embedding_rows(shapes))
     head = leftovers.tied_head(folder.name, config, headers, holders)
-    texts = {"config.json": json.dumps(config)} if changed else {}
+    multi = multi_token.agreeing(config, shapes)
+    texts = {"config.json": json.dumps(multi.config)} if changed or multi.config is not config else {}
     texts |= tokenizer.contents
     usual = files.usual and shards == files.paths and (not files.weight_map or set(files.weight_map) == set(shapes))
     shown = folder
@@ -168,7 +171,7 @@ def _open_folder(
     return Checkpoint(
         folder=shown,
         name=name or folder.name,
-        config=config,
+        config=multi.config,
         shapes={tensor: shapes[tensor] for tensor in used},
         sizes={tensor: entry["data_offsets"][1] - entry["data_offsets"][0] for tensor, entry in used.items()},
         shards={tensor: holders[tensor] for tensor in used},
@@ -177,7 +180,8 @@ def _open_folder(
         trust_remote_code=trust_remote_code,
         revision=revision,
         unused=head.unused,
-        notes=(*files.notes, *changed, *tokenizer.notes, *head.notes),
+        converter_options=multi.options,
+        notes=(*files.notes, *changed, *multi.notes, *tokenizer.notes, *head.notes),
     )
 
 

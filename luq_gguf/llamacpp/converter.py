@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from luq_gguf.core import atomic
@@ -17,26 +17,31 @@ _MISSING_KEY = re.compile(r"^KeyError: '(\w+)'$", re.MULTILINE)
 _TENSOR = re.compile(r"(?P<name>[\w.]+), +torch\.\S+ --> (?P<type>\w+), shape = \{(?P<shape>[\d, ]+)\}")
 
 
-def _command(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> list[str | Path]:
-    return [tools.python(), llama.converter, *arguments(str(checkpoint), str(out), name)]
+def _command(llama: LlamaCpp, checkpoint: Path, out: Path, name: str, options: Sequence[str] = ()) -> list[str | Path]:
+    return [tools.python(), llama.converter, *arguments(str(checkpoint), str(out), name, options)]
 
 
-def arguments(checkpoint: str, out: str, name: str) -> list[str]:
-    """Return the converter's arguments that make the 16-bit file of a text model."""
-    return [checkpoint, "--outfile", out, "--outtype", "f16", f"--model-name={name}"]
+def arguments(checkpoint: str, out: str, name: str, options: Sequence[str] = ()) -> list[str]:
+    """Return the converter's arguments that make the 16-bit file of a text model; `options` are a checkpoint's
+    `converter_options`."""
+    return [checkpoint, "--outfile", out, "--outtype", "f16", f"--model-name={name}", *options]
 
 
-def metadata_only(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> reader.GGUFInfo:
+def metadata_only(
+    llama: LlamaCpp, checkpoint: Path, out: Path, name: str, options: Sequence[str] = ()
+) -> reader.GGUFInfo:
     """Write the model's metadata and vocabulary without tensors, in seconds for any size of model.
 
     Raises CheckpointError with the converter's words, as for a tokenizer it does not know.
     """
-    command = [*_command(llama, checkpoint, out, name), "--vocab-only"]
+    command = [*_command(llama, checkpoint, out, name, options), "--vocab-only"]
     child.run(command, child.Failure(CheckpointError, "llama.cpp's converter"), environment=tools.python_environment())
     return reader.read(out)
 
 
-def text_tensors(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+def text_tensors(
+    llama: LlamaCpp, checkpoint: Path, out: Path, name: str, options: Sequence[str] = ()
+) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Return GGUF name -> 16-bit type and shape (torch order) of every tensor that the converter would write for the
     text model.
 
@@ -44,7 +49,8 @@ def text_tensors(llama: LlamaCpp, checkpoint: Path, out: Path, name: str) -> dic
     the real file. Raises CheckpointError with its words where it cannot convert the model.
     """
     tensors = _listed(
-        [*_command(llama, checkpoint, out, name), "--dry-run"], "llama.cpp's converter cannot convert this model; it"
+        [*_command(llama, checkpoint, out, name, options), "--dry-run"],
+        "llama.cpp's converter cannot convert this model; it",
     )
     if not tensors:
         raise CheckpointError(
@@ -91,6 +97,7 @@ def to_16_bit(
     checkpoint: Path,
     out: Path,
     name: str,
+    options: Sequence[str] = (),
     *,
     mmproj: bool = False,
     on_progress: Callable[[float], None] = lambda share: None,
@@ -109,7 +116,7 @@ def to_16_bit(
         prefixed = part.with_name(f"mmproj-{part.name}")  # the converter prefixes mmproj files
         try:
             child.run(
-                _command(llama, checkpoint, part, name) + (["--mmproj"] if mmproj else []),
+                _command(llama, checkpoint, part, name, options) + (["--mmproj"] if mmproj else []),
                 child.Failure(ConversionError, "llama.cpp's converter"),
                 on_line=on_line,
                 environment=tools.python_environment(),

@@ -75,7 +75,12 @@ def _write_slice(
     f16, types = (run.file(f"slice-{name}{atomic.SUFFIX}") for name in ("F16.gguf", "types.txt"))
     slices.write(spec.checkpoint, names, folder)
     info = converter.to_16_bit(
-        spec.llama, folder, f16, spec.checkpoint.name, on_progress=lambda share: on_share(_CONVERTED * share)
+        spec.llama,
+        folder,
+        f16,
+        spec.checkpoint.name,
+        spec.checkpoint.converter_options,
+        on_progress=lambda share: on_share(_CONVERTED * share),
     )
     shutil.rmtree(holder)
     check_same_tensors(info, spec.source, allow_subset=True)

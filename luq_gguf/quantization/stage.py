@@ -85,6 +85,7 @@ def make_f16(session: Session) -> Path:
                 folder,
                 path,
                 spec.checkpoint.name,
+                spec.checkpoint.converter_options,
                 on_progress=lambda share: session.reporter.progress("text model to F16", share, 1.0),
             )
         check_same_tensors(info, spec.source)
@@ -129,7 +130,9 @@ def link_f16(session: Session, owner: RunFolder) -> None:
 
 def conversion_key(spec: ModelSpec) -> str:
     """Return the key of both halves in 16 bits: the checkpoint's contents and names, and the converter."""
-    return hash_of(spec.checkpoint.fingerprint, spec.checkpoint.described, tools.identity(spec.llama))
+    checkpoint = spec.checkpoint
+    made_with = tools.identity(spec.llama), *checkpoint.converter_options
+    return hash_of(checkpoint.fingerprint, checkpoint.described, *made_with)
 
 
 def quantized_key(run: RunFolder, spec: ModelSpec, plan: Plan) -> str:

@@ -171,8 +171,9 @@ def _learn(llama: LlamaCpp, checkpoint: Checkpoint, path: Path, calibratable: Pa
     source, folder = (llama, checkpoint.folder), path.parent
     metadata = folder / "metadata.gguf"
     with ThreadPoolExecutor() as pool:  # each takes seconds on one core, most of them for imports
-        tensors = pool.submit(converter.text_tensors, *source, folder / "text.gguf", checkpoint.name)
-        written = pool.submit(converter.metadata_only, *source, metadata, checkpoint.name)
+        text = checkpoint.name, checkpoint.converter_options
+        tensors = pool.submit(converter.text_tensors, *source, folder / "text.gguf", *text)
+        written = pool.submit(converter.metadata_only, *source, metadata, *text)
         meta_model = pool.submit(_complete_model, checkpoint)
         vocabulary_future = pool.submit(vocabulary.tokenizer_tokens, checkpoint)
         vision = None
@@ -186,6 +187,7 @@ def _learn(llama: LlamaCpp, checkpoint: Checkpoint, path: Path, calibratable: Pa
         without = _HEAD if checkpoint.unused else None
         listed = {name: tensor for name, tensor in tensors.result().items() if name != without}
         info = header_only.write(part, written.result().path, listed)
+        structure.check_blocks(info, checkpoint)
         vocabulary.check(info, checkpoint, vocabulary_future.result())
         n_layers, matrices = _calibratable(model, _names(info))
         structure.check_shapes(matrices, info)

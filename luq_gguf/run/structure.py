@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _BLOCK = re.compile(r"^v\.blk\.(\d+)\.")
+_TEXT_BLOCK = re.compile(r"^blk\.(\d+)\.")
 _DEPTHS = ("depth", "num_hidden_layers", "num_layers", "layers")
 _NOT_READ = 2  # vision layers behind the one whose output a model reads: some converters leave them out
 
@@ -35,6 +36,21 @@ def check_shapes(matrices: Mapping[str, tuple[int, int]], source: GGUFInfo) -> N
                 "Use the checkpoint as it was published on the Hub. transformers 5 saves the experts of some "
                 "architectures transposed.",
             )
+
+
+def check_blocks(source: GGUFInfo, checkpoint: Checkpoint) -> None:
+    """Check that the converter would not count blocks behind the last one that it writes.
+
+    Raises CheckpointError: llama.cpp does not load such a file.
+    """
+    written = [int(match[1]) for tensor in source.tensors if (match := _TEXT_BLOCK.match(tensor.name))]
+    count = source.metadata.get(f"{source.arch}.block_count")
+    if isinstance(count, int) and written and count > max(written) + 1:
+        raise CheckpointError(
+            f"llama.cpp's converter counts {count} blocks in {checkpoint.name}, but would write {max(written) + 1}, so "
+            "llama.cpp would not load the file.",
+            "Add the missing weights (layers for multi-token prediction?), or give config.json their true number.",
+        )
 
 
 def check_vision(tensors: Mapping[str, tuple[str, tuple[int, ...]]], checkpoint: Checkpoint, model: nn.Module) -> None:
