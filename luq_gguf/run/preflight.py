@@ -126,8 +126,8 @@ def load_model_spec(
         if preflight_cache.restore(checkpoint, llama, path, calibratable):
             return
         reporter.info(f"reading {checkpoint.name}")
-        header_bytes = _learn(llama, checkpoint, path, calibratable, own_vision=clip is not None)
-        prompt_check.check(checkpoint, reader.read(path), reporter)
+        header_bytes, model = _learn(llama, checkpoint, path, calibratable, own_vision=clip is not None)
+        prompt_check.check(checkpoint, model, reader.read(path), reporter)
         preflight_cache.save(checkpoint, llama, path, header_bytes, calibratable)
 
     key = preflight_cache.key_of(checkpoint, llama)
@@ -165,9 +165,11 @@ def _names(source: reader.GGUFInfo) -> TensorNames:
     return TensorNames(source.arch, source.n_layers, source.types)
 
 
-def _learn(llama: LlamaCpp, checkpoint: Checkpoint, path: Path, calibratable: Path, *, own_vision: bool) -> int:
+def _learn(
+    llama: LlamaCpp, checkpoint: Checkpoint, path: Path, calibratable: Path, *, own_vision: bool
+) -> tuple[int, nn.Module]:
     """Write the header-only GGUF of the text model, and what can be calibrated: layers computed, names of matrices.
-    Returns the bytes of the header-only GGUF's header."""
+    Returns the bytes of the header-only GGUF's header, and transformers' modules without weights."""
     source, folder = (llama, checkpoint.folder), path.parent
     metadata = folder / "metadata.gguf"
     with ThreadPoolExecutor() as pool:  # each takes seconds on one core, most of them for imports
@@ -193,7 +195,7 @@ def _learn(llama: LlamaCpp, checkpoint: Checkpoint, path: Path, calibratable: Pa
         structure.check_shapes(matrices, info)
         serialization.write_json(calibratable, {"n_layers": n_layers, "tensors": sorted(matrices)})
     metadata.unlink()
-    return info.header_bytes
+    return info.header_bytes, model
 
 
 def _meta_model(checkpoint: Checkpoint) -> nn.Module:
