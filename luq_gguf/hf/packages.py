@@ -10,6 +10,8 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from packaging.version import Version
+
 from luq_gguf.core.errors import CheckpointError
 
 EXTRA = "vision"
@@ -21,6 +23,11 @@ _NAMED = re.compile(r"(?:[Pp]ackage|library) `?(?P<package>[\w.-]+)`?")
 def refusal(name: str, error: BaseException) -> CheckpointError | None:
     """Return what to tell of the model `name` where an error of transformers says that packages are not installed;
     None where it is about something else."""
+    if misfit := _misfit(error):
+        return CheckpointError(
+            f"The installed torchvision was built for another torch: {misfit}.",
+            f"Install the one that belongs to torch {version('torch')} with: {install_line('torchvision')}",
+        )
     packages = missing(error)
     if not packages:
         return None
@@ -29,6 +36,17 @@ def refusal(name: str, error: BaseException) -> CheckpointError | None:
         f"transformers needs {' and '.join(packages)} for {name}, which {verb} not installed.",
         f"Install {pronoun} with: {install_line(*packages)}",
     )
+
+
+def _misfit(error: BaseException) -> str:
+    """What torch or the loader says of a torchvision that cannot be imported, however transformers hides it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        text = str(cause).strip()
+        if "torchvision" in text and isinstance(cause, RuntimeError | OSError):
+            return text.splitlines()[0].rstrip(".")
+        cause = cause.__cause__ or cause.__context__
+    return ""
 
 
 def missing(error: BaseException) -> tuple[str, ...]:
@@ -64,6 +82,14 @@ def _absent_backends() -> dict[str, str]:
     return phrases
 
 
+def _beside(torch: Version) -> str:
+    """What makes pip take the torchvision that belongs to the torch that is there: each needs one of it, and pip would
+    take the newest of both. That of torch's CPU build has a build of its own: 0.22.0+cpu is 2.7.0+cpu's."""
+    if torch.local == "cpu" and torch.major == 2:
+        return f"torchvision==0.{torch.minor + 15}.{torch.micro}+cpu"
+    return f"torch=={torch}"
+
+
 def install_line(*packages: str) -> str:
     """Return the command that installs packages into this Python's environment, and leaves its torch as it is.
 
@@ -74,7 +100,7 @@ def install_line(*packages: str) -> str:
     pip = "pip" if is_own else f"{shlex.quote(sys.executable)} -m pip"
     requirements = [f"luq-gguf[{EXTRA}]"] if set(packages) & set(OF_EXTRA) else []
     requirements += [name for name in packages if name not in OF_EXTRA]
-    if "torchvision" in packages:  # each version of it needs one version of torch, and pip would take the newest
+    if "torchvision" in packages:
         with suppress(PackageNotFoundError):
-            requirements.append(f"torch=={version('torch')}")
+            requirements.append(_beside(Version(version("torch"))))
     return f"{pip} install {' '.join(map(shlex.quote, requirements))}"

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 from transformers.utils import import_utils
 
 from luq_gguf.core.errors import CheckpointError
@@ -51,12 +52,13 @@ def test_other_errors(error, names):
 
 
 def test_the_command_is_this_environments_and_leaves_torch_as_it_is(monkeypatch, tmp_path):
-    import torch
-
     monkeypatch.setenv("PATH", str(tmp_path))
     line = packages.install_line("torchvision")
-    wanted = ["-m", "pip", "install", "luq-gguf[vision]", f"torch=={torch.__version__}"]
-    assert shlex.split(line) == [sys.executable, *wanted]
+    assert shlex.split(line)[:5] == [sys.executable, "-m", "pip", "install", "luq-gguf[vision]"]
+    assert shlex.split(line)[5].startswith(("torch==", "torchvision==0."))
+    assert packages._beside(Version("2.13.0+cpu")) == "torchvision==0.28.0+cpu"
+    assert packages._beside(Version("2.13.0+cu130")) == "torch==2.13.0+cu130"
+    assert packages._beside(Version("2.7.1")) == "torch==2.7.1"
     pip = Path(sys.executable).with_name("pip")
     if pip.exists():
         monkeypatch.setenv("PATH", str(pip.parent))
@@ -69,4 +71,14 @@ def test_a_refusal_is_one_sentence_with_the_command(models, monkeypatch):
         raise required("torchvision")
     assert caught.value.message == "transformers needs torchvision for tiny-llava-1.5, which is not installed."
     assert caught.value.hint.startswith("Install it with: ")
-    assert "'luq-gguf[vision]' torch==" in caught.value.hint
+    assert "'luq-gguf[vision]' torch" in caught.value.hint
+
+
+def test_a_torchvision_for_another_torch_is_named_and_not_the_checkpoint(models):
+    with pytest.raises(CheckpointError) as caught, refusals(open_checkpoint(str(models / "tiny-llava-1.5"))):
+        try:
+            raise RuntimeError("operator torchvision::nms does not exist")
+        except RuntimeError as error:
+            raise ModuleNotFoundError("Could not import module 'LlavaProcessor'.") from error
+    assert "built for another torch: operator torchvision::nms does not exist." in caught.value.message
+    assert "pip install" in caught.value.hint
