@@ -44,11 +44,12 @@ def agreeing(config: dict[str, Any], tensors: Iterable[str]) -> MultiToken:
     blocks, claimed = _of_blocks(text, list(tensors)), _claimed(config)
     uncounted = text_type.startswith(_BY_MTP + _BY_NUMBER)
     if not blocks:
-        options = _WITHOUT if uncounted else ()
-        if not claimed:
-            return MultiToken(config, options)
-        note = f"{', '.join(claimed)} in config.json is read as 0: the weights hold no such layers"
-        return MultiToken(config if uncounted else _with(config, dict.fromkeys(claimed, 0)), options, (note,))
+        keys = ", ".join(claimed)
+        if uncounted:
+            note = f"the layers that {keys} in config.json counts are left out: the weights hold none"
+            return MultiToken(config, _WITHOUT, (note,) if claimed else ())
+        note = f"{keys} in config.json is read as 0: the weights hold no such layers"
+        return MultiToken(_with(config, dict.fromkeys(claimed, 0)), notes=(note,)) if claimed else MultiToken(config)
     key = MTP if text_type.startswith(_BY_MTP) else NEXTN
     count = _count(blocks)
     if key in claimed or text_type.startswith(_BY_NUMBER) or not count:

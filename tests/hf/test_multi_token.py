@@ -61,6 +61,12 @@ def test_a_config_without_halves_is_read_where_it_is():
     assert agreeing(given, BEHIND).config is given
 
 
+def test_a_claim_that_an_option_answers_is_told():
+    (note,) = agreeing(config("qwen3_5_text", mtp_num_hidden_layers=1), DECODER).notes
+    assert note == "the layers that mtp_num_hidden_layers in config.json counts are left out: the weights hold none"
+    assert agreeing(config("qwen3_next"), DECODER).notes == ()
+
+
 def test_the_converter_is_shown_the_config_that_agrees(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = tmp_path / "tuned"
