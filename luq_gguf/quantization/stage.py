@@ -24,7 +24,7 @@ from luq_gguf.method import tensor_types, two_type_plan
 from luq_gguf.method.orders import MEASURED_OPTIONS
 from luq_gguf.quantization import recipe, slices
 from luq_gguf.quantization.checks import check_same_columns, check_same_tensors
-from luq_gguf.run import provenance
+from luq_gguf.run import provenance, structure
 from luq_gguf.run.disk import check_disk
 from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import ModelSpec, safe_name
@@ -67,9 +67,13 @@ def make_mmproj(session: Session) -> Path | None:
                 spec.llama, checkpoint.folder, out, checkpoint.name, mmproj=True, on_progress=on_progress
             )
         written = reader.read(out).metadata
-        metadata.add(out, {metadata.CHECKPOINT: _checkpoint_key(spec)} | provenance.entries(run.read(), written))
+        entries = {metadata.CHECKPOINT: _checkpoint_key(spec)} | provenance.entries(run.read(), written)
+        named = "clip.use_gelu" in written or "clip.use_silu" in written
+        metadata.add(out, entries | ({} if named else activation))  # Gemma 4's class in the converter names none
 
-    run.run_stage("mmproj", hash_of(conversion_key(spec), sorted(spec.provenance.items())), [name], make)
+    activation = {} if spec.clip else structure.activation(spec.checkpoint)
+    key = hash_of(conversion_key(spec), sorted(spec.provenance.items()), *activation)
+    run.run_stage("mmproj", key, [name], make)
     return run.file(name)
 
 

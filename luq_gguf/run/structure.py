@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _BLOCK = re.compile(r"^v\.blk\.(\d+)\.")
 _TEXT_BLOCK = re.compile(r"^blk\.(\d+)\.")
 _DEPTHS = ("depth", "num_hidden_layers", "num_layers", "layers")
+_GELU = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh")  # libmtmd has one for all of them
+_SILU = ("silu", "swish")
 _NOT_READ = 2  # vision layers behind the one whose output a model reads: some converters leave them out
 
 
@@ -81,6 +83,15 @@ def check_vision(tensors: Mapping[str, tuple[str, tuple[int, ...]]], checkpoint:
             f"{checkpoint.name}{unlike}.",
             hint,
         )
+
+
+def activation(checkpoint: Checkpoint) -> dict[str, bool]:
+    """Return the entry of an mmproj's metadata that names the activation in the vision half's layers, as config.json
+    does; empty where it does not, or says quick_gelu, which libmtmd takes where a file names none."""
+    vision = checkpoint.config.get("vision_config")
+    names = [vision.get(key) for key in ("hidden_act", "hidden_activation")] if isinstance(vision, dict) else []
+    name = next((name for name in names if isinstance(name, str)), "")
+    return {"clip.use_gelu": True} if name in _GELU else {"clip.use_silu": True} if name in _SILU else {}
 
 
 def _depth(checkpoint: Checkpoint) -> int:

@@ -152,3 +152,17 @@ def test_blocks_that_the_converter_counts_and_does_not_write():
     with pytest.raises(CheckpointError, match="counts 4 blocks in little, but would write 3") as caught:
         structure.check_blocks(written(4, 0, 1, 2), checkpoint)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("vision", "entry"),
+    [
+        ({"hidden_activation": "gelu_pytorch_tanh"}, {"clip.use_gelu": True}),
+        ({"hidden_act": "silu"}, {"clip.use_silu": True}),
+        ({"hidden_act": "quick_gelu"}, {}),
+        ({"depth": 3}, {}),
+        (None, {}),
+    ],
+)
+def test_the_activation_of_a_vision_half(vision, entry):
+    assert structure.activation(SimpleNamespace(config={"vision_config": vision})) == entry
