@@ -16,7 +16,7 @@ from typing import Any
 from luq_gguf.benchmarking.type_benchmark import Geometry
 from luq_gguf.core import json_input, process_state
 from luq_gguf.core.errors import CheckpointError
-from luq_gguf.hf import download
+from luq_gguf.hf import download, multi_token
 from luq_gguf.llamacpp import converter, quantize
 from luq_gguf.llamacpp.gguf import header_only, reader
 from luq_gguf.llamacpp.tools import LlamaCpp
@@ -65,11 +65,12 @@ def synthetic_outline(model: str, folder: Path, llama: LlamaCpp) -> reader.GGUFI
     checkpoint = folder / "checkpoint"
     checkpoint.mkdir(parents=True)
     shapes, config = _tensors(config, model)
-    (checkpoint / "config.json").write_text(json.dumps(config))
+    multi = multi_token.agreeing(config, shapes)  # transformers makes no such layers
+    (checkpoint / "config.json").write_text(json.dumps(multi.config))
     (checkpoint / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer"}))
     (checkpoint / "tokenizer.model").write_bytes(_tokenizer())
     sparse_safetensors(checkpoint / "model.safetensors", shapes)
-    tensors = converter.text_tensors(llama, checkpoint, folder / "metadata.gguf", model)
+    tensors = converter.text_tensors(llama, checkpoint, folder / "metadata.gguf", model, options=multi.options)
     shutil.rmtree(checkpoint)
     return header_only.write(folder / "skeleton.gguf", folder / "metadata.gguf", tensors)
 

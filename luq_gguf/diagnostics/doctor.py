@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 from luq_gguf.core import machine
 from luq_gguf.core.checks import Check, CheckReport
 from luq_gguf.core.errors import LuqError
+from luq_gguf.hf import packages
 from luq_gguf.llamacpp import child, tools
 from luq_gguf.llamacpp.recipe import setup_command
 from luq_gguf.llamacpp.tools import LlamaCpp
@@ -39,10 +40,16 @@ def _python() -> Iterator[Check]:
         except importlib.metadata.PackageNotFoundError:
             yield Check.failed(package, "not installed", f"pip install {package}")
     yield from _out_of_bounds()
+    yield _optional("lmms-eval", "for --benchmarks: pip install 'luq-gguf[lmms]'")
+    for package in packages.OF_EXTRA:
+        yield _optional(package, f"for the processors of some model families: {packages.install_line(package)}")
+
+
+def _optional(package: str, use: str) -> Check:
     try:
-        yield Check.passed("lmms-eval", importlib.metadata.version("lmms-eval"))
+        return Check.passed(package, importlib.metadata.version(package))
     except importlib.metadata.PackageNotFoundError:
-        yield Check.passed("lmms-eval", "not installed (for --benchmarks: pip install 'luq-gguf[lmms]')")
+        return Check.passed(package, f"not installed ({use})")
 
 
 def _out_of_bounds() -> Iterator[Check]:

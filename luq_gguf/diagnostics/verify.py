@@ -16,6 +16,7 @@ from luq_gguf.core.checks import Check, CheckReport
 from luq_gguf.core.errors import GGUFFileError, LuqError, RunFolderError, VerificationError
 from luq_gguf.core.hashing import sha256_of
 from luq_gguf.core.units import format_size
+from luq_gguf.diagnostics import pairs
 from luq_gguf.llamacpp.gguf import imatrix, reader, shards
 from luq_gguf.llamacpp.gguf.metadata import CHECKPOINT
 from luq_gguf.llamacpp.gguf.reader import GGUFInfo
@@ -28,8 +29,6 @@ LASTING = ("profile", "plan", "mmproj", "quantize")  # stages whose files belong
 AGAIN = "Run the command that made it again: it replaces files that have changed."
 _SOUND = "Convert it again from a sound checkpoint."
 _TEXT = "The quick brown fox jumps over the lazy dog."
-# Text architectures with positions in three directions, and the projectors that are made for them.
-_PAIRS = ((("qwen2vl",), "qwen2"), (("qwen3vl", "qwen35"), "qwen3"))
 
 
 def verify(target: Path, mmproj: Path | None = None, threads: int | None = None) -> CheckReport:
@@ -204,10 +203,11 @@ def _belongs(model: GGUFInfo, vision: GGUFInfo) -> Check:
     made_for = vision.metadata["clip.vision.projection_dim"]
     if made_for != width:
         return Check.failed(name, f"it was made for a text model of width {made_for}, but this one has {width}", hint)
-    if any(model.arch.startswith(archs) != projector.startswith(kind) for archs, kind in _PAIRS):
-        return Check.failed(name, f"the projector {projector} does not belong to {model.arch}", hint)
-    if len({info.metadata.get(CHECKPOINT) for info in (model, vision)} - {None}) > 1:
+    checkpoints = [info.metadata.get(CHECKPOINT) for info in (model, vision)]
+    if None not in checkpoints and checkpoints[0] != checkpoints[1]:
         return Check.failed(name, f"it was made from another checkpoint than {model.path.name}", hint)
+    if None in checkpoints and not pairs.belong(model.arch, projector):
+        return Check.failed(name, f"the projector {projector} does not belong to {model.arch}", hint)
     return Check.passed(name, f"{projector}, width {width}, as {model.path.name}")
 
 

@@ -27,6 +27,7 @@ from luq_gguf.hf import (
     download,
     leftovers,
     linked_folder,
+    multi_token,
     tokenizer_files,
     weights_files,
 )
@@ -52,7 +53,8 @@ class Checkpoint:
     `sizes` its bytes there, and `shards` the file that contains it. `outline` is a hash of all that is read but the
     weights: the small files, and the headers of the shards. `revision` is the commit of a checkpoint from the Hub.
     `unused` are tensors of the files that are left out, `view` is the form in which the converter is shown the others,
-    and `notes` are sentences about what was not read as it is."""
+    `converter_options` are what it must be told of the text half, and `notes` are sentences about what was not read as
+    it is."""
 
     folder: Path
     name: str
@@ -66,6 +68,7 @@ class Checkpoint:
     revision: str | None = None
     unused: frozenset[str] = frozenset()
     view: View = ()
+    converter_options: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -169,7 +172,8 @@ def _open_folder(
     config, completed = config_facts.complete(config)
     tokenizer = tokenizer_files.changes(folder, tokenizer_files.embedding_rows(shapes))
     head = leftovers.tied_head(folder.name, config, headers, holders)
-    texts = {"config.json": json.dumps(config)} if changed or completed else {}
+    multi = multi_token.agreeing(config, shapes)
+    texts = {"config.json": json.dumps(multi.config)} if changed or completed or multi.config is not config else {}
     texts |= tokenizer.contents
     usual = files.usual and shards == files.paths and (not files.weight_map or set(files.weight_map) == set(shapes))
     shown = folder
@@ -180,7 +184,7 @@ def _open_folder(
     return Checkpoint(
         folder=shown,
         name=name or folder.name,
-        config=config,
+        config=multi.config,
         shapes={tensor: shapes[tensor] for tensor in used},
         sizes={tensor: entry["data_offsets"][1] - entry["data_offsets"][0] for tensor, entry in used.items()},
         shards={tensor: holders[tensor] for tensor in used},
@@ -190,7 +194,8 @@ def _open_folder(
         revision=revision,
         unused=head.unused,
         view=checkpoint_views.find(config, shapes, head.unused),
-        notes=(*files.notes, *changed, *completed, *tokenizer.notes, *head.notes),
+        converter_options=multi.options,
+        notes=(*files.notes, *changed, *completed, *multi.notes, *tokenizer.notes, *head.notes),
     )
 
 

@@ -9,15 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from luq_gguf.core.chat_date import FixedClock
 from luq_gguf.core.errors import CheckpointError
 from luq_gguf.core.placeholders import without_placeholders
 from luq_gguf.core.sandbox_limits import bounded
 from luq_gguf.core.types import Sample
+from luq_gguf.hf import packages, sight
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.processor import load_processor, refusals
+
+if TYPE_CHECKING:
+    from torch import nn
 
 QUESTION = "What is in the picture?"
 # What stands around an image token in the text, where the processor does not write it itself.
@@ -121,14 +125,17 @@ def _contents(processor: Any, prompt: str, *, has_image: bool) -> Iterator[Any]:
         yield image + prompt
 
 
-def check(checkpoint: Checkpoint) -> str | None:
+def check(checkpoint: Checkpoint, model: nn.Module) -> str | None:
     """Make a model's inputs of one question, and of one about a picture where the processor takes pictures, as a
-    calibration pass will. Return the chat template that this takes. Raises CheckpointError where it fails."""
+    calibration pass will, and see that `model`, whose weights do not matter, sees the picture. Return the chat template
+    that this takes. Raises CheckpointError where it fails."""
     from PIL import Image
 
     with refusals(checkpoint):
         processor = load_processor(checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code)
+    sight.check_processor(checkpoint, processor)
     takes_pictures = getattr(processor, "image_processor", None) is not None
+    tokenizer, text_ids = getattr(processor, "tokenizer", processor), []
     for sample in [Sample(QUESTION)] + [Sample(QUESTION, Path("picture"))] * takes_pictures:
         text = chat_text(processor, sample)
         if QUESTION not in text:
@@ -136,13 +143,18 @@ def check(checkpoint: Checkpoint) -> str | None:
                 f"The chat template of {checkpoint.name} drops the prompt.", "Check that the checkpoint is unmodified."
             )
         if sample.image is None:
+            text_ids = tokenizer(text, add_special_tokens=False)["input_ids"]
             continue
         try:
-            processor(images=[[Image.new("RGB", (64, 64))]], text=[text], return_tensors="pt")
+            inputs = processor(images=[[Image.new("RGB", (64, 64))]], text=[text], return_tensors="pt")
         except Exception as error:  # what transformers raises where a processor, a template and a tokenizer do not fit
+            if refusal := packages.refusal(checkpoint.name, error):
+                raise refusal from None
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise CheckpointError(
                 f"transformers cannot put a picture into a prompt of {checkpoint.name}: {reason}",
                 "Check that chat template, tokenizer and preprocessor_config.json are this model's.",
             ) from None
+        if checkpoint.has_vision:
+            sight.check_inputs(checkpoint, processor, model, text_ids, inputs)
     return chat_template_of(processor)

@@ -25,9 +25,10 @@ _UNSUPPORTED = re.compile(r"Model \S+ is not supported$", re.MULTILINE)
 _TENSOR = re.compile(r"(?P<name>[\w.]+), +torch\.\S+ --> (?P<type>\w+), shape = \{(?P<shape>[\d, ]+)\}")
 
 
-def arguments(checkpoint: str, out: str, name: str) -> list[str]:
-    """Return the converter's arguments that make the 16-bit file of a text model."""
-    return [checkpoint, "--outfile", out, "--outtype", "f16", f"--model-name={name}"]
+def arguments(checkpoint: str, out: str, name: str, options: Sequence[str] = ()) -> list[str]:
+    """Return the converter's arguments that make the 16-bit file of a text model; `options` are a checkpoint's
+    `converter_options`."""
+    return [checkpoint, "--outfile", out, "--outtype", "f16", f"--model-name={name}", *options]
 
 
 class UnknownArchitectureError(CheckpointError):
@@ -38,7 +39,14 @@ Tensors = dict[str, tuple[str, tuple[int, ...]]]  # GGUF name -> 16-bit type and
 
 
 def text_tensors(
-    llama: LlamaCpp, checkpoint: Path, header: Path, name: str, view: View = (), sources: Path | None = None
+    llama: LlamaCpp,
+    checkpoint: Path,
+    header: Path,
+    name: str,
+    view: View = (),
+    sources: Path | None = None,
+    *,
+    options: Sequence[str] = (),
 ) -> Tensors:
     """Return every tensor that the converter would write for the text model, and write the metadata and the vocabulary
     that it would have to `header`, a GGUF file without tensors, and which of the checkpoint's tensors make them to
@@ -49,7 +57,8 @@ def text_tensors(
     """
     what = "llama.cpp's converter cannot convert this model; it"
     try:
-        tensors = _listed(llama, arguments(str(checkpoint), str(header), name), what, header, view, sources)
+        command = arguments(str(checkpoint), str(header), name, options)
+        tensors = _listed(llama, command, what, header, view, sources)
     except CheckpointError as error:
         if _UNSUPPORTED.search(error.message):
             raise UnknownArchitectureError(error.message, error.hint) from None
@@ -109,6 +118,7 @@ def to_16_bit(
     checkpoint: Path,
     out: Path,
     name: str,
+    options: Sequence[str] = (),
     *,
     mmproj: bool = False,
     view: View = (),
@@ -129,7 +139,7 @@ def to_16_bit(
         try:
             converter_process.run(
                 llama.converter,
-                arguments(str(checkpoint), str(part), name) + (["--mmproj"] if mmproj else []),
+                arguments(str(checkpoint), str(part), name, options) + (["--mmproj"] if mmproj else []),
                 Failure(ConversionError, "llama.cpp's converter"),
                 view=view,
                 on_line=on_line,

@@ -53,7 +53,10 @@ def write(session: Session, plan: Plan, name: str, f16: str, entries: Mapping[st
         },
         "inputs": inputs,
         "commands": {
-            "convert": [*_shown(checkpoint), *converter.arguments("CHECKPOINT", f16, checkpoint.name)],
+            "convert": [
+                *_shown(checkpoint),
+                *converter.arguments("CHECKPOINT", f16, checkpoint.name, checkpoint.converter_options),
+            ],
             "quantize": ["llama-quantize", *quantize.arguments(TYPES, f16, name, plan.high, entries)],
         },
         "outputs": {

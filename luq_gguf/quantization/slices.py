@@ -79,6 +79,7 @@ def _write_slice(
         folder,
         f16,
         spec.checkpoint.name,
+        spec.checkpoint.converter_options,
         view=spec.checkpoint.view,
         on_progress=lambda share: on_share(_CONVERTED * share),
     )

@@ -21,7 +21,7 @@ from luq_gguf.method import tensor_types, two_type_plan
 from luq_gguf.method.orders import MEASURED_OPTIONS
 from luq_gguf.quantization import recipe, slices
 from luq_gguf.quantization.checks import check_same_columns, check_same_tensors
-from luq_gguf.run import provenance
+from luq_gguf.run import provenance, structure
 from luq_gguf.run.disk import check_disk
 from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import ModelSpec, safe_name
@@ -70,9 +70,13 @@ def make_mmproj(session: Session) -> Path | None:
                 on_progress=on_progress,
             )
         written = reader.read(out).metadata
-        metadata.add(out, {metadata.CHECKPOINT: _checkpoint_key(spec)} | provenance.entries(run.read(), written))
+        entries = {metadata.CHECKPOINT: _checkpoint_key(spec)} | provenance.entries(run.read(), written)
+        named = "clip.use_gelu" in written or "clip.use_silu" in written
+        metadata.add(out, entries | ({} if named else activation))  # Gemma 4's class in the converter names none
 
-    run.run_stage("mmproj", hash_of(conversion_key(spec), sorted(spec.provenance.items())), [name], make)
+    activation = {} if spec.clip else structure.activation(spec.checkpoint)
+    key = hash_of(conversion_key(spec), sorted(spec.provenance.items()), *activation)
+    run.run_stage("mmproj", key, [name], make)
     return run.file(name)
 
 
@@ -87,6 +91,7 @@ def make_f16(session: Session) -> Path:
             spec.checkpoint.folder,
             path,
             spec.checkpoint.name,
+            spec.checkpoint.converter_options,
             view=spec.checkpoint.view,
             on_progress=lambda share: session.reporter.progress("text model to F16", share, 1.0),
         )
@@ -113,9 +118,10 @@ def link_f16(session: Session, owner: RunFolder) -> None:
 
 def conversion_key(spec: ModelSpec) -> str:
     """Return the key of both halves in 16 bits: the checkpoint's contents and names, the form in which the converter is
-    shown it, and the converter."""
-    read = spec.checkpoint.fingerprint, spec.checkpoint.described
-    return hash_of(*read, tools.identity(spec.llama), *checkpoint_view.in_key(spec.checkpoint.view))
+    shown it, what it is told, and the converter."""
+    checkpoint = spec.checkpoint
+    shown = *checkpoint_view.in_key(checkpoint.view), *checkpoint.converter_options
+    return hash_of(checkpoint.fingerprint, checkpoint.described, tools.identity(spec.llama), *shown)
 
 
 def quantized_key(run: RunFolder, spec: ModelSpec, plan: Plan) -> str:

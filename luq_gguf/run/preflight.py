@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from luq_gguf.core import atomic, machine, paths
 from luq_gguf.core.clip_vision import ClipVision
@@ -140,9 +140,9 @@ def load_model_spec(
         if preflight_cache.restore(checkpoint, llama, path, calibratable):
             return
         reporter.info(f"reading {checkpoint.name}")
-        header_bytes = _learn(llama, checkpoint, path, calibratable, own_vision=clip is not None)
+        header_bytes, model = _learn(llama, checkpoint, path, calibratable, own_vision=clip is not None)
         load_check.check(path, checkpoint.name)
-        prompt_check.check(checkpoint, reader.read(path), reporter)
+        prompt_check.check(checkpoint, model, reader.read(path), reporter)
         preflight_cache.save(checkpoint, llama, path, header_bytes, calibratable)
 
     key = preflight_cache.key_of(checkpoint, llama)
@@ -177,19 +177,24 @@ def _tell_other_tools(run: RunFolder, reporter: Reporter) -> None:
         reporter.info(f"{run.path} was made with llama.cpp {before}: what its tools made is made anew with {now}")
 
 
-def _learn(llama: LlamaCpp, checkpoint: Checkpoint, path: Path, calibratable: Path, *, own_vision: bool) -> int:
+def _learn(
+    llama: LlamaCpp, checkpoint: Checkpoint, path: Path, calibratable: Path, *, own_vision: bool
+) -> tuple[int, nn.Module]:
     """Write the header-only GGUF of the text model, and what can be calibrated: layers computed, names of matrices.
-    Returns the bytes of the header-only GGUF's header."""
+    Returns the bytes of the header-only GGUF's header, and transformers' modules without weights."""
     text_header, sources, vision_header = (
         path.with_name(f"{part}{atomic.SUFFIX}") for part in ("text", "sources", "vision")
     )
     with ThreadPoolExecutor() as pool:  # each takes a second or more on one core
-        tensors = pool.submit(_listed, converter.text_tensors, llama, checkpoint, text_header, sources)
+        read = llama, checkpoint.folder
+        shown = checkpoint.name, checkpoint.view
+        options = checkpoint.converter_options
+        tensors = pool.submit(converter.text_tensors, *read, text_header, *shown, sources, options=options)
         meta_model = pool.submit(_complete_model, checkpoint)
         vocabulary_future = pool.submit(vocabulary.tokenizer_tokens, checkpoint)
         vision = None
         if checkpoint.has_vision and not own_vision:
-            vision = pool.submit(_listed, converter.vision_tensors, llama, checkpoint, vision_header)
+            vision = pool.submit(converter.vision_tensors, *read, vision_header, *shown)
         if isinstance(refusal := tensors.exception(), converter.UnknownArchitectureError):
             raise refusal
         model = meta_model.result()  # names what is missing better than the converter does
@@ -198,6 +203,7 @@ def _learn(llama: LlamaCpp, checkpoint: Checkpoint, path: Path, calibratable: Pa
             mmproj_check.check(vision_header, vision.result(), checkpoint.name)
     with atomic.whole(path) as part:
         info = header_only.write(part, text_header, tensors.result())
+        structure.check_blocks(info, checkpoint)
         vocabulary.check(info, checkpoint, vocabulary_future.result())
         n_layers, matrices = _calibratable(model, info, converter.read_sources(sources))
         structure.check_shapes(matrices, info)
@@ -205,13 +211,7 @@ def _learn(llama: LlamaCpp, checkpoint: Checkpoint, path: Path, calibratable: Pa
         serialization.write_json(calibratable, {"n_layers": n_layers, "tensors": listed})
     for file in (text_header, sources, vision_header):
         file.unlink(missing_ok=True)
-    return info.header_bytes
-
-
-def _listed(
-    walk: Callable[..., converter.Tensors], llama: LlamaCpp, checkpoint: Checkpoint, header: Path, *more: Path
-) -> Any:
-    return walk(llama, checkpoint.folder, header, checkpoint.name, checkpoint.view, *more)
+    return info.header_bytes, model
 
 
 def _meta_model(checkpoint: Checkpoint) -> nn.Module:

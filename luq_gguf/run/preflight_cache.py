@@ -20,14 +20,15 @@ from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.llamacpp import tools
 from luq_gguf.llamacpp.tools import LlamaCpp
 
-CHECKS = 4  # what the preflight checks: what an earlier number let through is checked again
+CHECKS = 5  # what the preflight checks: what an earlier number let through is checked again
 
 
 def key_of(checkpoint: Checkpoint, llama: LlamaCpp) -> str:
     """Return the key of what the preflight learns: it reads no weights, but for those that may be left out."""
     programs = [__version__, *map(version, ("transformers", "gguf"))]
     read = (checkpoint.outline, checkpoint.described, sorted(checkpoint.unused), checkpoint.trust_remote_code)
-    return hash_of(read, tools.identity(llama), programs, CHECKS, *checkpoint_view.in_key(checkpoint.view))
+    shown = *checkpoint_view.in_key(checkpoint.view), *checkpoint.converter_options
+    return hash_of(read, tools.identity(llama), programs, CHECKS, *shown)
 
 
 def _entry_folder(checkpoint: Checkpoint, llama: LlamaCpp) -> Path:

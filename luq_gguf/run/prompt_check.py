@@ -3,6 +3,8 @@ template."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from luq_gguf.core.errors import CheckpointError
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.hf import prompts
@@ -10,13 +12,17 @@ from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.llamacpp.gguf.reader import GGUFInfo
 from luq_gguf.llamacpp.runtime import chat_template
 
+if TYPE_CHECKING:
+    from torch import nn
+
 MARKER = "<__media__>"  # libmtmd's
 
 
-def check(checkpoint: Checkpoint, written: GGUFInfo, reporter: Reporter) -> None:
-    """Raise CheckpointError where a prompt, or a prompt with a picture, cannot be rendered by one of the two; tell the
-    reporter where the file will have another chat template than calibration takes, or none."""
-    template = prompts.check(checkpoint)
+def check(checkpoint: Checkpoint, model: nn.Module, written: GGUFInfo, reporter: Reporter) -> None:
+    """Raise CheckpointError where a prompt, or a prompt with a picture, cannot be rendered by one of the two, and where
+    `model`, transformers' modules without weights, would not see the picture; tell the reporter where the file will
+    have another chat template than calibration takes, or none."""
+    template = prompts.check(checkpoint, model)
     kept = written.metadata.get("tokenizer.chat_template")
     if template and not kept:
         reporter.info(

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 _BLOCK = re.compile(r"^v\.blk\.(\d+)\.")
+_TEXT_BLOCK = re.compile(r"^blk\.(\d+)\.")
 _DEPTHS = ("depth", "num_hidden_layers", "num_layers", "layers")
+_GELU = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh")  # libmtmd has one for all of them
+_SILU = ("silu", "swish")
 _NOT_READ = 2  # vision layers behind the one whose output a model reads: some converters leave them out
 
 
@@ -36,6 +39,21 @@ def check_shapes(matrices: Mapping[str, MatrixSource], source: GGUFInfo) -> None
                 "Use the checkpoint as it was published on the Hub. transformers 5 saves the experts of some "
                 "architectures transposed.",
             )
+
+
+def check_blocks(source: GGUFInfo, checkpoint: Checkpoint) -> None:
+    """Check that the converter would not count blocks behind the last one that it writes.
+
+    Raises CheckpointError: llama.cpp does not load such a file.
+    """
+    written = [int(match[1]) for tensor in source.tensors if (match := _TEXT_BLOCK.match(tensor.name))]
+    count = source.metadata.get(f"{source.arch}.block_count")
+    if isinstance(count, int) and written and count > max(written) + 1:
+        raise CheckpointError(
+            f"llama.cpp's converter counts {count} blocks in {checkpoint.name}, but would write {max(written) + 1}, so "
+            "llama.cpp would not load the file.",
+            "Add the missing weights (layers for multi-token prediction?), or give config.json their true number.",
+        )
 
 
 def check_vision(tensors: Mapping[str, tuple[str, tuple[int, ...]]], checkpoint: Checkpoint, model: nn.Module) -> None:
@@ -66,6 +84,15 @@ def check_vision(tensors: Mapping[str, tuple[str, tuple[int, ...]]], checkpoint:
             f"{checkpoint.name}{unlike}.",
             hint,
         )
+
+
+def activation(checkpoint: Checkpoint) -> dict[str, bool]:
+    """Return the entry of an mmproj's metadata that names the activation in the vision half's layers, as config.json
+    does; empty where it does not, or says quick_gelu, which libmtmd takes where a file names none."""
+    vision = checkpoint.config.get("vision_config")
+    names = [vision.get(key) for key in ("hidden_act", "hidden_activation")] if isinstance(vision, dict) else []
+    name = next((name for name in names if isinstance(name, str)), "")
+    return {"clip.use_gelu": True} if name in _GELU else {"clip.use_silu": True} if name in _SILU else {}
 
 
 def _depth(checkpoint: Checkpoint) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from luq_gguf.core.errors import CheckpointError
+from luq_gguf.hf import packages
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.llamacpp.gguf.reader import GGUFInfo
 
@@ -62,6 +63,8 @@ def tokenizer_tokens(checkpoint: Checkpoint) -> Mapping[int, str]:
         )
         return {number: text for text, number in tokenizer.get_vocab().items()}
     except Exception as error:  # what transformers raises of files that somebody made up
+        if refusal := packages.refusal(checkpoint.name, error):
+            raise refusal from None
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
             f"transformers cannot load the tokenizer of {checkpoint.name}: {reason}",

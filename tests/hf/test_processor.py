@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from families import by_name
 from PIL import Image
 
 from luq_gguf.core.errors import CheckpointError
@@ -54,3 +55,27 @@ def test_a_checkpoint_without_an_image_processor_is_refused_when_it_meets_a_pict
     check = PictureCheck(open_checkpoint(str(copy)))
     with pytest.raises(CheckpointError, match="transformers cannot load"):
         check(Image.new("RGB", (64, 64)))
+
+
+@pytest.mark.parametrize("name", ["gemma-4", "minicpm-v-4.6", "glm-ocr", "qwen3-vl"])
+def test_processors_that_are_given_a_video_processor_in_different_ways(name, tmp_path):
+    """By keyword, by position in the middle, by a class that only the checkpoint's files name, and last."""
+    family = by_name(name)
+    tokenizer = family.make_tokenizer(tmp_path)
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in family.controls}
+    model, processor = family.make(tokenizer, ids)
+    processor.save_pretrained(tmp_path)
+    model.config.save_pretrained(tmp_path)
+    loaded = load_processor(tmp_path)
+    assert type(loaded).__name__ == type(processor).__name__
+    assert "video_processor" not in json.loads((tmp_path / "processor_config.json").read_text())
+    pictures = [[Image.new("RGB", (64, 64))]]
+    inputs = loaded(images=pictures, text=[f"{family.image} what is it?"], return_tensors="pt")
+    assert model.config.image_token_id in inputs["input_ids"][0].tolist()
+    assert inputs["pixel_values"].is_floating_point()
+    assert loaded(text=["what is it?"], return_tensors="pt")["input_ids"].shape[1] > 2
+    if name == "glm-ocr":  # of which transformers has no processor by the config alone
+        for file in ("processor_config.json", "tokenizer_config.json"):
+            content = json.loads((tmp_path / file).read_text())
+            (tmp_path / file).write_text(json.dumps({k: v for k, v in content.items() if k != "processor_class"}))
+        assert not hasattr(load_processor(tmp_path), "image_processor")

@@ -90,9 +90,9 @@ def test_a_key_is_put_into_a_finished_file_and_nothing_else_changes(converted, t
     before = reader.read(converted.mmproj)
     path = tmp_path / "mmproj.gguf"
     path.write_bytes(converted.mmproj.read_bytes())
-    metadata.add(path, {"luq.note": "ä", "luq.number": 7})
+    metadata.add(path, {"luq.note": "ä", "luq.number": 7, "luq.flag": True})
     after = reader.read(path)
-    assert after.metadata == before.metadata | {"luq.note": "ä", "luq.number": 7}
+    assert after.metadata == before.metadata | {"luq.note": "ä", "luq.number": 7, "luq.flag": True}
     assert after.tensors == before.tensors
     data = [file.read_bytes()[info.header_bytes :] for file, info in ((converted.mmproj, before), (path, after))]
     assert data[0] == data[1]

@@ -10,6 +10,7 @@ import pytest
 from luq_gguf.core.errors import CheckpointError
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.hf.checkpoint import open_checkpoint
+from luq_gguf.hf.model import meta_model
 from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.run import prompt_check
 
@@ -37,8 +38,9 @@ def check(copy, tmp_path):
         for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
             step()
         writer.close()
-        told = []
-        prompt_check.check(open_checkpoint(str(copy)), reader.read(tmp_path / "a.gguf"), Reporter(info=told.append))
+        told, checkpoint = [], open_checkpoint(str(copy))
+        model = meta_model(checkpoint)
+        prompt_check.check(checkpoint, model, reader.read(tmp_path / "a.gguf"), Reporter(info=told.append))
         return told
 
     return tell

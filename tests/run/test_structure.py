@@ -146,3 +146,31 @@ def test_a_llava_has_a_token_for_every_row_and_the_added_ones_under_their_ids(ll
     ours = vocabulary.tokenizer_tokens(opened)
     assert {"<defect>", "<crack>", "<image>"} <= set(ours.values())
     vocabulary.check(replace(info, tensors=(rows,)), opened, ours)
+
+
+def test_blocks_that_the_converter_counts_and_does_not_write():
+    checkpoint = SimpleNamespace(name="little")
+
+    def written(count, *blocks):
+        tensors = tuple(TensorInfo(f"blk.{n}.attn_norm.weight", "F32", (8,), 8, 32) for n in blocks)
+        return GGUFInfo(Path("x.gguf"), 0, 0, {"general.architecture": "llama", "llama.block_count": count}, tensors)
+
+    structure.check_blocks(written(3, 0, 1, 2), checkpoint)
+    structure.check_blocks(written(3, 0, 2), checkpoint)  # a block without tensors, as pruned models have
+    with pytest.raises(CheckpointError, match="counts 4 blocks in little, but would write 3") as caught:
+        structure.check_blocks(written(4, 0, 1, 2), checkpoint)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("vision", "entry"),
+    [
+        ({"hidden_activation": "gelu_pytorch_tanh"}, {"clip.use_gelu": True}),
+        ({"hidden_act": "silu"}, {"clip.use_silu": True}),
+        ({"hidden_act": "quick_gelu"}, {}),
+        ({"depth": 3}, {}),
+        (None, {}),
+    ],
+)
+def test_the_activation_of_a_vision_half(vision, entry):
+    assert structure.activation(SimpleNamespace(config={"vision_config": vision})) == entry

@@ -17,7 +17,7 @@ from luq_gguf.core.units import padded
 from luq_gguf.llamacpp.gguf import reader, validate
 
 Entries = Mapping[str, str | int]
-"""Key -> text, or a whole number that is kept as uint32: what --override-kv can write."""
+"""Key -> text, or a whole number that is kept as uint32: what --override-kv can write; or a truth value."""
 
 LONGEST = 127
 """Bytes of a text that --override-kv takes (common/common.cpp, string_parse_kv_override)."""
@@ -35,6 +35,8 @@ def entry(key: str, value: str | int) -> bytes:
     """Return an entry of the metadata as GGUF stores it."""
     if isinstance(value, str):
         return string(key) + struct.pack("<I", gguf.GGUFValueType.STRING) + string(value)
+    if isinstance(value, bool):
+        return string(key) + struct.pack("<I?", gguf.GGUFValueType.BOOL, value)
     return string(key) + struct.pack("<II", gguf.GGUFValueType.UINT32, value)
 
 

@@ -48,8 +48,9 @@ class Family:
 
     `image` is the text behind which the HF processor sees the picture, `media` what libmtmd must be given in its place;
     `drop` are the tokens of HF's prompt that stand for the picture; `side` its pixels. A `byte_level` tokenizer is
-    known to `any_tokenizer_environment` alone. `hub_names` are a beginning of tensor names and what the Hub has in its
-    place; `more` adds tensors that transformers ignores, and `change` alters the folder last.
+    known to `any_tokenizer_environment` alone, and `tokenizer` makes one of the family's own of `controls` and `end`.
+    `hub_names` are a beginning of tensor names and what the Hub has in its place; `more` adds tensors that transformers
+    ignores, and `change` alters the folder last.
 
     `packages` must be installed to build or to load it. `refused` is a part of the sentence with which the preflight
     refuses it, else `largest_kld` bounds the mean divergence of the 16-bit file from transformers. `whole_road`: the
@@ -70,6 +71,7 @@ class Family:
     hub_names: tuple[str, str] | None = None
     prefix: bool = True
     byte_level: bool = False
+    tokenizer: Callable[[list[str], str], Any] | None = None
     more: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None
     change: Callable[[Path], None] | None = None
     packages: tuple[str, ...] = ()
@@ -78,16 +80,18 @@ class Family:
     whole_road: bool = False
     remarks: str = ""
 
-    def build(self, folder: Path) -> Path:
-        folder.mkdir(parents=True)
+    def make_tokenizer(self, folder: Path) -> Any:
         controls = list(self.controls)
         if self.byte_level:
-            tokenizer = _byte_level_tokenizer(controls, self.end)
-        else:
-            tokenizer = train_tokenizer(
-                folder, LINES * 20, controls, self.end, self.end, self.add_bos, self.whole, self.prefix
-            )
-        ids = {token: tokenizer.convert_tokens_to_ids(token) for token in controls}
+            return _byte_level_tokenizer(controls, self.end)
+        if self.tokenizer:
+            return self.tokenizer(controls, self.end)
+        return train_tokenizer(folder, LINES * 20, controls, self.end, self.end, self.add_bos, self.whole, self.prefix)
+
+    def build(self, folder: Path) -> Path:
+        folder.mkdir(parents=True)
+        tokenizer = self.make_tokenizer(folder)
+        ids = {token: tokenizer.convert_tokens_to_ids(token) for token in self.controls}
         torch.manual_seed(0)
         model, processor = self.make(tokenizer, ids)
         if processor is tokenizer:
@@ -95,7 +99,7 @@ class Family:
         else:
             processor.chat_template = self.chat
         processor.save_pretrained(folder)
-        if not self.byte_level:
+        if not self.byte_level and not self.tokenizer:
             complete_tokenizer_config(folder / "tokenizer_config.json", self.add_bos, self.prefix)
         model.to(torch.bfloat16).save_pretrained(folder)
         if self.hub_names:  # tensors' names as on the Hub, where transformers 5 saves them under others
