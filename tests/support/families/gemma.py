@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from .family import SIDE, TEXT, Family, chat
 
 
@@ -32,7 +34,10 @@ def _gemma3(tokenizer: Any, ids: dict[str, int]) -> tuple[Any, Any]:
     )
     pictures = Gemma3ImageProcessorPil(size={"height": SIDE, "width": SIDE}, image_seq_length=16)
     processor = Gemma3Processor(image_processor=pictures, tokenizer=tokenizer, image_seq_length=16)
-    return Gemma3ForConditionalGeneration(config), processor
+    model = Gemma3ForConditionalGeneration(config)
+    projection = model.model.multi_modal_projector.mm_input_projection_weight
+    torch.nn.init.normal_(projection, std=0.08)  # transformers begins with zeros, so that no picture would matter
+    return model, processor
 
 
 FAMILIES = (
@@ -44,9 +49,11 @@ FAMILIES = (
         chat("<start_of_turn>", "<end_of_turn>", "<start_of_image>", "model"),
         _gemma3,
         "<start_of_image>",
-        media="\n\n<__media__>\n\n",  # transformers sets the picture apart by blank lines, libmtmd does not
         drop=("<image_soft_token>",),
         prefix=False,
         hub_names=("vision_tower.", "vision_tower.vision_model."),
+        other_tokens=True,
+        whole_road=True,
+        remarks="sliding window, tied embeddings; transformers sets a picture apart by blank lines, libmtmd does not",
     ),
 )  # fmt: skip

@@ -89,10 +89,16 @@ def _qwen3_5(tokenizer: Any, ids: dict[str, int]) -> tuple[Any, Any]:
 
 
 FAMILIES = (
-    Family("qwen2-vl", QWEN_CONTROLS, "<|im_end|>", False, QWEN_CHAT, _qwen2_vl, QWEN_IMAGE, drop=("<|image_pad|>",)),
-    Family("qwen3-vl", QWEN_CONTROLS, "<|im_end|>", False, QWEN_CHAT, _qwen3_vl, QWEN_IMAGE, drop=("<|image_pad|>",)),
+    Family(
+        "qwen2-vl", QWEN_CONTROLS, "<|im_end|>", False, QWEN_CHAT, _qwen2_vl, QWEN_IMAGE, drop=("<|image_pad|>",),
+        remarks="tied embeddings",
+    ),
+    Family(
+        "qwen3-vl", QWEN_CONTROLS, "<|im_end|>", False, QWEN_CHAT, _qwen3_vl, QWEN_IMAGE, drop=("<|image_pad|>",),
+        whole_road=True, remarks="deepstack",
+    ),
     Family(
         "qwen3.5", QWEN_CONTROLS, "<|im_end|>", False, QWEN_CHAT, _qwen3_5, QWEN_IMAGE, drop=("<|image_pad|>",),
-        byte_level=True, more=_qwen_mtp,
+        byte_level=True, more=_qwen_mtp, whole_road=True, remarks="linear attention, MTP head kept in the file",
     ),
 )  # fmt: skip
