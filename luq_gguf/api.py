@@ -246,7 +246,7 @@ def verify(
 
     With `against`, a checkpoint folder or Hub id, also measure how far llama.cpp's predictions with a run's 16-bit
     file, or with the file as it is, are from transformers'. Of the options it takes `device`, `trust_remote_code` and
-    `subfolder`.
+    `subfolder`, the folder of the checkpoint.
     """
     half = _path(mmproj) if mmproj else None
     if against is None:

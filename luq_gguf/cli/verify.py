@@ -23,7 +23,6 @@ from luq_gguf.reporting.progress import progress
     "transformers.",
 )
 @options.device
-@options.subfolder
 @options.trust
 @click.option("--threads", type=click.IntRange(1), help="Threads for llama.cpp.  [default: all cores]")
 @options.as_json

@@ -144,15 +144,21 @@ def _samples(run: RunFolder | None, checkpoint: Checkpoint, folder: Path) -> tup
 def _of_calibration(record: Mapping[str, Any], checkpoint: Checkpoint, run: RunFolder) -> list[Sample]:
     """The first samples of the set that a run was calibrated with; none where it is no longer there. Of a set from the
     Hub, whose prompts are not kept, the pictures that are."""
-    seed = record.get("seed")
     images, text = (source if isinstance(source := record.get(name), str) else None for name in ("images", "text"))
-    if not images or (hub_datasets.is_on_hub(images) and checkpoint.has_vision):
-        pictures = sorted((run.work / "images").glob("*.png"))[:N_SAMPLES] if checkpoint.has_vision else []
-        return [Sample(datasets.FOLDER_PROMPT, picture) for picture in pictures]
+    if checkpoint.has_vision:
+        text = None
+        if images is None or hub_datasets.is_on_hub(images):
+            pictures = sorted((run.work / "images").glob("*.png"))[:N_SAMPLES]
+            return [Sample(datasets.FOLDER_PROMPT, picture) for picture in pictures]
+    elif (source := text or images) is None or hub_datasets.is_on_hub(source):
+        return []
+    else:
+        images = None if text else images
+    seed = record.get("seed")
     try:
         data = datasets.read_calibration(
             images,
-            text if not checkpoint.has_vision else None,
+            text,
             n_samples=N_SAMPLES,
             alpha=float(checkpoint.has_vision),
             seed=seed if isinstance(seed, int) else 0,

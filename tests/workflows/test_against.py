@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ import pytest
 from luq_gguf.core.agreement import Agreement, Positions, SampleAgreement
 from luq_gguf.core.images import open_rgb
 from luq_gguf.evaluation import against, drawn
+from luq_gguf.hf.checkpoint import open_checkpoint
 from luq_gguf.reporting import agreement_text
+from luq_gguf.run.folder import RunFolder
 from luq_gguf.workflows import against as workflow
 
 one_model = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
@@ -141,3 +144,26 @@ def test_the_text_around_a_picture_is_replaced_in_all_that_goes_along_with_it():
     assert made["attention_mask"].tolist() == [[1] * 7]
     assert made["mm_token_type_ids"].tolist() == [[0, 1, 1, 1, 0, 0, 0]]
     assert made["pixel_values"] is inputs["pixel_values"]
+
+
+def test_samples_are_of_the_recorded_set_where_it_is_still_there(models, tmp_path):
+    checkpoint = open_checkpoint(str(models / "tiny-qwen2.5-vl"))
+    reads_text_only = replace(checkpoint, config={k: v for k, v in checkpoint.config.items() if k != "vision_config"})
+    (tmp_path / "run.json").write_text("{}")
+    run = RunFolder(tmp_path)
+    book, lines, picture = tmp_path / "book.txt", tmp_path / "lines.jsonl", next(iter(drawn.samples(tmp_path))).image
+    book.write_text("is there a blue triangle? " * 100)
+    lines.write_text("".join(json.dumps({"image": picture.name, "prompt": f"is it {n}?"}) + "\n" for n in range(5)))
+
+    def found(checkpoint, **record):
+        return workflow._of_calibration(record, checkpoint, run)
+
+    assert [sample.image for sample in found(checkpoint, images=str(lines), text=str(book), seed=1)] == [picture] * 2
+    assert len(found(reads_text_only, images=None, text=str(book), seed=1)) == 2
+    assert all(s.image is None and "is it" in s.prompt for s in found(reads_text_only, images=str(lines), text=None))
+    assert found(checkpoint, images=str(tmp_path / "gone.jsonl"), seed=0) == []
+    assert found(checkpoint, images="owner/set") == found(reads_text_only, images="owner/set") == []
+    assert found(checkpoint, images=7, text=[], seed="x") == []
+    (run.work / "images").mkdir(parents=True)
+    shutil.copy(picture, run.work / "images" / "a.png")
+    assert [sample.image.name for sample in found(checkpoint, images="owner/set")] == ["a.png"]
