@@ -60,19 +60,23 @@ def row_of(family: Family, folder: Path) -> Row:
                 expected = bool(family.refused) and family.refused in refusal.message
                 return Row((family.name, name, sentence, "", "", family.remarks), expected)
         figures = measure(family, model, f16, mmproj, folder)
-        remarks = family.remarks
-        if family.as_llama_cpp:
-            as_is = measure(family, model, f16, mmproj, folder, as_is=True)
-            remarks += f"; {as_is.kld:.1e} against transformers as it is"
+        shown = measure(family, model, f16, mmproj, folder, as_is=True) if family.as_llama_cpp else figures
     except Exception as error:  # the other families are tried all the same
         if not isinstance(error, LuqError):
             traceback.print_exc()
         return Row((family.name, name, f"fails: {type(error).__name__}: {error}", "", "", family.remarks), False)
+    print(f"{family.name}: {figures}, between pictures {figures.between_pictures}, {figures.differences}")
     sees = figures.between_pictures is None or figures.between_pictures > 1e-4
     agrees = figures.kld <= family.largest_kld
-    result = "works" if agrees and sees else "computes something else" if sees else "does not see the picture"
-    cells = (family.name, name, result, f"{figures.kld:.1e}", f"{figures.same_top:.1%}", remarks)
-    print(f"{family.name}: {figures}, between pictures {figures.between_pictures}, {figures.differences}")
+    result = "computes something else"
+    if not sees:
+        result = "does not see the picture"
+    elif agrees:
+        result = "works" if shown.kld <= family.largest_kld else "differs, see below"
+    remarks = [family.remarks] if family.remarks else []
+    if shown is not figures:
+        remarks.append(f"{figures.kld:.1e} where transformers computes that, too")
+    cells = (family.name, name, result, f"{shown.kld:.1e}", f"{shown.same_top:.1%}", "; ".join(remarks))
     same_tokens = bool(figures.differences) == family.other_tokens
     return Row(cells, agrees and sees and same_tokens and not family.refused)
 

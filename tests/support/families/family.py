@@ -99,10 +99,7 @@ class Family:
         ids = {token: tokenizer.convert_tokens_to_ids(token) for token in controls}
         torch.manual_seed(0)
         model, processor = self.make(tokenizer, ids)
-        if processor is tokenizer:
-            tokenizer.chat_template = self.chat
-        else:
-            processor.chat_template = self.chat
+        processor.chat_template = "{{ bos_token }}" * self.add_bos + self.chat
         processor.save_pretrained(folder)
         if not self.byte_level:
             complete_tokenizer_config(folder / "tokenizer_config.json", self.add_bos, self.prefix)

@@ -67,6 +67,6 @@ FAMILIES = (
         byte_level=True,
         change=with_pixel_limits(SIDE * SIDE, 448 * 448),
         as_llama_cpp=as_whole_rotations,
-        remarks="transformers rotates by other sections, see below",
+        remarks="llama.cpp rotates by other sections",
     ),
 )

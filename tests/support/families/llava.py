@@ -73,7 +73,7 @@ FAMILIES = tuple(
         as_llama_cpp=as_libmtmd_orders_clip,
         whole_road=name == "llava-1.5",
         in_suite=True,
-        remarks="libmtmd orders CLIP's tokens differently, see below",
+        remarks="libmtmd orders CLIP's tokens differently",
     )
     for name, layers in (("llava-1.5", -2), ("llava-of-two-layers", [-2, -1]))
 )
