@@ -48,11 +48,15 @@ def test_a_family_goes_the_whole_road(family, cli, tmp_path):
     book.write_text("is there a blue triangle? yes, there is one of them.\n" * 100)
     arguments = ("--calib", calibration, "--calib-text", book, "--samples", 12, "--low-layers", 1)
     arguments += ("--low", "IQ2_XXS", "--keep-f16")  # which needs an importance of every matrix, as IQ1_M does
+    arguments += () if family.image else ("--check",)  # models with pictures: tests/workflows/test_against.py
     with environment(family, tmp_path):
         done = cli("convert", model, "--out", tmp_path / "run", *arguments, "--json", env=dict(os.environ))
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert (result["mmproj"] is None) == (not family.image)
+    if not family.image:
+        assert result["against"]["after"] is None
+        assert result["against"]["before"]["kld"] <= family.largest_kld
     mmproj = result["mmproj"] and tmp_path / "run" / result["mmproj"]
     check(family, measure(family, model, tmp_path / "run" / f"{family.name}-F16.gguf", mmproj, tmp_path))
     with LlamaClient(tmp_path / "run" / result["model"], mmproj, n_ctx=512, threads=1) as runner:
