@@ -79,26 +79,19 @@ def make_f16(session: Session) -> Path:
     path = run.file(f16_name(spec.checkpoint))
 
     def make() -> None:
-        check_same_columns(run, write_f16(session, path))
+        with _text_checkpoint(session) as folder:
+            info = converter.to_16_bit(
+                spec.llama,
+                folder,
+                path,
+                spec.checkpoint.name,
+                on_progress=lambda share: session.reporter.progress("text model to F16", share, 1.0),
+            )
+        check_same_tensors(info, spec.source)
+        check_same_columns(run, info)
 
     run.run_stage("f16", conversion_key(spec), [path.name], make, hashed=False)
     return path
-
-
-def write_f16(session: Session, path: Path) -> reader.GGUFInfo:
-    """Write the text half to a 16-bit GGUF file at a path, and compare its tensors with those that the preflight
-    found. Raises VerificationError where they differ."""
-    spec = session.spec
-    with _text_checkpoint(session) as folder:
-        info = converter.to_16_bit(
-            spec.llama,
-            folder,
-            path,
-            spec.checkpoint.name,
-            on_progress=lambda share: session.reporter.progress("text model to F16", share, 1.0),
-        )
-    check_same_tensors(info, spec.source)
-    return info
 
 
 @contextmanager

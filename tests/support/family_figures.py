@@ -22,7 +22,7 @@ from luq_gguf.hf.checkpoint import open_checkpoint
 from luq_gguf.hf.devices import Placement
 from luq_gguf.llamacpp import tools
 from luq_gguf.method.metrics.kld import kl_divergence, same_top
-from luq_gguf.quantization.stage import make_mmproj, write_f16
+from luq_gguf.quantization.stage import make_f16, make_mmproj
 from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.session import load_spec_for_profile
 
@@ -75,8 +75,7 @@ def convert_16_bit(model: Path, folder: Path) -> tuple[Path, Path | None]:
     """Make the 16-bit file and the mmproj alone, in a run folder: what the preflight refuses is refused here."""
     with RunFolder(folder, create=True) as run:
         session = load_spec_for_profile(run, str(model), RunOptions())
-        write_f16(session, f16 := run.file("F16.gguf"))
-        return f16, make_mmproj(session)
+        return make_f16(session), make_mmproj(session)
 
 
 def measure(
