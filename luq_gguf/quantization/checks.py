@@ -28,8 +28,8 @@ def check_same_tensors(written: GGUFInfo, expected: GGUFInfo, *, allow_subset: b
 def check_same_columns(run: RunFolder, f16: GGUFInfo) -> None:
     """Check that the converter kept the order of columns that transformers has, because importance is per column.
 
-    Only the matrices in the 16-bit file are checked, and none in a run that has not been profiled: it has no importance.
-    Raises RunFolderError where the profile is not readable, ConversionError naming a matrix.
+    Only the matrices in the 16-bit file are checked, and none in a run that has not been profiled. Raises
+    RunFolderError where the profile is not readable, ConversionError naming a matrix.
     """
     if not run.outputs("profile"):
         return
