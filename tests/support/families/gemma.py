@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from .family import SIDE, TEXT, Family, chat
 
 
@@ -35,8 +33,7 @@ def _gemma3(tokenizer: Any, ids: dict[str, int]) -> tuple[Any, Any]:
     pictures = Gemma3ImageProcessorPil(size={"height": SIDE, "width": SIDE}, image_seq_length=16)
     processor = Gemma3Processor(image_processor=pictures, tokenizer=tokenizer, image_seq_length=16)
     model = Gemma3ForConditionalGeneration(config)
-    projection = model.model.multi_modal_projector.mm_input_projection_weight
-    torch.nn.init.normal_(projection, std=0.08)  # transformers begins with zeros, so that no picture would matter
+    model.model.multi_modal_projector.mm_input_projection_weight.data.normal_(std=0.1)  # else all pictures are alike
     return model, processor
 
 
