@@ -49,6 +49,11 @@ def to_json(view: View) -> list[dict[str, Any]]:
     return [rule.to_json() for rule in view]
 
 
+def of_text(view: View) -> View:
+    """Return what a view has for the text model's file."""
+    return tuple(part for part in view if part.half != "vision")
+
+
 def in_key(view: View) -> Sequence[object]:
     """Return what a view adds to the key of a result: nothing where the checkpoint is shown as it is."""
     return [to_json(view)] if view else []

@@ -143,7 +143,7 @@ def _start(environment: dict[str, str]) -> _Server:
     ours, theirs = socket.socketpair()
     with theirs:
         process = Popen(
-            [tools.python(), str(_PROGRAM), str(theirs.fileno())],
+            [tools.python(), "-P", str(_PROGRAM), str(theirs.fileno())],  # our package gguf is not the one
             stdin=DEVNULL,
             stdout=DEVNULL,
             stderr=DEVNULL,

@@ -67,8 +67,8 @@ def write(session: Session, plan: Plan, name: str, f16: str, entries: Mapping[st
 
 
 def _shown(checkpoint: Checkpoint) -> list[str]:
-    """The program that converts: with a view, ours runs llama.cpp's and shows it the checkpoint by the rules above."""
-    ours = ["python", "-m", converter_child.__name__, NAME] if checkpoint.view else []
+    """The program that converts: with a view of the text half, ours runs llama.cpp's and shows it the checkpoint so."""
+    ours = ["python", "-m", converter_child.__name__, NAME] if checkpoint_view.of_text(checkpoint.view) else []
     return [*ours, "convert_hf_to_gguf.py"]
 
 

@@ -1,7 +1,7 @@
 """Writes a planned file without a 16-bit file of the whole model: slice by slice, then spliced.
 
 The converter and llama-quantize treat every tensor by itself, so the bytes are those of the ordinary way. The cost is
-one start of the converter for every slice.
+one run of the converter for every slice.
 """
 
 from __future__ import annotations

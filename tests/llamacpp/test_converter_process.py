@@ -33,12 +33,13 @@ def test_a_script_runs_as_if_python_had_been_given_it(script, tmp_path, monkeypa
     said = script(
         "import json, os, sys, beside\n"
         "print(json.dumps([__name__, sys.argv[1:], os.getcwd(), os.environ['OF_THIS_RUN'], beside.word]))\n"
+        "print([folder for folder in sys.path if folder.endswith('llamacpp')])\n"
         "print('without an end', end='')",
         "--one",
         "two words",
     )
     assert json.loads(said[0]) == ["__main__", ["--one", "two words"], str(tmp_path), "h\u00e9llo", "beside"]
-    assert said[1:] == ["without an end"]
+    assert said[1:] == ["[]", "without an end"]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from builders import point_of
 from uploader import REPO, TOKEN
 
 from luq_gguf.core.sweeps import MeterConditions, Sweep
-from luq_gguf.llamacpp import labels
+from luq_gguf.llamacpp import converter_child, labels
 from luq_gguf.publishing import artifacts, card_content
 from luq_gguf.publishing.card import BaseCard
 from luq_gguf.run.folder import RunFolder
@@ -114,6 +114,18 @@ def test_nothing_is_told_that_was_not_measured(upload, hub, run):
     assert "KLD" not in card
     assert "tokens/s" not in card
     assert "model-index" not in card
+
+
+@one_model
+def test_a_card_does_not_promise_that_the_converter_alone_reads_a_form_that_it_is_shown(upload, hub, run):
+    recipe = json.loads((run / "recipe.json").read_text())
+    recipe["commands"]["convert"][:0] = ["python", "-m", converter_child.__name__, "recipe.json"]
+    (run / "recipe.json").write_text(json.dumps(recipe))
+    assert upload(run, "--create").returncode == 0
+    card = hub.repositories[REPO].files["README.md"].decode()
+    assert "Without luq-gguf" not in card
+    assert "the first command does so by the rules in `recipe.json`, and needs luq-gguf" in card.replace("\n", " ")
+    assert "    python -m luq_gguf.llamacpp.converter_child recipe.json convert_hf_to_gguf.py CHECKPOINT" in card
 
 
 @one_model
