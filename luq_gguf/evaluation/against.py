@@ -21,7 +21,7 @@ from luq_gguf.core.agreement import Agreement, Positions, SampleAgreement
 from luq_gguf.core.errors import CheckpointError, EvaluationError
 from luq_gguf.core.images import open_rgb
 from luq_gguf.core.types import Sample
-from luq_gguf.hf import devices, footprint, prompts
+from luq_gguf.hf import devices, footprint, prompts, sight
 from luq_gguf.hf import model as hf_model
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.devices import Placement
@@ -137,7 +137,7 @@ def _predictions(
 ) -> Predictions:
     inputs = _inputs(processor, sample)
     ids: list[int] = inputs["input_ids"][0].tolist()
-    stand_ins = _picture_ids(model, processor) if sample.image else set()
+    stand_ins = sight.image_ids(model, processor) if sample.image else set()
     at = [number for number, token in enumerate(ids) if token in stand_ins]
     if sample.image and not at:
         raise CheckpointError(
@@ -174,17 +174,6 @@ def _inputs(processor: Any, sample: Sample) -> dict[str, Any]:
     options = {"return_tensors": "pt"} | prompts.token_options(processor, text)
     pictures = {"images": [[open_rgb(sample.image)]]} if sample.image else {}
     return dict(processor(text=[text], **pictures, **options))
-
-
-def _picture_ids(model: Any, processor: Any) -> set[int]:
-    """The ids of the tokens that stand for pieces of a picture, by the names that families have for them. The model's
-    own are right where it names any: a processor may call that one so for which it puts all of a picture."""
-    names = ("image_token_id", "image_token_index", "media_placeholder_token_id")
-    found = [
-        {number for name in names if isinstance(number := getattr(owner, name, None), int)}
-        for owner in (model.config, processor)
-    ]
-    return found[0] or found[1]
 
 
 def _with_text(inputs: dict[str, Any], first: int, stop: int, before: list[int], after: list[int]) -> dict[str, Any]:

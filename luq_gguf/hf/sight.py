@@ -44,8 +44,8 @@ def check_inputs(
     """
     tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
     ids = tensors["input_ids"][0].tolist() if "input_ids" in tensors else []
-    image_ids = set(_image_ids(model.config)) or set(_image_ids(processor))  # the model looks for its config's
-    if not (image_ids & set(ids) if image_ids else len(ids) > len(text_ids)):
+    known = image_ids(model, processor)
+    if not (known & set(ids) if known else len(ids) > len(text_ids)):
         raise CheckpointError(
             f"transformers makes no image token of a picture in a prompt of {checkpoint.name}, so it would be "
             "calibrated blind.",
@@ -71,7 +71,13 @@ def check_inputs(
             )
 
 
-def _image_ids(owner: Any) -> Iterator[int]:
+def image_ids(model: nn.Module, processor: Any) -> set[int]:
+    """Return the ids of the tokens that stand for pieces of a picture, by the names that families have for them. The
+    model looks for its config's: a processor may call that one so for which it puts all of a picture."""
+    return set(_named_ids(model.config)) or set(_named_ids(processor))
+
+
+def _named_ids(owner: Any) -> Iterator[int]:
     for name in _IMAGE_IDS:
         value = getattr(owner, name, None)
         if type(value) is int:

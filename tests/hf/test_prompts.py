@@ -9,6 +9,7 @@ import pytest
 from luq_gguf.core.chat_date import CHAT_DATE
 from luq_gguf.core.errors import CheckpointError
 from luq_gguf.core.types import Sample
+from luq_gguf.hf import model as hf_model
 from luq_gguf.hf import prompts
 from luq_gguf.hf.checkpoint import open_checkpoint
 from luq_gguf.hf.processor import load_processor
@@ -51,6 +52,11 @@ def change(path, **new):
     path.write_text(json.dumps(json.loads(path.read_text()) | new))
 
 
+def checked(folder):
+    checkpoint = open_checkpoint(str(folder))
+    return prompts.check(checkpoint, hf_model.meta_model(checkpoint))
+
+
 @pytest.mark.parametrize("template", STRINGS.values(), ids=STRINGS)
 def test_a_template_that_places_no_image_gets_the_token_as_text(processor, tiny_model, template, monkeypatch):
     monkeypatch.setattr(processor, "chat_template", template)
@@ -60,7 +66,7 @@ def test_a_template_that_places_no_image_gets_the_token_as_text(processor, tiny_
 
 def test_without_a_template_the_image_stands_before_the_prompt(copy):
     (copy / "chat_template.jinja").unlink()
-    assert prompts.check(open_checkpoint(str(copy))) is None
+    assert checked(copy) is None
     processor = load_processor(copy)
     assert prompts.chat_text(processor, SAMPLE) == f"{IMAGE[copy.name]}what is it? red"
     assert prompts.chat_text(processor, TEXT) == "what is it? red"
@@ -85,7 +91,7 @@ def test_a_template_is_found_wherever_it_lies(copy, place):
     elif place != "additional":
         lists = {"tokenizer": template, "list": named, "list without a default": [named[0] | {"name": "chat"}]}
         change(copy / "tokenizer_config.json", chat_template=lists[place])
-    assert prompts.check(open_checkpoint(str(copy))) == template
+    assert checked(copy) == template
     assert prompts.chat_text(load_processor(copy), SAMPLE) == wanted
 
 
@@ -112,7 +118,7 @@ def test_a_prompt_that_holds_a_placeholder_is_the_prompt_without_it(processor, p
 def test_a_template_that_cannot_be_used_is_refused(copy, template, words):
     (copy / "chat_template.jinja").write_text(template)
     with pytest.raises(CheckpointError, match=words) as caught:
-        prompts.check(open_checkpoint(str(copy)))
+        checked(copy)
     assert "\n" not in caught.value.message
     assert caught.value.hint
 

@@ -16,7 +16,7 @@ FAMILIES = (
     Family(
         "deepseek-v3", CHATML_CONTROLS, "<|im_end|>", False, CHATML,
         text_model("DeepseekV3Config", "DeepseekV3ForCausalLM", first_k_dense_replace=1, **_SIZES),
-        byte_level=True,
+        byte_level=True, in_suite=True,
     ),
     Family(
         "glm-4.7-flash", GLM_CONTROLS, "<|im_end|>", False, CHATML,

@@ -32,7 +32,7 @@ def _exaone4_5(tokenizer: Any, ids: dict[str, int]) -> tuple[Any, Any]:
 FAMILIES = (
     Family(
         "exaone-4.5", _CONTROLS, "<|im_end|>", False, chat("<|im_start|>", "<|im_end|>", _IMAGE, "assistant"),
-        _exaone4_5, _IMAGE, drop=("<|image_pad|>",), byte_level=True,
+        _exaone4_5, _IMAGE, byte_level=True,
         change=with_pixel_limits(SIDE * SIDE, 448 * 448),
         remarks="64 layers with a sliding window, as published; see below for other numbers of layers",
     ),

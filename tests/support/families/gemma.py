@@ -107,8 +107,8 @@ FAMILIES = (
     *(
         Family(
             name, ("<|turn>", "<turn|>", *_GEMMA_4.values()), "<eos>", True,
-            chat("<|turn>", "<turn|>", "<|image|>", "model"), _gemma4(**more), "<|image|>", drop=("<|image|>",),
-            side=_GEMMA_4_SIDE, tokenizer=_gemma_tokenizer, remarks=remarks,
+            chat("<|turn>", "<turn|>", "<|image|>", "model"), _gemma4(**more), "<|image|>",
+            side=_GEMMA_4_SIDE, tokenizer=_gemma_tokenizer, remarks=remarks, in_suite=name == "gemma-4",
             largest_kld=1e-5,  # with quick_gelu in its vision half it is 3e-4
         )
         for name, more, remarks in (
@@ -127,8 +127,6 @@ FAMILIES = (
         other_tokens=True,
         whole_road=True,
         remarks="sliding window, tied embeddings; transformers sets a picture apart by blank lines, libmtmd does not",
-        media="\n\n<__media__>\n\n",  # transformers sets the picture apart by blank lines, libmtmd does not
-        drop=("<image_soft_token>",),
         prefix=False,
     ),
 )  # fmt: skip

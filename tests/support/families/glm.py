@@ -50,9 +50,7 @@ def _glm(kind: str, rope: dict[str, Any], **more: Any) -> Callable[[Any, dict[st
 
 
 def _family(name: str, make: Callable[[Any, dict[str, int]], tuple[Any, Any]], **more: Any) -> Family:
-    return Family(
-        name, _CONTROLS, "<|endoftext|>", False, _CHAT, make, _IMAGE, drop=("<|image|>",), byte_level=True, **more
-    )
+    return Family(name, _CONTROLS, "<|endoftext|>", False, _CHAT, make, _IMAGE, byte_level=True, **more)
 
 
 _EXPERTS = {

@@ -37,6 +37,6 @@ def _glm46v(tokenizer: Any, ids: dict[str, int]) -> tuple[Any, Any]:
 FAMILIES = (
     Family(
         "glm-4.6v-flash", _CONTROLS, "<|endoftext|>", False, chat("<|user|>", "<|endoftext|>", _IMAGE, "assistant"),
-        _glm46v, _IMAGE, drop=("<|image|>",), byte_level=True,
+        _glm46v, _IMAGE, byte_level=True,
     ),
 )  # fmt: skip

@@ -52,7 +52,7 @@ FAMILIES = (
     Family(
         "granite-4-vision", ("<|im_start|>", "<|im_end|>", "<image>"), "<|im_end|>", False,
         chat("<|im_start|>", "<|im_end|>", "<image>\n", "assistant"), _granite4_vision, "<image>\n",
-        drop=("<image>",), byte_level=True, side=_SIDE,
+        byte_level=True, side=_SIDE,
         hub_names=("model.vision_tower.", "model.vision_tower.vision_model."),
         other_tokens=True,
         remarks="deepstack from several layers of the vision half; libmtmd ends a picture with a line break of its own",

@@ -63,7 +63,6 @@ FAMILIES = (
         chat("<|im_start|>", "<|im_end|>", _IMAGE, "assistant"),
         _hunyuan_vl,
         _IMAGE,
-        drop=(_PAD,),
         byte_level=True,
         change=with_pixel_limits(SIDE * SIDE, 448 * 448),
         as_llama_cpp=as_whole_rotations,

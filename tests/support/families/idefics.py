@@ -32,7 +32,6 @@ FAMILIES = (
         chat("<|begin_of_text|>", "<end_of_utterance>", "<image>", "Assistant"),
         _idefics3,
         "<image>",
-        drop=("<image>",),
         whole=("\n\n",),
         prefix=False,
         side=2 * SIDE,

@@ -39,8 +39,8 @@ FAMILIES = (
         chat("<|im_start|>", "<|im_end|>", "<IMG_CONTEXT>", "assistant"),
         _internvl3,
         "<IMG_CONTEXT>",
-        drop=("<IMG_CONTEXT>",),
         byte_level=True,
+        in_suite=True,
         remarks="one tile",
     ),
 )

@@ -45,8 +45,8 @@ FAMILIES = (
         _CHAT,
         _janus,
         "<image_placeholder>",
-        media="<begin_of_image><__media__><end_of_image>",
-        drop=("<image_placeholder>",),
         prefix=False,
+        other_tokens=True,
+        remarks="llama.cpp's template does not set the picture between its two tokens",
     ),
 )  # fmt: skip

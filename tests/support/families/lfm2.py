@@ -37,7 +37,6 @@ FAMILIES = (
         chat("<|im_start|>", "<|im_end|>", "<image>", "assistant"),
         _lfm2_vl,
         "<image>",
-        drop=("<image>",),
         side=256,  # 64 tokens, the least that both sides make of a picture
         byte_level=True,
         packages=("torchvision",),

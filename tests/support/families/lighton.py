@@ -35,7 +35,6 @@ FAMILIES = (
         chat("<|im_start|>", "<|im_end|>", "<|im_start|><|image_pad|><|im_end|>", "assistant"),
         _lighton_ocr,
         "<|im_start|><|image_pad|><|im_end|>",  # which libmtmd puts around a picture
-        drop=("<|image_pad|>",),
         side=2 * SIDE,  # libmtmd makes the longer side as long as this
         byte_level=True,
     ),

@@ -46,7 +46,6 @@ FAMILIES = (
         chat("<|header_start|>", "<|eot|>", "<|image|>", "assistant"),
         _llama4,
         "<|image|>",
-        drop=("<|patch|>",),
         byte_level=True,
         packages=("torchvision",),
     ),

@@ -69,7 +69,6 @@ FAMILIES = tuple(
         VICUNA,
         _llava(layers),
         "<image>",
-        drop=("<image>",),
         as_llama_cpp=as_libmtmd_orders_clip,
         whole_road=name == "llava-1.5",
         in_suite=True,

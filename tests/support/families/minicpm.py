@@ -44,7 +44,7 @@ FAMILIES = (
     Family(
         "minicpm-v-4.6", ("<|im_start|>", "<|im_end|>", *_TOKENS.values()), "<|im_end|>", False,
         chat("<|im_start|>", "<|im_end|>", "<|image_pad|>", "assistant"), _minicpm, "<|image_pad|>",
-        drop=("<|image_pad|>",), side=_SIDE, byte_level=True,
+        side=_SIDE, byte_level=True,
         remarks="linear attention; one slice a picture, no number before it; the converter leaves out its MTP layer",
     ),
 )  # fmt: skip

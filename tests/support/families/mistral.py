@@ -54,7 +54,6 @@ def _family(name: str, text: dict[str, Any], merge: int = _MERGE) -> Family:
         chat("[INST]", "[/INST]", "[IMG]", "assistant"),
         _pixtral(text, merge),
         "[IMG]",
-        drop=("[IMG]", "[IMG_BREAK]"),
         packages=("torchvision",),
         remarks="the row of [IMG_BREAK] in the embeddings goes into the mmproj too",
     )

@@ -51,7 +51,6 @@ FAMILIES = (
         chat("<|begin_of_sentence|>", "<|end_of_sentence|>", _IMAGE, "Assistant"),
         _paddle,
         _IMAGE,
-        drop=("<|IMAGE_PLACEHOLDER|>",),
         prefix=False,
         change=_with_pixels,
     ),

@@ -45,15 +45,12 @@ def _qwen3_5(kind: str, **more: Any) -> Callable[[Any, dict[str, int]], tuple[An
 
 
 def _family(name: str, make: Callable[[Any, dict[str, int]], tuple[Any, Any]], **more: Any) -> Family:
-    drop = ("<|image_pad|>",)
-    return Family(
-        name, QWEN_CONTROLS, "<|im_end|>", False, QWEN_CHAT, make, QWEN_IMAGE, drop=drop, byte_level=True, **more
-    )
+    return Family(name, QWEN_CONTROLS, "<|im_end|>", False, QWEN_CHAT, make, QWEN_IMAGE, byte_level=True, **more)
 
 
 FAMILIES = (
     _family(
-        "qwen3.5-fine-tuned", _qwen3_5("Qwen3_5", mtp_num_hidden_layers=1),
+        "qwen3.5-fine-tuned", _qwen3_5("Qwen3_5", mtp_num_hidden_layers=1), in_suite=True,
         remarks="its config claims an MTP layer that the weights do not hold",
     ),
     _family(

@@ -132,24 +132,24 @@ def _qwen3_5(tokenizer: Any, ids: dict[str, int]) -> tuple[Any, Any]:
 
 FAMILIES = (
     Family(
-        "qwen2-vl", QWEN_CONTROLS, "<|im_end|>", False, QWEN_CHAT, _qwen2_vl, QWEN_IMAGE, drop=("<|image_pad|>",),
+        "qwen2-vl", QWEN_CONTROLS, "<|im_end|>", False, QWEN_CHAT, _qwen2_vl, QWEN_IMAGE,
         remarks="tied embeddings",
     ),
     Family(
-        "qwen3-vl", QWEN_CONTROLS, "<|im_end|>", False, QWEN_CHAT, _qwen3_vl, QWEN_IMAGE, drop=("<|image_pad|>",),
+        "qwen3-vl", QWEN_CONTROLS, "<|im_end|>", False, QWEN_CHAT, _qwen3_vl, QWEN_IMAGE,
         whole_road=True, remarks="deepstack",
     ),
     Family(
         "qwen2.5-vl-as-modules", QWEN_CONTROLS, "<|im_end|>", False, QWEN_CHAT, _qwen2_5_vl, QWEN_IMAGE,
-        drop=("<|image_pad|>",), change=_as_modules_are_called,
+        change=_as_modules_are_called,
         remarks="under the names of transformers' modules (`model.visual.`)",
     ),
     Family(
         "qwen3-vl-moe", QWEN_CONTROLS, "<|im_end|>", False, QWEN_CHAT, _qwen3_vl_moe, QWEN_IMAGE,
-        drop=("<|image_pad|>",), byte_level=True, remarks="mixture of 8 experts, as transformers 5 saves them",
+        byte_level=True, remarks="mixture of 8 experts, as transformers 5 saves them",
     ),
     Family(
-        "qwen3.5", QWEN_CONTROLS, "<|im_end|>", False, QWEN_CHAT, _qwen3_5, QWEN_IMAGE, drop=("<|image_pad|>",),
+        "qwen3.5", QWEN_CONTROLS, "<|im_end|>", False, QWEN_CHAT, _qwen3_5, QWEN_IMAGE,
         byte_level=True, more=_qwen_mtp, whole_road=True, remarks="linear attention, MTP head kept in the file",
     ),
 )  # fmt: skip

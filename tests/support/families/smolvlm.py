@@ -37,7 +37,6 @@ FAMILIES = (
         chat("<|im_start|>", "<end_of_utterance>", "<image>", "assistant"),
         _smolvlm,
         "<image>",
-        drop=("<image>",),
         whole=("\n\n",),
         prefix=False,
         side=2 * SIDE,
