@@ -48,7 +48,7 @@ def chat(start: str, end: str, image: str, answer: str) -> str:
 class Family:
     """How to build one, and what is expected of it.
 
-    `image` is the text behind which the HF processor sees the picture, and `side` its pixels. A `byte_level` tokenizer is
+    `image` is the text behind which the HF processor sees the picture, `side` its pixels. A `byte_level` tokenizer is
     known to `any_tokenizer_environment` alone, and `tokenizer` makes one of the family's own of `controls` and `end`.
     `hub_names` are a beginning of tensor names and what the Hub has in its place; `more` adds tensors that transformers
     ignores, and `change` alters the folder last.
