@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import io
 import os
 import sys
 import traceback
@@ -85,6 +86,7 @@ def _show_versions(context: click.Context) -> None:
 def program() -> None:
     """Run a command as a process of its own, and end the process."""
     _use_utf8()
+    _print_everything()
     try:
         interrupts.install()
         code = _run()
@@ -100,6 +102,13 @@ def _use_utf8() -> None:
     files and on command lines as text."""
     if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"PYTHONUTF8": "1"})
+
+
+def _print_everything() -> None:
+    """Let names that a terminal's encoding does not have be printed escaped, not end a command that has done its work:
+    PYTHONIOENCODING can ask for another encoding than the locale's."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.encoding.lower() not in ("utf-8", "utf8"):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def main() -> None:

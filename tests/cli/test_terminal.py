@@ -7,6 +7,8 @@ import pty
 import subprocess
 import sys
 
+import gguf
+import numpy as np
 import pytest
 
 
@@ -60,3 +62,16 @@ def test_a_path_may_begin_with_a_tilde_behind_an_equals_sign(cli, tmp_path):
     done = cli("profile", tmp_path, "--out=~/run", env=environment)
     assert done.returncode == 2
     assert f"{tmp_path}/run is a file" in done.stderr
+
+
+def test_a_name_that_the_encoding_of_stdout_does_not_have_is_printed_escaped(child, tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "\u041c.gguf", arch="qwen2vl")
+    writer.add_block_count(1)
+    writer.add_tensor("blk.0.attn_q.weight", np.zeros((4, 32), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    done = child("inspect", tmp_path / "\u041c.gguf", env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0, done.stderr
+    assert "\\u041c.gguf" in done.stdout

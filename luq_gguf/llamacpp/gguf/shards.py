@@ -31,10 +31,8 @@ def files_of(path: Path) -> tuple[Path, ...]:
     if missing and _shard_count(reader.read(path)) < 2:  # it only bears such a name
         return (path,)
     if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise GGUFFileError(
-            f"{path.name} is one of {count} shards, and {missing[0]}{more} is not in {path.parent}.", _TOGETHER
-        )
+        absent = f"{missing[0]} is" if len(missing) == 1 else f"{missing[0]} and {len(missing) - 1} more are"
+        raise GGUFFileError(f"{path.name} is one of {count} shards, and {absent} not in {path.parent}.", _TOGETHER)
     return tuple(files)
 
 

@@ -79,7 +79,7 @@ def test_eval_of_any_shard_is_of_the_whole_file(cli, parts, small, tmp_path):
 
 def test_a_missing_shard_is_named(cli, parts, tmp_path):
     alone = shutil.copy(parts[0], tmp_path / parts[0].name)
-    with pytest.raises(GGUFFileError, match=rf"{parts[1].name} and {len(parts) - 2} more is not in"):
+    with pytest.raises(GGUFFileError, match=rf"{parts[1].name} and {len(parts) - 2} more are not in"):
         shards.read(alone)
     (check,) = verify.verify(alone).checks
     assert not check.ok
