@@ -17,6 +17,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 from filelock import FileLock
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 _HOME = tempfile.TemporaryDirectory(prefix="luq-hf-home-")  # before anything imports huggingface_hub, which reads it
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": _HOME.name, "TOKENIZERS_PARALLELISM": "false"}
@@ -56,17 +58,27 @@ TOGETHER = (
 )  # fmt: skip
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+class _Scheduling(LoadScopeScheduling):
+    """As xdist's of groups, which pytest 9.2 does not give the names of the groups any more."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        """What goes to one worker: the tests of a file about one model, where they share something, or a test alone."""
+        name = nodeid.partition("::")[0].removeprefix("tests/")
+        model = next((path.name for path in MODELS.iterdir() if path.name in nodeid), "")
+        return f"{name} {model}" if name in TOGETHER else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    return _Scheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the quick ones, and what one worker takes together."""
+    """Mark the quick ones, and put the longest first."""
     order = {name: number for number, name in enumerate(TOGETHER)}
     names = {item: item.path.relative_to(TESTS).as_posix() for item in items}
-    for item, name in names.items():
+    for item in items:
         if item.nodeid.removeprefix("tests/").startswith(QUICK):
             item.add_marker("quick")
-        if name in order and not item.get_closest_marker("xdist_group"):
-            model = getattr(item, "callspec", None) and item.callspec.params.get("tiny_model")
-            item.add_marker(pytest.mark.xdist_group(f"{name} {Path(model).name if model else ''}".strip()))
     items.sort(key=lambda item: order.get(names[item], len(order)))
 
 

@@ -88,12 +88,15 @@ def test_every_token_has_a_cluster(n, width, k, seed):
 def test_k_means_starts_no_threads_that_would_wait_in_a_busy_loop():
     """In a process of its own, as OpenMP reads how many threads it may start only once."""
     program = (
-        "import numpy as np, psutil\n"
+        "import time, numpy as np, psutil\n"
         "from luq_gguf.method.kmeans import Run, cluster_histograms\n"
         "vectors = np.random.default_rng(0).normal(size=(2000, 32)).astype(np.float32)\n"
         "vectors @ vectors.T\n"
         "before = psutil.Process().num_threads()\n"
         "cluster_histograms(vectors, [Run(50, 0)])\n"
+        "end = time.monotonic() + 5\n"  # a thread that has been joined is the system's for a moment more
+        "while psutil.Process().num_threads() > before and time.monotonic() < end:\n"
+        "    time.sleep(0.01)\n"
         "print(psutil.Process().num_threads() - before)\n"
     )
     environment = {key: value for key, value in os.environ.items() if key != "OMP_THREAD_LIMIT"}
