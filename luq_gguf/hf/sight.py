@@ -80,7 +80,7 @@ def _image_ids(owner: Any) -> Iterator[int]:
 
 
 def _entrances(model: nn.Module) -> list[nn.Conv2d | nn.Conv3d | nn.Linear]:
-    """Layers of the vision half that pixels may go into first: its convolutions, or its linear layers where it has none.
+    """Layers of the vision half that pixels may go into first: its convolutions, or its linear layers if it has none.
     Empty where transformers does not say which half that is."""
     find: Any = getattr(model, "get_encoder", None)
     try:
