@@ -13,6 +13,7 @@ import numpy as np
 
 from luq_gguf.core.clip_vision import ClipVision
 from luq_gguf.core.errors import CheckpointError
+from luq_gguf.hf import packages
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.processor import load_processor
 
@@ -93,6 +94,8 @@ def _image_processor(checkpoint: Checkpoint) -> Any:
     try:
         return load_processor(checkpoint.folder).image_processor
     except Exception as error:  # as above
+        if refusal := packages.refusal(checkpoint.name, error):
+            raise refusal from None
         raise CheckpointError(
             f"{checkpoint.name} has no usable image processor: {(str(error).splitlines() or [''])[0]}",
             "The checkpoint needs its preprocessor_config.json.",

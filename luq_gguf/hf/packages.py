@@ -17,6 +17,7 @@ from luq_gguf.core.errors import CheckpointError
 EXTRA = "vision"
 OF_EXTRA = ("torchvision", "num2words")  # what pyproject.toml has under this name: for processors of some families
 _PIP_LINE = re.compile(r"`pip install (?P<several>[^`]+)`|pip install (?:-U )?(?P<one>[\w.\[\]-]*[\w\]])")
+_OPTIONAL = re.compile(r"Missing optional dependencies: (?P<several>[\w, -]+)\.")
 _NAMED = re.compile(r"(?:[Pp]ackage|library) `?(?P<package>[\w.-]+)`?")
 
 
@@ -52,9 +53,11 @@ def _misfit(error: BaseException) -> str:
 def missing(error: BaseException) -> tuple[str, ...]:
     """Return the packages, as pip names them, that an error of transformers says are not installed; empty where it is
     about something else."""
+    text = str(error)
+    if match := _OPTIONAL.search(text):  # in a ValueError
+        return tuple(match["several"].lower().split(", "))
     if not isinstance(error, ImportError):
         return ()
-    text = str(error)
     if backends := tuple(name for name, phrase in _absent_backends().items() if phrase in text):
         return backends
     if isinstance(error, ModuleNotFoundError) and error.name:

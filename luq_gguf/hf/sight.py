@@ -52,7 +52,8 @@ def check_inputs(
             "Check that chat template, tokenizer and processor_config.json are this model's own.",
         )
     parameters = inspect.signature(model.base_model.forward).parameters  # type: ignore[union-attr, arg-type]
-    pixels = {name: value for name, value in tensors.items() if name in parameters and value.is_floating_point()}
+    names = set(parameters) if "input_ids" in parameters else set(tensors)  # of a forward that passes all on
+    pixels = {name: value for name, value in tensors.items() if name in names and value.is_floating_point()}
     if not pixels:
         outputs = ", ".join(sorted(set(inputs) - {"input_ids", "attention_mask"})) or "nothing"
         raise CheckpointError(
@@ -85,8 +86,8 @@ def _named_ids(owner: Any) -> Iterator[int]:
 
 
 def _entrances(model: nn.Module) -> list[nn.Conv2d | nn.Conv3d | nn.Linear]:
-    """Layers of the vision half that pixels may go into first: its convolutions, or its first linear layer where it has
-    none. Empty where transformers does not say which half that is."""
+    """Layers of the vision half that pixels may go into first: its convolutions, or its linear layers if it has none.
+    Empty where transformers does not say which half that is."""
     find: Any = getattr(model, "get_encoder", None)
     try:
         tower = find(modality="image") if find else model
@@ -95,7 +96,7 @@ def _entrances(model: nn.Module) -> list[nn.Conv2d | nn.Conv3d | nn.Linear]:
     if tower in (model, model.base_model):
         return []
     layers = [layer for layer in tower.modules() if isinstance(layer, nn.Conv2d | nn.Conv3d | nn.Linear)]
-    return [layer for layer in layers if not isinstance(layer, nn.Linear)] or layers[:1]
+    return [layer for layer in layers if not isinstance(layer, nn.Linear)] or layers
 
 
 def _takes(entrance: nn.Conv2d | nn.Conv3d | nn.Linear, shape: tuple[int, ...]) -> bool:

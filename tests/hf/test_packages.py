@@ -44,6 +44,8 @@ def test_backends_of_transformers(monkeypatch, backends, names):
          ("einops", "flash_attn")),
         (ModuleNotFoundError("No module named 'jieba.posseg'", name="jieba.posseg"), ("jieba",)),
         (ImportError("cannot import name 'a' from 'b'"), ()),
+        (ValueError("None could be imported. Missing optional dependencies: torchvision, Pillow. Please install them."),
+         ("torchvision", "pillow")),
         (ValueError("pip install nothing"), ()),
     ],
 )  # fmt: skip

@@ -68,6 +68,17 @@ def test_shapes_that_towers_take(shape):
     assert not sight._takes(folded, (1, 64, 768))
 
 
+def test_a_forward_that_passes_everything_on(opened, processor, model, inputs):
+    class Wrapper(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.config, self.base_model = model, model.config, self
+
+        def forward(self, *args, **kwargs): ...
+
+    sight.check_inputs(opened, processor, Wrapper(), [1, 2], inputs)
+
+
 def test_a_processor_that_takes_no_pictures(opened):
     tokenizer = load_processor(opened.folder).tokenizer
     with pytest.raises(CheckpointError, match="would be calibrated blind") as caught:
