@@ -9,6 +9,7 @@ questions.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from luq_gguf.benchmarking.file_benchmark import BenchRequest
@@ -30,6 +31,7 @@ from luq_gguf.planning.stage import PlanRequest
 from luq_gguf.publishing import upload as publication
 from luq_gguf.publishing.access import Target
 from luq_gguf.publishing.upload import Upload
+from luq_gguf.workflows import against as comparison
 from luq_gguf.workflows import bench as benches
 from luq_gguf.workflows import pipeline
 from luq_gguf.workflows.bench import ShapeRequest
@@ -54,6 +56,7 @@ def convert(
     predict_speed: bool = False,
     target: Target | None = None,
     base_model: str | None = None,
+    check: bool = False,
     options: RunOptions = RunOptions(),
     reporter: Reporter = Reporter(),
 ) -> Conversion:
@@ -62,12 +65,13 @@ def convert(
     Layers become `low` in the order `rank` within the budget, or every tensor has the best type (`best`). Files are
     measured on `questions`, or on the calibration set's, where the plan asks for that; tensor types are, for
     `predict_speed`, where their speeds are not known. The result is published at `target`, whose write access is
-    checked first.
+    checked first. With `check`, what llama.cpp predicts with the 16-bit file is compared with transformers, as `verify`
+    does `against` a checkpoint.
     """
-    seed = _set(calibration).seed
-    wanted = PlanRequest(budget, rank, seed, best, _questions(questions), low, high, predict_speed)
+    data = _set(calibration)
+    wanted = PlanRequest(budget, rank, data.seed, best, _questions(questions), low, high, predict_speed)
     return pipeline.convert(
-        str(model), _path(out), wanted, _set(calibration), options, reporter, target=target, base_model=base_model
+        str(model), _path(out), wanted, data, options, reporter, target=target, base_model=base_model, check=check
     )
 
 
@@ -229,9 +233,25 @@ def upload(
     return publication.upload(_path(run), where, dry_run=dry_run, base_model=base_model, reporter=reporter)
 
 
-def verify(target: Source, *, mmproj: Source | None = None, threads: int | None = None) -> CheckReport:
-    """Check a run folder (hashes, types, mmproj) or a GGUF file (structure, loading, finite logits)."""
-    return verification.verify(_path(target), _path(mmproj) if mmproj else None, threads)
+def verify(
+    target: Source,
+    *,
+    mmproj: Source | None = None,
+    threads: int | None = None,
+    against: Source | None = None,
+    options: RunOptions = RunOptions(),
+    reporter: Reporter = Reporter(),
+) -> CheckReport:
+    """Check a run folder (hashes, types, mmproj) or a GGUF file (structure, loading, finite logits).
+
+    With `against`, a checkpoint folder or Hub id, also measure how far llama.cpp's predictions with a run's 16-bit
+    file, or with the file as it is, are from transformers'. Of the options it takes `device`, `trust_remote_code` and
+    `subfolder`, the folder of the checkpoint.
+    """
+    half = _path(mmproj) if mmproj else None
+    if against is None:
+        return verification.verify(_path(target), half, threads)
+    return comparison.verify(_path(target), half, str(against), replace(options, threads=threads), reporter)
 
 
 def _path(source: Source) -> Path:

@@ -13,7 +13,8 @@ from luq_gguf.core.calibration_set import CalibrationData
 from luq_gguf.core.errors import CalibrationError
 from luq_gguf.core.images import open_rgb
 from luq_gguf.core.types import Sample, ShardSpec
-from luq_gguf.hf.prompts import chat_text
+from luq_gguf.hf import devices
+from luq_gguf.hf.prompts import chat_text, token_options
 
 CHUNK_TOKENS = 512  # llama-imatrix's default context, so that both read the same chunks of a text
 BATCH_TOKENS = 1024  # bounds the memory of activations; more is no faster on a CPU
@@ -121,7 +122,7 @@ def _sample_batch(processor: Any, group: list[tuple[int, Sample]], model: nn.Mod
     samples = [sample for _, sample in group]
     texts = [chat_text(processor, sample) for sample in samples]
     multimodal = samples[0].image is not None
-    options: dict[str, Any] = {"return_tensors": "pt", "padding": len(texts) > 1}
+    options: dict[str, Any] = {"return_tensors": "pt", "padding": len(texts) > 1} | token_options(processor, texts[0])
     tokenizer = getattr(processor, "tokenizer", processor)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -129,16 +130,9 @@ def _sample_batch(processor: Any, group: list[tuple[int, Sample]], model: nn.Mod
     if multimodal:
         pictures = [[open_rgb(sample.image)] for sample in samples if sample.image]
         encoded = processor(images=pictures, text=texts, **options)
-    elif processor is tokenizer:
-        encoded = tokenizer(texts, add_special_tokens=False, **options)
     else:
         encoded = processor(text=texts, **options)
     weight = next(model.parameters())
-    inputs = {key: _as_weights(value, weight) for key, value in encoded.items() if isinstance(value, Tensor)}
+    inputs = {key: devices.as_weights(value, weight) for key, value in encoded.items() if isinstance(value, Tensor)}
     valid = inputs["attention_mask"].bool().cpu()
     return Batch(inputs, valid, multimodal, tuple(number for number, _ in group))
-
-
-def _as_weights(value: Tensor, weight: Tensor) -> Tensor:
-    """Move a tensor to the weights; in 16 bits, as Llama 4's processor gives pictures, also to their type."""
-    return value.to(weight) if value.dtype in (torch.float16, torch.bfloat16) else value.to(weight.device)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from luq_gguf.core import atomic
+from luq_gguf.core import atomic, paths
 from luq_gguf.core.calibration_set import CalibrationData, CalibrationSet
 from luq_gguf.core.errors import CalibrationError
 from luq_gguf.core.hashing import hash_of
@@ -50,6 +50,13 @@ def set_for(spec: ModelSpec, calibration: CalibrationSet, reporter: Reporter = R
         )
     reporter.info(f"{spec.checkpoint.name} reads text only: alpha is 0")
     return calibration.for_text_only()
+
+
+def _record(calibration: CalibrationSet) -> dict[str, object]:
+    """What run.json says about the set, so that samples of it are found again: local sets by their absolute paths."""
+    images, text = (paths.absolute_model(source) if source else None for source in calibration.sources)
+    asked = {"alpha": calibration.alpha, "samples": calibration.samples, "seed": calibration.seed}
+    return {"images": images, "text": text, **asked}
 
 
 def profile_key(run: RunFolder, spec: ModelSpec, calibration: CalibrationSet) -> str:
@@ -147,6 +154,7 @@ def make_profile(session: Session, calibration: CalibrationSet) -> Profile:
     """Run the profile stage: write profile.json, profile.safetensors and imatrix.gguf."""
     run, spec, reporter = session.run, session.spec, session.reporter
     calibration = set_for(spec, calibration, reporter)
+    run.update(calibration=_record(calibration))
     key = profile_key(run, spec, calibration)
     adopt_merged(run, spec, calibration, key)
 

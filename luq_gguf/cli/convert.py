@@ -9,6 +9,7 @@ import click
 
 from luq_gguf.cli import options, output
 from luq_gguf.core.units import format_size
+from luq_gguf.reporting import agreement_text
 from luq_gguf.reporting.progress import progress
 
 
@@ -22,6 +23,11 @@ from luq_gguf.reporting.progress import progress
 @options.threads
 @options.files
 @click.option(
+    "--check",
+    is_flag=True,
+    help="Compare llama.cpp's predictions with the 16-bit file with those of MODEL in transformers.",
+)
+@click.option(
     "--upload", "repo", metavar="USER/NAME", help="Publish on the Hub when done; write access is checked first."
 )
 @options.hub
@@ -29,7 +35,7 @@ from luq_gguf.reporting.progress import progress
 @options.trust
 @options.permissions("--overwrite", "--allow-fallback")
 @options.as_json
-def command(model: str, out: Path, repo: str | None, *, as_json: bool, **rest: Any) -> None:
+def command(model: str, out: Path, repo: str | None, *, check: bool, as_json: bool, **rest: Any) -> None:
     """Convert MODEL (a checkpoint folder or a Hub id) to a LUQ GGUF file in the folder --out.
 
     \b
@@ -42,8 +48,8 @@ def command(model: str, out: Path, repo: str | None, *, as_json: bool, **rest: A
 
     with progress() as reporter:
         result = api.convert(
-            model, out, calibration=calibration, **wanted, target=target, base_model=base_model, options=how,
-            reporter=reporter,
+            model, out, calibration=calibration, **wanted, target=target, base_model=base_model, check=check,
+            options=how, reporter=reporter,
         )  # fmt: skip
     if as_json:
         output.print_json(result.to_json())
@@ -61,6 +67,9 @@ def command(model: str, out: Path, repo: str | None, *, as_json: bool, **rest: A
         )
     else:
         click.echo(f"\nTry it: llama-cli -m {output.shell_path(result.model.path)}")
+    if result.agreement:
+        for line in agreement_text.lines(result.agreement):
+            click.echo(line)
     if result.upload:
         click.echo(f"\npublished  {result.upload.pull_request or result.upload.url}")
     if result.better:

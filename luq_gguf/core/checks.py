@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from luq_gguf.core.agreement import Agreement
+
 
 @dataclass(frozen=True)
 class Check:
@@ -26,9 +28,10 @@ class Check:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """All checks, in the order in which they were made."""
+    """All checks, in the order in which they were made, and what was measured against a checkpoint."""
 
     checks: tuple[Check, ...]
+    agreement: Agreement | None = None
 
     @property
     def ok(self) -> bool:
@@ -36,4 +39,5 @@ class CheckReport:
         return all(check.ok for check in self.checks)
 
     def to_json(self) -> dict[str, Any]:
-        return {"ok": self.ok, "checks": [dict(vars(check)) for check in self.checks]}
+        compared = {"against": self.agreement.to_json()} if self.agreement else {}
+        return {"ok": self.ok, "checks": [dict(vars(check)) for check in self.checks]} | compared

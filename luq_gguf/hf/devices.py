@@ -25,15 +25,17 @@ _PROBE = 64  # rows and columns of a product whose sum is known
 
 @dataclass(frozen=True)
 class Placement:
-    """The device of the reference model; `spread` where accelerate has to lay its layers over several GPUs."""
+    """The device of the reference model; `spread` where accelerate has to lay its layers over several GPUs. `exact`
+    weights are in float32 whatever the device is fast in."""
 
     device: torch.device
     spread: bool = False
+    exact: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
         """Return the type of the weights: bfloat16 where the device computes fast in it, else float32."""
-        return torch.bfloat16 if has_fast_bfloat16(self.device) else torch.float32
+        return torch.float32 if self.exact or not has_fast_bfloat16(self.device) else torch.bfloat16
 
 
 @dataclass(frozen=True)
@@ -240,3 +242,8 @@ def _first_sentence(text: str) -> str:
     """Of what torch says, whose messages go on with addresses and places in its source."""
     lines = text.strip().splitlines()
     return re.split(r"\.\s", lines[0], maxsplit=1)[0].rstrip(".") if lines else ""
+
+
+def as_weights(value: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Return a processor's tensor where the weights are; one in 16 bits, as Llama 4's pictures are, in their type."""
+    return value.to(weight) if value.dtype in (torch.float16, torch.bfloat16) else value.to(weight.device)

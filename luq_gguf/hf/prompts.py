@@ -49,6 +49,14 @@ def chat_text(processor: Any, sample: Sample) -> str:
     return text + sample.answer if sample.answer else text
 
 
+def token_options(processor: Any, text: str) -> dict[str, bool]:
+    """Return how a rendered text is tokenized, as transformers' own `apply_chat_template` does it: no second BOS token
+    is put before a template's."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    has_bos = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
+    return {"add_special_tokens": False} if has_bos or processor is tokenizer else {}
+
+
 def image_tokens(processor: Any) -> list[str]:
     """Return the tokens of which a processor replaces one by an image; none where it does not name any."""
     tokenizer = getattr(processor, "tokenizer", processor)

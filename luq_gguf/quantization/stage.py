@@ -182,9 +182,9 @@ def check_slices(options: RunOptions, *, measures: bool = False) -> None:
         )
 
 
-def make_file(session: Session, plan: Plan) -> QuantizedModel:
+def make_file(session: Session, plan: Plan, *, needs_f16: bool = False) -> QuantizedModel:
     """Run the quantize stage: write the mmproj, the 16-bit GGUF file (deleted afterwards unless kept; none in slices)
-    and the verified LUQ file."""
+    and the verified LUQ file. A caller that still needs the 16-bit file (`needs_f16`) calls `drop_f16` itself."""
     run, checkpoint, options = session.run, session.spec.checkpoint, session.options
     make_mmproj(session)
     written = write_quantized(session, plan, "quantize", file_name(checkpoint, plan), in_slices=options.low_disk)
@@ -193,10 +193,15 @@ def make_file(session: Session, plan: Plan) -> QuantizedModel:
     if options.keep_f16:
         make_f16(session)
         run.hash_outputs("f16")
-    else:
-        run.file(f16_name(checkpoint)).unlink(missing_ok=True)
-        run.forget("f16")
+    elif not needs_f16:
+        drop_f16(session)
     return written
+
+
+def drop_f16(session: Session) -> None:
+    """Delete the 16-bit GGUF file."""
+    session.run.file(f16_name(session.spec.checkpoint)).unlink(missing_ok=True)
+    session.run.forget("f16")
 
 
 def make_layer_variants(session: Session) -> tuple[Path, Path]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from luq_gguf.calibration.stage import make_profile
 from luq_gguf.core import atomic
+from luq_gguf.core.agreement import Agreement
 from luq_gguf.core.calibration_set import CalibrationSet
 from luq_gguf.core.errors import RunFolderError, ToolsError
 from luq_gguf.core.hashing import hash_of
@@ -34,13 +35,14 @@ from luq_gguf.publishing import card
 from luq_gguf.publishing import upload as publication
 from luq_gguf.publishing.access import Target
 from luq_gguf.publishing.upload import Upload
-from luq_gguf.quantization.stage import check_slices, make_file, mmproj_name
+from luq_gguf.quantization.stage import check_slices, drop_f16, make_f16, make_file, mmproj_name
 from luq_gguf.reporting.plan_text import better_line
 from luq_gguf.run import serialization
 from luq_gguf.run.disk import check_disk
 from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import claim, model_of
 from luq_gguf.run.session import Session, load_spec_for_profile, open_planned, open_session
+from luq_gguf.workflows import against
 from luq_gguf.workflows import sweep as sweep_workflow
 from luq_gguf.workflows.calibration_mix import CalibrationMixRequest, measure_mixes
 from luq_gguf.workflows.calibration_mix import check as check_mix
@@ -57,6 +59,7 @@ class Conversion:
     profile: Profile
     uniform_baseline: UniformBaseline | None = None
     upload: Upload | None = None
+    agreement: Agreement | None = None
 
     @property
     def better(self) -> str | None:
@@ -76,7 +79,9 @@ class Conversion:
             "sha256": self.model.sha256,
             "better": self.better,
             "foreseen": self.uniform_baseline and self.uniform_baseline.to_json(),
-        } | ({"upload": self.upload.to_json()} if self.upload else {})
+            **({"upload": self.upload.to_json()} if self.upload else {}),
+            **({"against": self.agreement.to_json()} if self.agreement else {}),
+        }
 
 
 def convert(
@@ -89,15 +94,17 @@ def convert(
     *,
     target: Target | None = None,
     base_model: str | None = None,
+    check: bool = False,
 ) -> Conversion:
     """Run all stages, resuming at the first one whose inputs changed, and publish the result where a target is given.
+    With `check`, the 16-bit file is compared with the checkpoint in transformers; in slices, the file that was written.
 
     What has to be measured for the plan is measured on the calibration's questions where the request names none.
     """
     check_slices(options, measures=plan_request.measures)
     if target:
         publication.check(target, base_model)  # hours before it is needed
-    converted = _convert(model, out, plan_request, calibration, options, reporter, base_model)
+    converted = _convert(model, out, plan_request, calibration, options, reporter, base_model, check=check)
     if not target:
         return converted
     published = publication.upload(out, target, base_model=base_model, reporter=reporter)
@@ -112,6 +119,8 @@ def _convert(
     options: RunOptions,
     reporter: Reporter,
     base_model: str | None,
+    *,
+    check: bool,
 ) -> Conversion:
     if plan_request.questions.source is None:
         if plan_request.measures and calibration.images:
@@ -132,16 +141,26 @@ def _convert(
         session = session.with_dataset(profile)
         plan = planning_stage.make(session, profile, prepared)
         baseline = None if plan_request.measures or options.low_disk else uniform_baseline.estimate(session, plan)
-        return _converted(session, profile, plan, baseline)
+        return _converted(session, profile, plan, baseline, check=check)
 
 
-def _converted(session: Session, profile: Profile, plan: Plan, baseline: UniformBaseline | None = None) -> Conversion:
+def _converted(
+    session: Session, profile: Profile, plan: Plan, baseline: UniformBaseline | None = None, *, check: bool = False
+) -> Conversion:
     """Quantize as planned."""
-    run, made = session.run, make_file(session, plan)
+    needs_f16 = check and not session.options.low_disk
+    run, made = session.run, make_file(session, plan, needs_f16=needs_f16)
     name = mmproj_name(session.spec.checkpoint)
     vision = run.file(name) if name else None
     _check_loads(session, made, vision)
-    return Conversion(run.path, made, vision, plan, profile, baseline)
+    agreement = None
+    if check:
+        compared = make_f16(session) if needs_f16 else made.path
+        checkpoint, options, reporter = session.spec.checkpoint, session.options, session.reporter
+        agreement = against.check_written(compared, vision, checkpoint, run, options, reporter)
+        if needs_f16 and not session.options.keep_f16:
+            drop_f16(session)
+    return Conversion(run.path, made, vision, plan, profile, baseline, agreement=agreement)
 
 
 def _check_loads(session: Session, made: QuantizedModel, vision: Path | None) -> None:

@@ -135,3 +135,15 @@ def test_a_template_with_the_date_is_rendered_on_the_same_day_in_calibration_and
     calibrated = prompts.chat_text(processor, Sample("what is it?"))
     assert calibrated == f"{CHAT_DATE:{form}} [INST] what is it? [/INST]"
     assert calibrated == chat_template.render(template, "what is it?", None)
+
+
+def test_a_templates_bos_token_is_not_put_before_it_once_more(models):
+    processor = load_processor(models / "tiny-llava-1.5")
+    bos = processor.tokenizer.bos_token
+    processor.chat_template = "{{ bos_token }}" + CONCATENATES
+    texts = [text := prompts.chat_text(processor, TEXT), text.removeprefix(bos)]
+    assert texts[0].startswith(bos)
+    for text in texts:  # the tokenizer puts one before a text that has none
+        ids = processor(text=[text], **prompts.token_options(processor, text))["input_ids"][0]
+        assert ids.count(processor.tokenizer.bos_token_id) == 1
+    assert prompts.token_options(processor.tokenizer, texts[1]) == {"add_special_tokens": False}

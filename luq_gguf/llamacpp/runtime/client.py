@@ -119,8 +119,17 @@ class LlamaClient:
 
     def score(self, prompt: str, image: Path | None = None, *, answer: str = "") -> TextLogprobs:
         """Return what the model predicts after every text token of the prompt in its chat format and of an answer."""
-        text = self._request(render=prompt, image=image is not None)["text"]
-        return self.score_text(text + answer, image)
+        return self.score_text(self.render(prompt, has_image=image is not None) + answer, image)
+
+    def render(self, prompt: str, *, has_image: bool) -> str:
+        """Return a prompt in the model's own chat format, with libmtmd's marker where the image goes."""
+        return str(self._request(render=prompt, image=has_image)["text"])
+
+    def parts(self, text: str, image: Path | None = None) -> tuple[tuple[int, ...] | int, ...]:
+        """Return what a text as it is, as `score_text` takes it, consists of: token ids of text, and how many tokens a
+        piece of the image has."""
+        reply = self._request(parts=text, image=str(image) if image else None)
+        return tuple(part if isinstance(part, int) else tuple(part) for part in reply["parts"])
 
     def score_text(self, text: str, image: Path | None = None) -> TextLogprobs:
         """Return the same as `score` for a text as it is, with libmtmd's marker ``<__media__>`` where the image

@@ -192,12 +192,11 @@ class Model:
             position, text_tokens = 0, []
             for k in range(mtmd.mtmd_input_chunks_size(chunks)):
                 chunk = mtmd.mtmd_input_chunks_get(chunks, k)
-                n = ctypes.c_size_t(0)
-                tokens = mtmd.mtmd_input_chunk_get_tokens_text(chunk, ctypes.byref(n))
-                if tokens:
-                    self.decode(tokens[: n.value], position, rows)
-                    text_tokens += tokens[: n.value]
-                    position += n.value
+                tokens = _text_of(chunk)
+                if tokens is not None:
+                    self.decode(tokens, position, rows)
+                    text_tokens += tokens
+                    position += len(tokens)
                 else:
                     assert pixels is not None
                     position = self._read_image(chunk, position, f"{_key(pixels)}-{k}")
@@ -226,6 +225,15 @@ class Model:
             with self._chunks(text, None if image is None else _pixels(image)) as chunks:
                 return int(mtmd.mtmd_helper_get_n_tokens(chunks))
         return len(self._prompt_tokens(text))
+
+    def parts(self, text: str, image: str | None) -> list[list[int] | int]:
+        """Return what a prompt consists of: tokens of text, and how many tokens a piece of the image has."""
+        if not self.mtmd:
+            return [self._prompt_tokens(text)]
+        with self._chunks(text, None if image is None else _pixels(image)) as chunks:
+            listed = [mtmd.mtmd_input_chunks_get(chunks, k) for k in range(mtmd.mtmd_input_chunks_size(chunks))]
+            texts = [(chunk, _text_of(chunk)) for chunk in listed]
+            return [int(mtmd.mtmd_input_chunk_get_n_tokens(chunk)) if text is None else text for chunk, text in texts]
 
     def _prompt_tokens(self, text: str) -> list[int]:
         raw = text.encode()
@@ -277,6 +285,13 @@ class Model:
         array = (llama_cpp.llama_token * len(tokens))(*tokens)
         n = llama_cpp.llama_detokenize(self.vocab, array, len(tokens), buffer, len(buffer), False, True)
         return buffer.raw[: max(n, 0)].decode("utf-8", "replace")
+
+
+def _text_of(chunk: Any) -> list[int] | None:
+    """The tokens of a piece of a prompt; None where it is a piece of an image."""
+    n = ctypes.c_size_t(0)
+    tokens = mtmd.mtmd_input_chunk_get_tokens_text(chunk, ctypes.byref(n))
+    return list(tokens[: n.value]) if tokens else None
 
 
 def _pixels(image: str) -> np.ndarray:

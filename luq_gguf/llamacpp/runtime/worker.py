@@ -12,6 +12,8 @@ Reads a JSON object a line from stdin and writes one a line to stdout; the first
                                                             "n_prompt", "n_answer"}
     {"render": prompt, "image"}                         -> {"text"}: the prompt in the file's chat template
     {"count": prompt, "image"}                          -> {"n_prompt"}: its tokens in that template
+    {"parts": text, "image"}                            -> {"parts"}: lists of token ids, and how many tokens a piece
+                                                            of the image has
     anything that fails                                 -> {"error"}
 
 What `out` names receives log-probabilities after every text token, float32 [n, n_vocab].
@@ -153,6 +155,8 @@ def reply(model: Model, request: dict[str, Any]) -> dict[str, Any]:
     if "count" in request:
         prompt = model.prompt_text(request["count"], has_image=request["image"] is not None)
         return {"n_prompt": model.count(prompt, request["image"])}
+    if "parts" in request:
+        return {"parts": model.parts(request["parts"], request["image"])}
     return {"text": model.prompt_text(request["render"], has_image=bool(request["image"]))}
 
 

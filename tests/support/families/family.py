@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,8 +54,12 @@ class Family:
     place; `more` adds tensors that transformers ignores, and `change` alters the folder last.
 
     `packages` must be installed to build or to load it. `refused` is a part of the sentence with which the preflight
-    refuses it, else `largest_kld` bounds the mean divergence of the 16-bit file from transformers. `whole_road`: the
-    suite profiles and quantizes it too. `remarks` go into docs/families.md.
+    refuses it, else `largest_kld` bounds the mean divergence of the 16-bit file from transformers. `other_tokens`: the
+    file's prompt has other tokens of text than transformers' (its remarks say why). `as_llama_cpp` makes transformers
+    compute as llama.cpp does while inside, where the two are known to differ.
+
+    `scripts/check-families` tries all of them; the suite takes those that are `in_suite`, and those of the
+    `whole_road`, which it also profiles and quantizes. `remarks` go into docs/families.md.
     """
 
     name: str
@@ -75,6 +81,9 @@ class Family:
     packages: tuple[str, ...] = ()
     refused: str = ""
     largest_kld: float = 3e-3
+    other_tokens: bool = False
+    as_llama_cpp: Callable[[], AbstractContextManager[None]] | None = None
+    in_suite: bool = False
     whole_road: bool = False
     remarks: str = ""
 
@@ -90,10 +99,7 @@ class Family:
         ids = {token: tokenizer.convert_tokens_to_ids(token) for token in controls}
         torch.manual_seed(0)
         model, processor = self.make(tokenizer, ids)
-        if processor is tokenizer:
-            tokenizer.chat_template = self.chat
-        else:
-            processor.chat_template = self.chat
+        processor.chat_template = "{{ bos_token }}" * self.add_bos + self.chat
         processor.save_pretrained(folder)
         if not self.byte_level:
             complete_tokenizer_config(folder / "tokenizer_config.json", self.add_bos, self.prefix)
@@ -117,9 +123,19 @@ def change_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], dic
     save_file({name: tensor.clone() for name, tensor in changed.items()}, path, metadata={"format": "pt"})
 
 
-def _byte_level_tokenizer(controls: list[str], end: str) -> Any:
-    import json
+def with_pixel_limits(least: int, most: int) -> Callable[[Path], None]:
+    """Return what adds the limits of pictures as older checkpoints have them, which parts of the converter read."""
 
+    def add(folder: Path) -> None:
+        name = next(name for name in ("preprocessor_config.json", "processor_config.json") if (folder / name).is_file())
+        config = json.loads((folder / name).read_text())
+        config.get("image_processor", config).update({"min_pixels": least, "max_pixels": most})
+        (folder / name).write_text(json.dumps(config))
+
+    return add
+
+
+def _byte_level_tokenizer(controls: list[str], end: str) -> Any:
     from tokenizers import ByteLevelBPETokenizer
     from transformers import AddedToken, Qwen2Tokenizer
 

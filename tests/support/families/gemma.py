@@ -46,6 +46,9 @@ FAMILIES = (
         chat("<start_of_turn>", "<end_of_turn>", "<start_of_image>", "model"),
         _gemma3,
         "<start_of_image>",
+        other_tokens=True,
+        whole_road=True,
+        remarks="sliding window, tied embeddings; transformers sets a picture apart by blank lines, libmtmd does not",
         media="\n\n<__media__>\n\n",  # transformers sets the picture apart by blank lines, libmtmd does not
         drop=("<image_soft_token>",),
         prefix=False,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+
+import torch
 
 from .family import SIDE, TEXT, Family
 
@@ -37,9 +40,40 @@ def _llava(layers: Any = -2) -> Callable[[Any, dict[str, int]], tuple[Any, Any]]
     return make
 
 
-FAMILIES = (
-    *(
-        Family(name, ("<image>", "<pad>"), "</s>", True, VICUNA, _llava(layers), "<image>", drop=("<image>",))
-        for name, layers in (("llava-1.5", -2), ("llava-of-two-layers", [-2, -1]))
-    ),
-)  # fmt: skip
+@contextmanager
+def as_libmtmd_orders_clip() -> Iterator[None]:
+    """LLaVA in transformers as the pinned libmtmd computes it: the class token behind the patches instead of before
+    them (tools/mtmd/models/llava.cpp; ggml-org/llama.cpp issue 25814), so that each patch has its neighbour's position,
+    and the first patch is dropped in place of the class token."""
+    from transformers.models.clip.modeling_clip import CLIPVisionEmbeddings
+
+    def forward(self, pixel_values, **_):
+        patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2)
+        last = self.class_embedding.expand(len(patches), 1, -1)
+        return torch.cat([patches, last], dim=1) + self.position_embedding(self.position_ids)
+
+    before = CLIPVisionEmbeddings.forward
+    CLIPVisionEmbeddings.forward = forward
+    try:
+        yield
+    finally:
+        CLIPVisionEmbeddings.forward = before
+
+
+FAMILIES = tuple(
+    Family(
+        name,
+        ("<image>", "<pad>"),
+        "</s>",
+        True,
+        VICUNA,
+        _llava(layers),
+        "<image>",
+        drop=("<image>",),
+        as_llama_cpp=as_libmtmd_orders_clip,
+        whole_road=name == "llava-1.5",
+        in_suite=True,
+        remarks="libmtmd orders CLIP's tokens differently",
+    )
+    for name, layers in (("llava-1.5", -2), ("llava-of-two-layers", [-2, -1]))
+)

@@ -131,8 +131,14 @@ def _qwen3_5(tokenizer: Any, ids: dict[str, int]) -> tuple[Any, Any]:
 
 
 FAMILIES = (
-    Family("qwen2-vl", QWEN_CONTROLS, "<|im_end|>", False, QWEN_CHAT, _qwen2_vl, QWEN_IMAGE, drop=("<|image_pad|>",)),
-    Family("qwen3-vl", QWEN_CONTROLS, "<|im_end|>", False, QWEN_CHAT, _qwen3_vl, QWEN_IMAGE, drop=("<|image_pad|>",)),
+    Family(
+        "qwen2-vl", QWEN_CONTROLS, "<|im_end|>", False, QWEN_CHAT, _qwen2_vl, QWEN_IMAGE, drop=("<|image_pad|>",),
+        remarks="tied embeddings",
+    ),
+    Family(
+        "qwen3-vl", QWEN_CONTROLS, "<|im_end|>", False, QWEN_CHAT, _qwen3_vl, QWEN_IMAGE, drop=("<|image_pad|>",),
+        whole_road=True, remarks="deepstack",
+    ),
     Family(
         "qwen2.5-vl-as-modules", QWEN_CONTROLS, "<|im_end|>", False, QWEN_CHAT, _qwen2_5_vl, QWEN_IMAGE,
         drop=("<|image_pad|>",), change=_as_modules_are_called,
@@ -144,6 +150,6 @@ FAMILIES = (
     ),
     Family(
         "qwen3.5", QWEN_CONTROLS, "<|im_end|>", False, QWEN_CHAT, _qwen3_5, QWEN_IMAGE, drop=("<|image_pad|>",),
-        byte_level=True, more=_qwen_mtp,
+        byte_level=True, more=_qwen_mtp, whole_road=True, remarks="linear attention, MTP head kept in the file",
     ),
 )  # fmt: skip

@@ -41,5 +41,8 @@ FAMILIES = (
         whole=("\n\n",),
         prefix=False,
         side=2 * SIDE,
+        packages=("num2words",),
+        whole_road=True,
+        remarks="a picture as four tiles and an overview",
     ),
 )  # fmt: skip

@@ -20,26 +20,38 @@ def _ernie_mtp(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 FAMILIES = (
-    Family("llama", CHATML_CONTROLS, "<|im_end|>", True, CHATML, text_model("LlamaConfig", "LlamaForCausalLM")),
+    Family(
+        "llama", CHATML_CONTROLS, "<|im_end|>", True, CHATML, text_model("LlamaConfig", "LlamaForCausalLM"),
+        remarks="text only",
+    ),
     Family(
         "qwen2.5", CHATML_CONTROLS, "<|im_end|>", False, CHATML,
         text_model("Qwen2Config", "Qwen2ForCausalLM", tie_word_embeddings=True),
+        other_tokens=True,
+        remarks="text only, tied embeddings; transformers gives a Qwen2 a byte-level tokenizer, whatever is saved",
     ),
     Family(
         "qwen3", CHATML_CONTROLS, "<|im_end|>", False, CHATML,
         text_model("Qwen3Config", "Qwen3ForCausalLM", head_dim=64),
+        remarks="text only",
     ),
     Family(
         "llama-3", CHATML_CONTROLS, "<|im_end|>", True, CHATML,
         text_model("LlamaConfig", "LlamaForCausalLM", tie_word_embeddings=True, rope_parameters=LLAMA_3_ROPE),
+        in_suite=True,
+        remarks="text only, scaled rotary frequencies added by the converter, tied embeddings",
     ),
     Family(
         "phi", CHATML_CONTROLS, "<|im_end|>", True, CHATML,
         text_model("Phi3Config", "Phi3ForCausalLM", sliding_window=2047),
+        whole_road=True,
+        remarks="text only, fused query-key-value and gate-up; within its sliding window, see below",
     ),
     Family(
         "mixtral", CHATML_CONTROLS, "<|im_end|>", True, CHATML,
         text_model("MixtralConfig", "MixtralForCausalLM", num_local_experts=8, num_experts_per_tok=2),
+        whole_road=True,
+        remarks="text only, mixture of 8 experts",
     ),
     Family(
         "ernie-4.5-moe", CHATML_CONTROLS, "<|im_end|>", True, CHATML,
@@ -49,6 +61,8 @@ FAMILIES = (
         ),
         prefix=False,
         more=_ernie_mtp,
+        whole_road=True,
+        remarks="text only, mixture with a shared expert, MTP tensors skipped by the converter",
     ),
     Family(
         "qwen3-moe", CHATML_CONTROLS, "<|im_end|>", False, CHATML,
@@ -57,5 +71,6 @@ FAMILIES = (
             moe_intermediate_size=256, norm_topk_prob=True,
         ),
         byte_level=True,
+        remarks="text only, mixture of 8 experts",
     ),
 )  # fmt: skip
