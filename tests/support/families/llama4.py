@@ -73,6 +73,6 @@ FAMILIES = (
         packages=("torchvision",),
         other_tokens=True,
         as_llama_cpp=_as_libmtmd_orders_pictures,
-        remarks="libmtmd orders a picture's tokens by columns and leaves `<|image|>` out; MoE in every second layer",
+        remarks="libmtmd orders a picture's tokens by columns and leaves a token out; MoE in every second layer",
     ),
 )
