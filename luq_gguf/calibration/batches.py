@@ -13,6 +13,7 @@ from luq_gguf.core.calibration_set import CalibrationData
 from luq_gguf.core.errors import CalibrationError
 from luq_gguf.core.images import open_rgb
 from luq_gguf.core.types import Sample, ShardSpec
+from luq_gguf.hf import devices
 from luq_gguf.hf.prompts import chat_text, token_options
 
 CHUNK_TOKENS = 512  # llama-imatrix's default context, so that both read the same chunks of a text
@@ -132,11 +133,6 @@ def _sample_batch(processor: Any, group: list[tuple[int, Sample]], model: nn.Mod
     else:
         encoded = processor(text=texts, **options)
     weight = next(model.parameters())
-    inputs = {key: _as_weights(value, weight) for key, value in encoded.items() if isinstance(value, Tensor)}
+    inputs = {key: devices.as_weights(value, weight) for key, value in encoded.items() if isinstance(value, Tensor)}
     valid = inputs["attention_mask"].bool().cpu()
     return Batch(inputs, valid, multimodal, tuple(number for number, _ in group))
-
-
-def _as_weights(value: Tensor, weight: Tensor) -> Tensor:
-    """Move a tensor to the weights; in 16 bits, as Llama 4's processor gives pictures, also to their type."""
-    return value.to(weight) if value.dtype in (torch.float16, torch.bfloat16) else value.to(weight.device)

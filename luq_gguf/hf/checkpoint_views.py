@@ -94,7 +94,14 @@ HALVES: dict[str, tuple[str | None, str | None]] = {
     "Glm46VForConditionalGeneration": ("Glm4vForConditionalGeneration", "Glm4vForConditionalGeneration"),
 }
 
+_LLAMA_4_NORM = r"^vision_model\.model\.layers\.(\d+)\.post_attention_layernorm\."
+
 FORMS: tuple[Form, ...] = (
+    Form(  # gguf's names have this one twice, and the converter takes the one of Gemma 4: a norm behind the attention
+        ("Llama4ForConditionalGeneration",),
+        _LLAMA_4_NORM,
+        (Rule(_LLAMA_4_NORM, r"vision_tower.vision_model.encoder.layers.\1.layer_norm2.", half="vision"),),
+    ),
     Form(  # as transformers calls its modules
         ("Qwen2VLForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration"),
         r"^model\.visual\.",

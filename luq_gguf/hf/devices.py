@@ -242,3 +242,8 @@ def _first_sentence(text: str) -> str:
     """Of what torch says, whose messages go on with addresses and places in its source."""
     lines = text.strip().splitlines()
     return re.split(r"\.\s", lines[0], maxsplit=1)[0].rstrip(".") if lines else ""
+
+
+def as_weights(value: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Return a processor's tensor where the weights are; one in 16 bits, as Llama 4's pictures are, in their type."""
+    return value.to(weight) if value.dtype in (torch.float16, torch.bfloat16) else value.to(weight.device)

@@ -39,6 +39,12 @@ MODULES = ("model.language_model.embed_tokens.weight", "model.vision_tower.ln_pr
         ("Mistral3ForConditionalGeneration", "pixtral", PIXTRAL, ["embed_tokens.weight", PIXTRAL[1]]),
         ("Mistral3ForConditionalGeneration", "pixtral", MODULES, ["embed_tokens.weight", "vision_tower.ln_pre.weight"]),
         (
+            "Llama4ForConditionalGeneration",
+            "",
+            ["vision_model.model.layers.7.post_attention_layernorm.bias", "vision_model.layernorm_post.bias"],
+            ["vision_tower.vision_model.encoder.layers.7.layer_norm2.bias", "vision_model.layernorm_post.bias"],
+        ),
+        (
             "Lfm2VlForConditionalGeneration",
             "",
             ["model.vision_tower.post_layernorm.bias", "model.multi_modal_projector.linear_1.bias"],

@@ -17,6 +17,7 @@ FAMILIES = (
         "deepseek-v3", CHATML_CONTROLS, "<|im_end|>", False, CHATML,
         text_model("DeepseekV3Config", "DeepseekV3ForCausalLM", first_k_dense_replace=1, **_SIZES),
         byte_level=True, in_suite=True,
+        remarks="text only, latent attention, mixture of 8 experts",
     ),
     Family(
         "glm-4.7-flash", GLM_CONTROLS, "<|im_end|>", False, CHATML,
@@ -25,5 +26,6 @@ FAMILIES = (
             **_SIZES | {"n_routed_experts": 4},  # with 8 the router of this one is near a tie at two positions
         ),
         byte_level=True,
+        remarks="text only, latent attention, mixture of 4 experts",
     ),
 )  # fmt: skip

@@ -44,16 +44,19 @@ FAMILIES = (
         "glm-4", GLM_CONTROLS, "<|im_end|>", False, CHATML,
         text_model("Glm4Config", "Glm4ForCausalLM", head_dim=64),
         byte_level=True,
+        remarks="text only",
     ),
     Family(
         "smollm3", CHATML_CONTROLS, "<|im_end|>", False, CHATML,
         text_model("SmolLM3Config", "SmolLM3ForCausalLM", num_hidden_layers=4),
         byte_level=True,
+        remarks="text only, a layer without positions",
     ),
     Family(
         "olmo-3", CHATML_CONTROLS, "<|im_end|>", False, CHATML,
         text_model("Olmo3Config", "Olmo3ForCausalLM", **_SLIDING | {"initializer_range": 0.1}),
         byte_level=True,
+        remarks="text only, sliding window",
     ),
     Family(
         "gpt-oss", CHATML_CONTROLS, "<|im_end|>", False, CHATML,
@@ -62,11 +65,13 @@ FAMILIES = (
             **_SLIDING | {"layer_types": ["sliding_attention", "full_attention"] * 2},
         ),
         byte_level=True,
+        remarks="text only, attention sinks, mixture of 8 experts in bfloat16; YaRN differs, see below",
     ),
     Family(
         "qwen3-fp8", CHATML_CONTROLS, "<|im_end|>", False, CHATML,
         text_model("Qwen3Config", "Qwen3ForCausalLM", head_dim=64),
         byte_level=True,
+        remarks="text only, weights in FP8",
         change=_in_fp8,
     ),
 )  # fmt: skip

@@ -25,6 +25,7 @@ FAMILIES = (
             layer_types=["conv", "conv", "full_attention", "conv"],
         ),
         byte_level=True,
+        remarks="text only, convolutions and attention",
     ),
     Family(
         "qwen3-next", CHATML_CONTROLS, "<|im_end|>", False, CHATML,
@@ -35,6 +36,7 @@ FAMILIES = (
             layer_types=["linear_attention"] * 3 + ["full_attention"],
         ),
         byte_level=True,
+        remarks="text only, linear attention, mixture of 8 experts, MTP head kept in the file",
         more=_qwen_next_mtp,
     ),
     Family(
@@ -46,6 +48,7 @@ FAMILIES = (
             layer_types=["linear_attention", "linear_attention", "full_attention", "linear_attention"], **PADDED,
         ),
         byte_level=True,
+        remarks="text only, Mamba-2 and attention, mixture of 8 experts",
     ),
     Family(
         "nemotron-h", CHATML_CONTROLS, "<|im_end|>", False, CHATML,
@@ -56,5 +59,6 @@ FAMILIES = (
             layers_block_type=["linear_attention", "moe", "full_attention", "moe"], **PADDED,
         ),
         byte_level=True,
+        remarks="text only, Mamba-2 and attention, mixture of 8 experts",
     ),
 )  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from .family import SIDE, TEXT, Family, chat
@@ -37,6 +39,26 @@ def _llama4(tokenizer: Any, ids: dict[str, int]) -> tuple[Any, Any]:
     return Llama4ForConditionalGeneration(config), Llama4Processor(image_processor=pictures, tokenizer=tokenizer)
 
 
+@contextmanager
+def _as_libmtmd_orders_pictures() -> Iterator[None]:
+    """Llama 4 in transformers as the pinned libmtmd computes it: what four patches become is in the order of columns
+    (tools/mtmd/models/llama4.cpp)."""
+    from transformers.models.llama4 import modeling_llama4
+
+    def pixel_shuffle(patches, ratio):
+        n, count, width = patches.shape
+        side = round(count**0.5 / 2)
+        squares = patches.view(n, side, 2, side, 2, width)
+        return squares.permute(0, 3, 1, 2, 4, 5).reshape(n, side * side, 4 * width)
+
+    before = modeling_llama4.pixel_shuffle
+    modeling_llama4.pixel_shuffle = pixel_shuffle
+    try:
+        yield
+    finally:
+        modeling_llama4.pixel_shuffle = before
+
+
 FAMILIES = (
     Family(
         "llama-4",
@@ -48,5 +70,8 @@ FAMILIES = (
         "<|image|>",
         byte_level=True,
         packages=("torchvision",),
+        other_tokens=True,
+        as_llama_cpp=_as_libmtmd_orders_pictures,
+        remarks="libmtmd orders a picture's tokens by columns and leaves a token out; MoE in every second layer",
     ),
 )
