@@ -111,6 +111,7 @@ def predictions(
     with LlamaClient(file, mmproj, threads=threads, n_ctx=N_CTX) as client:
         read = [_file_prompt(client, sample) for sample in samples]
     model, processor = hf_model.load_reference(checkpoint, placement)
+    model = model.float() if placement.exact else model  # of a quantized checkpoint, transformers keeps some in 16 bits
     with devices.memory_errors(placement):
         return [
             _predictions(model, processor, sample, prompt, checkpoint, file)

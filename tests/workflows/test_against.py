@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from luq_gguf.core.agreement import Agreement, Positions, SampleAgreement
 from luq_gguf.core.images import open_rgb
@@ -131,8 +132,6 @@ def test_drawn_pictures_differ_and_have_a_size_that_patches_divide(tmp_path):
 
 
 def test_the_text_around_a_picture_is_replaced_in_all_that_goes_along_with_it():
-    import torch
-
     inputs = {
         "input_ids": torch.tensor([[1, 2, 9, 9, 9, 3]]),
         "attention_mask": torch.ones(1, 6, dtype=torch.long),
@@ -167,3 +166,17 @@ def test_samples_are_of_the_recorded_set_where_it_is_still_there(models, tmp_pat
     (run.work / "images").mkdir(parents=True)
     shutil.copy(picture, run.work / "images" / "a.png")
     assert [sample.image.name for sample in found(checkpoint, images="owner/set")] == ["a.png"]
+
+
+def test_the_reference_is_in_float32_where_the_memory_is_enough(models):
+    checkpoint = open_checkpoint(str(models / "tiny-qwen2.5-vl"))
+    assert against.placement_for("cpu", checkpoint, 10**12).dtype == torch.float32
+    assert not against.placement_for("cpu", checkpoint, 0).exact  # then as for a profile
+
+
+def test_convert_prints_what_differs_and_why_that_may_be():
+    text = "\n".join(agreement_text.lines(agreement(1e-6, 0.3)))
+    assert "0.3" in text
+    assert "the same on both sides" in text
+    assert "docs/families.md" in text
+    assert "docs/families.md" not in "\n".join(agreement_text.lines(agreement(1e-6, 1e-6)))
