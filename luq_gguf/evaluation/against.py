@@ -193,8 +193,9 @@ def _with_text(inputs: dict[str, Any], first: int, stop: int, before: list[int],
 
 def _log_probabilities(model: nn.Module, inputs: dict[str, Any], kept: Sequence[int]) -> np.ndarray:
     """Log-probabilities behind the tokens at these places, float32 [n, n_vocab]."""
-    weight = next(model.parameters())
-    placed = {name: devices.as_weights(value, weight) for name, value in inputs.items() if isinstance(value, Tensor)}
+    first = next(model.parameters())
+    tensors = {name: value.to(first.device) for name, value in inputs.items() if isinstance(value, Tensor)}
+    placed = {name: value.to(first.dtype) if value.is_floating_point() else value for name, value in tensors.items()}
     with torch.inference_mode():
         logits = model(**placed).logits[0]
         rows = [torch.log_softmax(logits[list(part)].double(), dim=-1).float().cpu() for part in _pieces(kept)]
