@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -99,6 +99,29 @@ def llama():
     from luq_gguf.llamacpp import tools
 
     return tools.find()
+
+
+@pytest.fixture(scope="session")
+def empty_cache(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], str]:
+    """Makes an XDG_CACHE_HOME that holds nothing but the builds of llama.cpp."""
+    kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "luq-gguf"
+
+    def make() -> str:
+        folder = tmp_path_factory.mktemp("cache")
+        (folder / "luq-gguf").mkdir()
+        for build in kept.glob("llama.cpp-*"):
+            (folder / "luq-gguf" / build.name).symlink_to(build)
+        return str(folder)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def rates_of_its_own(empty_cache: Callable[[], str]) -> Iterator[None]:
+    """Speeds of tensor types that a module measures are kept for it alone: plans tell of those that are known."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", empty_cache())
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -248,13 +248,8 @@ def test_a_read_only_folder_is_one_sentence(cli, text_model, tmp_path):
     assert "cannot be written" in done.stderr
 
 
-def test_a_checkpoint_is_learnt_once_and_anew_when_a_file_of_it_changes(text_model, tmp_path, monkeypatch):
-    # the build of llama.cpp stays where it is
-    kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "luq-gguf"
-    (tmp_path / "cache" / "luq-gguf").mkdir(parents=True)
-    for build in kept.glob("llama.cpp-*"):
-        (tmp_path / "cache" / "luq-gguf" / build.name).symlink_to(build)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def test_a_checkpoint_is_learnt_once_and_anew_when_a_file_of_it_changes(text_model, empty_cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", empty_cache())
     model, said = text_model(), []
 
     def learn(name):

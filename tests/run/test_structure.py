@@ -1,6 +1,5 @@
 """What the converter would write is compared with what transformers computes, and its tokens with the tokenizer's."""
 
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -23,13 +22,9 @@ from luq_gguf.run.preflight import load_model_spec
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """Folders of links go to a cache of the test's own; the build of llama.cpp stays where it is."""
-    kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "luq-gguf"
-    (tmp_path / "cache" / "luq-gguf").mkdir(parents=True)
-    for build in kept.glob("llama.cpp-*"):
-        (tmp_path / "cache" / "luq-gguf" / build.name).symlink_to(build)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def cache(empty_cache, monkeypatch):
+    """Folders of links go to a cache of the test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", empty_cache())
 
 
 def renamed(folder, change):

@@ -17,7 +17,10 @@ from luq_gguf.core.errors import DiskSpaceError, EvaluationError
 from luq_gguf.llamacpp import shape_file
 from luq_gguf.llamacpp.gguf import reader
 
-pytestmark = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
+pytestmark = [
+    pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session"),
+    pytest.mark.usefixtures("rates_of_its_own"),
+]
 
 FEW = ("--threads", 1, "--prompt", "16,32", "--generate", 8)
 

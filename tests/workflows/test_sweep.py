@@ -13,7 +13,10 @@ from PIL import Image
 from luq_gguf.method.orders import SWEPT, is_seeded
 from luq_gguf.workflows import easy_vqa
 
-pytestmark = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
+pytestmark = [
+    pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session"),
+    pytest.mark.usefixtures("rates_of_its_own"),
+]
 
 
 @pytest.fixture(scope="module")
