@@ -95,7 +95,7 @@ def test_what_libmtmd_would_miss_is_named(llama, models, tmp_path):
             mmproj_check.check(path, without, "little")
     with pytest.raises(CheckpointError, match=r"libmtmd cannot load .* of little: GGML_ASSERT\(.*failed"):
         mmproj_check.check(path, listed | {"v.patch_embd.weight": ("F16", (64, 3, 7, 7))}, "little")
-    assert sorted(tmp_path.iterdir()) == [tmp_path / "cache", path]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def header(tokens, rows, types=()):
