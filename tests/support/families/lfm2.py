@@ -40,5 +40,7 @@ FAMILIES = (
         side=256,  # 64 tokens, the least that both sides make of a picture
         byte_level=True,
         packages=("torchvision",),
+        other_tokens=True,
+        remarks="its file asks for a token at the beginning, which the random tokenizer does not have",
     ),
 )
