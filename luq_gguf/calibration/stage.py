@@ -25,7 +25,8 @@ from luq_gguf.llamacpp.gguf import header_only, imatrix
 from luq_gguf.method import importance
 from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder
-from luq_gguf.run.preflight import ModelSpec, check_memory
+from luq_gguf.run.memory import check_memory
+from luq_gguf.run.preflight import ModelSpec
 from luq_gguf.run.session import Session
 
 if TYPE_CHECKING:

@@ -47,6 +47,14 @@ _EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_n
 _LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer", "depth", "depths", "encoder_layers")
 
 
+class UnknownModelError(CheckpointError):
+    """transformers does not know this `architecture`, or not without code of the checkpoint's own."""
+
+    def __init__(self, message: str, hint: str, architecture: str) -> None:
+        super().__init__(message, hint)
+        self.architecture = architecture
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint whose files are complete. For every tensor, `shapes` has its shape in the safetensors header,
@@ -265,13 +273,15 @@ def _check_config(config: dict[str, Any], folder: Path, *, trust_remote_code: bo
     if config["model_type"] in CONFIG_MAPPING or (trust_remote_code and "auto_map" in config):
         return
     if "auto_map" in config:
-        raise CheckpointError(
+        raise UnknownModelError(
             f"{folder.name} needs code from its repository to load ({config['model_type']}).",
             "If you have read that code and trust it, add --trust-remote-code.",
+            architectures[0],
         )
-    raise CheckpointError(
+    raise UnknownModelError(
         f"transformers {__version__} does not know the architecture {architectures[0]} ({config['model_type']}).",
         "Upgrade transformers, or choose a model that it knows.",
+        architectures[0],
     )
 
 

@@ -35,6 +35,13 @@ class UnknownArchitectureError(CheckpointError):
     """An architecture that the converter does not know."""
 
 
+def knows(llama: LlamaCpp, architecture: str) -> bool:
+    """Return whether the converter has a class for an architecture, which may still not fit a checkpoint: its sources
+    name all that it has."""
+    sources = [llama.converter, llama.converter.parent / "conversion" / "__init__.py"]
+    return any(f'"{architecture}"' in source.read_text(encoding="utf-8") for source in sources if source.is_file())
+
+
 Tensors = dict[str, tuple[str, tuple[int, ...]]]  # GGUF name -> 16-bit type and shape (torch order)
 
 

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from luq_gguf.core import atomic, machine, paths
+from luq_gguf.core import atomic, paths
 from luq_gguf.core.clip_vision import ClipVision
-from luq_gguf.core.errors import CheckpointError, MemoryLimitError, RunFolderError
+from luq_gguf.core.errors import CheckpointError, RunFolderError
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.tensor_sources import MatrixSource, TensorSource, matrix_source
 from luq_gguf.core.types import ModelTensors, Profile, RunOptions
-from luq_gguf.core.units import format_size
 from luq_gguf.hf import checkpoint as checkpoints
-from luq_gguf.hf import footprint, llava
+from luq_gguf.hf import llava
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.tensor_names import TensorNames
 from luq_gguf.llamacpp import converter, labels, quantize, tools
@@ -119,12 +119,13 @@ def load_model_spec(
     record = run.read()
     given = paths.absolute_model(model)
     resuming = _same_model(record.get("model"), given) == given  # a run stays with the commit it began with
-    checkpoint = checkpoints.open_checkpoint(
-        model,
-        trust_remote_code=options.trust_remote_code,
-        revision=record.get("revision") if resuming else None,
-        subfolder=record.get("subfolder") if resuming else None,
-    )
+    with _told_of_the_converter(llama):
+        checkpoint = checkpoints.open_checkpoint(
+            model,
+            trust_remote_code=options.trust_remote_code,
+            revision=record.get("revision") if resuming else None,
+            subfolder=record.get("subfolder") if resuming else None,
+        )
     for note in checkpoint.notes:
         reporter.info(note)
     if resuming:
@@ -142,7 +143,8 @@ def load_model_spec(
         reporter.info(f"reading {checkpoint.name}")
         header_bytes, model = _learn(llama, checkpoint, path, calibratable, own_vision=clip is not None)
         load_check.check(path, checkpoint.name)
-        prompt_check.check(checkpoint, model, reader.read(path), reporter)
+        with _behind_the_converter():
+            prompt_check.check(checkpoint, model, reader.read(path), reporter)
         preflight_cache.save(checkpoint, llama, path, header_bytes, calibratable)
 
     key = preflight_cache.key_of(checkpoint, llama)
@@ -177,6 +179,31 @@ def _tell_other_tools(run: RunFolder, reporter: Reporter) -> None:
         reporter.info(f"{run.path} was made with llama.cpp {before}: what its tools made is made anew with {now}")
 
 
+@contextmanager
+def _told_of_the_converter(llama: LlamaCpp) -> Iterator[None]:
+    """Say of a model that transformers does not know whether llama.cpp's converter does."""
+    try:
+        yield
+    except checkpoints.UnknownModelError as error:
+        if converter.knows(llama, error.architecture):
+            error.add_note(
+                "llama.cpp's converter knows it: convert_hf_to_gguf.py and llama-quantize make files of it without LUQ."
+            )
+        else:
+            error.add_note("llama.cpp's converter does not know it either.")
+        raise
+
+
+@contextmanager
+def _behind_the_converter() -> Iterator[None]:
+    """Say of what is refused here that the converter has accepted it."""
+    try:
+        yield
+    except CheckpointError as error:
+        error.add_note("llama.cpp's converter alone would convert this checkpoint.")
+        raise
+
+
 def _learn(
     llama: LlamaCpp, checkpoint: Checkpoint, path: Path, calibratable: Path, *, own_vision: bool
 ) -> tuple[int, nn.Module]:
@@ -205,19 +232,14 @@ def _learn(
         info = header_only.write(part, text_header, tensors.result())
         structure.check_blocks(info, checkpoint)
         vocabulary.check(info, checkpoint, vocabulary_future.result())
-        n_layers, matrices = _calibratable(model, info, converter.read_sources(sources))
+        with _behind_the_converter():
+            n_layers, matrices = _calibratable(model, info, converter.read_sources(sources))
         structure.check_shapes(matrices, info)
         listed = {name: source.to_json() for name, source in sorted(matrices.items())}
         serialization.write_json(calibratable, {"n_layers": n_layers, "tensors": listed})
     for file in (text_header, sources, vision_header):
         file.unlink(missing_ok=True)
     return info.header_bytes, model
-
-
-def _meta_model(checkpoint: Checkpoint) -> nn.Module:
-    from luq_gguf.hf import model as hf_model
-
-    return hf_model.meta_model(checkpoint)
 
 
 def _complete_model(checkpoint: Checkpoint) -> nn.Module:
@@ -276,39 +298,6 @@ def with_dataset(spec: ModelSpec, profile: Profile) -> ModelSpec:
     entries = labels.of_same_size(spec.provenance)
     header = header_only.quantized_header_bytes(spec.source, profile.calibration.sources, entries)
     return replace(spec, tensors=replace(spec.tensors, header_bytes=header))
-
-
-def check_memory(
-    checkpoint: Checkpoint,
-    dtype: str,
-    reporter: Reporter = Reporter(),
-    *,
-    copies: int = 1,
-    left: machine.Memory | None = None,
-) -> None:
-    """Raise MemoryLimitError where so many passes on the CPU, with weights in `dtype`, must run out of memory, and tell
-    the reporter where they may. `left` is the memory there is, by default for this process."""
-    left, need = left or machine.memory(), footprint.of_pass(checkpoint, dtype)
-    if copies * need.usual <= left.available:
-        return
-    if copies * need.least > left.available + left.swap:  # headers also have what the model leaves out
-        n_used = sum(parameter.numel() for parameter in _meta_model(checkpoint).parameters())
-        need = footprint.of_pass(checkpoint, dtype, n_used)
-    size = format_size
-    who = f"{copies} copies of the reference model need" if copies > 1 else "The reference model needs"
-    why = ", since this CPU has no bfloat16 units" if dtype == "float32" else ""
-    conversion = f" (weights are converted to {dtype}{why})" if need.converted else ""
-    where = f"the limit in {left.limit} leaves" if left.limit else "this machine has"
-    sentence = f"{who} about {size(copies * need.usual)} of memory{conversion}; {where} {size(left.available)}"
-    if copies * need.least <= left.available + left.swap:
-        reporter.info(f"{sentence}, so the pass may swap or be killed")
-        return
-    here = "Raise that limit" if left.limit else "Close other programs, add swap"
-    raise MemoryLimitError(
-        f"{sentence}.",
-        f"{'Start fewer processes' if copies > 1 else here}, or run luq-gguf profile on a machine with more memory, a "
-        "GPU or bfloat16 units, and plan and quantize here: those two do not need the reference model.",
-    )
 
 
 def model_of(run: RunFolder) -> str:

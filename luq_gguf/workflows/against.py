@@ -25,7 +25,7 @@ from luq_gguf.llamacpp.gguf import reader, shards
 from luq_gguf.reporting import agreement_text
 from luq_gguf.run import vocabulary
 from luq_gguf.run.folder import RunFolder
-from luq_gguf.run.preflight import check_memory
+from luq_gguf.run.memory import check_memory
 
 N_SAMPLES = 2
 _SOUND = "Convert it again from a sound checkpoint."

@@ -11,7 +11,7 @@ from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.units import format_size
 from luq_gguf.hf import footprint
 from luq_gguf.hf.checkpoint import open_checkpoint
-from luq_gguf.run.preflight import check_memory
+from luq_gguf.run.memory import check_memory
 
 MIB = 2**20
 

@@ -139,6 +139,26 @@ def test_an_architecture_unknown_to_llama_cpp(cli, text_model, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("architecture", "words"),
+    [
+        ("KimiVLForConditionalGeneration", "llama.cpp's converter knows it: convert_hf_to_gguf.py"),
+        ("NoSuchModelForCausalLM", "llama.cpp's converter does not know it either."),
+    ],
+)
+def test_a_model_unknown_to_transformers_is_said_to_be_known_to_the_converter_or_not(
+    cli, text_model, tmp_path, architecture, words
+):
+    model = text_model()
+    config = json.loads((model / "config.json").read_text())
+    config |= {"architectures": [architecture], "model_type": "no_such_model"}
+    (model / "config.json").write_text(json.dumps(config))
+    done = cli("convert", model, "--out", tmp_path / "run", "--low-layers", 1)
+    assert done.returncode == 2
+    assert f"does not know the architecture {architecture}" in done.stderr
+    assert words in done.stderr
+
+
 def test_a_tensor_without_a_gguf_name_is_named(cli, text_model, tmp_path):
     from safetensors.torch import load_file, save_file
 
