@@ -129,9 +129,14 @@ def evaluate(
     mmproj: Source | None = None,
     benchmarks: BenchmarkRequest | None = None,
     threads: int | None = None,
+    against: Source | None = None,
+    options: RunOptions = RunOptions(),
     reporter: Reporter = Reporter(),
 ) -> EvalResult:
     """Measure a GGUF file on questions, text or benchmarks, and its divergence from a 16-bit `reference`.
+
+    With a checkpoint to compare `against`, the same questions are asked to it in transformers, and the result says what
+    is lost on the way from there to the file.
 
     In a run folder the result is also written to eval.json. The mmproj is the only one beside the file, if not given.
     """
@@ -142,6 +147,8 @@ def evaluate(
         mmproj=_path(mmproj) if mmproj else None,
         threads=threads,
         benchmark=benchmarks,
+        model=_text(against),
+        options=options,
         reporter=reporter,
     )
 

@@ -82,9 +82,9 @@ def compare(
 ) -> Agreement:
     """Compare on two samples of a run's calibration set where it is still there, else on drawn pictures. Raises
     MemoryLimitError, DeviceError, and what loading either model raises."""
-    from luq_gguf.evaluation import against  # imports torch
+    from luq_gguf.evaluation import against, reference_model  # import torch
 
-    placement = against.placement_for(options.device, checkpoint, machine.memory().available)
+    placement = reference_model.placement_for(options.device, checkpoint, machine.memory().available)
     dtype = str(placement.dtype).removeprefix("torch.")
     if placement.device.type == "cpu":
         check_memory(checkpoint, dtype, reporter)

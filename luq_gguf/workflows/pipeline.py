@@ -24,6 +24,7 @@ from luq_gguf.evaluation.benchmarks import run as benchmarks
 from luq_gguf.evaluation.logprobs import EvalTarget
 from luq_gguf.evaluation.questions import QuestionSet, shared_with_calibration
 from luq_gguf.hf import datasets
+from luq_gguf.hf.checkpoint import open_checkpoint
 from luq_gguf.llamacpp import quantize, tools
 from luq_gguf.llamacpp.gguf import header_only, imatrix, reader, shards
 from luq_gguf.method import tensor_types, two_type_plan
@@ -42,7 +43,7 @@ from luq_gguf.run.disk import check_disk
 from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import claim, model_of
 from luq_gguf.run.session import Session, load_spec_for_profile, open_planned, open_session
-from luq_gguf.workflows import against
+from luq_gguf.workflows import against, eval_against
 from luq_gguf.workflows import sweep as sweep_workflow
 from luq_gguf.workflows.calibration_mix import CalibrationMixRequest, measure_mixes
 from luq_gguf.workflows.calibration_mix import check as check_mix
@@ -254,9 +255,17 @@ def evaluate(
     mmproj: Path | None = None,
     threads: int | None = None,
     benchmark: benchmarks.BenchmarkRequest | None = None,
+    model: str | None = None,
+    options: RunOptions = RunOptions(),
     reporter: Reporter = Reporter(),
 ) -> EvalResult:
-    """Measure a file; in a run folder the result is added to its eval.json. Any shard of a file stands for it."""
+    """Measure a file; in a run folder the result is added to its eval.json. Any shard of a file stands for it. With
+    `model`, a checkpoint, it is asked the same questions in transformers."""
+    checkpoint = (
+        open_checkpoint(model, trust_remote_code=options.trust_remote_code, subfolder=options.subfolder)
+        if model
+        else None
+    )
     file, reference = shards.files_of(file)[0], shards.files_of(reference)[0] if reference else None
     if benchmark:
         benchmarks.check(benchmark)
@@ -268,10 +277,14 @@ def evaluate(
         data = evaluation.no_data(reference) if alone else questions.read(file, work / "images")
         vision = evaluation.find_mmproj(file, mmproj, data.samples)
         target = EvalTarget(file, vision, threads, questions.n_ctx, max_tokens=questions.max_tokens)
-        against = replace(target, model=reference) if reference else None
+        wide = replace(target, model=reference) if reference else None
         metric = questions.metric
-        found = evaluation.evaluate(target, against, data, work, metric=metric, reporter=reporter, check=True)
+        found = evaluation.evaluate(target, wide, data, work, metric=metric, reporter=reporter, check=True)
         result = replace(found.result, benchmarks=None)
+        if checkpoint:
+            files = eval_against.files_of(target, wide, data, None, fits=False)
+            compared = eval_against.compare(checkpoint, files, data, metric, work, options, reporter)
+            result = replace(result, against=compared)
         if benchmark:
             benchmark_target = EvalTarget(
                 file, half, threads, questions.n_ctx

@@ -11,7 +11,7 @@ import torch
 
 from luq_gguf.core.agreement import Agreement, Positions, SampleAgreement
 from luq_gguf.core.images import open_rgb
-from luq_gguf.evaluation import against, drawn
+from luq_gguf.evaluation import drawn, reference_model
 from luq_gguf.hf.checkpoint import open_checkpoint
 from luq_gguf.reporting import agreement_text
 from luq_gguf.run.folder import RunFolder
@@ -138,7 +138,7 @@ def test_the_text_around_a_picture_is_replaced_in_all_that_goes_along_with_it():
         "mm_token_type_ids": torch.tensor([[0, 0, 1, 1, 1, 0]]),
         "pixel_values": torch.zeros(3, 4),
     }
-    made = against._with_text(inputs, 2, 5, [7], [3, 4, 5])
+    made = reference_model.with_text(inputs, 2, 5, [7], [3, 4, 5])
     assert made["input_ids"].tolist() == [[7, 9, 9, 9, 3, 4, 5]]
     assert made["attention_mask"].tolist() == [[1] * 7]
     assert made["mm_token_type_ids"].tolist() == [[0, 1, 1, 1, 0, 0, 0]]
@@ -170,8 +170,8 @@ def test_samples_are_of_the_recorded_set_where_it_is_still_there(models, tmp_pat
 
 def test_the_reference_is_in_float32_where_the_memory_is_enough(models):
     checkpoint = open_checkpoint(str(models / "tiny-qwen2.5-vl"))
-    assert against.placement_for("cpu", checkpoint, 10**12).dtype == torch.float32
-    assert not against.placement_for("cpu", checkpoint, 0).exact  # then as for a profile
+    assert reference_model.placement_for("cpu", checkpoint, 10**12).dtype == torch.float32
+    assert not reference_model.placement_for("cpu", checkpoint, 0).exact  # then as for a profile
 
 
 def test_convert_prints_what_differs_and_why_that_may_be():
