@@ -7,16 +7,7 @@ import itertools
 from rich.table import Table
 
 from luq_gguf.core.json_value import given
-from luq_gguf.core.measurements import (
-    AS_IS,
-    FITTED,
-    ComparedModel,
-    Estimate,
-    EvalResult,
-    Metrics,
-    ReferenceComparison,
-    Spread,
-)
+from luq_gguf.core.measurements import Estimate, EvalResult, Metrics, ReferenceComparison, Spread
 from luq_gguf.core.speeds import Bench, Samples, TypeSpeeds
 from luq_gguf.core.sweeps import CalibrationMix, Sweep
 from luq_gguf.core.units import format_bpw, format_size
@@ -24,6 +15,7 @@ from luq_gguf.method.metrics import intervals
 from luq_gguf.method.metrics.intervals import format_ratio
 from luq_gguf.method.orders import is_seeded
 from luq_gguf.method.uniform import ftype_of
+from luq_gguf.reporting import comparison_text
 
 
 def eval_table(result: EvalResult) -> Table:
@@ -73,26 +65,13 @@ def eval_table(result: EvalResult) -> Table:
 
 def reference_table(compared: ReferenceComparison) -> Table:
     """Make a table of what is lost on the way from a checkpoint in transformers to a file, one model per row."""
-    title = f"{compared.checkpoint} in transformers ({compared.dtype}) and its files\n{compared.n_samples} questions"
-    table = Table(title=title)
-    for name in ("", "accuracy", "change", "KLD, nats", "same top token", "same answers"):
-        table.add_column(name, justify="left" if not name else "right", no_wrap=True)
-    for model in compared.models:
-        table.add_row(
-            model_name(model),
-            f"{model.accuracy.value:.1%}" if model.accuracy else "",
-            f"{model.accuracy_change.value:+.1%}" if model.accuracy_change else "",
-            f"{model.kld.value:.1e}" if model.kld else "",
-            "" if model.same_top is None else f"{model.same_top:.1%}",
-            "" if model.same_answers is None else f"{model.same_answers:.1%}",
-        )
+    table = Table(title=f"{compared.checkpoint} in transformers ({compared.dtype}) and its files")
+    for name in comparison_text.HEAD:
+        table.add_column(name, justify="left" if not name else "right", no_wrap=bool(name))
+    for row in comparison_text.rows(compared):
+        table.add_row(*row)
+    table.caption = comparison_text.conditions(compared)
     return table
-
-
-def model_name(model: ComparedModel) -> str:
-    """Return how a row of a comparison with transformers is called."""
-    how = {AS_IS: ", pictures as they are", FITTED: ", fitted pictures"}.get(model.pictures or "", "")
-    return f"{model.file or model.name}{how}"
 
 
 def sweep_tables(swept: Sweep) -> list[Table]:
