@@ -7,8 +7,8 @@ is computed differently. Which tokens it would have had itself is told apart fro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,18 +50,37 @@ def compare(
     samples: Sequence[Sample],
     placement: Placement,
     *,
+    fitted: Mapping[Path, Path] | None = None,
+    image_tokens: tuple[int | None, int | None] = (None, None),
     source: str = "",
     threads: int | None = None,
 ) -> Agreement:
     """Return how far a file and its mmproj are from the checkpoint in transformers on these samples; `source` says
-    where they are from. Raises EvaluationError where their vocabularies differ, and what loading either raises."""
+    where they are from.
+
+    `fitted` are the fitted pictures of those that need it: the file is asked about them, too, with `image_tokens`, the
+    fewest and the most of a picture. Raises EvaluationError where their vocabularies differ, and what loading either
+    raises.
+    """
     types = {tensor.type for tensor in shards.read(file).tensors}
-    agreements = [
-        _agreement(sample, pair)
-        for sample, pair in zip(
-            samples, predictions(file, mmproj, checkpoint, samples, placement, threads=threads), strict=True
+    pairs = predictions(file, mmproj, checkpoint, samples, placement, threads=threads)
+    agreements = [_agreement(sample, pair) for sample, pair in zip(samples, pairs, strict=True)]
+    if fitted:
+        changed = [number for number, sample in enumerate(samples) if sample.image in fitted]
+        pictures = {path: fitted[path] for number in changed if (path := samples[number].image)}
+        again = predictions(
+            file,
+            mmproj,
+            checkpoint,
+            [samples[number] for number in changed],
+            placement,
+            shown=pictures,
+            image_tokens=image_tokens,
+            threads=threads,
         )
-    ]
+        for number, pair in zip(changed, again, strict=True):
+            behind = _positions(pair, pair.n_before, len(pair.file))
+            agreements[number] = replace(agreements[number], fitted=behind)
     dtype = str(placement.dtype).removeprefix("torch.")
     return Agreement(file.name, types <= _WIDE, checkpoint.name, dtype, source, tuple(agreements))
 
@@ -73,14 +92,20 @@ def predictions(
     samples: Sequence[Sample],
     placement: Placement,
     *,
+    shown: Mapping[Path, Path] | None = None,
+    image_tokens: tuple[int | None, int | None] = (None, None),
     threads: int | None = None,
 ) -> list[Predictions]:
-    """Return what both predict of each sample; its answers are not read. One after the other is in memory: llama.cpp's
-    predictions are kept while the reference model makes its own."""
-    with LlamaClient(file, mmproj, threads=threads, n_ctx=N_CTX) as client:
+    """Return what both predict of each sample; its answers are not read. `shown` are the pictures that the file is
+    given for others, and `image_tokens` the fewest and the most tokens of a picture.
+
+    One after the other is in memory: llama.cpp's predictions are kept while the reference model makes its own.
+    """
+    asked = [replace(s, image=(shown or {}).get(s.image, s.image)) if s.image else s for s in samples]
+    with LlamaClient(file, mmproj, threads=threads, n_ctx=N_CTX, image_tokens=image_tokens) as client:
         read = [
             (reference_model.prompt_tokens(client, sample), client.score(sample.prompt, sample.image).log_probabilities)
-            for sample in samples
+            for sample in asked
         ]
     model, processor = reference_model.load(checkpoint, placement)
     with devices.memory_errors(placement):
