@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "TGA")
 PIXELS = 2  # what `to_rgb` makes of a file: another number makes measurements and profiles of other pixels stale
 _BITS_PER_SAMPLE = 258  # a tag of TIFF
+_ORIENTATION, _ON_ITS_SIDE = 274, range(5, 9)  # EXIF's tag, and its values for pictures that are turned by 90 degrees
 
 
 class ValueRangeError(ValueError):
@@ -79,6 +80,16 @@ def _check_range(values: np.ndarray) -> None:
     low, high = float(values.min()), float(values.max())
     if not (low >= 0 and (high == 0 or 1 < high <= 255)):  # also where one of them is NaN
         raise ValueRangeError(f"has 32-bit values from {low:g} to {high:g}, not pixels from 0 to 255")
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Return width and height of what `open_rgb` returns, for a file that it has read before: without its pixels."""
+    from PIL import Image
+
+    with process_state.warnings_filtered("ignore"), Image.open(path, formats=FORMATS) as picture:
+        width, height = picture.size
+        lies = picture.getexif().get(_ORIENTATION, 1) in _ON_ITS_SIDE
+    return (height, width) if lies else (width, height)
 
 
 def content_key(path: Path) -> str:
