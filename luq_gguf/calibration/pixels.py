@@ -12,7 +12,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-from luq_gguf.core.calibration_set import DEPLOYED, PROCESSOR, CalibrationData
+from luq_gguf.core.calibration_set import DEPLOYED, CalibrationData
 from luq_gguf.core.errors import CheckpointError
 from luq_gguf.core.hashing import asked_once, hash_of
 from luq_gguf.core.images import upright_size
@@ -34,34 +34,26 @@ def key(*what: object) -> list[object]:
 def sizes_beyond_limit(data: CalibrationData, checkpoint: Checkpoint) -> list[Size]:
     """Return the sizes of the samples' images that the processor would make more tokens of than libmtmd's limit. Both
     are asked once about a size."""
-    question = hash_of(RULES, tools.pin()["version"], version("transformers"), checkpoint.outline)
     with _Limit(checkpoint) as limit:
-
-        def is_beyond(size: Size) -> bool:
-            return asked_once(f"beyond the limit {question}", f"{size[0]} x {size[1]}", lambda: limit.exceeds(size))
-
-        def is_within(size: Size) -> bool:
-            return asked_once(f"within the limit {question}", f"{size[0]} x {size[1]}", lambda: not is_beyond(size))
-
-        sizes = [upright_size(sample.image) for sample in data.multimodal if sample.image]
-        return [size for size in sizes if size[0] * size[1] > SMALL and not is_within(size)]
+        return [size for size in _sizes(data).values() if limit.is_below(size)]
 
 
 def shown(data: CalibrationData, checkpoint: Checkpoint, pixels: str) -> CalibrationData:
     """Return the data with the canvases that their images are shown on. Their `pixels` are those of the processor where
     it cannot be shown what libmtmd makes of the images, as of tiles. Raises CheckpointError and RunnerError."""
-    sizes = {sample.image: upright_size(sample.image) for sample in data.multimodal if sample.image}
+    sizes = _sizes(data)
     if pixels == DEPLOYED:
         with open_geometry(checkpoint) as geometry:
             canvases = _deployed(geometry, sizes)
         if canvases:
             return replace(data, pixels=DEPLOYED, canvases=canvases)
-    beyond = set(sizes_beyond_limit(data, checkpoint))
-    if not beyond:
-        return data
     with _Limit(checkpoint) as limit:
-        canvases = {image: limit.canvas(size) for image, size in sizes.items() if size in beyond}
-        return replace(data, pixels=PROCESSOR, canvases=canvases, image_limit=limit.most)
+        canvases = {image: limit.canvas(size) for image, size in sizes.items() if limit.is_below(size)}
+        return replace(data, canvases=canvases, image_limit=limit.most) if canvases else data
+
+
+def _sizes(data: CalibrationData) -> dict[Path, Size]:
+    return {sample.image: upright_size(sample.image) for sample in data.multimodal if sample.image}
 
 
 def _deployed(geometry: PictureGeometry, sizes: dict[Path, Size]) -> dict[Path, Canvas]:
@@ -86,6 +78,7 @@ class _Limit:
         self._stack = ExitStack()
         self._opened: PictureGeometry | None = None
         self._most: int | None = None
+        self._question = hash_of(RULES, tools.pin()["version"], version("transformers"), checkpoint.outline)
 
     def __enter__(self) -> _Limit:
         return self
@@ -107,8 +100,16 @@ class _Limit:
             self._most = limits.most if limits else 0
         return self._most
 
-    def exceeds(self, size: Size) -> bool:
-        """Return whether the processor makes more tokens of an image in one piece than libmtmd's limit."""
+    def is_below(self, size: Size) -> bool:
+        """Return whether the processor makes more tokens of an image in one piece than libmtmd's limit; what is known
+        of a size is kept."""
+        if size[0] * size[1] <= SMALL:
+            return False
+        about, words = self._question, f"{size[0]} x {size[1]}"
+        is_within = lambda: not asked_once(f"beyond the limit {about}", words, lambda: self._ask(size))  # noqa: E731
+        return not asked_once(f"within the limit {about}", words, is_within)
+
+    def _ask(self, size: Size) -> bool:
         try:
             views = self._geometry.views(size)
         except CheckpointError:  # what this processor returns does not say how many

@@ -35,8 +35,7 @@ def open_rgb(path: Path) -> Image:
 
     if "\0" in str(path) or not path.is_file():  # opening a pipe would wait for ever
         raise ValueError(f"{path.name} is not a file")
-    Image.init()
-    formats = [name for name in FORMATS if name in Image.OPEN]  # AVIF and JPEG 2000 are not in every build
+    formats = _formats()
     try:
         ignored = process_state.warnings_filtered("ignore")  # of odd metadata, which the pixels do not depend on
         raised = process_state.warnings_filtered("error", Image.DecompressionBombWarning)
@@ -46,6 +45,13 @@ def open_rgb(path: Path) -> Image:
         raise ValueError(f"{path.name} {error}") from None
     except Exception as error:  # decoders of damaged files raise whatever they trip over
         raise ValueError(f"{path.name} cannot be read: {type(error).__name__}") from None
+
+
+def _formats() -> list[str]:
+    from PIL import Image
+
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]  # AVIF and JPEG 2000 are not in every build
 
 
 def to_rgb(picture: Image) -> Image:
@@ -86,9 +92,10 @@ def upright_size(path: Path) -> tuple[int, int]:
     """Return width and height of what `open_rgb` returns, for a file that it has read before: without its pixels."""
     from PIL import Image
 
-    with process_state.warnings_filtered("ignore"), Image.open(path, formats=FORMATS) as picture:
+    with process_state.warnings_filtered("ignore"), Image.open(path, formats=_formats()) as picture:
         width, height = picture.size
-        lies = picture.getexif().get(_ORIENTATION, 1) in _ON_ITS_SIDE
+        is_turned = picture.format == "TIFF"  # Pillow tells the upright size of these
+        lies = not is_turned and picture.getexif().get(_ORIENTATION, 1) in _ON_ITS_SIDE
     return (height, width) if lies else (width, height)
 
 

@@ -3,7 +3,9 @@ processor, and in libmtmd."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -138,13 +140,47 @@ class LimitOptions:
         return cls(least, processor.most if processor.most != libmtmd.most else None)
 
     @property
+    def pair(self) -> tuple[int | None, int | None]:
+        """Both numbers."""
+        return self.image_min_tokens, self.image_max_tokens
+
+    @property
     def arguments(self) -> tuple[str, ...]:
         """Return them as llama.cpp's command lines take them."""
         given = (("--image-min-tokens", self.image_min_tokens), ("--image-max-tokens", self.image_max_tokens))
         return tuple(part for name, number in given if number is not None for part in (name, str(number)))
 
+    @classmethod
+    def of_all(cls, options: Iterable[LimitOptions]) -> LimitOptions:
+        """Return what does for all pictures at once: the lowest minimum and the highest maximum."""
+        listed = tuple(options)
+        least = [option.image_min_tokens for option in listed if option.image_min_tokens is not None]
+        most = [option.image_max_tokens for option in listed if option.image_max_tokens is not None]
+        return cls(min(least, default=None), max(most, default=None))
+
+    def to_json(self) -> dict[str, int | None]:
+        """Return the object that JSON has of it."""
+        return {"image_min_tokens": self.image_min_tokens, "image_max_tokens": self.image_max_tokens}
+
     def __bool__(self) -> bool:
         return bool(self.arguments)
+
+
+@dataclass(frozen=True)
+class FittedPicture:
+    """A picture file and the one that was written of it: of that file libmtmd makes what the processor makes of the
+    picture, if llama.cpp's tools are given `needed`. `is_changed`: it has other pixels than the picture."""
+
+    picture: Path
+    written: Path
+    views: PictureViews
+    is_changed: bool
+    needed: LimitOptions
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that JSON has of it."""
+        files = {"picture": str(self.picture), "fitted": str(self.written), "changed": self.is_changed}
+        return files | self.views.to_json() | {"needed": self.needed.to_json()}
 
 
 def bars(picture: Size, canvas: Size) -> Size:
