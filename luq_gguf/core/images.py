@@ -89,14 +89,16 @@ def _check_range(values: np.ndarray) -> None:
 
 
 def upright_size(path: Path) -> tuple[int, int]:
-    """Return width and height of what `open_rgb` returns, for a file that it has read before: without its pixels."""
+    """Return width and height of what `open_rgb` returns, for a file that it has read before: mostly without its
+    pixels."""
     from PIL import Image
 
     with process_state.warnings_filtered("ignore"), Image.open(path, formats=_formats()) as picture:
         width, height = picture.size
-        is_turned = picture.format == "TIFF"  # Pillow tells the upright size of these
-        lies = not is_turned and picture.getexif().get(_ORIENTATION, 1) in _ON_ITS_SIDE
-    return (height, width) if lies else (width, height)
+        lies = picture.getexif().get(_ORIENTATION, 1) in _ON_ITS_SIDE
+        if not lies or picture.format != "TIFF":  # Pillow turns some of these when it reads their pixels
+            return (height, width) if lies else (width, height)
+    return open_rgb(path).size
 
 
 def content_key(path: Path) -> str:
