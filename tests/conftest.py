@@ -47,12 +47,22 @@ QUICK = (
     "run/test_memory", "run/test_serialization", "vendor/test_build", "vendor/test_cpu",
     "e2e/test_convert.py::test_a_second_run_repeats_no_stage[tiny-qwen2.5-vl]",
 )  # fmt: skip
+# `scripts/check-slow`, not CI: minutes each for what changes seldom, and second cases of what CI runs once.
+SLOW = (
+    "kernels/test_products.py::test_sanitizers", "kernels/test_stock.py::test_sanitizers",
+    "workflows/test_bench.py::test_types_are_measured_in_layers_of_the_models_shapes_and_once",
+    "calibration/test_distributed_pass.py::test_processes_of_a_launcher_make_the_profile_of_one[accelerate",
+    "e2e/test_disturbed.py::test_a_disk_that_fills_up_loses_nothing[after-plan",
+    "e2e/test_low_disk.py::test_the_bytes_are_those_of_the_ordinary_way_after_a_kill_too[tiny-llava",
+    "e2e/test_convert.py::test_the_same_inputs_give_the_same_bytes[tiny-llava",
+)  # fmt: skip
 # Files whose tests share what takes long to make: those about one model go to one worker. They are the longest, so they
 # come first, and single tests fill the gaps in the end.
 TOGETHER = (
     "workflows/test_sweep.py", "e2e/test_answers.py", "planning/test_mixed_precision.py", "e2e/test_disturbed.py",
     "calibration/test_importance_agreement.py", "workflows/test_bench.py", "workflows/test_calibration_mix.py",
-    "evaluation/benchmarks/test_run.py", "evaluation/test_evaluate.py", "e2e/test_wheel.py", "kernels/test_stock.py",
+    "evaluation/benchmarks/test_run.py", "evaluation/test_evaluate.py", "evaluation/test_eval_against.py",
+    "e2e/test_wheel.py", "kernels/test_stock.py", "evaluation/test_fitting.py", "run/test_pictures.py",
     "llamacpp/gguf/test_splice.py", "llamacpp/gguf/test_shards.py", "llamacpp/runtime/test_client.py",
     "llamacpp/test_quantize.py", "diagnostics/test_verify_pairs.py", "vendor/test_selftest.py",
 )  # fmt: skip
@@ -73,12 +83,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the quick ones, and put the longest first."""
+    """Mark the quick and the slow ones, and put the longest first."""
     order = {name: number for number, name in enumerate(TOGETHER)}
     names = {item: item.path.relative_to(TESTS).as_posix() for item in items}
     for item in items:
-        if item.nodeid.removeprefix("tests/").startswith(QUICK):
-            item.add_marker("quick")
+        for marker, beginnings in (("quick", QUICK), ("slow", SLOW)):
+            if item.nodeid.removeprefix("tests/").startswith(beginnings):
+                item.add_marker(marker)
     items.sort(key=lambda item: order.get(names[item], len(order)))
 
 

@@ -45,6 +45,8 @@ assert state() == before
 assert set(luq_gguf.__all__) <= set(dir(luq_gguf))
 """
 
+HEAVY = "import sys, luq_gguf.api; print({'torch', 'transformers', 'matplotlib', 'llama_cpp'} & set(sys.modules))"
+
 EVERYTHING = """
 import importlib, pkgutil, sys
 from pathlib import Path
@@ -86,6 +88,10 @@ def python(program: str, *arguments: object, **where) -> subprocess.CompletedPro
 def test_an_import_loads_nothing_outside_of_the_standard_library_and_changes_nothing():
     done = python(IMPORT)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_commands_that_compute_nothing_do_not_wait_for_the_packages_that_do():
+    assert python(HEAVY).stdout.strip() == "set()"
 
 
 def test_each_function_is_called_when_every_module_has_been_imported(tmp_path):

@@ -5,6 +5,7 @@ called, so `luq-gguf --help` is quick.
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import importlib.metadata
 import io
@@ -15,6 +16,7 @@ import traceback
 import click
 
 from luq_gguf._version import __version__
+from luq_gguf.calibration.distributed import Launch
 from luq_gguf.core import interrupts
 from luq_gguf.core.errors import LuqError, printable
 from luq_gguf.core.terminal import is_plain
@@ -95,7 +97,20 @@ def program() -> None:
             interrupts.finish()
     except KeyboardInterrupt:  # between two of these lines
         code = 130
+    except SystemExit as end:  # a process of a launch that leaves the last word to another
+        code = end.code if isinstance(end.code, int) else 1
+    if Launch.of_environment():
+        _end_at_once(code)
     sys.exit(code)
+
+
+def _end_at_once(code: int) -> None:
+    """End the process as `sys.exit` does, but leave no time to threads of torch's process groups: one that ends too
+    late calls std::terminate, and work that is done would count as failed."""
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
 
 
 def _use_utf8() -> None:
@@ -136,7 +151,6 @@ def _run() -> int:
         return _report(error, error.message, error.hint, error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("\nInterrupted. The same command resumes where this one stopped.", err=True)
-        exec("")  # makes Python forget an interrupt that came in the middle of an exec: it would end by the signal
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -149,6 +163,8 @@ def _run() -> int:
     except Exception as error:
         hint = "This is a bug in luq-gguf. Please report it; LUQ_DEBUG=1 prints the traceback."
         return _report(error, f"Unexpected {type(error).__name__}: {error}", hint, 1)
+    finally:
+        exec("")  # makes Python forget an interrupt that came in the middle of an exec: it would end by the signal
 
 
 def _report(error: BaseException, message: str, hint: str, code: int) -> int:

@@ -6,7 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Size = tuple[int, int]  # width and height in pixels
 
@@ -85,6 +88,31 @@ class PictureViews:
             "libmtmd": self.libmtmd.to_json(),
             "agree": self.agree,
         }
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """What a processor is shown in place of a picture: the picture, resized to `content` with the filter `resample` (as
+    PIL.Image.Resampling names it), in the middle of `size` pixels of the color `bars`."""
+
+    size: Size
+    content: Size
+    resample: str
+    bars: tuple[int, int, int] = (0, 0, 0)
+
+    def draw(self, picture: Image) -> Image:
+        """Return the canvas with an RGB picture on it."""
+        from PIL import Image
+
+        resized = picture
+        if picture.size != self.content:
+            resized = picture.resize(self.content, Image.Resampling[self.resample])
+        if self.content == self.size:
+            return resized
+        canvas = Image.new("RGB", self.size, self.bars)
+        corner = [(side - own) // 2 for side, own in zip(self.size, self.content, strict=True)]
+        canvas.paste(resized, (corner[0], corner[1]))
+        return canvas
 
 
 @dataclass(frozen=True)

@@ -74,12 +74,16 @@ class ProcessorEye:
             self._views[size] = self._ask(size)
         return self._views[size]
 
-    def _ask(self, size: Size) -> PictureView:
+    def view_unresized(self, size: Size) -> PictureView:
+        """Return what the processor makes of a picture of a size when it is told not to resize it."""
+        return self._ask(size, do_resize=False)
+
+    def _ask(self, size: Size, **more: bool) -> PictureView:
         from PIL import Image
 
         white = Image.new("RGB", size, "white")
         processor, text = self._processor, self._prompt
-        options = {"return_tensors": "pt"} | prompts.token_options(processor, text)
+        options = {"return_tensors": "pt"} | prompts.token_options(processor, text) | more
         try:
             with process_state.TORCH:
                 outputs = dict(processor(images=[[white]], text=[text], **options))

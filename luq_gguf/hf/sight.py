@@ -9,12 +9,13 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from luq_gguf.core.errors import CheckpointError
 from luq_gguf.hf.checkpoint import Checkpoint
+
+if TYPE_CHECKING:  # it takes two seconds to import, and most commands need none of it
+    from torch import nn
 
 _IMAGE_IDS = ("image_token_id", "image_token_index", "media_placeholder_token_id")
 _HINT = "Check that preprocessor_config.json, processor_config.json and config.json are this model's own."
@@ -42,6 +43,8 @@ def check_inputs(
 
     `model` may have no weights. Raises CheckpointError.
     """
+    from torch import Tensor
+
     tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
     ids = tensors["input_ids"][0].tolist() if "input_ids" in tensors else []
     known = image_ids(model, processor)
@@ -100,6 +103,8 @@ def _entrances(model: nn.Module) -> list[nn.Conv2d | nn.Conv3d | nn.Linear]:
         return []
     if tower in (model, model.base_model):
         return []
+    from torch import nn
+
     layers = [layer for layer in tower.modules() if isinstance(layer, nn.Conv2d | nn.Conv3d | nn.Linear)]
     return [layer for layer in layers if not isinstance(layer, nn.Linear)] or layers
 
@@ -107,6 +112,8 @@ def _entrances(model: nn.Module) -> list[nn.Conv2d | nn.Conv3d | nn.Linear]:
 def _takes(entrance: nn.Conv2d | nn.Conv3d | nn.Linear, shape: tuple[int, ...]) -> bool:
     """Whether a layer takes pixels of a shape: channels, height and width behind each other, or patches that are
     flattened, here or by the model."""
+    from torch import nn
+
     if isinstance(entrance, nn.Linear):
         patch, left = divmod(entrance.in_features, shape[-3]) if len(shape) > 2 and shape[-3] else (0, 1)
         return entrance.in_features == shape[-1] or (left == 0 and math.isqrt(patch) ** 2 == patch)

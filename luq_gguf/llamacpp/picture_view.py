@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
-from luq_gguf.core.picture_geometry import PictureView, Size, TokenLimits, bars
+from luq_gguf.core.picture_geometry import TILED, Canvas, PictureView, Size, TokenLimits, bars
 from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.llamacpp.runtime.client import LlamaClient
 
@@ -21,6 +21,8 @@ _STRETCHED = {
     "minimax_m3", "youtuvl", "yasa2", "hunyuanvl", "muse-glimmer",
     "resampler", "minicpmv4_6", "llama4", "internvl", "lfm2", "idefics3",
 }  # fmt: skip
+_BARS = dict.fromkeys(("mlp", "mlp_norm", "ldp", "ldpv2", "cogvlm"), (122, 116, 104)) | {"janus_pro": (127, 127, 127)}
+_OTHERWISE = {"glm5v", "deepseekocr", "deepseekocr2", "deepseek4v"}  # put pictures elsewhere than in the middle
 _CANDIDATES = "clip.vision.image_grid_pinpoints"  # with them LLaVA's projectors have tiles, and an overview too
 
 
@@ -33,6 +35,8 @@ class LibmtmdEye:
         metadata = reader.read(mmproj).metadata
         kinds = {metadata.get(key) for key in ("clip.vision.projector_type", "clip.projector_type")}
         self._pads = not kinds & _STRETCHED and not metadata.get(_CANDIDATES)
+        self._bars = next((_BARS[kind] for kind in kinds if kind in _BARS), (0, 0, 0))
+        self._is_known = not kinds & _OTHERWISE
         self._client = LlamaClient(model, mmproj, weights=False, image_tokens=image_tokens)
         self._views: dict[Size, PictureView] = {}
 
@@ -52,6 +56,14 @@ class LibmtmdEye:
             content = bars(size, pieces[0]) if self._pads and len(pieces) == 1 else pieces[0]
             self._views[size] = PictureView.of(size, pieces, n_tokens, content, pads=self._pads)
         return self._views[size]
+
+    def canvas(self, size: Size, resample: str) -> Canvas | None:
+        """Return what libmtmd computes of a picture of a size, in pixels; `resample` is the filter that the model's
+        family resizes with. None for a picture in tiles, and where it is not known where the picture is put."""
+        view = self.view(size)
+        if view.how == TILED or not self._is_known:
+            return None
+        return Canvas(view.size, view.content, resample, self._bars)
 
     def limits(self, sizes: Iterable[tuple[bool, Size]]) -> TokenLimits | None:
         """Return the fewest and the most tokens of a picture of these sizes, each with whether it is large; None where

@@ -61,6 +61,37 @@ cli.program()
     assert done.returncode == 130
 
 
+def test_a_rank_that_leaves_the_last_word_to_another_ends_with_130_too(tmp_path):
+    (tmp_path / "quiet.py").write_text("""
+import os, signal
+from luq_gguf import cli
+inside = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(5)"
+def main(**_):
+    try:
+        exec(inside)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+cli.cli.main = main
+cli.program()
+""")
+    done = subprocess.run([sys.executable, "-m", "quiet"], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
+def test_a_process_of_a_launch_prints_all_and_runs_what_is_registered_for_its_end(tmp_path):
+    (tmp_path / "rank.py").write_text("""
+import atexit
+from luq_gguf import cli
+atexit.register(print, "registered", end="")
+cli.cli.main = lambda **_: print("printed", end=" ")
+cli.program()
+""")
+    launch = os.environ | {"RANK": "1", "WORLD_SIZE": "2"}
+    command = [sys.executable, "-m", "rank"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path, env=launch)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "printed registered", "")
+
+
 def test_ctrl_c_after_the_work_is_done_changes_nothing(tmp_path):
     (tmp_path / "finished.py").write_text("""
 import atexit, os, signal

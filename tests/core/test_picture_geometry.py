@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from luq_gguf.core.picture_geometry import LimitOptions, PictureView, PictureViews, TokenLimits, bars
+from luq_gguf.core.picture_geometry import Canvas, LimitOptions, PictureView, PictureViews, TokenLimits, bars
 
 sides = st.integers(1, 4096)
 sizes = st.tuples(sides, sides)
@@ -41,6 +43,21 @@ def test_the_same_size_with_bars_is_not_the_same_picture():
     assert PictureViews((150, 100), stretched, stretched).agree
     assert not PictureViews((150, 100), stretched, padded).agree
     assert PictureViews((150, 100), stretched, padded).to_json()["libmtmd"]["content"] == {"width": 140, "height": 94}
+
+
+def test_a_canvas_has_the_picture_in_its_middle_between_bars():
+    white = Image.new("RGB", (150, 100), "white")
+    drawn = np.asarray(Canvas((140, 112), (140, 94), "BICUBIC", (122, 116, 104)).draw(white))
+    assert drawn.shape == (112, 140, 3)
+    assert (drawn[9:103] == 255).all()
+    assert (np.concatenate([drawn[:9], drawn[103:]]) == (122, 116, 104)).all()
+
+
+def test_a_canvas_without_bars_is_the_resized_picture_or_the_picture_itself():
+    picture = Image.linear_gradient("L").convert("RGB")
+    resized = Canvas((140, 112), (140, 112), "BILINEAR").draw(picture)
+    assert np.array_equal(resized, picture.resize((140, 112), Image.Resampling.BILINEAR))
+    assert Canvas((256, 256), (256, 256), "BICUBIC").draw(picture) is picture
 
 
 def test_limits_are_named_where_they_differ():

@@ -149,6 +149,8 @@ def _describe(writer: gguf.GGUFWriter, name: str, vision: ClipVision) -> None:
         writer.add_vision_use_gelu(value=True)
     if vision.feature_layers != (vision.n_layers - 1,):  # the last but one is what every llama.cpp reads unasked
         writer.add_array("clip.vision.feature_layer", list(vision.feature_layers))
+    if vision.stretches:  # tiles of no size leave the overview, and that has no bars
+        writer.add_array("clip.vision.image_grid_pinpoints", [0, 0])
 
 
 def _dtype(tensor: str, shape: tuple[int, ...]) -> np.dtype:

@@ -44,13 +44,13 @@ FAMILIES = (
     Family(
         "phi", CHATML_CONTROLS, "<|im_end|>", True, CHATML,
         text_model("Phi3Config", "Phi3ForCausalLM", sliding_window=2047),
-        whole_road=True,
+        in_suite=True,
         remarks="text only, fused query-key-value and gate-up; within its sliding window, see below",
     ),
     Family(
         "mixtral", CHATML_CONTROLS, "<|im_end|>", True, CHATML,
         text_model("MixtralConfig", "MixtralForCausalLM", num_local_experts=8, num_experts_per_tok=2),
-        whole_road=True,
+        in_suite=True,
         remarks="text only, mixture of 8 experts",
     ),
     Family(
