@@ -18,6 +18,7 @@ from luq_gguf.core.calibration_set import CalibrationSet
 from luq_gguf.core.checks import CheckReport
 from luq_gguf.core.errors import EvaluationError
 from luq_gguf.core.measurements import EvalResult
+from luq_gguf.core.picture_geometry import FittedPicture
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.speeds import Bench, TypeSpeeds
 from luq_gguf.core.sweeps import Sweep
@@ -33,6 +34,7 @@ from luq_gguf.publishing.access import Target
 from luq_gguf.publishing.upload import Upload
 from luq_gguf.workflows import against as comparison
 from luq_gguf.workflows import bench as benches
+from luq_gguf.workflows import pictures as picture_files
 from luq_gguf.workflows import pipeline
 from luq_gguf.workflows.bench import ShapeRequest
 from luq_gguf.workflows.calibration_mix import CalibrationMixRequest
@@ -215,6 +217,23 @@ def bench_types(
     that have not been measured on this machine."""
     count = threads or machine.cores()
     return benches.bench_types(_path(run) if run else None, shape, count, reporter, again=again)
+
+
+def fit(
+    pictures: Source | Sequence[Source],
+    model: Source,
+    out: Source,
+    *,
+    options: RunOptions = RunOptions(),
+    reporter: Reporter = Reporter(),
+) -> tuple[FittedPicture, ...]:
+    """Write pictures into the folder `out` so that llama.cpp shows a model what its own processor would have shown.
+
+    `model` is a checkpoint folder, a Hub id or a run folder. Of the options it takes `overwrite`, `trust_remote_code`
+    and `subfolder`, the folder of the checkpoint.
+    """
+    listed = [pictures] if isinstance(pictures, str | Path) else list(pictures)
+    return picture_files.fit([_path(picture) for picture in listed], str(model), _path(out), options, reporter)
 
 
 def upload(

@@ -64,6 +64,7 @@ calls = {
     "sweep": lambda: luq_gguf.sweep(none, "questions.jsonl"),
     "bench": lambda: luq_gguf.bench(none),
     "bench_types": lambda: luq_gguf.bench_types(shape="none"),
+    "fit": lambda: luq_gguf.fit("none.png", none, run),
     "upload": lambda: luq_gguf.upload(none, "me/model"),
     "verify": lambda: luq_gguf.verify(none),
 }

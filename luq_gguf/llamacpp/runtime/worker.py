@@ -14,6 +14,8 @@ Reads a JSON object a line from stdin and writes one a line to stdout; the first
     {"count": prompt, "image"}                          -> {"n_prompt"}: its tokens in that template
     {"parts": text, "image"}                            -> {"parts"}: lists of token ids, and how many tokens a piece
                                                             of the image has
+    {"size": [width, height]}                           -> {"sizes", "n_tokens"}: in pixels, of what the vision half
+                                                            would compute of a picture of that size
     anything that fails                                 -> {"error"}
 
 What `out` names receives log-probabilities after every text token, float32 [n, n_vocab].
@@ -157,6 +159,9 @@ def reply(model: Model, request: dict[str, Any]) -> dict[str, Any]:
         return {"n_prompt": model.count(prompt, request["image"])}
     if "parts" in request:
         return {"parts": model.parts(request["parts"], request["image"])}
+    if "size" in request:
+        sizes, n_tokens = model.pieces(*map(int, request["size"]))
+        return {"sizes": sizes, "n_tokens": n_tokens}
     return {"text": model.prompt_text(request["render"], has_image=bool(request["image"]))}
 
 
@@ -170,6 +175,8 @@ def main() -> None:
     parser.add_argument("--embeddings", type=Path, help="folder in which image embeddings are cached")
     parser.add_argument("--check", action="store_true", help="reject weights that are not finite")
     parser.add_argument("--no-weights", action="store_true", help="only count tokens and render prompts")
+    parser.add_argument("--image-min-tokens", type=int, help="of a picture of dynamic size")
+    parser.add_argument("--image-max-tokens", type=int)
     parser.add_argument("--kernels", type=Path, help="a plugin that ggml loads first")
     parser.add_argument("--max-memory", type=int, help="limit of the address space in bytes")
     args = parser.parse_args()
@@ -182,7 +189,8 @@ def main() -> None:
     try:
         if args.kernels:
             load_plugin(args.kernels)
-        how = {"check": args.check, "weights": not args.no_weights}
+        limits = args.image_min_tokens, args.image_max_tokens
+        how = {"check": args.check, "weights": not args.no_weights, "image_tokens": limits}
         model = Model(args.model, args.mmproj, args.threads, args.ctx, args.batch, args.embeddings, **how)
     except WorkerError as failure:
         out.write(json.dumps({"error": str(failure)}) + "\n")

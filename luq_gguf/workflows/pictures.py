@@ -1,0 +1,141 @@
+"""Says what a checkpoint's processor and llama.cpp make of a picture, and writes pictures of which both make the same:
+`inspect --model` and `fit`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from luq_gguf.core import atomic, images
+from luq_gguf.core.errors import CheckpointError, PictureError
+from luq_gguf.core.picture_geometry import FittedPicture, PictureViews
+from luq_gguf.core.reporter import Reporter
+from luq_gguf.core.types import RunOptions
+from luq_gguf.hf import checkpoint as checkpoints
+from luq_gguf.hf.checkpoint import Checkpoint
+from luq_gguf.llamacpp.gguf import shards
+from luq_gguf.run.folder import RunFolder
+from luq_gguf.run.pictures import PictureGeometry, open_geometry
+from luq_gguf.run.preflight import model_of
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def look(picture: Path, model: str, options: RunOptions = RunOptions()) -> PictureViews:
+    """Return what both make of a picture file for a checkpoint, or the checkpoint of a run folder. Raises PictureError
+    and CheckpointError."""
+    size = _read(picture).size
+    with _open(model, options) as geometry:
+        return geometry.views(size)
+
+
+def fit(
+    pictures: Sequence[Path],
+    model: str,
+    out: Path,
+    options: RunOptions = RunOptions(),
+    reporter: Reporter = Reporter(),
+) -> tuple[FittedPicture, ...]:
+    """Write each picture into the folder `out` as a PNG of its name, resized so that libmtmd makes of it what the
+    processor of a checkpoint, or of a run folder's, makes of the picture. One that needs nothing is written as it is,
+    upright and in 8-bit RGB.
+
+    No input is ever written over; other files are where `options` allow that. Raises PictureError, before anything is
+    written where that can be known, and CheckpointError.
+    """
+    if not pictures:
+        raise PictureError("There is no picture to fit.", "Give at least one file.")
+    places = _places(pictures, out, overwrite=options.overwrite)
+    fitted: list[FittedPicture] = []
+    with _open(model, options) as geometry:
+        for number, (picture, place) in enumerate(zip(pictures, places, strict=True)):
+            reporter.progress("fitting pictures", number, len(pictures))
+            fitted.append(write_fitted(geometry, picture, place))
+        reporter.progress("fitting pictures", len(pictures), len(pictures))
+    return tuple(fitted)
+
+
+def write_fitted(geometry: PictureGeometry, picture: Path, place: Path) -> FittedPicture:
+    """Write a picture file's fitted picture as a PNG. Raises PictureError."""
+    image = _read(picture)
+    try:
+        made, views = geometry.fitted(image), geometry.views(image.size)
+    except CheckpointError as error:
+        raise PictureError(f"{picture.name} cannot be fitted: {error.message}", error.hint) from None
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with atomic.whole(place) as part:
+        made.save(part, format="PNG")
+    return FittedPicture(picture, place, views, made is not image, geometry.needed(image.size))
+
+
+def _read(picture: Path) -> Image:
+    try:
+        return images.open_rgb(picture)
+    except ValueError as error:
+        raise PictureError(f"{error}.", "Give an image file, such as PNG or JPEG.") from None
+
+
+def _places(pictures: Sequence[Path], out: Path, *, overwrite: bool) -> list[Path]:
+    """Where each fitted picture goes."""
+    if out.exists() and not out.is_dir():
+        raise PictureError(f"{out} is a file.", "Give --out a folder.")
+    by_place: dict[Path, Path] = {}
+    for picture in pictures:
+        place = out / f"{picture.stem}.png"
+        if place in by_place:
+            raise PictureError(
+                f"{by_place[place]} and {picture} would both be written to {place}.",
+                "Fit them into different folders, or rename one.",
+            )
+        by_place[place] = picture
+    inputs = {_identity(picture) for picture in pictures if picture.exists()}
+    for place in by_place:
+        if not place.exists():
+            continue
+        if _identity(place) in inputs:
+            raise PictureError(f"{place} is one of the pictures to fit.", "Give --out another folder.")
+        if not overwrite:
+            raise PictureError(f"{place} exists already.", "Give --out another folder, or add --overwrite.")
+    return list(by_place)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+@contextmanager
+def _open(model: str, options: RunOptions) -> Iterator[PictureGeometry]:
+    folder = Path(model).expanduser()
+    run = RunFolder(folder) if (folder / "run.json").is_file() else None
+    checkpoint = run_checkpoint(run, options) if run else _checkpoint(model, options)
+    with open_geometry(checkpoint, _files(run) if run else None) as geometry:
+        yield geometry
+
+
+def run_checkpoint(run: RunFolder, options: RunOptions = RunOptions()) -> Checkpoint:
+    """Open the checkpoint that a run folder is for. Raises RunFolderError and CheckpointError."""
+    record = run.read()
+    return checkpoints.open_checkpoint(
+        model_of(run),
+        trust_remote_code=options.trust_remote_code,
+        revision=record.get("revision"),
+        subfolder=record.get("subfolder"),
+    )
+
+
+def _checkpoint(model: str, options: RunOptions) -> Checkpoint:
+    trust, subfolder = options.trust_remote_code, options.subfolder
+    return checkpoints.open_checkpoint(model, trust_remote_code=trust, subfolder=subfolder)
+
+
+def _files(run: RunFolder) -> tuple[Path, Path] | None:
+    """A finished run's file and mmproj."""
+    model, half = (
+        next((run.file(name) for name in run.outputs(stage) if run.file(name).is_file()), None)
+        for stage in ("quantize", "mmproj")
+    )
+    return (shards.files_of(model)[0], half) if model and half else None
