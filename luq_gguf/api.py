@@ -130,12 +130,14 @@ def evaluate(
     reference: Source | None = None,
     mmproj: Source | None = None,
     benchmarks: BenchmarkRequest | None = None,
+    fit_images: bool = False,
     threads: int | None = None,
     reporter: Reporter = Reporter(),
 ) -> EvalResult:
     """Measure a GGUF file on questions, text or benchmarks, and its divergence from a 16-bit `reference`.
 
     In a run folder the result is also written to eval.json. The mmproj is the only one beside the file, if not given.
+    With `fit_images`, for a file in its run folder, the questions' pictures are first resized as `fit` does it.
     """
     return pipeline.evaluate(
         _path(file),
@@ -144,6 +146,7 @@ def evaluate(
         mmproj=_path(mmproj) if mmproj else None,
         threads=threads,
         benchmark=benchmarks,
+        fit_images=fit_images,
         reporter=reporter,
     )
 

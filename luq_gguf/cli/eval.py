@@ -19,11 +19,24 @@ FILE = options.UserPath(exists=True, dir_okay=False, path_type=Path)
 @click.option("--reference", type=FILE, help="The 16-bit GGUF file of the same checkpoint, for KL divergence.")
 @options.questions
 @options.benchmarks
+@click.option(
+    "--fit-images",
+    is_flag=True,
+    help="First resize the pictures of --data as the checkpoint's own processor does (see luq-gguf fit). FILE must be "
+    "in its run folder.",
+)
 @click.option("--mmproj", type=FILE, help="The vision half.  [default: the only mmproj next to FILE]")
 @options.threads
 @options.as_json
 def command(
-    file: Path, reference: Path | None, mmproj: Path | None, threads: int | None, *, as_json: bool, **rest: Any
+    file: Path,
+    reference: Path | None,
+    mmproj: Path | None,
+    threads: int | None,
+    *,
+    fit_images: bool,
+    as_json: bool,
+    **rest: Any,
 ) -> None:
     """Measure FILE on questions about images, on text, or on benchmarks.
 
@@ -39,6 +52,7 @@ def command(
             reference=reference,
             mmproj=mmproj,
             threads=threads,
+            fit_images=fit_images,
             benchmarks=options.make_benchmarks(rest),
             reporter=reporter,
         )

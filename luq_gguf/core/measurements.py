@@ -138,7 +138,8 @@ class SharedCounts(JsonValue):
 
 @dataclass(frozen=True)
 class EvalConditions(SharedCounts):
-    """What a file was measured on, and how; `benchmarks` where any were run."""
+    """What a file was measured on, and how; `benchmarks` where any were run. `fit_images`: pictures were fitted first,
+    and libmtmd was given token limits where that needed any."""
 
     data: str | None
     data_sha256: str
@@ -147,6 +148,14 @@ class EvalConditions(SharedCounts):
     kept_tokens_per_position: int | None
     interval: str
     benchmarks: BenchmarkConditions | UnsetType = UNSET
+    fit_images: bool | UnsetType = UNSET
+    image_min_tokens: int | UnsetType = UNSET
+    image_max_tokens: int | UnsetType = UNSET
+
+    @property
+    def has_fitted_images(self) -> bool:
+        """Whether llama.cpp was shown what the checkpoint's own processor makes of the pictures."""
+        return bool(given(self.fit_images))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -112,6 +112,11 @@ class LimitOptions:
         return cls(least, processor.most if processor.most != libmtmd.most else None)
 
     @property
+    def pair(self) -> tuple[int | None, int | None]:
+        """Both numbers."""
+        return self.image_min_tokens, self.image_max_tokens
+
+    @property
     def arguments(self) -> tuple[str, ...]:
         """Return them as llama.cpp's command lines take them."""
         given = (("--image-min-tokens", self.image_min_tokens), ("--image-max-tokens", self.image_max_tokens))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from luq_gguf.core.json_value import given
 from luq_gguf.core.measurements import Benchmark, EvalResult, largest
+from luq_gguf.core.picture_geometry import LimitOptions
 from luq_gguf.core.profile_facts import CalibrationFacts
 from luq_gguf.core.speeds import BUSY, Bench
 from luq_gguf.core.units import format_bpw, format_size
@@ -83,7 +84,8 @@ def results(artifacts: RunArtifacts) -> list[Result]:
     for evaluated in filter(None, main):
         data = evaluated.conditions.data or ""
         if evaluated.accuracy:
-            name = f"accuracy ({evaluated.metric})"
+            fitted = ", fitted pictures" if evaluated.conditions.has_fitted_images else ""
+            name = f"accuracy ({evaluated.metric}{fitted})"
             rows_of_index.append(Result(task, data, "accuracy", name, round(100 * evaluated.accuracy.value, 2)))
         if evaluated.kld:
             rows_of_index.append(
@@ -120,6 +122,8 @@ def _measured(artifacts: RunArtifacts) -> tuple[list[str], dict[str, list[str]],
     if main:
         _add_quality(artifacts, main, heads, cells)
         conditions.append(_quality_conditions(main))
+        if artifacts.mmproj and main.n_samples != main.n_chunks:
+            conditions.append(_pictures(main))
         n_others = sum(result.is_measured for result in results_of_model) - 1
         if n_others:
             listed = "another measurement" if n_others == 1 else f"{n_others} other measurements"
@@ -183,6 +187,16 @@ def _quality_conditions(main: EvalResult) -> str:
     return sentence + (". KLD is in nats, measured after every text token." if main.kld else ".")
 
 
+def _pictures(main: EvalResult) -> str:
+    """What was done to the pictures of questions before llama.cpp saw them."""
+    if not main.conditions.has_fitted_images:
+        return "The pictures were given to llama.cpp as they are."
+    numbers = given(main.conditions.image_min_tokens), given(main.conditions.image_max_tokens)
+    options = " ".join(LimitOptions(*numbers).arguments)
+    limits = f", with `{options}`" if options else ""
+    return f"The pictures were first resized as the base model's own processor does{limits} (`luq-gguf fit`)."
+
+
 def _add_quality(artifacts: RunArtifacts, main: EvalResult, heads: list[str], cells: dict[str, list[str]]) -> None:
     same = {name: _same_data(artifacts.evals.get(name, ()), main) for name in cells}
     same[artifacts.model.name] = main
@@ -214,8 +228,12 @@ def _divergence(result: EvalResult) -> list[str]:
 
 def _same_data(results: Sequence[EvalResult], main: EvalResult) -> EvalResult | None:
     """The measurement of another file under the conditions of `main`."""
-    wanted = main.conditions.data_sha256, main.conditions.max_tokens
-    return next((r for r in results if (r.conditions.data_sha256, r.conditions.max_tokens) == wanted), None)
+
+    def conditions(result: EvalResult) -> tuple[object, ...]:
+        asked = result.conditions
+        return asked.data_sha256, asked.max_tokens, asked.has_fitted_images
+
+    return next((result for result in results if conditions(result) == conditions(main)), None)
 
 
 def _add_speed(artifacts: RunArtifacts, heads: list[str], cells: dict[str, list[str]]) -> None:

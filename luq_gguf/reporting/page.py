@@ -229,7 +229,7 @@ def eval_section(results: Sequence[EvalResult]) -> Section:
             f"{result.accuracy.value:.1%}" if result.accuracy else "",
             f"{result.perplexity:.4f}" if result.perplexity else "",
             str(result.n_samples),
-            str(result.conditions.data or ""),
+            str(result.conditions.data or "") + (", fitted pictures" if result.conditions.has_fitted_images else ""),
         ]
         for result in shown
     ]

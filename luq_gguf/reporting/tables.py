@@ -21,6 +21,7 @@ def eval_table(result: EvalResult) -> Table:
     """Make a table of what was measured of a file, one figure per row, with its interval or spread."""
     against = f"\nagainst {result.reference}" if result.reference else ""
     data = f"\n{result.n_samples} samples of {result.conditions.data}" if result.n_samples else ""
+    data += ", with fitted pictures" if result.conditions.has_fitted_images else ""
     table = Table(title=f"{result.file}{against}{data}")
     for name in ("", "value", "95% interval", "median", "90%", "99%"):
         table.add_column(name, justify="left" if not name else "right", no_wrap=True)

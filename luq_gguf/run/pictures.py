@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from luq_gguf.core import atomic
-from luq_gguf.core.errors import CheckpointError
-from luq_gguf.core.picture_geometry import RESIZED, LimitOptions, PictureViews, Size
+from luq_gguf.core import atomic, images
+from luq_gguf.core.errors import CheckpointError, PictureError
+from luq_gguf.core.picture_geometry import RESIZED, FittedPicture, LimitOptions, PictureViews, Size
+from luq_gguf.core.types import RunOptions
+from luq_gguf.hf import checkpoint as checkpoints
 from luq_gguf.hf import llava
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.picture_view import ProcessorEye, limit_sizes
@@ -21,6 +23,8 @@ from luq_gguf.llamacpp import converter, tools
 from luq_gguf.llamacpp.gguf import header_only, mmproj
 from luq_gguf.llamacpp.picture_view import LibmtmdEye
 from luq_gguf.run import preflight_cache
+from luq_gguf.run.folder import RunFolder
+from luq_gguf.run.preflight import model_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -51,15 +55,51 @@ class PictureGeometry:
             return LimitOptions(image_max_tokens=expected.n_tokens)
         return LimitOptions(image_min_tokens=expected.n_tokens if seen.n_tokens > expected.n_tokens else None)
 
+    def write(self, picture: Path, place: Path) -> FittedPicture:
+        """Write a picture file's fitted picture as a PNG. Raises PictureError."""
+        image = read_picture(picture)
+        try:
+            made = self.fitted(image)
+        except CheckpointError as error:
+            raise PictureError(f"{picture.name} cannot be fitted: {error.message}", error.hint) from None
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with atomic.whole(place) as part:
+            made.save(part, format="PNG")
+        return FittedPicture(picture, place, self.views(image.size), made is not image, self.needed(image.size))
+
     def _is_fitted(self, size: Size) -> bool:
         views = self.views(size)
         return not views.agree or views.processor.how == RESIZED
 
-    def limit_options(self) -> LimitOptions:
-        """Return the token limits that bring libmtmd's to the processor's; none where both are the same or the size is
-        not dynamic."""
-        theirs = self.processor.limits()
-        return LimitOptions.of(theirs, self.libmtmd.limits(limit_sizes()) if theirs else None)
+
+def read_picture(picture: Path) -> Image:
+    """Read an image file as transformers' `load_image` does: upright and in RGB. Raises PictureError."""
+    try:
+        return images.open_rgb(picture)
+    except ValueError as error:
+        raise PictureError(f"{error}.", "Give an image file, such as PNG or JPEG.") from None
+
+
+def run_checkpoint(run: RunFolder, options: RunOptions = RunOptions()) -> Checkpoint:
+    """Open the checkpoint that a run folder is for. Raises RunFolderError and CheckpointError."""
+    record = run.read()
+    return checkpoints.open_checkpoint(
+        model_of(run),
+        trust_remote_code=options.trust_remote_code,
+        revision=record.get("revision"),
+        subfolder=record.get("subfolder"),
+    )
+
+
+def limit_options(checkpoint: Checkpoint, files: tuple[Path, Path]) -> LimitOptions:
+    """Return the token limits that bring libmtmd's to a checkpoint's processor's; libmtmd is only loaded where the
+    processor has some. Raises CheckpointError and RunnerError."""
+    processor = ProcessorEye(checkpoint)
+    theirs = processor.limits()
+    if theirs is None:
+        return LimitOptions()
+    with LibmtmdEye(*files) as libmtmd:
+        return LimitOptions.of(theirs, libmtmd.limits(limit_sizes()))
 
 
 @contextmanager

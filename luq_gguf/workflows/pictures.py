@@ -6,10 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from luq_gguf.core import atomic, images
-from luq_gguf.core.errors import CheckpointError, PictureError
+from luq_gguf.core.errors import PictureError
 from luq_gguf.core.picture_geometry import FittedPicture, PictureViews
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import RunOptions
@@ -17,17 +15,13 @@ from luq_gguf.hf import checkpoint as checkpoints
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.llamacpp.gguf import shards
 from luq_gguf.run.folder import RunFolder
-from luq_gguf.run.pictures import PictureGeometry, open_geometry
-from luq_gguf.run.preflight import model_of
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from luq_gguf.run.pictures import PictureGeometry, open_geometry, read_picture, run_checkpoint
 
 
 def look(picture: Path, model: str, options: RunOptions = RunOptions()) -> PictureViews:
     """Return what both make of a picture file for a checkpoint, or the checkpoint of a run folder. Raises PictureError
     and CheckpointError."""
-    size = _read(picture).size
+    size = read_picture(picture).size
     with _open(model, options) as geometry:
         return geometry.views(size)
 
@@ -53,29 +47,9 @@ def fit(
     with _open(model, options) as geometry:
         for number, (picture, place) in enumerate(zip(pictures, places, strict=True)):
             reporter.progress("fitting pictures", number, len(pictures))
-            fitted.append(write_fitted(geometry, picture, place))
+            fitted.append(geometry.write(picture, place))
         reporter.progress("fitting pictures", len(pictures), len(pictures))
     return tuple(fitted)
-
-
-def write_fitted(geometry: PictureGeometry, picture: Path, place: Path) -> FittedPicture:
-    """Write a picture file's fitted picture as a PNG. Raises PictureError."""
-    image = _read(picture)
-    try:
-        made, views = geometry.fitted(image), geometry.views(image.size)
-    except CheckpointError as error:
-        raise PictureError(f"{picture.name} cannot be fitted: {error.message}", error.hint) from None
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with atomic.whole(place) as part:
-        made.save(part, format="PNG")
-    return FittedPicture(picture, place, views, made is not image, geometry.needed(image.size))
-
-
-def _read(picture: Path) -> Image:
-    try:
-        return images.open_rgb(picture)
-    except ValueError as error:
-        raise PictureError(f"{error}.", "Give an image file, such as PNG or JPEG.") from None
 
 
 def _places(pictures: Sequence[Path], out: Path, *, overwrite: bool) -> list[Path]:
@@ -114,17 +88,6 @@ def _open(model: str, options: RunOptions) -> Iterator[PictureGeometry]:
     checkpoint = run_checkpoint(run, options) if run else _checkpoint(model, options)
     with open_geometry(checkpoint, _files(run) if run else None) as geometry:
         yield geometry
-
-
-def run_checkpoint(run: RunFolder, options: RunOptions = RunOptions()) -> Checkpoint:
-    """Open the checkpoint that a run folder is for. Raises RunFolderError and CheckpointError."""
-    record = run.read()
-    return checkpoints.open_checkpoint(
-        model_of(run),
-        trust_remote_code=options.trust_remote_code,
-        revision=record.get("revision"),
-        subfolder=record.get("subfolder"),
-    )
 
 
 def _checkpoint(model: str, options: RunOptions) -> Checkpoint:

@@ -14,16 +14,19 @@ from luq_gguf.core.calibration_set import CalibrationSet
 from luq_gguf.core.errors import RunFolderError, ToolsError
 from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.measurements import EvalResult
+from luq_gguf.core.picture_geometry import LimitOptions
 from luq_gguf.core.plan_quality import UniformBaseline
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.sweeps import Sweep
 from luq_gguf.core.types import Plan, Profile, QuantizedModel, RunOptions
 from luq_gguf.diagnostics import verify
 from luq_gguf.evaluation import evaluate as evaluation
+from luq_gguf.evaluation import fitting
 from luq_gguf.evaluation.benchmarks import run as benchmarks
 from luq_gguf.evaluation.logprobs import EvalTarget
 from luq_gguf.evaluation.questions import QuestionSet, shared_with_calibration
 from luq_gguf.hf import datasets
+from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.llamacpp import quantize, tools
 from luq_gguf.llamacpp.gguf import header_only, imatrix, reader, shards
 from luq_gguf.method import tensor_types, two_type_plan
@@ -254,9 +257,12 @@ def evaluate(
     mmproj: Path | None = None,
     threads: int | None = None,
     benchmark: benchmarks.BenchmarkRequest | None = None,
+    fit_images: bool = False,
+    checkpoint: Checkpoint | None = None,
     reporter: Reporter = Reporter(),
 ) -> EvalResult:
-    """Measure a file; in a run folder the result is added to its eval.json. Any shard of a file stands for it."""
+    """Measure a file; in a run folder the result is added to its eval.json. Any shard of a file stands for it. With
+    `fit_images`, the questions' pictures are fitted first for the processor of `checkpoint`, or of the run folder's."""
     file, reference = shards.files_of(file)[0], shards.files_of(reference)[0] if reference else None
     if benchmark:
         benchmarks.check(benchmark)
@@ -267,12 +273,23 @@ def evaluate(
         alone = benchmark and not (questions.source or questions.text)
         data = evaluation.no_data(reference) if alone else questions.read(file, work / "images")
         vision = evaluation.find_mmproj(file, mmproj, data.samples)
-        target = EvalTarget(file, vision, threads, questions.n_ctx, max_tokens=questions.max_tokens)
+        fitted = None
+        if fit_images:
+            theirs = checkpoint or fitting.checkpoint_of(file, run)
+            fitted = fitting.fit(data, theirs, file, vision, work / "fitted", reporter)
+        asked, limits = (fitted.data, fitted.limits) if fitted else (data, LimitOptions())
+        target = EvalTarget(
+            file, vision, threads, questions.n_ctx, max_tokens=questions.max_tokens, image_tokens=limits.pair
+        )
         against = replace(target, model=reference) if reference else None
         metric = questions.metric
-        found = evaluation.evaluate(target, against, data, work, metric=metric, reporter=reporter, check=True)
+        found = evaluation.evaluate(target, against, asked, work, metric=metric, reporter=reporter, check=True)
         result = replace(found.result, benchmarks=None)
+        if fitted:
+            result = replace(result, conditions=fitted.told(result.conditions))
         if benchmark:
+            if fitted:
+                reporter.info("--fit-images fits the pictures of --data; the benchmarks' pictures stay as they are")
             benchmark_target = EvalTarget(
                 file, half, threads, questions.n_ctx
             )  # another --max-tokens asks benchmarks nothing else

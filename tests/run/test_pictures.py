@@ -16,7 +16,7 @@ from luq_gguf.hf import llava
 from luq_gguf.hf.checkpoint import open_checkpoint
 from luq_gguf.llamacpp.gguf import mmproj
 from luq_gguf.llamacpp.runtime import saved_chunk
-from luq_gguf.run.pictures import open_geometry
+from luq_gguf.run.pictures import header_files, limit_options, open_geometry
 
 QWEN, LLAVA = "tiny-qwen2.5-vl", "tiny-llava-1.5"
 ODD = [(150, 100), (640, 480), (1000, 30)]
@@ -48,8 +48,18 @@ def test_token_limits_of_both_sides_are_seen(geometries):
     views = geometries[QWEN].views((640, 480))
     assert (views.processor.n_tokens, views.libmtmd.n_tokens) == (234, 391)
     assert geometries[QWEN].views((4000, 3000)).libmtmd.n_tokens == 4015
-    assert geometries[QWEN].limit_options() == LimitOptions(16, 256)  # 12,544 and 200,704 pixels, of 28 x 28 each
-    assert not geometries[LLAVA].limit_options()
+
+
+def test_token_limits_are_named_where_a_dynamic_size_has_others(models, tmp_path):
+    qwen, llava_checkpoint = (open_checkpoint(str(models / name)) for name in (QWEN, LLAVA))
+    files = header_files(qwen, tmp_path)
+    options = limit_options(qwen, files)
+    assert options == LimitOptions(16, 256)  # 12,544 and 200,704 pixels, of 28 x 28 each
+    assert not limit_options(llava_checkpoint, files)
+    with open_geometry(qwen, files, options.pair) as geometry:
+        for size in (*ODD, (112, 112), (4000, 3000), (5, 5)):
+            views = geometry.views(size)
+            assert views.libmtmd.size == views.processor.size
 
 
 def test_llava_crops_and_libmtmd_adds_bars(geometries):
@@ -76,7 +86,7 @@ def test_the_processor_makes_the_same_of_a_fitted_picture(geometries, name, size
     assert np.array_equal(*values)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(name=st.sampled_from([QWEN, LLAVA]), size=st.tuples(st.integers(1, 900), st.integers(1, 900)))
 def test_libmtmd_makes_of_a_fitted_picture_what_the_processor_makes_of_it(geometries, name, size):
     if max(size) > 200 * min(size):  # the processor's own limit
