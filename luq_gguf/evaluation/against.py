@@ -105,10 +105,11 @@ def predictions(
     placement: Placement,
     *,
     threads: int | None = None,
+    image_tokens: tuple[int | None, int | None] = (None, None),
 ) -> list[Predictions]:
     """Return what both predict of each sample; its answers are not read. One after the other is in memory: llama.cpp's
-    predictions are kept while the reference model makes its own."""
-    with LlamaClient(file, mmproj, threads=threads, n_ctx=N_CTX) as client:
+    predictions are kept while the reference model makes its own. `image_tokens` are as LlamaClient's."""
+    with LlamaClient(file, mmproj, threads=threads, n_ctx=N_CTX, image_tokens=image_tokens) as client:
         read = [_file_prompt(client, sample) for sample in samples]
     model, processor = hf_model.load_reference(checkpoint, placement)
     model = model.float() if placement.exact else model  # of a quantized checkpoint, transformers keeps some in 16 bits
