@@ -11,6 +11,7 @@ import numpy as np
 
 from luq_gguf.core import process_state
 from luq_gguf.core.errors import CheckpointError
+from luq_gguf.core.fit_rule import FitRule
 from luq_gguf.core.picture_geometry import CROPPED, PADDED, TILED, PictureView, Size, TokenLimits
 from luq_gguf.core.types import Sample
 from luq_gguf.hf import prompts, sight
@@ -20,6 +21,7 @@ from luq_gguf.hf.processor import load_processor, refusals
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+_SHAPES = ((640, 480), (150, 100), (100, 150), (1000, 30), (30, 41), (1600, 1200))  # that a rule is tried on
 FAR = 1 << 14  # pixels of the longer side of a picture that is beyond all limits; no pixels are made for it
 RATIOS = 400  # how many aspect ratios the limits are looked for in
 
@@ -161,6 +163,31 @@ class ProcessorEye:
         from PIL import Image
 
         return Image.Resampling(int(self._processor.image_processor.resample)).name
+
+    def rule(self) -> FitRule | None:
+        """Return the rule that pictures are resized by; None where none is known that gives the processor's own sizes
+        for pictures of several shapes."""
+        views = {size: self.view(size) for size in _SHAPES}
+        if any(view.how in (TILED, PADDED) for view in views.values()):
+            return None
+        for rule in self._rules(views[_SHAPES[0]]):
+            if all(rule.content(size) == view.content for size, view in views.items()):
+                return rule
+        return None
+
+    def _rules(self, view: PictureView) -> Iterator[FitRule]:
+        images = self._processor.image_processor
+        patch, merge, size = (getattr(images, name, None) for name in ("patch_size", "merge_size", "size"))
+        if isinstance(patch, int) and isinstance(merge, int):
+            limits = (getattr(size, "shortest_edge", None), getattr(size, "longest_edge", None))
+            for least, most in (limits, (getattr(images, "min_pixels", None), getattr(images, "max_pixels", None))):
+                if isinstance(least, int) and isinstance(most, int):
+                    for frames in (1, getattr(images, "temporal_patch_size", None) or 1):  # some count a picture twice
+                        yield FitRule(self.resample, patch * merge, least // frames, most // frames)
+            return
+        yield FitRule(self.resample, width=view.width, height=view.height)
+        if view.width == view.height:
+            yield FitRule(self.resample, width=view.width, height=view.height, crops=True)
 
     def limits(self) -> TokenLimits | None:
         """Return the fewest and the most tokens of a picture; None where its size does not decide how many there

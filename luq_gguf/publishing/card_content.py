@@ -9,6 +9,7 @@ from luq_gguf.core.json_value import given
 from luq_gguf.core.measurements import Benchmark, EvalResult, largest
 from luq_gguf.core.picture_geometry import LimitOptions
 from luq_gguf.core.profile_facts import CalibrationFacts
+from luq_gguf.core.shown_pictures import ShownPictures
 from luq_gguf.core.speeds import BUSY, Bench
 from luq_gguf.core.units import format_bpw, format_size
 from luq_gguf.llamacpp import converter_child, labels, tools
@@ -18,6 +19,7 @@ from luq_gguf.publishing import card_plan
 from luq_gguf.publishing.artifacts import OutputFile, RunArtifacts
 from luq_gguf.publishing.card import BaseCard, CardContent, Figure, FileRow, Result, cell
 from luq_gguf.quantization import recipe
+from luq_gguf.reporting import picture_text
 from luq_gguf.reporting.plan_text import describe
 from luq_gguf.run import serialization
 
@@ -48,6 +50,7 @@ def make_card_content(
     n_low, n_layers, mixed = len(plan.low_layers), len(plan.order), plan.ranking == "best"
     how = f"{n_low} of {n_layers} decoder layers in {plan.low}, everything else as in {plan.high}"
     how = describe(plan) if mixed else how
+    shown = ShownPictures.of_record(artifacts.facts.get("pictures"))
     return CardContent(
         title=f"{profile.model} LUQ-{'best' if mixed else n_low} GGUF",
         summary=f"{base_link}, quantized layer by layer: {how}. It runs in stock llama.cpp.",
@@ -71,6 +74,9 @@ def make_card_content(
         llama_cpp=str(tools.pin()["version"]),
         pins=_pins(artifacts, base_model),
         licence=_licence(base, base_model),
+        limits="".join(f" {part}" for part in shown.limits.arguments),
+        pictures=_shown(shown),
+        fit_program=shown.rule.program if shown.rule and shown.differs else "",
     )
 
 
@@ -185,6 +191,12 @@ def _quality_conditions(main: EvalResult) -> str:
     if caveat := main.conditions.overlap(main.n_samples):
         sentence += f". {caveat[0].upper()}{caveat[1:]}"
     return sentence + (". KLD is in nats, measured after every text token." if main.kld else ".")
+
+
+def _shown(shown: ShownPictures) -> list[str]:
+    """How llama.cpp shows pictures to the model, where the processor does otherwise."""
+    sentences = [picture_text.limits_sentence(shown.limits, "`")] if shown.limits else []
+    return sentences + ([picture_text.example_sentence(shown.example)] if shown.differs and shown.example else [])
 
 
 def _pictures(main: EvalResult) -> str:

@@ -18,6 +18,7 @@ from luq_gguf.core.picture_geometry import (
     PictureViews,
     Size,
 )
+from luq_gguf.core.shown_pictures import ShownPictures
 
 COST = (
     "A higher maximum makes large pictures slower and takes more memory and context, as they become more tokens; a "
@@ -97,9 +98,32 @@ def fit_lines(fitted: Sequence[FittedPicture]) -> list[str]:
     return lines
 
 
-def limits_sentence(options: LimitOptions) -> str:
-    """Return a sentence on the options that bring libmtmd's token limits to the processor's."""
+def limits_sentence(options: LimitOptions, mark: str = "") -> str:
+    """Return a sentence on the options that bring libmtmd's token limits to the processor's, with a mark around
+    code."""
     return (
-        f"{' '.join(options.arguments)}: the limits of the model's own processor, which llama.cpp does not read from "
-        f"the file. {COST}"
+        f"{mark}{' '.join(options.arguments)}{mark} {'is' if len(options.arguments) == 2 else 'are'} what the model's "
+        f"own processor has; without, llama.cpp takes limits of its own. {COST}"
     )
+
+
+def example_sentence(views: PictureViews) -> str:
+    """Return a sentence on what both sides make of a picture."""
+    processor, libmtmd = (
+        f"{size(view.size)} pixels, {view.n_tokens} tokens, {what(view, views.size)}"
+        for view in (views.processor, views.libmtmd)
+    )
+    return (
+        f"Of a picture of {size(views.size)} pixels the model's own processor makes {processor}; llama.cpp makes "
+        f"{libmtmd}."
+    )
+
+
+def shown_lines(shown: ShownPictures, run: str) -> list[str]:
+    """Return what `convert` prints on how llama.cpp shows pictures to the model of a run folder, named as a shell takes
+    it; nothing where it does as the processor does, or where that is not known."""
+    lines = [limits_sentence(shown.limits)] if shown.limits else []
+    if shown.differs and shown.example:
+        mended = f" luq-gguf fit PICTURES --model {run} --out DIR mends that." if shown.rule else ""
+        lines.append(example_sentence(shown.example) + mended)
+    return lines

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from luq_gguf.core import atomic, images
 from luq_gguf.core.errors import CheckpointError, PictureError
 from luq_gguf.core.picture_geometry import RESIZED, FittedPicture, LimitOptions, PictureViews, Size
+from luq_gguf.core.shown_pictures import EXAMPLE, ShownPictures
 from luq_gguf.core.types import RunOptions
 from luq_gguf.hf import checkpoint as checkpoints
 from luq_gguf.hf import llava
@@ -91,15 +92,13 @@ def run_checkpoint(run: RunFolder, options: RunOptions = RunOptions()) -> Checkp
     )
 
 
-def limit_options(checkpoint: Checkpoint, files: tuple[Path, Path]) -> LimitOptions:
-    """Return the token limits that bring libmtmd's to a checkpoint's processor's; libmtmd is only loaded where the
-    processor has some. Raises CheckpointError and RunnerError."""
-    processor = ProcessorEye(checkpoint)
-    theirs = processor.limits()
-    if theirs is None:
-        return LimitOptions()
-    with LibmtmdEye(*files) as libmtmd:
-        return LimitOptions.of(theirs, libmtmd.limits(limit_sizes()))
+def shown_pictures(checkpoint: Checkpoint, files: tuple[Path, Path] | None = None) -> ShownPictures:
+    """Return how llama.cpp shows pictures to a checkpoint's model; `files` are as `open_geometry` takes them. Raises
+    CheckpointError and RunnerError."""
+    with open_geometry(checkpoint, files) as geometry:
+        theirs = geometry.processor.limits()
+        limits = LimitOptions.of(theirs, geometry.libmtmd.limits(limit_sizes()) if theirs else None)
+        return ShownPictures(limits, geometry.views(EXAMPLE), geometry.processor.rule())
 
 
 @contextmanager

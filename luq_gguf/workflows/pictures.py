@@ -7,15 +7,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from luq_gguf.core.errors import PictureError
+from luq_gguf.core.errors import LuqError, PictureError, ToolsError
+from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.picture_geometry import FittedPicture, PictureViews
 from luq_gguf.core.reporter import Reporter
+from luq_gguf.core.shown_pictures import ShownPictures
 from luq_gguf.core.types import RunOptions
 from luq_gguf.hf import checkpoint as checkpoints
 from luq_gguf.hf.checkpoint import Checkpoint
+from luq_gguf.hf.processor import PictureCheck
+from luq_gguf.llamacpp import tools
 from luq_gguf.llamacpp.gguf import shards
 from luq_gguf.run.folder import RunFolder
-from luq_gguf.run.pictures import PictureGeometry, open_geometry, read_picture, run_checkpoint
+from luq_gguf.run.pictures import PictureGeometry, open_geometry, read_picture, run_checkpoint, shown_pictures
+from luq_gguf.run.session import Session
+
+_ASKED = 1  # what is asked: what other numbers have kept is asked again
 
 
 def look(picture: Path, model: str, options: RunOptions = RunOptions()) -> PictureViews:
@@ -50,6 +57,30 @@ def fit(
             fitted.append(geometry.write(picture, place))
         reporter.progress("fitting pictures", len(pictures), len(pictures))
     return tuple(fitted)
+
+
+def shown_of(session: Session, model: Path, mmproj: Path | None) -> ShownPictures:
+    """Return how llama.cpp shows pictures to the model of a run's files, which is asked once and kept in run.json.
+    Nothing is known where it cannot be asked: it is said why, and the files are as good without."""
+    if mmproj is None:
+        return ShownPictures()
+    run, checkpoint = session.run, session.spec.checkpoint
+
+    def ask() -> None:
+        shown = ShownPictures()
+        try:
+            shown = shown_pictures(checkpoint, (shards.files_of(model)[0], mmproj))
+        except LuqError as error:
+            session.reporter.info(f"what llama.cpp shows the model of pictures is not known: {error.message}")
+        run.update(pictures=shown.to_record())
+
+    try:
+        build = tools.pinned_build()
+    except ToolsError:
+        return ShownPictures()
+    halves = [fact["sha256"] for fact in run.outputs("mmproj").values()]
+    run.run_stage("pictures", hash_of(_ASKED, PictureCheck(checkpoint).key, halves, build.name), [], ask)
+    return ShownPictures.of_record(run.read().get("pictures"))
 
 
 def _places(pictures: Sequence[Path], out: Path, *, overwrite: bool) -> list[Path]:

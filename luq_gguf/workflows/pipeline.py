@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from luq_gguf.core.measurements import EvalResult
 from luq_gguf.core.picture_geometry import LimitOptions
 from luq_gguf.core.plan_quality import UniformBaseline
 from luq_gguf.core.reporter import Reporter
+from luq_gguf.core.shown_pictures import ShownPictures
 from luq_gguf.core.sweeps import Sweep
 from luq_gguf.core.types import Plan, Profile, QuantizedModel, RunOptions
 from luq_gguf.diagnostics import verify
@@ -45,7 +46,7 @@ from luq_gguf.run.disk import check_disk
 from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import claim, model_of
 from luq_gguf.run.session import Session, load_spec_for_profile, open_planned, open_session
-from luq_gguf.workflows import against
+from luq_gguf.workflows import against, pictures
 from luq_gguf.workflows import sweep as sweep_workflow
 from luq_gguf.workflows.calibration_mix import CalibrationMixRequest, measure_mixes
 from luq_gguf.workflows.calibration_mix import check as check_mix
@@ -63,6 +64,7 @@ class Conversion:
     uniform_baseline: UniformBaseline | None = None
     upload: Upload | None = None
     agreement: Agreement | None = None
+    pictures: ShownPictures = field(default_factory=ShownPictures)
 
     @property
     def better(self) -> str | None:
@@ -83,6 +85,7 @@ class Conversion:
             "better": self.better,
             "foreseen": self.uniform_baseline and self.uniform_baseline.to_json(),
             **({"upload": self.upload.to_json()} if self.upload else {}),
+            **({"image_tokens": self.pictures.limits.to_json()} if self.pictures.limits else {}),
             **({"against": self.agreement.to_json()} if self.agreement else {}),
         }
 
@@ -163,7 +166,8 @@ def _converted(
         agreement = against.check_written(compared, vision, checkpoint, run, options, reporter)
         if needs_f16 and not session.options.keep_f16:
             drop_f16(session)
-    return Conversion(run.path, made, vision, plan, profile, baseline, agreement=agreement)
+    shown = pictures.shown_of(session, made.path, vision)
+    return Conversion(run.path, made, vision, plan, profile, baseline, agreement=agreement, pictures=shown)
 
 
 def _check_loads(session: Session, made: QuantizedModel, vision: Path | None) -> None:

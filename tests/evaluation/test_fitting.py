@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from luq_gguf.core import machine
+from luq_gguf.core.images import open_rgb
 from luq_gguf.core.types import Sample
 from luq_gguf.evaluation import against
 from luq_gguf.hf.checkpoint import open_checkpoint
@@ -54,7 +55,7 @@ def test_eval_measures_fitted_pictures_beside_others(cli, small, questions, tmp_
     assert "fit_images" not in plain["conditions"]
     assert fitted["conditions"] == plain["conditions"]
     written = list((run.folder / ".work" / "eval" / "fitted").glob("*/*.png"))
-    assert [Image.open(path).size for path in written] == [(140, 112)] * 2
+    assert [open_rgb(path).size for path in written] == [(140, 112)] * 2
     caches = (run.folder / ".work" / "eval").glob("file-alone-*")
     assert len(list(caches)) == 2
     results = serialization.read_evals(run.folder / "eval.json")

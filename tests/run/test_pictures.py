@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from luq_gguf.core.errors import CheckpointError
+from luq_gguf.core.fit_rule import FitRule
 from luq_gguf.core.picture_geometry import LimitOptions
+from luq_gguf.core.shown_pictures import ShownPictures
 from luq_gguf.hf import llava
 from luq_gguf.hf.checkpoint import open_checkpoint
 from luq_gguf.llamacpp.gguf import mmproj
 from luq_gguf.llamacpp.runtime import saved_chunk
-from luq_gguf.run.pictures import header_files, limit_options, open_geometry
+from luq_gguf.run.pictures import header_files, open_geometry, shown_pictures
 
 QWEN, LLAVA = "tiny-qwen2.5-vl", "tiny-llava-1.5"
 ODD = [(150, 100), (640, 480), (1000, 30)]
@@ -53,9 +55,15 @@ def test_token_limits_of_both_sides_are_seen(geometries):
 def test_token_limits_are_named_where_a_dynamic_size_has_others(models, tmp_path):
     qwen, llava_checkpoint = (open_checkpoint(str(models / name)) for name in (QWEN, LLAVA))
     files = header_files(qwen, tmp_path)
-    options = limit_options(qwen, files)
+    shown, cropped = shown_pictures(qwen, files), shown_pictures(llava_checkpoint)
+    options = shown.limits
     assert options == LimitOptions(16, 256)  # 12,544 and 200,704 pixels, of 28 x 28 each
-    assert not limit_options(llava_checkpoint, files)
+    assert not cropped.limits
+    assert shown.rule == FitRule("BICUBIC", 28, 12544, 200704)
+    assert cropped.rule == FitRule("BICUBIC", width=112, height=112, crops=True)
+    assert shown.differs
+    assert ShownPictures.of_record(shown.to_record()) == shown
+    assert ShownPictures.of_record({"rule": 3}) == ShownPictures.of_record(None) == ShownPictures()
     with open_geometry(qwen, files, options.pair) as geometry:
         for size in (*ODD, (112, 112), (4000, 3000), (5, 5)):
             views = geometry.views(size)
