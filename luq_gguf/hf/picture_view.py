@@ -111,6 +111,9 @@ class ProcessorEye:
         for name in ("image_grid_thw", "image_grid_hws", "spatial_shapes"):
             if name in outputs and isinstance(patch, int):
                 return tuple((int(grid[-1]) * patch, int(grid[-2]) * patch) for grid in outputs[name].tolist())
+        if "image_position_ids" in outputs and isinstance(patch, int):  # Gemma 4: column and row of each patch, or -1
+            last = outputs["image_position_ids"].amax(dim=1).tolist()
+            return tuple(((int(column) + 1) * patch, (int(row) + 1) * patch) for column, row in last)
         shape = tuple(outputs["pixel_values"].shape) if "pixel_values" in outputs else ()
         if len(shape) in (4, 5) and shape[-3] == 3 and shape[-2] != patch:  # else a row of patches
             return ((shape[-1], shape[-2]),) * int(np.prod(shape[:-3]))
