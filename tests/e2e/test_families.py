@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from families import FAMILIES, NOT_SQUARE, Family
 from family_figures import (
+    LARGEST_FITTED,
     QUESTION,
     convert_16_bit,
     environment,
@@ -24,9 +25,9 @@ from family_figures import (
 
 from luq_gguf.core.errors import InputError
 from luq_gguf.core.types import Sample
+from luq_gguf.hf.checkpoint import open_checkpoint
 from luq_gguf.llamacpp.runtime.client import LlamaClient
-
-LARGEST_FITTED = 1e-4  # nats
+from luq_gguf.run.pictures import open_geometry
 
 
 def only(condition, reason=lambda family: ""):
@@ -79,7 +80,9 @@ class Conversion:
 
     def gap(self):
         samples = [Sample(QUESTION, picture) for picture in pictures_of(NOT_SQUARE, self.folder, 1)]
-        return measure_gap(self.family, self.model, (self.f16, self.mmproj), samples, self.folder)
+        checkpoint, files = open_checkpoint(str(self.model)), (self.f16, self.mmproj)
+        with open_geometry(checkpoint, files) as geometry:
+            return measure_gap(self.family.as_llama_cpp, checkpoint, files, geometry, samples, self.folder)
 
 
 @pytest.fixture(scope="session")

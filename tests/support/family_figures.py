@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest import mock
@@ -20,18 +20,20 @@ from luq_gguf.core.picture_geometry import LimitOptions, PictureViews, Size
 from luq_gguf.core.types import RunOptions, Sample
 from luq_gguf.evaluation import against
 from luq_gguf.evaluation.against import Predictions
-from luq_gguf.hf.checkpoint import open_checkpoint
+from luq_gguf.hf.checkpoint import Checkpoint, open_checkpoint
 from luq_gguf.hf.devices import Placement
 from luq_gguf.llamacpp import tools
 from luq_gguf.method.metrics.kld import kl_divergence, same_top
 from luq_gguf.quantization.stage import make_f16, make_mmproj
 from luq_gguf.run.folder import RunFolder
-from luq_gguf.run.pictures import open_geometry, read_picture
+from luq_gguf.run.pictures import PictureGeometry, read_picture
 from luq_gguf.run.session import load_spec_for_profile
 
 QUESTION = """what is the color of the circle in the picture?
 is there a blue triangle, a yellow rectangle or a green one? the model reads the picture and answers with one word:
 yes or no, the shape, or the color. it is red. is there none of them in the picture, and is there no circle?"""
+
+LARGEST_FITTED = 1e-4  # nats: of fitted pictures, in 16 bits
 
 
 @dataclass(frozen=True)
@@ -118,28 +120,32 @@ def measure(
 
 
 def measure_gap(
-    family: Family | None, model: Path, files: tuple[Path, Path], samples: list[Sample], folder: Path
+    as_llama_cpp: Callable[[], AbstractContextManager[None]] | None,
+    checkpoint: Checkpoint,
+    files: tuple[Path, Path],
+    geometry: PictureGeometry,
+    samples: list[Sample],
+    folder: Path,
 ) -> PictureGap:
-    """Compare a 16-bit file and its mmproj with transformers on samples with pictures of one size. transformers is
-    shown each picture as it is, and llama.cpp this one and the fitted one, which is written into `folder`; the former
-    computes as the latter where `family` says how."""
-    checkpoint, fitted, limits, refusal = open_checkpoint(str(model)), [], LimitOptions(), ""
-    with open_geometry(checkpoint, files) as geometry:
-        size = read_picture(samples[0].image).size
-        views = geometry.views(size)
-        try:
-            for sample in samples:
-                written = geometry.write(sample.image, folder / f"fitted-{sample.image.name}").written
-                fitted.append(replace(sample, image=written))
-            limits = geometry.needed(size)
-        except PictureError as error:
-            refusal = error.message
+    """Compare a 16-bit file and its mmproj, which are open in `geometry` too, with transformers on samples with
+    pictures of one size. transformers is shown each picture as it is, and llama.cpp this one and the fitted one, which
+    is written into `folder`. `as_llama_cpp` is as in Family."""
+    fitted, limits, refusal = [], LimitOptions(), ""
+    size = read_picture(samples[0].image).size
+    views = geometry.views(size)
+    try:
+        for sample in samples:
+            written = geometry.write(sample.image, folder / f"fitted-{sample.image.name}").written
+            fitted.append(replace(sample, image=written))
+        limits = geometry.needed(size)
+    except PictureError as error:
+        refusal = error.message
 
     def predictions(shown: list[Sample], image_tokens: tuple[int | None, int | None]) -> list[Predictions]:
         placement = Placement(torch.device("cpu"), exact=True)
         return against.predictions(*files, checkpoint, shown, placement, threads=1, image_tokens=image_tokens)
 
-    with family.as_llama_cpp() if family and family.as_llama_cpp else nullcontext():
+    with as_llama_cpp() if as_llama_cpp else nullcontext():
         if limits:
             pairs, mended = predictions(samples, (None, None)), predictions(fitted, limits.pair)
         else:  # the models are loaded once
