@@ -132,12 +132,16 @@ def evaluate(
     benchmarks: BenchmarkRequest | None = None,
     fit_images: bool = False,
     threads: int | None = None,
+    against: Source | None = None,
+    options: RunOptions = RunOptions(),
     reporter: Reporter = Reporter(),
 ) -> EvalResult:
     """Measure a GGUF file on questions, text or benchmarks, and its divergence from a 16-bit `reference`.
 
     In a run folder the result is also written to eval.json. The mmproj is the only one beside the file, if not given.
-    With `fit_images`, for a file in its run folder, the questions' pictures are first resized as `fit` does it.
+    With `fit_images`, for a file in its run folder or with `against`, the questions' pictures are first resized as
+    `fit` does it. With a checkpoint to compare `against`, the same questions are asked to it in transformers, and the
+    result says what is lost on the way from there to the file.
     """
     return pipeline.evaluate(
         _path(file),
@@ -147,6 +151,8 @@ def evaluate(
         threads=threads,
         benchmark=benchmarks,
         fit_images=fit_images,
+        model=_text(against),
+        options=options,
         reporter=reporter,
     )
 

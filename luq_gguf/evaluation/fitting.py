@@ -15,6 +15,7 @@ from luq_gguf.core.measurements import EvalConditions
 from luq_gguf.core.picture_geometry import LimitOptions
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import EvalData
+from luq_gguf.evaluation.logprobs import EvalTarget
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.processor import PictureCheck
 from luq_gguf.llamacpp import tools
@@ -26,10 +27,16 @@ HOW = 1  # in what way pictures are fitted: what was written in other ways is no
 
 @dataclass(frozen=True)
 class FittedData:
-    """Questions with fitted pictures, and the token limits that libmtmd needs to take them as they are."""
+    """Questions with fitted pictures, and the token limits that libmtmd needs to take them as they are. `is_changed`:
+    some of them are not what libmtmd would have made of the pictures anyway."""
 
     data: EvalData
     limits: LimitOptions
+    is_changed: bool
+
+    def of(self, target: EvalTarget) -> EvalTarget:
+        """Return a file as it takes the pictures."""
+        return replace(target, image_tokens=self.limits.pair)
 
     def told(self, conditions: EvalConditions) -> EvalConditions:
         """Return the conditions of a measurement with what was done to the pictures."""
@@ -65,6 +72,7 @@ def fit(
     key = hash_of(HOW, PictureCheck(checkpoint).key, version("pillow"), tools.identity())
     places: dict[Path, Path] = {}
     needed: list[LimitOptions] = []
+    is_changed = False
     with open_geometry(checkpoint, (model, mmproj)) as geometry:
         for number, picture in enumerate(pictures):
             reporter.progress("fitting pictures", number, len(pictures))
@@ -72,11 +80,13 @@ def fit(
             try:
                 if not place.exists():
                     geometry.write(picture, place)
-                needed.append(geometry.needed(read_picture(picture).size))
+                size = read_picture(picture).size
+                needed.append(geometry.needed(size))
+                is_changed |= geometry.changes(size)
             except PictureError as error:
                 raise EvaluationError(error.message, error.hint) from None
             places[picture] = place
         reporter.progress("fitting pictures", len(pictures), len(pictures))
     samples = tuple(replace(sample, image=places[sample.image] if sample.image else None) for sample in data.samples)
     asked = hash_of(data.asked_sha256, key)
-    return FittedData(replace(data, samples=samples, asked_sha256=asked), LimitOptions.of_all(needed))
+    return FittedData(replace(data, samples=samples, asked_sha256=asked), LimitOptions.of_all(needed), is_changed)

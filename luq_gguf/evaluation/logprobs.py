@@ -110,7 +110,7 @@ def measure_reference(
             arrays["control"] = scored.rows[at : at + 1]
         return arrays, scored.answer
 
-    _measure_missing(target, data, folder, work, measure, progress, check=check)
+    measure_missing(target, data, folder, work, measure, progress, check=check)
     return folder
 
 
@@ -154,7 +154,7 @@ def compare(
                 arrays["missing"] = full_kld - arrays["kld"][at : at + 1]
         return arrays, scored.answer
 
-    _measure_missing(target, data, folder, work, measure, progress, check=check)
+    measure_missing(target, data, folder, work, measure, progress, check=check)
     cases = [_case(name, arrays, answer) for name, arrays, answer in measurement_cache.read(folder, data)]
     for values in (value for case in cases for value in (case.kld, case.nll) if value is not None):
         _check_finite(values, target.model)  # of figures that were kept by a version that did not look
@@ -237,7 +237,7 @@ def _folder(work: Path, what: str, target: EvalTarget, data: EvalData) -> Path:
     return folder
 
 
-def _measure_missing(
+def measure_missing(
     target: EvalTarget,
     data: EvalData,
     folder: Path,

@@ -44,6 +44,9 @@ class CardContent:
     files: Sequence[FileRow]
     conditions: Sequence[str]
     warnings: Sequence[str]
+    compared_conditions: str
+    compared_heads: Sequence[str]
+    compared: Sequence[Sequence[str]]
     why: str
     images: Sequence[Figure]
     calibration: str

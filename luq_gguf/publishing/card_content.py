@@ -19,7 +19,7 @@ from luq_gguf.publishing import card_plan
 from luq_gguf.publishing.artifacts import OutputFile, RunArtifacts
 from luq_gguf.publishing.card import BaseCard, CardContent, Figure, FileRow, Result, cell
 from luq_gguf.quantization import recipe
-from luq_gguf.reporting import picture_text
+from luq_gguf.reporting import comparison_text, picture_text
 from luq_gguf.reporting.plan_text import describe
 from luq_gguf.run import serialization
 
@@ -46,6 +46,7 @@ def make_card_content(
     plan, profile = artifacts.plan, artifacts.profile
     heads, cells, conditions = _measured(artifacts)
     by_hand = _by_hand(artifacts)
+    compared = next((c for r in artifacts.evals.get(artifacts.model.name, ()) if (c := given(r.against))), None)
     base_link = f"[{cell(base_model)}](https://huggingface.co/{base_model})" if base_model else cell(profile.model)
     n_low, n_layers, mixed = len(plan.low_layers), len(plan.order), plan.ranking == "best"
     how = f"{n_low} of {n_layers} decoder layers in {plan.low}, everything else as in {plan.high}"
@@ -63,6 +64,9 @@ def make_card_content(
         files=_files(artifacts, shards, cells, len(heads)),
         conditions=conditions or [UNMEASURED],
         warnings=[busy] if artifacts.speeds and artifacts.bench and (busy := _busy(artifacts.bench)) else [],
+        compared_conditions=cell(comparison_text.conditions(compared)) if compared else "",
+        compared_heads=comparison_text.HEAD,
+        compared=[[cell(text) for text in row] for row in comparison_text.rows(compared)] if compared else [],
         why=card_plan.why(artifacts),
         images=[Figure(name, caption) for name, caption in FIGURES.items()],
         calibration=_calibration(profile.calibration, licences),

@@ -46,12 +46,12 @@ class PictureGeometry:
         """Return an RGB picture of which libmtmd makes what the processor makes of this one, given the token limits
         that `needed` tells; the same picture where both make the same of it. One that both resize alike is resized
         with the processor's filter. Raises CheckpointError where no picture can be that."""
-        return self.processor.fitted(picture) if self._is_fitted(picture.size) else picture
+        return self.processor.fitted(picture) if self.changes(picture.size) else picture
 
     def needed(self, size: Size) -> LimitOptions:
         """Return what llama.cpp's tools must be told so that libmtmd takes a fitted picture of a size as it is."""
         expected = self.processor.view(size)
-        seen = self.libmtmd.view(expected.size if self._is_fitted(size) else size)
+        seen = self.libmtmd.view(expected.size if self.changes(size) else size)
         if seen.n_tokens < expected.n_tokens:
             return LimitOptions(image_max_tokens=expected.n_tokens)
         return LimitOptions(image_min_tokens=expected.n_tokens if seen.n_tokens > expected.n_tokens else None)
@@ -68,7 +68,8 @@ class PictureGeometry:
             made.save(part, format="PNG")
         return FittedPicture(picture, place, self.views(image.size), made is not image, self.needed(image.size))
 
-    def _is_fitted(self, size: Size) -> bool:
+    def changes(self, size: Size) -> bool:
+        """Return whether a picture of a size is another one once it is fitted."""
         views = self.views(size)
         return not views.agree or views.processor.how == RESIZED
 
@@ -98,7 +99,8 @@ def shown_pictures(checkpoint: Checkpoint, files: tuple[Path, Path] | None = Non
     with open_geometry(checkpoint, files) as geometry:
         theirs = geometry.processor.limits()
         limits = LimitOptions.of(theirs, geometry.libmtmd.limits(limit_sizes()) if theirs else None)
-        return ShownPictures(limits, geometry.views(EXAMPLE), geometry.processor.rule())
+        rule = geometry.processor.rule()
+        return ShownPictures(rule.limits_of(limits) if rule else limits, geometry.views(EXAMPLE), rule)
 
 
 @contextmanager

@@ -14,7 +14,6 @@ from luq_gguf.core.calibration_set import CalibrationSet
 from luq_gguf.core.errors import RunFolderError, ToolsError
 from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.measurements import EvalResult
-from luq_gguf.core.picture_geometry import LimitOptions
 from luq_gguf.core.plan_quality import UniformBaseline
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.shown_pictures import ShownPictures
@@ -27,7 +26,7 @@ from luq_gguf.evaluation.benchmarks import run as benchmarks
 from luq_gguf.evaluation.logprobs import EvalTarget
 from luq_gguf.evaluation.questions import QuestionSet, shared_with_calibration
 from luq_gguf.hf import datasets
-from luq_gguf.hf.checkpoint import Checkpoint
+from luq_gguf.hf.checkpoint import Checkpoint, open_checkpoint
 from luq_gguf.llamacpp import quantize, tools
 from luq_gguf.llamacpp.gguf import header_only, imatrix, reader, shards
 from luq_gguf.method import tensor_types, two_type_plan
@@ -46,7 +45,7 @@ from luq_gguf.run.disk import check_disk
 from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import claim, model_of
 from luq_gguf.run.session import Session, load_spec_for_profile, open_planned, open_session
-from luq_gguf.workflows import against, pictures
+from luq_gguf.workflows import against, eval_against, pictures
 from luq_gguf.workflows import sweep as sweep_workflow
 from luq_gguf.workflows.calibration_mix import CalibrationMixRequest, measure_mixes
 from luq_gguf.workflows.calibration_mix import check as check_mix
@@ -262,11 +261,16 @@ def evaluate(
     threads: int | None = None,
     benchmark: benchmarks.BenchmarkRequest | None = None,
     fit_images: bool = False,
-    checkpoint: Checkpoint | None = None,
+    model: str | None = None,
+    options: RunOptions = RunOptions(),
     reporter: Reporter = Reporter(),
 ) -> EvalResult:
-    """Measure a file; in a run folder the result is added to its eval.json. Any shard of a file stands for it. With
-    `fit_images`, the questions' pictures are fitted first for the processor of `checkpoint`, or of the run folder's."""
+    """Measure a file; in a run folder the result is added to its eval.json. Any shard of a file stands for it.
+
+    With `fit_images`, the questions' pictures are fitted first for the processor of the checkpoint `model`, or of the
+    run folder's. Where `model` is given, it is asked the same questions in transformers.
+    """
+    checkpoint = _reference_model(model, options) if model else None
     file, reference = shards.files_of(file)[0], shards.files_of(reference)[0] if reference else None
     if benchmark:
         benchmarks.check(benchmark)
@@ -281,16 +285,18 @@ def evaluate(
         if fit_images:
             theirs = checkpoint or fitting.checkpoint_of(file, run)
             fitted = fitting.fit(data, theirs, file, vision, work / "fitted", reporter)
-        asked, limits = (fitted.data, fitted.limits) if fitted else (data, LimitOptions())
-        target = EvalTarget(
-            file, vision, threads, questions.n_ctx, max_tokens=questions.max_tokens, image_tokens=limits.pair
-        )
-        against = replace(target, model=reference) if reference else None
+        plain = EvalTarget(file, vision, threads, questions.n_ctx, max_tokens=questions.max_tokens)
+        asked, target = (fitted.data, fitted.of(plain)) if fitted else (data, plain)
+        wide = replace(target, model=reference) if reference else None
         metric = questions.metric
-        found = evaluation.evaluate(target, against, asked, work, metric=metric, reporter=reporter, check=True)
+        found = evaluation.evaluate(target, wide, asked, work, metric=metric, reporter=reporter, check=True)
         result = replace(found.result, benchmarks=None)
         if fitted:
             result = replace(result, conditions=fitted.told(result.conditions))
+        if checkpoint:
+            files = eval_against.files_of(checkpoint, plain, reference, data, fitted, work, reporter)
+            compared = eval_against.compare(checkpoint, files, data, metric, work, options, reporter)
+            result = replace(result, against=compared)
         if benchmark:
             if fitted:
                 reporter.info("--fit-images fits the pictures of --data; the benchmarks' pictures stay as they are")
@@ -307,6 +313,10 @@ def evaluate(
                 reporter.info(caveat)
             serialization.add_eval(run.file("eval.json"), result)
     return result
+
+
+def _reference_model(model: str, options: RunOptions) -> Checkpoint:
+    return open_checkpoint(model, trust_remote_code=options.trust_remote_code, subfolder=options.subfolder)
 
 
 def sweep(
