@@ -95,7 +95,7 @@ def test_libmtmd_is_not_asked_about_small_images_and_once_about_others(published
 
 
 def test_deployed_pixels_have_libmtmds_size_and_bars(published, tmp_path):
-    data = data_of(tmp_path, (150, 100), (30, 20), (2128, 1596))
+    data = data_of(tmp_path, (150, 100), (30, 20))
     white = tmp_path / "0.png"
     Image.new("RGB", (150, 100), "white").save(white)
     shown = pixels.shown(data, published, DEPLOYED)

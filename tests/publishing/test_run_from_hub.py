@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from launch import free_port
+from PIL import Image
 from uploader import REPO
 
 from luq_gguf.llamacpp import tools
@@ -67,7 +68,7 @@ def test_llama_server_finds_the_file_and_its_eyes_and_not_the_imatrix(published,
     assert said[0] == "llama-server"
     command = [str(llama.tool("llama-server")), *said[1:]]
     if by != "card":
-        command[-1] = f"{REPO}:{by}"
+        command[command.index("-hf") + 1] = f"{REPO}:{by}"
     ours = {"MODEL_ENDPOINT": published.url, "LLAMA_CACHE": str(tmp_path / "cache")}
     props = serve_once(command, os.environ | ours, tmp_path / "log")
     assert props["modalities"]["vision"]
@@ -88,20 +89,22 @@ def test_a_plain_file_beside_it_is_found_by_its_own_tag_and_without_one(publishe
 
 
 def test_the_python_of_the_card_runs(published, upload, test_set, tmp_path):
-    """llama-cpp-python fetches both halves and answers a question about a picture."""
+    """A picture is fitted, then llama-cpp-python fetches both halves and answers a question about it."""
     text = published.repositories[REPO].files["README.md"].decode()
-    code = re.search(r"```python\n(.*?)```", text, re.S)[1]
     picture, question, answer = test_set[0]
+    Image.open(picture).save(tmp_path / "photo.jpg", format="PNG")
+    code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.S))
     code += f"""
 import base64, pathlib
-data = base64.b64encode(pathlib.Path({str(picture)!r}).read_bytes()).decode()
+data = base64.b64encode(pathlib.Path("fitted.png").read_bytes()).decode()
 parts = [{{"type": "image_url", "image_url": {{"url": "data:image/png;base64," + data}}}},
          {{"type": "text", "text": {question!r}}}]
 said = llm.create_chat_completion([{{"role": "user", "content": parts}}], max_tokens=4, temperature=0)
 print("SAID", said["choices"][0]["message"]["content"])
 """
     environment = upload.environment | {"PYTHONPATH": tools.bindings_environment()["PYTHONPATH"]}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert answer in done.stdout.split("SAID")[1]
 

@@ -83,7 +83,8 @@ def _gemma4(**more: Any) -> Callable[[Any, dict[str, int]], tuple[Any, Any]]:
         }  # fmt: skip
         vision = {
             "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 2,
-            "num_key_value_heads": 2, "head_dim": 64, "position_embedding_size": 64,
+            "num_key_value_heads": 2, "head_dim": 64,
+            "position_embedding_size": 256,  # patches of a side; one of 1000 x 30 pixels becomes 204 wide
         }  # fmt: skip
         known = {f"{name.removesuffix('_token')}_token_id": ids[token] for name, token in _GEMMA_4.items()}
         known["eoa_token_index"] = known.pop("eoa_token_id")
