@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -95,12 +96,15 @@ def _chunk_batch(chunks: _Chunks, model: nn.Module) -> Batch:
 
 
 def _grouped_samples(processor: Any, samples: list[Sample], first_id: int) -> list[list[tuple[int, Sample]]]:
-    """Consecutive samples, as many as keep a padded batch within BATCH_TOKENS by a cheap guess of their lengths."""
+    """Consecutive samples with equally many images, as many as keep a padded batch within BATCH_TOKENS by a cheap guess
+    of their lengths."""
     groups: list[list[tuple[int, Sample]]] = []
     room = 0
     for number, sample in enumerate(samples, first_id):
-        guess = len(sample.prompt) // 3 + 32 + (_image_tokens_guess(processor, sample) if sample.image else 0)
-        if not groups or room < guess or len(groups[-1]) == 32:
+        n_characters = sum(len(turn.text) for turn in sample.conversation)
+        guess = n_characters // 3 + 32 + sum(_image_tokens_guess(processor, image) for image in sample.images)
+        differs = groups and len(groups[-1][0][1].images) != len(sample.images)
+        if not groups or room < guess or len(groups[-1]) == 32 or differs:
             groups.append([])
             room = BATCH_TOKENS
         groups[-1].append((number, sample))
@@ -108,11 +112,10 @@ def _grouped_samples(processor: Any, samples: list[Sample], first_id: int) -> li
     return groups
 
 
-def _image_tokens_guess(processor: Any, sample: Sample) -> int:
+def _image_tokens_guess(processor: Any, image: Path) -> int:
     from PIL import Image
 
-    assert sample.image is not None
-    with Image.open(sample.image) as picture:
+    with Image.open(image) as picture:
         width, height = picture.size
     fixed = getattr(processor, "image_seq_length", None)
     return int(fixed) if isinstance(fixed, int) else max(16, width * height // (28 * 28))
@@ -121,14 +124,14 @@ def _image_tokens_guess(processor: Any, sample: Sample) -> int:
 def _sample_batch(processor: Any, group: list[tuple[int, Sample]], model: nn.Module) -> Batch:
     samples = [sample for _, sample in group]
     texts = [chat_text(processor, sample) for sample in samples]
-    multimodal = samples[0].image is not None
+    multimodal = bool(samples[0].images)
     options: dict[str, Any] = {"return_tensors": "pt", "padding": len(texts) > 1} | token_options(processor, texts[0])
     tokenizer = getattr(processor, "tokenizer", processor)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
     if multimodal:
-        pictures = [[open_rgb(sample.image)] for sample in samples if sample.image]
+        pictures = [[open_rgb(image) for image in sample.images] for sample in samples]
         encoded = processor(images=pictures, text=texts, **options)
     else:
         encoded = processor(text=texts, **options)

@@ -120,13 +120,13 @@ def predictions(
 
 
 def _file_prompt(client: LlamaClient, sample: Sample) -> _FilePrompt:
-    text = client.render(sample.prompt, has_image=sample.image is not None)
-    parts = client.parts(text, sample.image)
+    text = client.render(sample.conversation)
+    parts = client.parts(text, sample.images)
     pieces = [number for number, part in enumerate(parts) if isinstance(part, int)]
     first, last = (pieces[0], pieces[-1]) if pieces else (len(parts), len(parts))
     before, between, after = (_text(part) for part in (parts[:first], parts[first:last], parts[last:]))
     n_picture = sum(part for part in parts if isinstance(part, int))
-    return _FilePrompt(before, between, after, n_picture, client.score_text(text, sample.image).log_probabilities)
+    return _FilePrompt(before, between, after, n_picture, client.score_text(text, sample.images).log_probabilities)
 
 
 def _text(parts: Sequence[tuple[int, ...] | int]) -> list[int]:
@@ -138,9 +138,9 @@ def _predictions(
 ) -> Predictions:
     inputs = _inputs(processor, sample)
     ids: list[int] = inputs["input_ids"][0].tolist()
-    stand_ins = sight.image_ids(model, processor) if sample.image else set()
+    stand_ins = sight.image_ids(model, processor) if sample.images else set()
     at = [number for number, token in enumerate(ids) if token in stand_ins]
-    if sample.image and not at:
+    if sample.images and not at:
         raise CheckpointError(
             f"transformers puts no tokens of a picture into a prompt of {checkpoint.name}.",
             "Check that chat template, tokenizer and preprocessor_config.json are this model's.",
@@ -166,14 +166,14 @@ def _predictions(
             "Give the checkpoint that the file was made from.",
         )
     n_theirs = len(at) if prompt.between else stop - first
-    return Predictions(rows, ours, n_before, (n_theirs, prompt.n_picture) if sample.image else None, told)
+    return Predictions(rows, ours, n_before, (n_theirs, prompt.n_picture) if sample.images else None, told)
 
 
 def _inputs(processor: Any, sample: Sample) -> dict[str, Any]:
     """A sample as calibration reads it, without its answer."""
     text = prompts.chat_text(processor, replace(sample, answers=()))
     options = {"return_tensors": "pt"} | prompts.token_options(processor, text)
-    pictures = {"images": [[open_rgb(sample.image)]]} if sample.image else {}
+    pictures = {"images": [[open_rgb(image) for image in sample.images]]} if sample.images else {}
     return dict(processor(text=[text], **pictures, **options))
 
 
@@ -225,8 +225,8 @@ def _differences(processor: Any, theirs: Sequence[list[int]], ours: Sequence[lis
 
 def _agreement(sample: Sample, pair: Predictions) -> SampleAgreement:
     parts = (_positions(pair, 0, pair.n_before), _positions(pair, pair.n_before, len(pair.file)))
-    picture = sample.image.name if sample.image else None
-    return SampleAgreement(picture, parts[0], parts[1] if sample.image else None, pair.picture_tokens, pair.differences)
+    names = ", ".join(image.name for image in sample.images) or None
+    return SampleAgreement(names, parts[0], parts[1] if names else None, pair.picture_tokens, pair.differences)
 
 
 def _positions(pair: Predictions, start: int, stop: int) -> Positions:

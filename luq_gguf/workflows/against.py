@@ -149,7 +149,7 @@ def _of_calibration(record: Mapping[str, Any], checkpoint: Checkpoint, run: RunF
         text = None
         if images is None or hub_datasets.is_on_hub(images):
             pictures = sorted((run.work / "images").glob("*.png"))[:N_SAMPLES]
-            return [Sample(datasets.FOLDER_PROMPT, picture) for picture in pictures]
+            return [Sample(datasets.FOLDER_PROMPT, (picture,)) for picture in pictures]
     elif (source := text or images) is None or hub_datasets.is_on_hub(source):
         return []
     else:
