@@ -86,16 +86,17 @@ def place(contents: list[_Parts], pictures: Sequence[Any], first: int) -> list[A
     if any(part.index is not None for part in unnamed):
         numbers = [len(pictures) if part.index is None else part.index for part in unnamed]
         if set(numbers) != set(range(len(pictures))):
-            raise ValueError(f"the numbers of pictures in its turns are not those of its {_count(len(pictures))}")
+            raise ValueError(f'the values of "index" in its turns do not match its {_count(len(pictures), "image")}')
     else:
         numbers = list(range(len(unnamed)))
         if len(unnamed) != len(pictures):
-            raise ValueError(f"it has {_count(len(pictures))} and {_count(len(unnamed), 'place')} for them")
+            n_images, n_places = _count(len(pictures), "image"), _count(len(unnamed), "placeholder")
+            raise ValueError(f"it has {n_images} and {n_places} for images")
     listed = iter([pictures[number] for number in numbers])
     return [next(listed) if part.value is None else part.value for part in places]
 
 
-def _count(number: int, what: str = "picture") -> str:
+def _count(number: int, what: str) -> str:
     return f"{number or 'no'} {what}{'' if number == 1 else 's'}"
 
 
@@ -138,19 +139,19 @@ def _role(turn: Any, number: int) -> str:
     role = turn.get("role", turn.get("from"))
     if not isinstance(role, str) or role not in _ROLES:
         what = f'has the role "{role[:40]}"' if isinstance(role, str) else "has no role"
-        raise ValueError(f"its turn {number} {what}: those of system, user (human) and assistant (gpt) are read")
+        raise ValueError(f"its turn {number} {what}: the roles are system, user (human) and assistant (gpt)")
     return _ROLES[role]
 
 
 def _parts(turn: Mapping[str, Any], number: int) -> _Parts:
     """The parts of a turn's content."""
     if any(turn.get(key) for key in _CALLS):
-        raise ValueError(f"its turn {number} calls a tool, and calls are not read")
+        raise ValueError(f"its turn {number} calls a tool, and tool calls are not read")
     content = turn.get("content", turn.get("value"))
     if isinstance(content, str):
         return [content]
     if not isinstance(content, list | tuple):
-        raise ValueError(f"its turn {number} has no content: text, or a list of texts and images")
+        raise ValueError(f"the content of its turn {number} is neither text nor a list of texts and images")
     return [_part(part, number) for part in content]
 
 
@@ -168,8 +169,8 @@ def _part(part: Any, number: int) -> str | _Place:
         index = part.get("index")
         return _Place(value, index if isinstance(index, int) else None)
     if isinstance(kind, str) and kind.startswith("video"):
-        raise ValueError(f"its turn {number} has a video, and only text and images are read")
+        raise ValueError(f"its turn {number} contains a video, but only text and images are read")
     what = "without a type" if not isinstance(kind, str) else "without text"
     if isinstance(kind, str) and kind != "text":
         what = f'of the type "{kind[:40]}"'
-    raise ValueError(f"its turn {number} has a part {what}, and only text and images are read")
+    raise ValueError(f"its turn {number} contains a part {what}, but only text and images are read")

@@ -153,23 +153,29 @@ VIDEO = [{"type": "video", "video": "a.mp4"}, {"type": "text", "text": "x"}]
         ({"messages": ["a?"]}, "its turn 1 is not an object"),
         ({"messages": [{"content": "a?"}]}, "its turn 1 has no role"),
         ({"messages": [{"role": "tool", "content": "a?"}]}, 'its turn 1 has the role "tool"'),
-        ({"messages": [{"role": "user"}]}, "its turn 1 has no content"),
-        ({"messages": turns("a?", None)}, "its turn 2 has no content"),
+        ({"messages": [{"role": "user"}]}, "the content of its turn 1 is neither text nor"),
+        ({"messages": turns("a?", None)}, "the content of its turn 2 is neither text nor"),
         ({"messages": turns("a?", None, "b?", tool_calls=[{"id": 1}])}, "its turn 1 calls a tool"),
-        ({"messages": turns([{"type": "audio", "audio": "a.wav"}])}, 'a part of the type "audio"'),
-        ({"messages": turns([{"text": "a?"}])}, "its turn 1 has a part without a type"),
-        ({"messages": turns([{"type": "text"}])}, "its turn 1 has a part without text"),
-        ({"messages": turns(VIDEO)}, "its turn 1 has a video"),
+        ({"messages": turns([{"type": "audio", "audio": "a.wav"}])}, 'contains a part of the type "audio"'),
+        ({"messages": turns([{"text": "a?"}])}, "its turn 1 contains a part without a type"),
+        ({"messages": turns([{"type": "text"}])}, "its turn 1 contains a part without text"),
+        ({"messages": turns(VIDEO)}, "its turn 1 contains a video"),
         ({"messages": turns("a?"), "videos": ["a.mp4"]}, 'its "videos" is not read'),
         ({"conversations": turns("<image>a?"), "video": "a.mp4"}, 'its "video" is not read'),
         ({"messages": [{"role": "assistant", "content": "a"}]}, "it has no turn of the user"),
         ({"messages": turns("a?", "b")[:1] + turns("b", "c")[1:] * 2}, "its answer does not follow a turn of the user"),
         ({"messages": turns([{"type": "image", "image": "a.png"}])}, "its prompt is empty"),
-        ({"messages": turns("a?", [{"type": "image", "image": "a.png"}])}, "its answer has a picture"),
-        ({"messages": turns("<image>a?")}, "it has no pictures and 1 place for them"),
-        ({"messages": turns("<image>a?"), "images": ["a.png", "b.png"]}, "it has 2 pictures and 1 place for them"),
-        ({"prompt": "<image>a?", "images": ["a.png", "b.png"]}, "it has 2 pictures and 1 place for them"),
-        ({"messages": turns([{"type": "image", "index": 2}, "a?"]), "images": ["a.png"]}, "the numbers of pictures"),
+        ({"messages": turns("a?", [{"type": "image", "image": "a.png"}])}, "its answer contains an image"),
+        ({"messages": turns("<image>a?")}, "it has no images and 1 placeholder for images"),
+        (
+            {"messages": turns("<image>a?"), "images": ["a.png", "b.png"]},
+            "it has 2 images and 1 placeholder for images",
+        ),
+        ({"prompt": "<image>a?", "images": ["a.png", "b.png"]}, "it has 2 images and 1 placeholder for images"),
+        (
+            {"messages": turns([{"type": "image", "index": 2}, "a?"]), "images": ["a.png"]},
+            'the values of "index" in its turns do not match its 1 image',
+        ),
         ({"messages": turns([{"type": "image", "image": 7}, "a?"])}, '"image" is not the name of a file'),
         ({"messages": turns([{"type": "image_url", "image_url": {"url": "https://a/b.png"}}, "a?"])}, "is an address"),
         ({"messages": turns("a?"), "image_path": "a.png"}, '"image_path" is not read'),
@@ -206,5 +212,56 @@ def test_rows_of_a_dataset_have_several_pictures_and_turns(tmp_path):
     assert (turned.images, turned.answers) == (kept[:1], ("yes",))
     assert one == Sample("What?", kept[1:], ("it",))
     assert text == Sample("Why?", (), ("so",))
-    with pytest.raises(CalibrationError, match=r"Row 1 of the dataset is not a sample: its turn 1 has a video"):
+    with pytest.raises(CalibrationError, match=r"Row 1 of the dataset is not a sample: its turn 1 contains a video"):
         list(datasets.samples_from_rows([{"messages": turns(VIDEO)}], None, tmp_path))
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-1, 3)
+    | st.sampled_from(["", "a", "user", "image", "text", "<image>", "video"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["role", "from", "content", "value", "type", "text", "image", "index"]), inner
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["messages", "conversations", "images", "prompt", "system"]), JSON))
+def test_a_line_is_a_sample_or_refused_in_one_sentence(tmp_path_factory, row):
+    try:
+        sample = read(tmp_path_factory.getbasetemp(), row)
+    except CalibrationError as error:
+        reason = error.message
+    else:
+        reason = None
+        assert sample.prompt.strip()
+        assert sum(turn.n_pictures for turn in sample.conversation) == len(sample.images)
+    assert reason is None or reason.startswith("set.jsonl, line 2 is not a sample: ")
+
+
+def test_a_calibration_rests_on_every_picture_and_turn(tmp_path):
+    row = {"messages": turns("<image>What?", "red", "<image>And this?", "blue"), "images": ["a.png", "b.png"]}
+    path = tmp_path / "set.jsonl"
+    path.write_text(json.dumps(row))
+
+    def digest():
+        return datasets.read_calibration(str(path), None, n_samples=2, alpha=0.5, seed=0, cache=tmp_path).sha256
+
+    found = []
+    for color in ("red", "blue"):
+        for name in ("a.png", "b.png"):
+            Image.new("RGB", (8, 8), color).save(tmp_path / name)
+            found.append(digest() if (tmp_path / "b.png").exists() else "")
+    path.write_text(path.read_text().replace('"red"', '"green"'))
+    found.append(digest())
+    assert len(set(found)) == 5
+    path.write_text(json.dumps(row | {"images": ["a.png", "gone.png"]}))
+    with pytest.raises(CalibrationError, match=r"first: gone\.png"):
+        digest()
+    with pytest.raises(CalibrationError, match=r"the image gone\.png cannot be read"):
+        datasets.read_questions(str(path), None, 0, tmp_path)
