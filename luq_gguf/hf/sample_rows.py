@@ -105,7 +105,7 @@ def images_of(row: Mapping[str, Any]) -> list[Any]:
     """Return the values of a row's pictures, in their order."""
     video = next((key for key in VIDEOS if not _is_missing(row.get(key))), None)
     if video:
-        raise ValueError(f'its "{video}" is not read, only text and images are')
+        raise ValueError(f'its "{video}" is not read: only text and images are')
     values = [_listed_images(row[key]) for key in IMAGES if not _is_missing(row.get(key))]
     further = [key for key in row if isinstance(key, str) and _FURTHER_IMAGE.match(key) and not _is_missing(row[key])]
     if len(further) > 1 or (further and values) or (len(values) > 1 and max(map(len, values)) > 1):
