@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from luq_gguf._version import __version__
 
 if TYPE_CHECKING:
-    from luq_gguf.api import bench, bench_types, convert, evaluate, plan, profile, quantize, sweep, upload, verify
+    from luq_gguf.api import bench, bench_types, convert, evaluate, fit, plan, profile, quantize, sweep, upload, verify
     from luq_gguf.benchmarking.file_benchmark import BenchRequest
     from luq_gguf.core.calibration_set import CalibrationSet
     from luq_gguf.core.errors import LuqError
@@ -42,6 +42,7 @@ __all__ = [
     "bench_types",
     "convert",
     "evaluate",
+    "fit",
     "plan",
     "profile",
     "progress",

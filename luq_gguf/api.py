@@ -18,6 +18,7 @@ from luq_gguf.core.calibration_set import CalibrationSet
 from luq_gguf.core.checks import CheckReport
 from luq_gguf.core.errors import EvaluationError
 from luq_gguf.core.measurements import EvalResult
+from luq_gguf.core.picture_geometry import FittedPicture
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.speeds import Bench, TypeSpeeds
 from luq_gguf.core.sweeps import Sweep
@@ -33,6 +34,7 @@ from luq_gguf.publishing.access import Target
 from luq_gguf.publishing.upload import Upload
 from luq_gguf.workflows import against as comparison
 from luq_gguf.workflows import bench as benches
+from luq_gguf.workflows import pictures as picture_files
 from luq_gguf.workflows import pipeline
 from luq_gguf.workflows.bench import ShapeRequest
 from luq_gguf.workflows.calibration_mix import CalibrationMixRequest
@@ -128,12 +130,18 @@ def evaluate(
     reference: Source | None = None,
     mmproj: Source | None = None,
     benchmarks: BenchmarkRequest | None = None,
+    fit_images: bool = False,
     threads: int | None = None,
+    against: Source | None = None,
+    options: RunOptions = RunOptions(),
     reporter: Reporter = Reporter(),
 ) -> EvalResult:
     """Measure a GGUF file on questions, text or benchmarks, and its divergence from a 16-bit `reference`.
 
     In a run folder the result is also written to eval.json. The mmproj is the only one beside the file, if not given.
+    With `fit_images`, for a file in its run folder or with `against`, the questions' pictures are first resized as
+    `fit` does it. With a checkpoint to compare `against`, the same questions are asked to it in transformers, and the
+    result says what is lost on the way from there to the file.
     """
     return pipeline.evaluate(
         _path(file),
@@ -142,6 +150,9 @@ def evaluate(
         mmproj=_path(mmproj) if mmproj else None,
         threads=threads,
         benchmark=benchmarks,
+        fit_images=fit_images,
+        model=_text(against),
+        options=options,
         reporter=reporter,
     )
 
@@ -215,6 +226,23 @@ def bench_types(
     that have not been measured on this machine."""
     count = threads or machine.cores()
     return benches.bench_types(_path(run) if run else None, shape, count, reporter, again=again)
+
+
+def fit(
+    pictures: Source | Sequence[Source],
+    model: Source,
+    out: Source,
+    *,
+    options: RunOptions = RunOptions(),
+    reporter: Reporter = Reporter(),
+) -> tuple[FittedPicture, ...]:
+    """Write pictures into the folder `out` so that llama.cpp shows a model what its own processor would have shown.
+
+    `model` is a checkpoint folder, a Hub id or a run folder. Of the options it takes `overwrite`, `trust_remote_code`
+    and `subfolder`, the folder of the checkpoint.
+    """
+    listed = [pictures] if isinstance(pictures, str | Path) else list(pictures)
+    return picture_files.fit([_path(picture) for picture in listed], str(model), _path(out), options, reporter)
 
 
 def upload(

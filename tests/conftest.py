@@ -61,7 +61,8 @@ SLOW = (
 TOGETHER = (
     "workflows/test_sweep.py", "e2e/test_answers.py", "planning/test_mixed_precision.py", "e2e/test_disturbed.py",
     "calibration/test_importance_agreement.py", "workflows/test_bench.py", "workflows/test_calibration_mix.py",
-    "evaluation/benchmarks/test_run.py", "evaluation/test_evaluate.py", "e2e/test_wheel.py", "kernels/test_stock.py",
+    "evaluation/benchmarks/test_run.py", "evaluation/test_evaluate.py", "evaluation/test_eval_against.py",
+    "e2e/test_wheel.py", "kernels/test_stock.py", "evaluation/test_fitting.py", "run/test_pictures.py",
     "llamacpp/gguf/test_splice.py", "llamacpp/gguf/test_shards.py", "llamacpp/runtime/test_client.py",
     "llamacpp/test_quantize.py", "diagnostics/test_verify_pairs.py", "vendor/test_selftest.py",
 )  # fmt: skip

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from luq_gguf.core.calibration_set import CalibrationData
+from luq_gguf.core.calibration_set import DEPLOYED, CalibrationData
 from luq_gguf.core.errors import CalibrationError
-from luq_gguf.core.images import open_rgb
+from luq_gguf.core.images import open_rgb, upright_size
+from luq_gguf.core.picture_geometry import Canvas
 from luq_gguf.core.types import Sample, ShardSpec
 from luq_gguf.hf import devices
 from luq_gguf.hf.prompts import chat_text, token_options
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 CHUNK_TOKENS = 512  # llama-imatrix's default context, so that both read the same chunks of a text
 BATCH_TOKENS = 1024  # bounds the memory of activations; more is no faster on a CPU
@@ -39,7 +43,7 @@ def batches(
     A share has whole batches, so each has the same samples wherever it is computed, and samples keep their
     numbers in the whole set; `start` then counts the share's own.
     """
-    groups = _grouped_samples(processor, list(calibration.multimodal), 0)
+    groups = _grouped_samples(processor, list(calibration.multimodal), 0, calibration.canvases)
     n_multimodal = len(calibration.multimodal)
     if calibration.document is not None:
         rest: list[Any] = list(_chunk_groups(processor, calibration))
@@ -48,7 +52,11 @@ def batches(
     for number, group in enumerate([*groups, *rest][share.index :: share.count]):
         if number < start:
             continue
-        yield _chunk_batch(group, model) if isinstance(group, _Chunks) else _sample_batch(processor, group, model)
+        yield (
+            _chunk_batch(group, model)
+            if isinstance(group, _Chunks)
+            else _sample_batch(processor, group, model, calibration)
+        )
 
 
 @dataclass(frozen=True)
@@ -95,14 +103,16 @@ def _chunk_batch(chunks: _Chunks, model: nn.Module) -> Batch:
     )
 
 
-def _grouped_samples(processor: Any, samples: list[Sample], first_id: int) -> list[list[tuple[int, Sample]]]:
+def _grouped_samples(
+    processor: Any, samples: list[Sample], first_id: int, canvases: Mapping[Path, Canvas] = {}
+) -> list[list[tuple[int, Sample]]]:
     """Consecutive samples with equally many images, as many as keep a padded batch within BATCH_TOKENS by a cheap guess
     of their lengths."""
     groups: list[list[tuple[int, Sample]]] = []
     room = 0
     for number, sample in enumerate(samples, first_id):
-        n_characters = sum(len(turn.text) for turn in sample.conversation)
-        guess = n_characters // 3 + 32 + sum(_image_tokens_guess(processor, image) for image in sample.images)
+        guess = sum(len(turn.text) for turn in sample.conversation) // 3 + 32
+        guess += sum(_image_tokens_guess(processor, image, canvases.get(image)) for image in sample.images)
         differs = groups and len(groups[-1][0][1].images) != len(sample.images)
         if not groups or room < guess or len(groups[-1]) == 32 or differs:
             groups.append([])
@@ -112,16 +122,20 @@ def _grouped_samples(processor: Any, samples: list[Sample], first_id: int) -> li
     return groups
 
 
-def _image_tokens_guess(processor: Any, image: Path) -> int:
-    from PIL import Image
-
-    with Image.open(image) as picture:
-        width, height = picture.size
+def _image_tokens_guess(processor: Any, image: Path, canvas: Canvas | None) -> int:
+    width, height = canvas.size if canvas else upright_size(image)
     fixed = getattr(processor, "image_seq_length", None)
     return int(fixed) if isinstance(fixed, int) else max(16, width * height // (28 * 28))
 
 
-def _sample_batch(processor: Any, group: list[tuple[int, Sample]], model: nn.Module) -> Batch:
+def _shown(image: Path, canvases: Mapping[Path, Canvas]) -> Image:
+    picture = open_rgb(image)
+    return canvases[image].draw(picture) if image in canvases else picture
+
+
+def _sample_batch(
+    processor: Any, group: list[tuple[int, Sample]], model: nn.Module, calibration: CalibrationData
+) -> Batch:
     samples = [sample for _, sample in group]
     texts = [chat_text(processor, sample) for sample in samples]
     multimodal = bool(samples[0].images)
@@ -131,7 +145,8 @@ def _sample_batch(processor: Any, group: list[tuple[int, Sample]], model: nn.Mod
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
     if multimodal:
-        pictures = [[open_rgb(image) for image in sample.images] for sample in samples]
+        pictures = [[_shown(image, calibration.canvases) for image in sample.images] for sample in samples]
+        options |= {"do_resize": False} if calibration.pixels == DEPLOYED else {}
         encoded = processor(images=pictures, text=texts, **options)
     else:
         encoded = processor(text=texts, **options)

@@ -20,6 +20,7 @@ from luq_gguf.calibration.stage import (
     read_data,
     set_for,
     tell_skipped,
+    with_pixels,
 )
 from luq_gguf.core import paths
 from luq_gguf.core.calibration_set import CalibrationSet
@@ -69,6 +70,7 @@ def _make_shard(session: Session, calibration: CalibrationSet, share: ShardSpec)
         placement = place(session)
         data = read_data(run, calibration, spec.checkpoint)
         tell_skipped(data, reporter)
+        data = with_pixels(session, calibration, data)
         pass_ = forward_pass.run_pass(
             spec.checkpoint,
             data,

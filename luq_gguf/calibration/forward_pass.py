@@ -52,7 +52,7 @@ def pass_key(
 ) -> str:
     """Return the key of saved state; `dtype` is that of the weights and of the kept vectors."""
     inputs = [checkpoint.fingerprint, calibration.sha256, calibration.n_text, calibration.seed, CAPACITY, STATE]
-    return json.dumps([*inputs, str(dtype), str(share)])
+    return json.dumps([*inputs, str(dtype), str(share), *calibration.treatment], default=vars)
 
 
 @contextmanager

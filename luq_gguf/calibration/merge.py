@@ -16,6 +16,7 @@ import torch
 from luq_gguf.calibration.profiler import ProfileInputs
 from luq_gguf.calibration.reservoir import MODALITIES, SampledVectors, TokenSample
 from luq_gguf.calibration.shards import AGAIN, Shard
+from luq_gguf.core.calibration_set import PROCESSOR
 from luq_gguf.core.errors import ShardError
 from luq_gguf.core.json_value import given
 from luq_gguf.method import importance
@@ -112,6 +113,12 @@ def _check_alike(first: Shard, other: Shard) -> None:
         a, b = (getattr(shard.facts.calibration, key) for shard in (first, other))
         if a != b:
             raise refuse(what, _short(a), _short(b))
+    a, b = (given(shard.facts.calibration.pixels) or PROCESSOR for shard in (first, other))
+    if a != b:
+        raise refuse("--pixels", a, b)
+    a, b = (given(shard.facts.calibration.limited_images) or 0 for shard in (first, other))
+    if a != b:
+        raise refuse("how many images are at llama.cpp's token limit", a, b)
     for what, key in (("the number of text samples", "n_text_asked"), ("capacity", "capacity"), ("precision", "dtype")):
         a, b = (getattr(shard.facts, key) for shard in (first, other))
         if a != b:

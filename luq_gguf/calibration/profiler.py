@@ -159,4 +159,7 @@ def calibration_facts(calibration: CalibrationData) -> CalibrationFacts:
         cut_samples=calibration.n_cut or UNSET,
         seen=overlap.seen(calibration.multimodal, calibration.lines),
         chat_date=CHAT_DATE.isoformat(),
+        pixels=calibration.pixels if calibration.multimodal else UNSET,
+        limited_images=calibration.n_limited or UNSET,
+        image_token_limit=calibration.image_limit if calibration.n_limited else UNSET,
     )

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from luq_gguf.calibration import pixels
 from luq_gguf.core import atomic, paths
-from luq_gguf.core.calibration_set import CalibrationData, CalibrationSet
+from luq_gguf.core.calibration_set import DEPLOYED, CalibrationData, CalibrationSet
 from luq_gguf.core.errors import CalibrationError
 from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.json_value import given
@@ -57,21 +58,26 @@ def _record(calibration: CalibrationSet) -> dict[str, object]:
     """What run.json says about the set, so that samples of it are found again: local sets by their absolute paths."""
     images, text = (paths.absolute_model(source) if source else None for source in calibration.sources)
     asked = {"alpha": calibration.alpha, "samples": calibration.samples, "seed": calibration.seed}
-    return {"images": images, "text": text, **asked}
+    return {"images": images, "text": text, **asked, "pixels": calibration.pixels}
 
 
 def profile_key(run: RunFolder, spec: ModelSpec, calibration: CalibrationSet) -> str:
     """Return the key of the profile stage, for a set as `set_for` returns it. Raises CalibrationError.
 
     Of local sets it has what is drawn of them: pictures, prompts, answers and text, wherever they lie. A set of the Hub
-    is known by its id: a run stays with the commit that it began with.
+    is known by its id: a run stays with the commit that it began with, and with the images as they were calibrated.
     """
     asked = calibration.samples, calibration.alpha, calibration.seed
-    return hash_of(spec.checkpoint.fingerprint, *asked, _drawn(run, spec.checkpoint, calibration))
+    drawn, beyond = _drawn(run, spec.checkpoint, calibration)
+    shown = pixels.key(DEPLOYED) if calibration.pixels == DEPLOYED else pixels.key(*beyond) if beyond else []
+    return hash_of(spec.checkpoint.fingerprint, *asked, drawn, *shown)
 
 
-def _drawn(run: RunFolder, checkpoint: Checkpoint, calibration: CalibrationSet) -> list[object]:
-    """What is drawn from each of the sets, and their names, which imatrix.gguf has."""
+def _drawn(
+    run: RunFolder, checkpoint: Checkpoint, calibration: CalibrationSet
+) -> tuple[list[object], list[tuple[int, int]]]:
+    """What is drawn from each of the sets, and their names, which imatrix.gguf has; and the sizes of local images that
+    are too large for llama.cpp."""
     images, text = calibration.sources
     n_multimodal = round(calibration.alpha * calibration.samples)
     n_text = calibration.samples - n_multimodal
@@ -83,10 +89,12 @@ def _drawn(run: RunFolder, checkpoint: Checkpoint, calibration: CalibrationSet) 
         parts = [(images or datasets.DEFAULT_IMAGES, only_images)] * (n_multimodal > 0)
         parts += [(text or datasets.DEFAULT_TEXT, only_text)] * (n_text > 0)
     drawn: list[object] = []
+    beyond: list[tuple[int, int]] = []
     for source, part in parts:
-        on_hub = hub_datasets.is_on_hub(source)
-        drawn.append([datasets.source_name(source), None if on_hub else read_data(run, part, checkpoint).sha256])
-    return drawn
+        data = None if hub_datasets.is_on_hub(source) else read_data(run, part, checkpoint)
+        drawn.append([datasets.source_name(source), data and data.sha256])
+        beyond += pixels.sizes_beyond_limit(data, checkpoint) if data else []
+    return drawn, beyond
 
 
 def read_data(run: RunFolder, calibration: CalibrationSet, checkpoint: Checkpoint) -> CalibrationData:
@@ -103,6 +111,24 @@ def read_data(run: RunFolder, calibration: CalibrationSet, checkpoint: Checkpoin
     data = long_prompts.cut(data, checkpoint)
     prompts.check_samples(checkpoint, (*data.multimodal, *data.text), data.image_source or "")
     return data
+
+
+def with_pixels(session: Session, calibration: CalibrationSet, data: CalibrationData) -> CalibrationData:
+    """Return the data with what the processor is shown in place of their images, and tell the reporter once where that
+    is not what was asked for, or not the images as they are."""
+    checkpoint, reporter = session.spec.checkpoint, session.reporter
+    shown = pixels.shown(data, checkpoint, calibration.pixels) if data.multimodal else data
+    if data.multimodal and shown.pixels != calibration.pixels:
+        reporter.info(
+            f"images are calibrated as the processor of {checkpoint.name} makes them: it cannot be shown what "
+            "llama.cpp makes of them"
+        )
+    if shown.n_limited:
+        reporter.info(
+            f"{shown.n_limited} of {len(data.multimodal)} images have more tokens than llama.cpp's limit of "
+            f"{shown.image_limit:,}: they are calibrated at that limit"
+        )
+    return shown
 
 
 def tell_skipped(data: CalibrationData, reporter: Reporter) -> None:
@@ -143,14 +169,21 @@ def adopt_merged(run: RunFolder, spec: ModelSpec, calibration: CalibrationSet, k
     if not merged or stages.get("profile", {}).get("key") == key or run.changed("profile"):
         return
     read = read_data(run, calibration, spec.checkpoint)
-    here = merged_facts(spec.checkpoint.fingerprint, read.sha256, read.seed, read.alpha, read.n_text)
+    limited = len(pixels.sizes_beyond_limit(read, spec.checkpoint)) if calibration.pixels != DEPLOYED else 0
+    here = merged_facts(
+        spec.checkpoint.fingerprint, read.sha256, read.seed, read.alpha, read.n_text, calibration.pixels, limited
+    )
     if here == {name: merged.get(name) for name in here}:
         run.update(stages=stages | {"profile": stages["profile"] | {"key": key}})
 
 
-def merged_facts(fingerprint: str | None, sha256: str, seed: int, alpha: float, n_text: int) -> dict[str, object]:
+def merged_facts(
+    fingerprint: str | None, sha256: str, seed: int, alpha: float, n_text: int, pixels: str | None, n_limited: int
+) -> dict[str, object]:
     """Return what run.json says about a merged profile, which `adopt_merged` compares."""
-    return {"model_contents": fingerprint, "sha256": sha256, "seed": seed, "alpha": alpha, "n_text": n_text}
+    facts: dict[str, object] = {"model_contents": fingerprint, "sha256": sha256, "seed": seed, "alpha": alpha}
+    is_deployed = pixels == DEPLOYED or None  # so that what earlier versions wrote is the same
+    return facts | {"n_text": n_text, "deployed_pixels": is_deployed, "limited_images": n_limited or None}
 
 
 def make_profile(session: Session, calibration: CalibrationSet) -> Profile:
@@ -167,6 +200,7 @@ def make_profile(session: Session, calibration: CalibrationSet) -> Profile:
         placement = place(session)
         data = read_data(run, calibration, spec.checkpoint)
         tell_skipped(data, reporter)
+        data = with_pixels(session, calibration, data)
         result = profiler.profile(
             spec.checkpoint, data, spec.matrices, run.work, placement=placement, progress=_progress(reporter)
         )
@@ -199,6 +233,8 @@ def make_merged(run: RunFolder, shards: Sequence[Shard], reporter: Reporter = Re
             calibration.seed,
             calibration.alpha,
             facts.n_text_asked,
+            given(calibration.pixels),
+            given(calibration.limited_images) or 0,
         )
         run.update(merged={"shards": len(shards)} | identity)
         write_profile(run, result, reporter)

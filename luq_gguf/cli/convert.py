@@ -9,7 +9,7 @@ import click
 
 from luq_gguf.cli import options, output
 from luq_gguf.core.units import format_size
-from luq_gguf.reporting import agreement_text
+from luq_gguf.reporting import agreement_text, picture_text
 from luq_gguf.reporting.progress import progress
 
 
@@ -61,10 +61,13 @@ def command(model: str, out: Path, repo: str | None, *, check: bool, as_json: bo
     click.echo(f"model   {result.model.path}  ({format_size(result.model.n_bytes)}, every tensor as planned)")
     if result.mmproj:
         click.echo(f"mmproj  {result.mmproj}  ({format_size(result.mmproj.stat().st_size)})")
+        limits = "".join(f" {part}" for part in result.pictures.limits.arguments)
         click.echo(
             f"\nTry it: llama-mtmd-cli -m {output.shell_path(result.model.path)} --mmproj "
-            f"{output.shell_path(result.mmproj)} --image IMAGE -p QUESTION"
+            f"{output.shell_path(result.mmproj)}{limits} --image IMAGE -p QUESTION"
         )
+        for line in picture_text.shown_lines(result.pictures, output.shell_path(result.run_dir)):
+            click.echo(line)
     else:
         click.echo(f"\nTry it: llama-cli -m {output.shell_path(result.model.path)}")
     if result.agreement:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
+from luq_gguf.core.calibration_set import DEPLOYED, PROCESSOR
 from luq_gguf.core.errors import BudgetError, CalibrationError
 from luq_gguf.core.types import Budget, RunOptions, ShardSpec
 from luq_gguf.method.metrics.vqa import METRICS
@@ -133,7 +134,12 @@ calibration = _chain(
     click.option("--alpha", type=Number(), default=0.5, show_default=True, help="Share of multimodal samples, 0 to 1."),
     click.option("--samples", default=128, show_default=True, help="Number of calibration samples."),
     click.option("--seed", default=0, show_default=True, help="Seed for sampling, K-means and --rank random."),
-)
+    click.option(
+        "--pixels", type=click.Choice([DEPLOYED, PROCESSOR]), default=PROCESSOR, show_default=True,
+        help="Images that calibration sees: as llama.cpp shows them to the model (deployed), or as the model's own "
+        "processor does, up to llama.cpp's token limit.",
+    ),
+)  # fmt: skip
 types = _chain(
     click.option("--low", default="IQ1_M", show_default=True, help="Tensor type of the low layers."),
     click.option("--high", default="Q4_K_M", show_default=True, help="File type of everything else."),
@@ -263,7 +269,8 @@ def make_calibration(values: dict[str, Any]) -> Any:
     """Take the options of `calibration` out of a command's values."""
     from luq_gguf.core.calibration_set import CalibrationSet
 
-    return CalibrationSet(*(values.pop(name) for name in ("calib", "calib_text", "alpha", "samples", "seed")))
+    names = ("calib", "calib_text", "alpha", "samples", "seed", "pixels")
+    return CalibrationSet(*(values.pop(name) for name in names))
 
 
 def make_questions(values: dict[str, Any]) -> Any:

@@ -36,19 +36,22 @@ class Positions:
 class SampleAgreement:
     """One prompt: `before` are the positions before its picture, all of them where it has none, and `after` those
     behind it. `picture_tokens` are how many tokens the picture is to transformers and to llama.cpp; `differences` says
-    which tokens of the prompt are not the same, empty where all are."""
+    which tokens of the prompt are not the same, empty where all are. `fitted` are the positions behind a picture that
+    was resized first (`luq-gguf fit`), None where that would change nothing or was not measured."""
 
     picture: str | None
     before: Positions
     after: Positions | None
     picture_tokens: tuple[int, int] | None
     differences: str
+    fitted: Positions | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
             "picture": self.picture,
             "before": self.before.to_json(),
             "after": self.after and self.after.to_json(),
+            "fitted": self.fitted and self.fitted.to_json(),
             "picture_tokens": self.picture_tokens
             and dict(zip(("transformers", "llama_cpp"), self.picture_tokens, strict=True)),
             "token_differences": self.differences or None,
@@ -79,6 +82,13 @@ class Agreement:
         return Positions.pooled(parts) if parts else None
 
     @property
+    def fitted(self) -> Positions | None:
+        """Return all positions behind pictures once those that need it are fitted; None where none does."""
+        if not any(sample.fitted for sample in self.samples):
+            return None
+        return Positions.pooled([part for sample in self.samples if (part := sample.fitted or sample.after)])
+
+    @property
     def differences(self) -> str:
         """Return which tokens of a prompt are not the same on both sides, of the first sample where some are not."""
         return next((sample.differences for sample in self.samples if sample.differences), "")
@@ -86,7 +96,7 @@ class Agreement:
     @property
     def is_finite(self) -> bool:
         """Whether all figures are numbers."""
-        return all(math.isfinite(part.kld) for part in (self.before, self.after) if part)
+        return all(math.isfinite(part.kld) for part in (self.before, self.after, self.fitted) if part)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -97,5 +107,6 @@ class Agreement:
             "source": self.source,
             "before": self.before.to_json(),
             "after": self.after and self.after.to_json(),
+            "fitted": self.fitted and self.fitted.to_json(),
             "samples": [sample.to_json() for sample in self.samples],
         }

@@ -20,6 +20,7 @@ LuqError                    exit code 1: the job failed
     ├── BudgetError         no plan fits, or the request contradicts itself
     ├── TypeNameError       a tensor type that does not exist or cannot be used here
     ├── EvaluationError     files or data that cannot be compared
+    ├── PictureError        a picture that cannot be read or fitted, or whose fitted file has no place
     ├── HubAccessError      a repository without write access, an invalid name or access token, or wrong settings
     ├── RunFolderError      the run folder is in use by another run, or contains something else
     └── GGUFFileError       not a readable GGUF file
@@ -120,6 +121,10 @@ class TypeNameError(InputError):
 
 class EvaluationError(InputError):
     """The files or the data cannot be compared."""
+
+
+class PictureError(InputError):
+    """A picture cannot be read or fitted, or there is no place for its fitted file."""
 
 
 class HubAccessError(InputError):

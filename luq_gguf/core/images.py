@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "TGA")
 PIXELS = 2  # what `to_rgb` makes of a file: another number makes measurements and profiles of other pixels stale
 _BITS_PER_SAMPLE = 258  # a tag of TIFF
+_ORIENTATION, _ON_ITS_SIDE = 274, range(5, 9)  # EXIF's tag, and its values for pictures that are turned by 90 degrees
 
 
 class ValueRangeError(ValueError):
@@ -34,8 +35,7 @@ def open_rgb(path: Path) -> Image:
 
     if "\0" in str(path) or not path.is_file():  # opening a pipe would wait for ever
         raise ValueError(f"{path.name} is not a file")
-    Image.init()
-    formats = [name for name in FORMATS if name in Image.OPEN]  # AVIF and JPEG 2000 are not in every build
+    formats = _formats()
     try:
         ignored = process_state.warnings_filtered("ignore")  # of odd metadata, which the pixels do not depend on
         raised = process_state.warnings_filtered("error", Image.DecompressionBombWarning)
@@ -45,6 +45,13 @@ def open_rgb(path: Path) -> Image:
         raise ValueError(f"{path.name} {error}") from None
     except Exception as error:  # decoders of damaged files raise whatever they trip over
         raise ValueError(f"{path.name} cannot be read: {type(error).__name__}") from None
+
+
+def _formats() -> list[str]:
+    from PIL import Image
+
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]  # AVIF and JPEG 2000 are not in every build
 
 
 def to_rgb(picture: Image) -> Image:
@@ -79,6 +86,19 @@ def _check_range(values: np.ndarray) -> None:
     low, high = float(values.min()), float(values.max())
     if not (low >= 0 and (high == 0 or 1 < high <= 255)):  # also where one of them is NaN
         raise ValueRangeError(f"has 32-bit values from {low:g} to {high:g}, not pixels from 0 to 255")
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Return width and height of what `open_rgb` returns, for a file that it has read before: mostly without its
+    pixels."""
+    from PIL import Image
+
+    with process_state.warnings_filtered("ignore"), Image.open(path, formats=_formats()) as picture:
+        width, height = picture.size
+        lies = picture.getexif().get(_ORIENTATION, 1) in _ON_ITS_SIDE
+        if not lies or picture.format != "TIFF":  # Pillow turns some of these when it reads their pixels
+            return (height, width) if lies else (width, height)
+    return open_rgb(path).size
 
 
 def content_key(path: Path) -> str:

@@ -138,7 +138,8 @@ class SharedCounts(JsonValue):
 
 @dataclass(frozen=True)
 class EvalConditions(SharedCounts):
-    """What a file was measured on, and how; `benchmarks` where any were run."""
+    """What a file was measured on, and how; `benchmarks` where any were run. `fit_images`: pictures were fitted first,
+    and libmtmd was given token limits where that needed any."""
 
     data: str | None
     data_sha256: str
@@ -147,6 +148,50 @@ class EvalConditions(SharedCounts):
     kept_tokens_per_position: int | None
     interval: str
     benchmarks: BenchmarkConditions | UnsetType = UNSET
+    fit_images: bool | UnsetType = UNSET
+    image_min_tokens: int | UnsetType = UNSET
+    image_max_tokens: int | UnsetType = UNSET
+
+    @property
+    def has_fitted_images(self) -> bool:
+        """Whether llama.cpp was shown what the checkpoint's own processor makes of the pictures."""
+        return bool(given(self.fit_images))
+
+
+REFERENCE, WIDE, FILE = "transformers", "16-bit file", "file"
+AS_IS, FITTED = "as_is", "fitted"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedModel:
+    """What one model makes of questions, on the way from the checkpoint to a file.
+
+    `name` is REFERENCE, WIDE or FILE; `pictures` is AS_IS or FITTED where llama.cpp saw any. All else is compared with
+    transformers: `accuracy_change` over the same questions, `kld` in nats from its predictions over the prompts' text
+    behind the picture (all of it where there is none), and the shares of equal top tokens there and of equal answers.
+    """
+
+    name: str
+    file: str | None = None
+    pictures: str | None = None
+    accuracy: Estimate | None
+    accuracy_change: Estimate | None = None
+    kld: Estimate | None = None
+    same_top: float | None = None
+    same_answers: float | None = None
+
+
+@dataclass(frozen=True)
+class ReferenceComparison:
+    """A checkpoint in transformers, computed in `dtype`, and files of it, on the same questions."""
+
+    checkpoint: str
+    dtype: str
+    n_samples: int
+    metric: str | None
+    max_tokens: int
+    models: tuple[ComparedModel, ...]
+    different_tokens: str | UnsetType = UNSET
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +219,7 @@ class EvalResult(JsonValue):
     conditions: EvalConditions
     benchmarks: Mapping[str, Benchmark] | UnsetType | None = UNSET
     n_scored: int | UnsetType = UNSET
+    against: ReferenceComparison | UnsetType = UNSET
 
     @property
     def extent(self) -> tuple[int, int, int]:

@@ -52,6 +52,10 @@ class CalibrationFacts(JsonValue):
     tells whether files are measured on the same data. `cut_samples` were longer than is read of a sample;
     `largest_sample_share` is the longest one's share of all tokens. `chat_date` is the date that chat templates were
     told, as 2026-01-01; earlier versions told them the day of the pass.
+
+    `pixels` says how images were seen: as the model's "processor" makes them, or as llama.cpp does ("deployed"); of the
+    first, `limited_images` were calibrated at llama.cpp's limit of `image_token_limit` tokens. Earlier versions had no
+    such limit.
     """
 
     sources: tuple[str, ...]
@@ -70,6 +74,9 @@ class CalibrationFacts(JsonValue):
     cut_samples: int | UnsetType = UNSET
     largest_sample_share: float | UnsetType = UNSET
     chat_date: str | UnsetType = UNSET
+    pixels: str | UnsetType = UNSET
+    limited_images: int | UnsetType = UNSET
+    image_token_limit: int | UnsetType = UNSET
 
     @property
     def sets(self) -> tuple[str | None, str | None]:

@@ -25,16 +25,24 @@ def place_of(name: str, number: int, sample: Sample) -> str:
 
 
 def check_context(
-    model: Path, mmproj: Path | None, name: str, samples: Mapping[int, Sample], *, n_ctx: int, max_tokens: int
+    model: Path,
+    mmproj: Path | None,
+    name: str,
+    samples: Mapping[int, Sample],
+    *,
+    n_ctx: int,
+    max_tokens: int,
+    image_tokens: tuple[int | None, int | None] = (None, None),
 ) -> None:
     """Raise EvaluationError where a prompt, with its images and an answer of `max_tokens`, does not fit in `n_ctx`, or
     the file's chat template cannot place its images and turns.
 
-    `samples` are the questions of the data set `name` by their number; `model` may be a header-only GGUF.
+    `samples` are the questions of the data set `name` by their number; `model` may be a header-only GGUF;
+    `image_tokens` are as LlamaClient's.
     """
     _check_template(model, name, samples)
     too_long: dict[int, int] = {}
-    with LlamaClient(model, mmproj, n_ctx=n_ctx, weights=False) as client:
+    with LlamaClient(model, mmproj, n_ctx=n_ctx, weights=False, image_tokens=image_tokens) as client:
         for number, sample in samples.items():
             try:
                 n_prompt = client.count(sample.conversation, sample.images)

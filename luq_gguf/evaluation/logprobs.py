@@ -38,7 +38,8 @@ CHUNK = 512  # tokens of text read at once, the second half is scored: as llama-
 @dataclass(frozen=True)
 class EvalTarget:
     """A file and how it is run. `mmproj` is only needed for images; without `answers`, a file that is compared with a
-    reference does not generate answers of its own, which takes one token at a time."""
+    reference does not generate answers of its own, which takes one token at a time. `image_tokens` are libmtmd's
+    --image-min-tokens and --image-max-tokens, None for its own limits."""
 
     model: Path
     mmproj: Path | None = None
@@ -48,6 +49,7 @@ class EvalTarget:
     max_tokens: int = 32
     top: int = TOP
     answers: bool = True
+    image_tokens: tuple[int | None, int | None] = (None, None)
 
     @cached_property
     def sha256(self) -> str:
@@ -58,7 +60,13 @@ class EvalTarget:
         """Return a hash that changes with the files and with what is asked of them, but not with settings of speed, nor
         with the context: what does not fit in it is refused before it is measured."""
         vision = content_of(self.mmproj) if self.mmproj else None
-        return hash_of(HOW, tools.identity(), self.sha256, vision, self.max_tokens, self.top, self.answers)
+        asked = (self.max_tokens, self.top, self.answers, *self.limits)
+        return hash_of(HOW, tools.identity(), self.sha256, vision, *asked)
+
+    @property
+    def limits(self) -> tuple[tuple[int | None, int | None], ...]:
+        """The token limits of pictures, in keys: nothing where they are libmtmd's own, as in keys of old."""
+        return () if self.image_tokens == (None, None) else (self.image_tokens,)
 
 
 @dataclass(frozen=True)
@@ -102,7 +110,7 @@ def measure_reference(
             arrays["control"] = scored.rows[at : at + 1]
         return arrays, scored.answer
 
-    _measure_missing(target, data, folder, work, measure, progress, check=check)
+    measure_missing(target, data, folder, work, measure, progress, check=check)
     return folder
 
 
@@ -146,7 +154,7 @@ def compare(
                 arrays["missing"] = full_kld - arrays["kld"][at : at + 1]
         return arrays, scored.answer
 
-    _measure_missing(target, data, folder, work, measure, progress, check=check)
+    measure_missing(target, data, folder, work, measure, progress, check=check)
     cases = [_case(name, arrays, answer) for name, arrays, answer in measurement_cache.read(folder, data)]
     for values in (value for case in cases for value in (case.kld, case.nll) if value is not None):
         _check_finite(values, target.model)  # of figures that were kept by a version that did not look
@@ -229,7 +237,7 @@ def _folder(work: Path, what: str, target: EvalTarget, data: EvalData) -> Path:
     return folder
 
 
-def _measure_missing(
+def measure_missing(
     target: EvalTarget,
     data: EvalData,
     folder: Path,
@@ -248,11 +256,12 @@ def _measure_missing(
     if check:
         numbers = [int(case[1:]) for names in missing for case in names if case[0] == "q"]
         asked = {number: data.samples[number] for number in numbers}
-        limits = {"n_ctx": target.n_ctx, "max_tokens": target.max_tokens}
-        check_context(target.model, target.mmproj, name, asked, **limits)
+        room = {"n_ctx": target.n_ctx, "max_tokens": target.max_tokens}
+        check_context(target.model, target.mmproj, name, asked, **room, image_tokens=target.image_tokens)
     embeddings = None
     if target.mmproj:
-        embeddings = work / f"images-{hash_of(HOW, tools.identity(), content_of(target.mmproj))[:16]}"
+        made_by = (HOW, tools.identity(), content_of(target.mmproj), *target.limits)
+        embeddings = work / f"images-{hash_of(*made_by)[:16]}"
         embeddings.mkdir(exist_ok=True)
     with LlamaClient(
         target.model,
@@ -261,6 +270,7 @@ def _measure_missing(
         n_ctx=target.n_ctx,
         n_batch=target.n_batch,
         embeddings=embeddings,
+        image_tokens=target.image_tokens,
     ) as client:
         for names in missing:
             arrays: Arrays = {}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from luq_gguf.core.errors import EvaluationError
-from luq_gguf.core.images import FORMATS
+from luq_gguf.core.images import upright_size
 from luq_gguf.core.types import Sample
 from luq_gguf.llamacpp.gguf import reader
 
@@ -24,7 +24,9 @@ def check(mmproj: Path, samples: Sequence[Sample]) -> None:
     kinds = {metadata.get(key) for key in ("clip.projector_type", "clip.vision.projector_type")}
     if not kinds & _LIMITED:
         return
-    sizes = {image: _size(image) for image in dict.fromkeys(image for sample in samples for image in sample.images)}
+    sizes = {
+        image: upright_size(image) for image in dict.fromkeys(image for sample in samples for image in sample.images)
+    }
     long = [image for image, size in sizes.items() if max(size) > LONGEST * min(size)]
     if long:
         width, height = sizes[long[0]]
@@ -34,11 +36,3 @@ def check(mmproj: Path, samples: Sequence[Sample]) -> None:
             f"one side may be {LONGEST} times the other).",
             "Results on an incomplete set would be misleading: repair the set.",
         )
-
-
-def _size(image: Path) -> tuple[int, int]:
-    """Width and height, perhaps of an image that lies on its side; its file has been read before."""
-    from PIL import Image
-
-    with Image.open(image, formats=FORMATS) as picture:
-        return picture.size

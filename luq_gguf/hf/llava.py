@@ -64,9 +64,11 @@ def _clip_vision(checkpoint: Checkpoint) -> ClipVision:
     if features != tuple(sorted(features)) or not 0 <= features[0] <= features[-1] <= tower.num_hidden_layers:
         raise _unlike(f"reads the vision layers {layers}")
     pictures = _image_processor(checkpoint)
-    crop = _side(pictures.crop_size if getattr(pictures, "do_center_crop", False) else pictures.size)
+    crops = bool(getattr(pictures, "do_center_crop", False))
+    crop = _side(pictures.crop_size if crops else pictures.size)
     if crop != tower.image_size:
         raise _unlike(f"crops images to {crop} pixels for a tower of {tower.image_size}")
+    mean, std = _scaling(pictures)
     return ClipVision(
         n_layers=tower.num_hidden_layers,
         width=tower.hidden_size,
@@ -78,8 +80,9 @@ def _clip_vision(checkpoint: Checkpoint) -> ClipVision:
         patch_size=tower.patch_size,
         text_width=config.text_config.hidden_size,
         feature_layers=features,
-        image_mean=tuple(float(v) for v in pictures.image_mean),
-        image_std=tuple(float(v) for v in pictures.image_std),
+        image_mean=mean,
+        image_std=std,
+        stretches=not crops and not getattr(pictures, "do_pad", False) and {"height", "width"} <= _named(pictures.size),
     )
 
 
@@ -100,6 +103,18 @@ def _image_processor(checkpoint: Checkpoint) -> Any:
             f"{checkpoint.name} has no usable image processor: {(str(error).splitlines() or [''])[0]}",
             "The checkpoint needs its preprocessor_config.json.",
         ) from None
+
+
+def _scaling(pictures: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation that make of pixels from 0 to 1 what a processor makes of pixels from 0 to 255:
+    libmtmd has no other step."""
+    scale = 255 * (pictures.rescale_factor if pictures.do_rescale else 1.0)
+    mean, std = (pictures.image_mean, pictures.image_std) if pictures.do_normalize else ([0.0] * 3, [1.0] * 3)
+    return tuple(float(v) / scale for v in mean), tuple(float(v) / scale for v in std)
+
+
+def _named(size: Any) -> set[str]:
+    return {name for name, side in dict(size).items() if side is not None}
 
 
 def _side(size: Any) -> int:

@@ -78,7 +78,12 @@ def check_inputs(
 def image_ids(model: nn.Module, processor: Any) -> set[int]:
     """Return the ids of the tokens that stand for pieces of a picture, by the names that families have for them. The
     model looks for its config's: a processor may call that one so for which it puts all of a picture."""
-    return set(_named_ids(model.config)) or set(_named_ids(processor))
+    return named_image_ids(model.config, processor)
+
+
+def named_image_ids(config: Any, processor: Any) -> set[int]:
+    """Return the same for a model that was not made: its config says it."""
+    return set(_named_ids(config)) or set(_named_ids(processor))
 
 
 def _named_ids(owner: Any) -> Iterator[int]:

@@ -151,8 +151,14 @@ def make_meter(session: Session, questions: QuestionSet) -> Callable[[], Meter]:
             pictures.check(mmproj, data.samples)
         if data.samples:
             questions.check_context(f16, mmproj, data.samples)
-        limits = {"n_ctx": questions.n_ctx, "max_tokens": questions.max_tokens}
-        reference = EvalTarget(f16, mmproj, session.options.threads, answers=questions.metric != "none", **limits)
+        reference = EvalTarget(
+            f16,
+            mmproj,
+            session.options.threads,
+            questions.n_ctx,
+            max_tokens=questions.max_tokens,
+            answers=questions.metric != "none",
+        )
         meter = Meter(session, reference, data, questions.metric)
         if caveat := meter.conditions().caveat:
             session.reporter.info(caveat)

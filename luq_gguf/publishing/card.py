@@ -30,7 +30,8 @@ class Figure:
 
 @dataclass(frozen=True)
 class CardContent:
-    """Everything that the card's text says; sentences and cells are ready to be printed."""
+    """Everything that the card's text says; sentences and cells are ready to be printed. `limits` are options of
+    llama.cpp's tools, `pictures` sentences on what these show the model, and `fit_program` Python that mends it."""
 
     title: str
     summary: str
@@ -43,6 +44,9 @@ class CardContent:
     files: Sequence[FileRow]
     conditions: Sequence[str]
     warnings: Sequence[str]
+    compared_conditions: str
+    compared_heads: Sequence[str]
+    compared: Sequence[Sequence[str]]
     why: str
     images: Sequence[Figure]
     calibration: str
@@ -54,6 +58,9 @@ class CardContent:
     llama_cpp: str
     pins: Sequence[tuple[str, str]]
     licence: str
+    limits: str = ""
+    pictures: Sequence[str] = ()
+    fit_program: str = ""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from luq_gguf.core.json_value import given
 from luq_gguf.core.measurements import Benchmark, EvalResult, largest
+from luq_gguf.core.picture_geometry import LimitOptions
 from luq_gguf.core.profile_facts import CalibrationFacts
+from luq_gguf.core.shown_pictures import ShownPictures
 from luq_gguf.core.speeds import BUSY, Bench
 from luq_gguf.core.units import format_bpw, format_size
 from luq_gguf.llamacpp import converter_child, labels, tools
@@ -17,6 +19,7 @@ from luq_gguf.publishing import card_plan
 from luq_gguf.publishing.artifacts import OutputFile, RunArtifacts
 from luq_gguf.publishing.card import BaseCard, CardContent, Figure, FileRow, Result, cell
 from luq_gguf.quantization import recipe
+from luq_gguf.reporting import comparison_text, picture_text
 from luq_gguf.reporting.plan_text import describe
 from luq_gguf.run import serialization
 
@@ -43,10 +46,12 @@ def make_card_content(
     plan, profile = artifacts.plan, artifacts.profile
     heads, cells, conditions = _measured(artifacts)
     by_hand = _by_hand(artifacts)
+    compared = next((c for r in artifacts.evals.get(artifacts.model.name, ()) if (c := given(r.against))), None)
     base_link = f"[{cell(base_model)}](https://huggingface.co/{base_model})" if base_model else cell(profile.model)
     n_low, n_layers, mixed = len(plan.low_layers), len(plan.order), plan.ranking == "best"
     how = f"{n_low} of {n_layers} decoder layers in {plan.low}, everything else as in {plan.high}"
     how = describe(plan) if mixed else how
+    shown = ShownPictures.of_record(artifacts.facts.get("pictures"))
     return CardContent(
         title=f"{profile.model} LUQ-{'best' if mixed else n_low} GGUF",
         summary=f"{base_link}, quantized layer by layer: {how}. It runs in stock llama.cpp.",
@@ -59,6 +64,9 @@ def make_card_content(
         files=_files(artifacts, shards, cells, len(heads)),
         conditions=conditions or [UNMEASURED],
         warnings=[busy] if artifacts.speeds and artifacts.bench and (busy := _busy(artifacts.bench)) else [],
+        compared_conditions=cell(comparison_text.conditions(compared)) if compared else "",
+        compared_heads=comparison_text.HEAD,
+        compared=[[cell(text) for text in row] for row in comparison_text.rows(compared)] if compared else [],
         why=card_plan.why(artifacts),
         images=[Figure(name, caption) for name, caption in FIGURES.items()],
         calibration=_calibration(profile.calibration, licences),
@@ -70,6 +78,9 @@ def make_card_content(
         llama_cpp=str(tools.pin()["version"]),
         pins=_pins(artifacts, base_model),
         licence=_licence(base, base_model),
+        limits="".join(f" {part}" for part in shown.limits.arguments),
+        pictures=_shown(shown),
+        fit_program=shown.rule.program if shown.rule and shown.differs else "",
     )
 
 
@@ -83,7 +94,8 @@ def results(artifacts: RunArtifacts) -> list[Result]:
     for evaluated in filter(None, main):
         data = evaluated.conditions.data or ""
         if evaluated.accuracy:
-            name = f"accuracy ({evaluated.metric})"
+            fitted = ", fitted pictures" if evaluated.conditions.has_fitted_images else ""
+            name = f"accuracy ({evaluated.metric}{fitted})"
             rows_of_index.append(Result(task, data, "accuracy", name, round(100 * evaluated.accuracy.value, 2)))
         if evaluated.kld:
             rows_of_index.append(
@@ -120,6 +132,8 @@ def _measured(artifacts: RunArtifacts) -> tuple[list[str], dict[str, list[str]],
     if main:
         _add_quality(artifacts, main, heads, cells)
         conditions.append(_quality_conditions(main))
+        if artifacts.mmproj and main.n_samples != main.n_chunks:
+            conditions.append(_pictures(main))
         n_others = sum(result.is_measured for result in results_of_model) - 1
         if n_others:
             listed = "another measurement" if n_others == 1 else f"{n_others} other measurements"
@@ -183,6 +197,22 @@ def _quality_conditions(main: EvalResult) -> str:
     return sentence + (". KLD is in nats, measured after every text token." if main.kld else ".")
 
 
+def _shown(shown: ShownPictures) -> list[str]:
+    """How llama.cpp shows pictures to the model, where the processor does otherwise."""
+    sentences = [picture_text.limits_sentence(shown.limits, "`")] if shown.limits else []
+    return sentences + ([picture_text.example_sentence(shown.example)] if shown.differs and shown.example else [])
+
+
+def _pictures(main: EvalResult) -> str:
+    """What was done to the pictures of questions before llama.cpp saw them."""
+    if not main.conditions.has_fitted_images:
+        return "The pictures were given to llama.cpp as they are."
+    numbers = given(main.conditions.image_min_tokens), given(main.conditions.image_max_tokens)
+    options = " ".join(LimitOptions(*numbers).arguments)
+    limits = f", with `{options}`" if options else ""
+    return f"The pictures were first resized as the base model's own processor does{limits} (`luq-gguf fit`)."
+
+
 def _add_quality(artifacts: RunArtifacts, main: EvalResult, heads: list[str], cells: dict[str, list[str]]) -> None:
     same = {name: _same_data(artifacts.evals.get(name, ()), main) for name in cells}
     same[artifacts.model.name] = main
@@ -214,8 +244,12 @@ def _divergence(result: EvalResult) -> list[str]:
 
 def _same_data(results: Sequence[EvalResult], main: EvalResult) -> EvalResult | None:
     """The measurement of another file under the conditions of `main`."""
-    wanted = main.conditions.data_sha256, main.conditions.max_tokens
-    return next((r for r in results if (r.conditions.data_sha256, r.conditions.max_tokens) == wanted), None)
+
+    def conditions(result: EvalResult) -> tuple[object, ...]:
+        asked = result.conditions
+        return asked.data_sha256, asked.max_tokens, asked.has_fitted_images
+
+    return next((result for result in results if conditions(result) == conditions(main)), None)
 
 
 def _add_speed(artifacts: RunArtifacts, heads: list[str], cells: dict[str, list[str]]) -> None:

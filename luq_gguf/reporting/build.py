@@ -31,6 +31,7 @@ def report(run_dir: Path) -> list[Path]:
             ("sweep", serialization.read_sweep, lambda swept: page.sweep_section(swept, folder)),
             ("alpha", serialization.read_mix, lambda mix: page.mix_section(mix, folder)),
             ("eval", serialization.read_evals, page.eval_section),
+            ("eval", serialization.read_evals, page.reference_section),
             ("bench", serialization.read_bench, lambda bench: page.throughput_section(bench, folder)),
             ("eval", serialization.read_evals, page.benchmarks_section),
         )

@@ -19,7 +19,7 @@ from luq_gguf.core.units import format_bpw, format_size
 from luq_gguf.method.metrics import intervals
 from luq_gguf.method.metrics.intervals import format_ratio
 from luq_gguf.method.uniform import ftype_of
-from luq_gguf.reporting import figures
+from luq_gguf.reporting import comparison_text, figures
 from luq_gguf.reporting.plan_text import better_line, describe, unsettled_line
 
 _BENCHMARK_HEAD = ("file", "benchmark", "value", "standard error", "samples")
@@ -229,7 +229,7 @@ def eval_section(results: Sequence[EvalResult]) -> Section:
             f"{result.accuracy.value:.1%}" if result.accuracy else "",
             f"{result.perplexity:.4f}" if result.perplexity else "",
             str(result.n_samples),
-            str(result.conditions.data or ""),
+            str(result.conditions.data or "") + (", fitted pictures" if result.conditions.has_fitted_images else ""),
         ]
         for result in shown
     ]
@@ -238,6 +238,15 @@ def eval_section(results: Sequence[EvalResult]) -> Section:
     texts += [f"eval.json has {n_others} more."] if n_others else []
     conditions = _conditions_line((shown or results)[0].conditions.to_json())
     return Section("Measured files", texts, head, rows, conditions=conditions)
+
+
+def reference_section(results: Sequence[EvalResult]) -> Section:
+    """Make the section on the last comparison with transformers; it has no rows if there is none."""
+    compared = next(filter(None, (given(result.against) for result in results)), None)
+    if compared is None:
+        return Section("", (), (), ())
+    title = "From the checkpoint to the file"
+    return Section(title, (comparison_text.conditions(compared),), comparison_text.HEAD, comparison_text.rows(compared))
 
 
 def benchmarks_section(results: Sequence[EvalResult]) -> Section:

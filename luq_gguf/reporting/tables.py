@@ -7,7 +7,7 @@ import itertools
 from rich.table import Table
 
 from luq_gguf.core.json_value import given
-from luq_gguf.core.measurements import Estimate, EvalResult, Metrics, Spread
+from luq_gguf.core.measurements import Estimate, EvalResult, Metrics, ReferenceComparison, Spread
 from luq_gguf.core.speeds import Bench, Samples, TypeSpeeds
 from luq_gguf.core.sweeps import CalibrationMix, Sweep
 from luq_gguf.core.units import format_bpw, format_size
@@ -15,12 +15,14 @@ from luq_gguf.method.metrics import intervals
 from luq_gguf.method.metrics.intervals import format_ratio
 from luq_gguf.method.orders import is_seeded
 from luq_gguf.method.uniform import ftype_of
+from luq_gguf.reporting import comparison_text
 
 
 def eval_table(result: EvalResult) -> Table:
     """Make a table of what was measured of a file, one figure per row, with its interval or spread."""
     against = f"\nagainst {result.reference}" if result.reference else ""
     data = f"\n{result.n_samples} samples of {result.conditions.data}" if result.n_samples else ""
+    data += ", with fitted pictures" if result.conditions.has_fitted_images else ""
     table = Table(title=f"{result.file}{against}{data}")
     for name in ("", "value", "95% interval", "median", "90%", "99%"):
         table.add_column(name, justify="left" if not name else "right", no_wrap=True)
@@ -59,6 +61,17 @@ def eval_table(result: EvalResult) -> Table:
     for name, benchmark, metric_name, metric in result.benchmark_metrics:
         stderr = "" if metric.stderr is None else f"standard error {metric.stderr:.4g}"
         table.add_row(f"{name}: {metric_name} ({benchmark.n_samples})", f"{metric.value:.4g}", stderr)
+    return table
+
+
+def reference_table(compared: ReferenceComparison) -> Table:
+    """Make a table of what is lost on the way from a checkpoint in transformers to a file, one model per row."""
+    table = Table(title=f"{compared.checkpoint} in transformers ({compared.dtype}) and its files")
+    for name in comparison_text.HEAD:
+        table.add_column(name, justify="left" if not name else "right", no_wrap=bool(name))
+    for row in comparison_text.rows(compared):
+        table.add_row(*row)
+    table.caption = comparison_text.conditions(compared)
     return table
 
 

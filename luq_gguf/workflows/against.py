@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from luq_gguf.core import machine
 from luq_gguf.core.agreement import Agreement
 from luq_gguf.core.calibration_set import CalibrationData
 from luq_gguf.core.checks import Check, CheckReport
-from luq_gguf.core.errors import CalibrationError, CheckpointError, EvaluationError, VerificationError
+from luq_gguf.core.errors import CalibrationError, CheckpointError, EvaluationError, PictureError, VerificationError
+from luq_gguf.core.picture_geometry import LimitOptions
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import RunOptions, Sample
 from luq_gguf.diagnostics import verify as verification
@@ -26,6 +27,7 @@ from luq_gguf.reporting import agreement_text
 from luq_gguf.run import vocabulary
 from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.memory import check_memory
+from luq_gguf.run.pictures import open_geometry
 
 N_SAMPLES = 2
 _SOUND = "Convert it again from a sound checkpoint."
@@ -82,16 +84,46 @@ def compare(
 ) -> Agreement:
     """Compare on two samples of a run's calibration set where it is still there, else on drawn pictures. Raises
     MemoryLimitError, DeviceError, and what loading either model raises."""
-    from luq_gguf.evaluation import against  # imports torch
+    from luq_gguf.evaluation import against, reference_model  # import torch
 
-    placement = against.placement_for(options.device, checkpoint, machine.memory().available)
+    placement = reference_model.placement_for(options.device, checkpoint, machine.memory().available)
     dtype = str(placement.dtype).removeprefix("torch.")
     if placement.device.type == "cpu":
         check_memory(checkpoint, dtype, reporter)
     reporter.info(f"comparing {file.name} with {checkpoint.name} in transformers ({dtype})")
     with tempfile.TemporaryDirectory() as folder:
         samples, source = _samples(run, checkpoint, Path(folder))
-        return against.compare(file, mmproj, checkpoint, samples, placement, source=source, threads=options.threads)
+        fitted, limits = _fitted(file, mmproj, checkpoint, samples, Path(folder), reporter)
+        return against.compare(
+            file,
+            mmproj,
+            checkpoint,
+            samples,
+            placement,
+            fitted=fitted,
+            image_tokens=limits.pair,
+            source=source,
+            threads=options.threads,
+        )
+
+
+def _fitted(
+    file: Path, mmproj: Path | None, checkpoint: Checkpoint, samples: Sequence[Sample], folder: Path, reporter: Reporter
+) -> tuple[dict[Path, Path], LimitOptions]:
+    """Fitted pictures of those samples that need it, and the token limits that go with them."""
+    pictures = list(dict.fromkeys(image for sample in samples for image in sample.images))
+    if mmproj is None or not pictures:
+        return {}, LimitOptions()
+    try:
+        with open_geometry(checkpoint, (file, mmproj)) as geometry:
+            made = [geometry.write(picture, folder / f"fitted-{n}.png") for n, picture in enumerate(pictures)]
+    except (CheckpointError, PictureError) as error:
+        reporter.info(f"not compared with fitted pictures: {error.message}")
+        return {}, LimitOptions()
+    changed = [picture for picture in made if picture.is_changed]
+    return {picture.picture: picture.written for picture in changed}, LimitOptions.of_all(
+        [picture.needed for picture in changed]
+    )
 
 
 def _files(

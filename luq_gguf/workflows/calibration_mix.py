@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from luq_gguf.calibration.stage import make_profile, read_data
-from luq_gguf.core.calibration_set import CalibrationSet
+from luq_gguf.core.calibration_set import PROCESSOR, CalibrationSet
 from luq_gguf.core.errors import BudgetError, CalibrationError, CheckpointError
+from luq_gguf.core.json_value import given
 from luq_gguf.core.sweeps import CalibrationMix, MixConditions, MixPoint, MixRanking
 from luq_gguf.core.types import Profile
 from luq_gguf.method import orders, ranking
@@ -69,6 +70,7 @@ def check(session: Session, profile: Profile, request: CalibrationMixRequest) ->
 
 def measure_mixes(session: Session, profile: Profile, meter: Meter, request: CalibrationMixRequest) -> CalibrationMix:
     """Measure all points, and write alpha.json after each alpha."""
+    request = replace(request, calibration=replace(request.calibration, pixels=_pixels_of(profile)))
     base = _MixProfile(check(session, profile, request), profile, meter)
     session = replace(session, reporter=session.reporter.once())
     n = session.spec.tensors.n_layers
@@ -90,6 +92,10 @@ def measure_mixes(session: Session, profile: Profile, meter: Meter, request: Cal
                     session.reporter.progress("alpha: files", done, total)
         serialization.write_json(session.run.file("alpha.json"), result.to_json())
     return result
+
+
+def _pixels_of(profile: Profile) -> str:
+    return given(profile.calibration.pixels) or PROCESSOR
 
 
 @contextmanager

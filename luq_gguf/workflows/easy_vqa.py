@@ -42,15 +42,22 @@ def questions(split: str, data: Path | None = None) -> list[Question]:
     return [Question(folder / "images" / f"{image}.png", text, answer) for text, answer, image in rows]
 
 
-def load_image(path: Path) -> Image.Image:
-    """Return the image as the models see it: RGB, SIDE x SIDE."""
+def load_image(path: Path, size: tuple[int, int] = (SIDE, SIDE)) -> Image.Image:
+    """Return the image in RGB, by default in the size that the models were trained with."""
     with Image.open(path) as picture:
-        return picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+        return picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
 
 
-def write_set(folder: Path, split: str, count: int, seed: int = 0, data: Path | None = None) -> Path:
-    """Write a .jsonl of so many random questions with their images next to it, and return its path. `data` is as in
-    `questions`."""
+def write_set(
+    folder: Path,
+    split: str,
+    count: int,
+    seed: int = 0,
+    data: Path | None = None,
+    size: tuple[int, int] = (SIDE, SIDE),
+) -> Path:
+    """Write a .jsonl of so many random questions with their images, of this size, next to it, and return its path.
+    `data` is as in `questions`."""
     folder.mkdir(parents=True, exist_ok=True)
     pool = questions(split, data)
     chosen = [pool[i] for i in np.random.default_rng(seed).permutation(len(pool))[:count]]
@@ -58,7 +65,7 @@ def write_set(folder: Path, split: str, count: int, seed: int = 0, data: Path | 
     for question in chosen:
         picture = folder / f"{question.image.stem}.png"
         if not picture.exists():
-            load_image(question.image).save(picture)
+            load_image(question.image, size).save(picture)
         lines.append(json.dumps({"image": picture.name, "prompt": question.text, "answers": [question.answer]}))
     path = folder / f"easy-vqa-{split}-{count}.jsonl"
     path.write_text("\n".join(lines) + "\n")

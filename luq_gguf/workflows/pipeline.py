@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,17 @@ from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.measurements import EvalResult
 from luq_gguf.core.plan_quality import UniformBaseline
 from luq_gguf.core.reporter import Reporter
+from luq_gguf.core.shown_pictures import ShownPictures
 from luq_gguf.core.sweeps import Sweep
 from luq_gguf.core.types import Plan, Profile, QuantizedModel, RunOptions
 from luq_gguf.diagnostics import verify
 from luq_gguf.evaluation import evaluate as evaluation
+from luq_gguf.evaluation import fitting
 from luq_gguf.evaluation.benchmarks import run as benchmarks
 from luq_gguf.evaluation.logprobs import EvalTarget
 from luq_gguf.evaluation.questions import QuestionSet, shared_with_calibration
 from luq_gguf.hf import datasets
+from luq_gguf.hf.checkpoint import Checkpoint, open_checkpoint
 from luq_gguf.llamacpp import quantize, tools
 from luq_gguf.llamacpp.gguf import header_only, imatrix, reader, shards
 from luq_gguf.method import tensor_types, two_type_plan
@@ -42,7 +45,7 @@ from luq_gguf.run.disk import check_disk
 from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import claim, model_of
 from luq_gguf.run.session import Session, load_spec_for_profile, open_planned, open_session
-from luq_gguf.workflows import against
+from luq_gguf.workflows import against, eval_against, pictures
 from luq_gguf.workflows import sweep as sweep_workflow
 from luq_gguf.workflows.calibration_mix import CalibrationMixRequest, measure_mixes
 from luq_gguf.workflows.calibration_mix import check as check_mix
@@ -60,6 +63,7 @@ class Conversion:
     uniform_baseline: UniformBaseline | None = None
     upload: Upload | None = None
     agreement: Agreement | None = None
+    pictures: ShownPictures = field(default_factory=ShownPictures)
 
     @property
     def better(self) -> str | None:
@@ -80,6 +84,7 @@ class Conversion:
             "better": self.better,
             "foreseen": self.uniform_baseline and self.uniform_baseline.to_json(),
             **({"upload": self.upload.to_json()} if self.upload else {}),
+            **({"image_tokens": self.pictures.limits.to_json()} if self.pictures.limits else {}),
             **({"against": self.agreement.to_json()} if self.agreement else {}),
         }
 
@@ -160,7 +165,8 @@ def _converted(
         agreement = against.check_written(compared, vision, checkpoint, run, options, reporter)
         if needs_f16 and not session.options.keep_f16:
             drop_f16(session)
-    return Conversion(run.path, made, vision, plan, profile, baseline, agreement=agreement)
+    shown = pictures.shown_of(session, made.path, vision)
+    return Conversion(run.path, made, vision, plan, profile, baseline, agreement=agreement, pictures=shown)
 
 
 def _check_loads(session: Session, made: QuantizedModel, vision: Path | None) -> None:
@@ -254,9 +260,17 @@ def evaluate(
     mmproj: Path | None = None,
     threads: int | None = None,
     benchmark: benchmarks.BenchmarkRequest | None = None,
+    fit_images: bool = False,
+    model: str | None = None,
+    options: RunOptions = RunOptions(),
     reporter: Reporter = Reporter(),
 ) -> EvalResult:
-    """Measure a file; in a run folder the result is added to its eval.json. Any shard of a file stands for it."""
+    """Measure a file; in a run folder the result is added to its eval.json. Any shard of a file stands for it.
+
+    With `fit_images`, the questions' pictures are fitted first for the processor of the checkpoint `model`, or of the
+    run folder's. Where `model` is given, it is asked the same questions in transformers.
+    """
+    checkpoint = _reference_model(model, options) if model else None
     file, reference = shards.files_of(file)[0], shards.files_of(reference)[0] if reference else None
     if benchmark:
         benchmarks.check(benchmark)
@@ -267,12 +281,25 @@ def evaluate(
         alone = benchmark and not (questions.source or questions.text)
         data = evaluation.no_data(reference) if alone else questions.read(file, work / "images")
         vision = evaluation.find_mmproj(file, mmproj, data.samples)
-        target = EvalTarget(file, vision, threads, questions.n_ctx, max_tokens=questions.max_tokens)
-        against = replace(target, model=reference) if reference else None
+        fitted = None
+        if fit_images:
+            theirs = checkpoint or fitting.checkpoint_of(file, run)
+            fitted = fitting.fit(data, theirs, file, vision, work / "fitted", reporter)
+        plain = EvalTarget(file, vision, threads, questions.n_ctx, max_tokens=questions.max_tokens)
+        asked, target = (fitted.data, fitted.of(plain)) if fitted else (data, plain)
+        wide = replace(target, model=reference) if reference else None
         metric = questions.metric
-        found = evaluation.evaluate(target, against, data, work, metric=metric, reporter=reporter, check=True)
+        found = evaluation.evaluate(target, wide, asked, work, metric=metric, reporter=reporter, check=True)
         result = replace(found.result, benchmarks=None)
+        if fitted:
+            result = replace(result, conditions=fitted.told(result.conditions))
+        if checkpoint:
+            files = eval_against.files_of(checkpoint, plain, reference, data, fitted, work, reporter)
+            compared = eval_against.compare(checkpoint, files, data, metric, work, options, reporter)
+            result = replace(result, against=compared)
         if benchmark:
+            if fitted:
+                reporter.info("--fit-images fits the pictures of --data; the benchmarks' pictures stay as they are")
             benchmark_target = EvalTarget(
                 file, half, threads, questions.n_ctx
             )  # another --max-tokens asks benchmarks nothing else
@@ -286,6 +313,10 @@ def evaluate(
                 reporter.info(caveat)
             serialization.add_eval(run.file("eval.json"), result)
     return result
+
+
+def _reference_model(model: str, options: RunOptions) -> Checkpoint:
+    return open_checkpoint(model, trust_remote_code=options.trust_remote_code, subfolder=options.subfolder)
 
 
 def sweep(

@@ -103,10 +103,12 @@ def test_a_shard_given_twice_is_named(folders, tmp_path):
         ({"calibration": replace(FACTS, seed=7)}, "differ in seed: 0 and 7"),
         ({"calibration": replace(FACTS, alpha=0.25)}, "differ in alpha: 0.5 and 0.25"),
         ({"calibration": replace(FACTS, sha256="e" * 64)}, "calibration data: f{12} and e{12}"),
+        ({"calibration": replace(FACTS, pixels="deployed")}, "differ in --pixels: processor and deployed"),
+        ({"calibration": replace(FACTS, limited_images=2)}, "llama.cpp's token limit: 0 and 2"),
         ({"n_text_asked": 4}, "number of text samples: 3 and 4"),
         ({"dtype": "bfloat16"}, "precision: float32 and bfloat16"),
     ],
-    ids=["model", "contents", "seed", "alpha", "data", "samples", "precision"],
+    ids=["model", "contents", "seed", "alpha", "data", "pixels", "limit", "samples", "precision"],
 )
 def test_shards_of_different_passes_are_refused(shards, change, told):
     other = replace(shards[1], facts=replace(shards[1].facts, **change))

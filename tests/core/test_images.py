@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from luq_gguf.core.images import open_rgb
+from luq_gguf.core.images import open_rgb, upright_size
 
 RNG = np.random.default_rng(0)
 COLORS = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -186,5 +186,6 @@ def test_transformers_sees_the_same_pixels(tmp_path):
     files = sorted(tmp_path.iterdir())
     assert len(files) > 30
     for path in files:
+        assert upright_size(path) == open_rgb(path).size
         with Image.open(path) as opened:
             assert np.array_equal(pixels(path), np.asarray(load_image(opened))), path.name

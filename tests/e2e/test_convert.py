@@ -72,6 +72,17 @@ def test_a_second_run_repeats_no_stage(small, cli, tmp_path):
 
 
 @pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True)
+def test_what_to_try_names_token_limits_and_what_llama_cpp_shows(small, cli, tmp_path, tiny_model):
+    run = small.copy(tmp_path / "run")
+    done = cli(*(part for part in run.arguments if part != "--json"))
+    assert done.returncode == 0, done.stderr
+    tried = next(line for line in done.stdout.splitlines() if line.startswith("Try it: "))
+    is_dynamic = "qwen" in tiny_model.name
+    assert ("--image-min-tokens 16 --image-max-tokens 256 --image IMAGE" in tried) == is_dynamic
+    assert ("slower and takes more memory" in done.stdout) == is_dynamic
+    assert f"luq-gguf fit PICTURES --model {run.folder}" in done.stdout
+
+
 def test_other_paths_times_and_devices_repeat_no_stage(small, cli, tmp_path, tiny_model, calibration_file, monkeypatch):
     """The checkpoint by a relative path and a link; the calibration set copied, with new times; the CPU named."""
     run = small.copy(tmp_path / "run")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 
 import pytest
 from builders import point_of
@@ -102,6 +103,11 @@ def test_the_card_tells_what_was_measured_and_the_hub_reads_it(upload, hub, run)
     table = text[text.index("| file |") : text.index("## Run it")].splitlines()
     widths = {line.count("|") - line.count("\\|") for line in table if line.startswith("|")}
     assert len(widths) == 1, "every line of the table has as many cells"
+    assert "The pictures were given to llama.cpp as they are." in text
+    limits = " --image-min-tokens 16 --image-max-tokens 256" if "qwen" in data["model-index"][0]["name"] else ""
+    assert len(re.findall(rf"^    llama-(?:server|mtmd-cli) -hf {REPO}:\S+{limits}(?:$| --image )", text, re.M)) == 2
+    assert "Of a picture of 640 x 480 pixels the model's own processor makes" in text
+    assert 'picture.save("fitted.png")\n```\n\nOllama' in text
 
 
 @one_model

@@ -207,6 +207,7 @@ def test_contents_that_a_profile_rests_on(profile_key, checkpoint, calib, tmp_pa
 
 def test_what_is_asked_of_a_profile(profile_key):
     asked = [{}, {"samples": 4}, {"alpha": 0.25}, {"seed": 1}, {"images": "owner/set"}, {"images": "owner/other"}]
+    asked += [{"pixels": "deployed"}]
     assert len({profile_key(**one) for one in asked}) == len(asked)
 
 
@@ -236,6 +237,21 @@ def test_pictures_that_are_not_drawn_do_not_matter(profile_key, calib):
         picture(calib.with_name(f"{number}.png"), 100 + number)
         keys[number] = profile_key(samples=4) != before
     assert sum(keys.values()) == 2, "alpha is 0.5"
+
+
+def test_deployed_pixels_rest_on_the_libmtmd_that_makes_them(profile_key, monkeypatch):
+    before = profile_key(pixels="deployed")
+    assert profile_key(pixels="deployed", alpha=0.25) != before
+    other_pin(monkeypatch)
+    assert profile_key(pixels="deployed") != before
+
+
+def test_images_beyond_the_limit_change_the_key_with_libmtmd(profile_key, monkeypatch):
+    before = profile_key()
+    monkeypatch.setattr(calibration_stage.pixels, "sizes_beyond_limit", lambda *_: [(4000, 3000)])
+    limited = profile_key()
+    other_pin(monkeypatch)
+    assert len({before, limited, profile_key()}) == 3
 
 
 def test_what_a_saved_pass_rests_on(checkpoint, calib, tmp_path):

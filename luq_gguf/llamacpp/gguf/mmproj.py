@@ -13,6 +13,7 @@ import numpy as np
 from luq_gguf.core import atomic
 from luq_gguf.core.clip_vision import ClipVision
 from luq_gguf.core.errors import ConversionError, GGUFFileError
+from luq_gguf.core.units import padded
 from luq_gguf.llamacpp.gguf import validate
 from luq_gguf.llamacpp.gguf.metadata import CHECKPOINT
 
@@ -79,6 +80,14 @@ def write(
         _write(part, name, vision, shapes, read, on_progress)
 
 
+def write_header(out: Path, name: str, vision: ClipVision, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Write the same file with a hole in the place of its weights."""
+    writer, n_bytes = _begin(out, name, vision, shapes)
+    writer.close()
+    with out.open("r+b") as file:
+        file.truncate(padded(out.stat().st_size, writer.data_alignment) + n_bytes)
+
+
 def _write(
     part: Path,
     name: str,
@@ -87,23 +96,37 @@ def _write(
     read: Callable[[str], np.ndarray],
     on_progress: Callable[[float], None],
 ) -> None:
+    writer, _ = _begin(part, name, vision, shapes)
+    for done, (tensor, shape) in enumerate(shapes.items(), 1):
+        writer.write_tensor_data(_cast(tensor, read(tensor), _dtype(tensor, shape)))
+        on_progress(done / len(shapes))
+    for _tensor in _missing_bias(shapes):
+        writer.write_tensor_data(np.zeros(vision.text_width, dtype=np.float32))
+    writer.close()
+
+
+def _begin(
+    part: Path, name: str, vision: ClipVision, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[gguf.GGUFWriter, int]:
+    """Write all that stands before the weights; return the writer, and how many bytes these take."""
     writer = gguf.GGUFWriter(part, arch="clip")
     _describe(writer, name, vision)
-    dtypes = {tensor: _dtype(tensor, shape) for tensor, shape in shapes.items()}
-    for tensor, shape in shapes.items():
-        writer.add_tensor_info(tensor, shape, dtypes[tensor], int(np.prod(shape)) * dtypes[tensor].itemsize)
-    missing_bias = [t for t in ("mm.0.bias", "mm.2.bias") if t not in shapes]
-    for tensor in missing_bias:  # libmtmd always adds one
-        writer.add_tensor_info(tensor, (vision.text_width,), np.dtype(np.float32), 4 * vision.text_width)
+    tensors = {tensor: (shape, _dtype(tensor, shape)) for tensor, shape in shapes.items()}
+    tensors |= {tensor: ((vision.text_width,), np.dtype(np.float32)) for tensor in _missing_bias(shapes)}
+    n_bytes = 0
+    for tensor, (shape, dtype) in tensors.items():
+        size = int(np.prod(shape)) * dtype.itemsize
+        writer.add_tensor_info(tensor, shape, dtype, size)
+        n_bytes += padded(size, writer.data_alignment)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for done, (tensor, dtype) in enumerate(dtypes.items(), 1):
-        writer.write_tensor_data(_cast(tensor, read(tensor), dtype))
-        on_progress(done / len(dtypes))
-    for _ in missing_bias:
-        writer.write_tensor_data(np.zeros(vision.text_width, dtype=np.float32))
-    writer.close()
+    return writer, n_bytes
+
+
+def _missing_bias(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """The projector's biases that a checkpoint lacks: libmtmd always adds one."""
+    return [name for name in ("mm.0.bias", "mm.2.bias") if name not in shapes]
 
 
 def _describe(writer: gguf.GGUFWriter, name: str, vision: ClipVision) -> None:
@@ -126,6 +149,8 @@ def _describe(writer: gguf.GGUFWriter, name: str, vision: ClipVision) -> None:
         writer.add_vision_use_gelu(value=True)
     if vision.feature_layers != (vision.n_layers - 1,):  # the last but one is what every llama.cpp reads unasked
         writer.add_array("clip.vision.feature_layer", list(vision.feature_layers))
+    if vision.stretches:  # tiles of no size leave the overview, and that has no bars
+        writer.add_array("clip.vision.image_grid_pinpoints", [0, 0])
 
 
 def _dtype(tensor: str, shape: tuple[int, ...]) -> np.dtype:

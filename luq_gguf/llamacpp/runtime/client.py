@@ -84,15 +84,19 @@ class LlamaClient:
         kernels: Path | None = None,
         limits: Limits | None = None,
         weights: bool = True,
+        image_tokens: tuple[int | None, int | None] = (None, None),
     ) -> None:
         """`kernels` is a plugin to load. `limits` are for files from anywhere: weights that are not finite are rejected
-        then, too. Without `weights` only `count` works, also of a header-only GGUF."""
+        then, too. Without `weights` only `count` and `pieces` work, also of a header-only GGUF. `image_tokens` are
+        llama.cpp's --image-min-tokens and --image-max-tokens; None for what libmtmd takes itself."""
         self._command = [sys.executable, "-m", "luq_gguf.llamacpp.runtime.worker", str(model), "--ctx", str(n_ctx)]
         self._command += ["--batch", str(n_batch)]
         self._command += ["--mmproj", str(mmproj)] if mmproj else []
         self._command += ["--threads", str(threads)] if threads else []
         self._command += ["--embeddings", str(embeddings)] if embeddings else []
         self._command += [] if weights else ["--no-weights"]
+        for option, number in zip(("--image-min-tokens", "--image-max-tokens"), image_tokens, strict=True):
+            self._command += [option, str(number)] if number is not None else []
         self._command += ["--kernels", str(kernels)] if kernels else []
         self._command += ["--check", "--max-memory", str(limits.memory_bytes)] if limits else []
         self._name = model.name
@@ -162,6 +166,12 @@ class LlamaClient:
     def count(self, prompt: Prompt, images: Images = None) -> int:
         """Return how many tokens a prompt has in the model's own chat format, its images' included."""
         return int(self._request(count=_turns(prompt, images), images=_names(images))["n_prompt"])
+
+    def pieces(self, size: tuple[int, int]) -> tuple[tuple[tuple[int, int], ...], int]:
+        """Return width and height in pixels of each picture that the vision half would compute of one of this size:
+        one, or tiles; and how many tokens they have in all."""
+        reply = self._request(size=list(size))
+        return tuple((width, height) for width, height in reply["sizes"]), int(reply["n_tokens"])
 
     @property
     def pid(self) -> int:

@@ -10,7 +10,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from llama_cpp._ggml import libggml
 from luq_gguf.core import atomic
 from luq_gguf.core.images import open_rgb
 from luq_gguf.core.turns import Turn
-from luq_gguf.llamacpp.runtime import chat_template
+from luq_gguf.llamacpp.runtime import chat_template, saved_chunk
 
 N_BATCH = 512  # an image that is read non-causally must fit in one batch
 
@@ -63,7 +63,8 @@ class Model:
 
     Text is computed `n_batch` tokens at once. `embeddings` is a folder that keeps what the mmproj makes of images.
     `check` lets libllama look at every block of every tensor and reject scales that are not finite. Without `weights`
-    none are loaded, so that a header alone can count tokens and render prompts, and nothing else.
+    none are loaded, so that a header alone can count tokens and render prompts, and nothing else. `image_tokens` are
+    the fewest and the most tokens of a picture where its size is dynamic, None for libmtmd's own limits.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Model:
         *,
         check: bool = False,
         weights: bool = True,
+        image_tokens: tuple[int | None, int | None] = (None, None),
     ) -> None:
         llama_cpp.llama_log_set(_quiet, ctypes.c_void_p(0))
         mtmd.mtmd_helper_log_set(_quiet, ctypes.c_void_p(0))
@@ -99,6 +101,9 @@ class Model:
         if mmproj is not None:
             vision = mtmd.mtmd_context_params_default()
             vision.n_threads, vision.print_timings, vision.warmup = threads, False, False
+            for name, limit in zip(("image_min_tokens", "image_max_tokens"), image_tokens, strict=True):
+                if limit is not None:
+                    setattr(vision, name, limit)
             self.mtmd = mtmd.mtmd_init_from_file(str(mmproj).encode(), self.model, vision)
             if not self.mtmd:
                 raise WorkerError(f"libmtmd cannot load {mmproj.name} for {model.name}{_why()}")
@@ -208,12 +213,15 @@ class Model:
                     position = self._read_image(chunk, position, _piece_key(key, k, first.setdefault(number, k)))
         return position, text_tokens, n_prompt
 
-    @contextmanager
-    def _chunks(self, text: str, pictures: Sequence[np.ndarray]) -> Iterator[Any]:
+    def _chunks(self, text: str, pictures: Sequence[np.ndarray]) -> AbstractContextManager[Any]:
         """A prompt as libmtmd tokenizes it: pieces of text and of images, of which each names its image's number."""
+        return self._tokenized(text, [_bitmap(pixels, number) for number, pixels in enumerate(pictures)])
+
+    @contextmanager
+    def _tokenized(self, text: str, bitmaps: list[Any]) -> Iterator[Any]:
+        """The same of bitmaps, which are freed."""
         raw = text.encode()
         given = mtmd.mtmd_input_text(text=raw, text_len=len(raw), add_special=True, parse_special=True)
-        bitmaps = [_bitmap(pixels, number) for number, pixels in enumerate(pictures)]
         chunks = mtmd.mtmd_input_chunks_init()
         try:
             array = (mtmd.mtmd_bitmap_p_ctypes * len(bitmaps))(*bitmaps)
@@ -240,6 +248,18 @@ class Model:
             listed = [mtmd.mtmd_input_chunks_get(chunks, k) for k in range(mtmd.mtmd_input_chunks_size(chunks))]
             texts = [(chunk, _text_of(chunk)) for chunk in listed]
             return [int(mtmd.mtmd_input_chunk_get_n_tokens(chunk)) if text is None else text for chunk, text in texts]
+
+    def pieces(self, width: int, height: int) -> tuple[list[tuple[int, int]], int]:
+        """Return the sizes in pixels of what the vision half would compute of a picture of this size, and how many
+        tokens it has in all."""
+        if self.mtmd is None:
+            raise WorkerError("a picture's size was asked for without an mmproj")
+        bitmap = mtmd.mtmd_bitmap_init(width, height, None)  # a placeholder: it has a size, and no pixels
+        with self._tokenized(mtmd.mtmd_default_marker().decode(), [bitmap]) as chunks:
+            listed = [mtmd.mtmd_input_chunks_get(chunks, k) for k in range(mtmd.mtmd_input_chunks_size(chunks))]
+            pictures = [chunk for chunk in listed if _text_of(chunk) is None]
+            sizes = [size for chunk in pictures for size in saved_chunk.picture_sizes(_saved(chunk))]
+            return sizes, sum(int(mtmd.mtmd_input_chunk_get_n_tokens(chunk)) for chunk in pictures)
 
     def _prompt_tokens(self, text: str) -> list[int]:
         raw = text.encode()
@@ -298,6 +318,17 @@ def _text_of(chunk: Any) -> list[int] | None:
     n = ctypes.c_size_t(0)
     tokens = mtmd.mtmd_input_chunk_get_tokens_text(chunk, ctypes.byref(n))
     return list(tokens[: n.value]) if tokens else None
+
+
+def _saved(chunk: Any) -> bytes:
+    """A piece of a prompt as libmtmd saves it: all but the pixels."""
+    n_bytes = ctypes.c_size_t(0)
+    if mtmd.mtmd_input_chunk_save(chunk, None, 0, ctypes.byref(n_bytes)):
+        raise WorkerError("libmtmd failed to describe the picture")
+    buffer = ctypes.create_string_buffer(n_bytes.value)
+    if mtmd.mtmd_input_chunk_save(chunk, buffer, len(buffer), None):
+        raise WorkerError("libmtmd failed to describe the picture")
+    return buffer.raw
 
 
 def _pixels(image: str) -> np.ndarray:

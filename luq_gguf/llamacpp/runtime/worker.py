@@ -14,6 +14,8 @@ Reads a JSON object a line from stdin and writes one a line to stdout; the first
     {"count": turns, "images"}                          -> {"n_prompt"}: its tokens in that template
     {"parts": text, "images"}                           -> {"parts"}: lists of token ids, and how many tokens a piece
                                                             of an image has
+    {"size": [width, height]}                           -> {"sizes", "n_tokens"}: in pixels, of what the vision half
+                                                            would compute of a picture of that size
     anything that fails                                 -> {"error"}
 
 Turns are as `Turn.to_json` writes them. What `out` names receives log-probabilities after every text token, float32
@@ -158,6 +160,9 @@ def reply(model: Model, request: dict[str, Any]) -> dict[str, Any]:
         return {"n_prompt": model.count(model.prompt_text(_turns(request["count"])), images)}
     if "parts" in request:
         return {"parts": model.parts(request["parts"], images)}
+    if "size" in request:
+        sizes, n_tokens = model.pieces(*map(int, request["size"]))
+        return {"sizes": sizes, "n_tokens": n_tokens}
     return {"text": model.prompt_text(_turns(request["render"]))}
 
 
@@ -175,6 +180,8 @@ def main() -> None:
     parser.add_argument("--embeddings", type=Path, help="folder in which image embeddings are cached")
     parser.add_argument("--check", action="store_true", help="reject weights that are not finite")
     parser.add_argument("--no-weights", action="store_true", help="only count tokens and render prompts")
+    parser.add_argument("--image-min-tokens", type=int, help="of a picture of dynamic size")
+    parser.add_argument("--image-max-tokens", type=int)
     parser.add_argument("--kernels", type=Path, help="a plugin that ggml loads first")
     parser.add_argument("--max-memory", type=int, help="limit of the address space in bytes")
     args = parser.parse_args()
@@ -187,7 +194,8 @@ def main() -> None:
     try:
         if args.kernels:
             load_plugin(args.kernels)
-        how = {"check": args.check, "weights": not args.no_weights}
+        limits = args.image_min_tokens, args.image_max_tokens
+        how = {"check": args.check, "weights": not args.no_weights, "image_tokens": limits}
         model = Model(args.model, args.mmproj, args.threads, args.ctx, args.batch, args.embeddings, **how)
     except WorkerError as failure:
         out.write(json.dumps({"error": str(failure)}) + "\n")
