@@ -11,17 +11,15 @@ code is 1 where a family does not do what its file says.
 
 from __future__ import annotations
 
-import argparse
 import json
-import re
 import sys
 import tempfile
 import traceback
-from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
+from written_table import DOCS, SUPPORT, Row, WrittenTable, status
+
+sys.path.insert(0, str(SUPPORT))
 
 from families import FAMILIES, Family
 from family_figures import convert_16_bit, environment, measure, missing_packages
@@ -30,20 +28,11 @@ from luq_gguf.core.errors import InputError, LuqError
 from luq_gguf.llamacpp import converter, tools
 from luq_gguf.llamacpp.runtime.client import LlamaClient
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "families.md"
-_START, _END = "<!-- Written by scripts/check-families. -->\n", "<!-- End of what scripts/check-families writes. -->\n"
-_HEAD = "| family | class in transformers | result | mean KLD | same top token | remarks |\n|---|---|---|---|---|---|\n"
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the table, and whether the family did what its file says."""
-
-    cells: tuple[str, ...]
-    is_as_expected: bool
-
-    def __str__(self) -> str:
-        return "| " + " | ".join(cell.replace("|", "/").replace("\n", " ") for cell in self.cells) + " |"
+TABLE = WrittenTable(
+    DOCS / "families.md",
+    "check-families",
+    ("family", "class in transformers", "result", "mean KLD", "same top token", "remarks"),
+)
 
 
 def row_of(family: Family, folder: Path) -> Row:
@@ -97,44 +86,24 @@ def _bare_converter(model: Path, folder: Path, *, has_vision: bool) -> str:
     return "The bare converter writes files that load."
 
 
-def write(rows: dict[str, str]) -> None:
-    """Put rows into the page, in the order of FAMILIES; of families that were not run the old ones stay, as long as
-    they are of the same versions."""
-    text = PAGE.read_text()
-    before, _, rest = text.partition(_START)
-    table, _, after = rest.partition(_END)
-    versions = f"transformers {version('transformers')}, llama.cpp of llama-cpp-python {tools.pin()['version']}.\n"
-    kept = dict(re.findall(r"^(?=\| ([^|]+) \|)(.*)$", table, re.M)) if versions in table else {}
-    rows = {family.name: rows.get(family.name) or kept.get(family.name) or _not_run(family) for family in FAMILIES}
-    PAGE.write_text(f"{before}{_START}\n{versions}\n{_HEAD}" + "\n".join(rows.values()) + f"\n\n{_END}{after}")
-
-
-def _not_run(family: Family) -> str:
+def _not_run(family: Family) -> Row:
     missing = missing_packages(family)
     why = f"not run here: needs {', '.join(missing)}" if missing else "not run"
-    return str(Row((family.name, "", why, "", "", family.remarks), is_as_expected=True))
+    return Row((family.name, "", why, "", "", family.remarks))
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("names", nargs="*", help="families to run  [default: all]")
-    parser.add_argument("--dry-run", action="store_true", help="print the rows, and leave docs/families.md as it is")
-    arguments = parser.parse_args()
-    if unknown := set(arguments.names) - {family.name for family in FAMILIES}:
-        parser.error(f"no such family: {', '.join(sorted(unknown))}")
-    rows: dict[str, Row] = {}
+    arguments = TABLE.arguments([family.name for family in FAMILIES])
+    rows: dict[str, list[Row]] = {}
     for family in FAMILIES:
-        if (arguments.names and family.name not in arguments.names) or missing_packages(family):
+        if family.name not in arguments.names or missing_packages(family):
             continue
         with tempfile.TemporaryDirectory() as folder:
-            rows[family.name] = row_of(family, Path(folder))
-        print(rows[family.name], flush=True)
+            rows[family.name] = [row_of(family, Path(folder))]
+        print(*rows[family.name], flush=True)
     if not arguments.dry_run:
-        write({name: str(row) for name, row in rows.items()})
-    wrong = [name for name, row in rows.items() if not row.is_as_expected]
-    if wrong:
-        print(f"not as tests/support/families says: {', '.join(wrong)}", file=sys.stderr)
-    return 1 if wrong else 0
+        TABLE.write(rows, map(_not_run, FAMILIES))
+    return status(rows, "tests/support/families")
 
 
 if __name__ == "__main__":

@@ -72,8 +72,11 @@ class _Scheduling(LoadScopeScheduling):
     """As xdist's of groups, which pytest 9.2 does not give the names of the groups any more."""
 
     def _split_scope(self, nodeid: str) -> str:
-        """What goes to one worker: the tests of a file about one model, where they share something, or a test alone."""
+        """What goes to one worker: the tests of a file about one model, where they share something, those of a random
+        family, which share its files, or a test alone."""
         name = nodeid.partition("::")[0].removeprefix("tests/")
+        if name == "e2e/test_families.py":
+            return f"{name} {nodeid.partition('[')[2]}"
         model = next((path.name for path in MODELS.iterdir() if path.name in nodeid), "")
         return f"{name} {model}" if name in TOGETHER else nodeid
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from luq_gguf.core.picture_geometry import Size
+from luq_gguf.core.picture_geometry import LimitOptions, Size
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,15 @@ class FitRule:
             scale = math.sqrt(self.least / (width * height))
             return math.ceil(width * scale / factor) * factor, math.ceil(height * scale / factor) * factor
         return new
+
+    def limits_of(self, options: LimitOptions) -> LimitOptions:
+        """Return the options that are given with this rule's exact numbers of tokens."""
+        if not self.factor:
+            return options
+        least, most = math.ceil(self.least / self.factor**2), self.most // self.factor**2
+        return LimitOptions(
+            None if options.image_min_tokens is None else least, None if options.image_max_tokens is None else most
+        )
 
     @property
     def program(self) -> str:

@@ -111,8 +111,11 @@ class ProcessorEye:
         for name in ("image_grid_thw", "image_grid_hws", "spatial_shapes"):
             if name in outputs and isinstance(patch, int):
                 return tuple((int(grid[-1]) * patch, int(grid[-2]) * patch) for grid in outputs[name].tolist())
+        if "image_position_ids" in outputs and isinstance(patch, int):  # Gemma 4: column and row of each patch, or -1
+            last = outputs["image_position_ids"].amax(dim=1).tolist()
+            return tuple(((int(column) + 1) * patch, (int(row) + 1) * patch) for column, row in last)
         shape = tuple(outputs["pixel_values"].shape) if "pixel_values" in outputs else ()
-        if len(shape) in (4, 5) and shape[-3] == 3:
+        if len(shape) in (4, 5) and shape[-3] == 3 and shape[-2] != patch:  # else a row of patches
             return ((shape[-1], shape[-2]),) * int(np.prod(shape[:-3]))
         raise CheckpointError(
             f"What the processor of {self._checkpoint.name} returns does not say how large a picture becomes.",
@@ -192,7 +195,7 @@ class ProcessorEye:
 
     def limits(self) -> TokenLimits | None:
         """Return the fewest and the most tokens of a picture; None where its size does not decide how many there
-        are, or the processor cannot be asked without pixels."""
+        are, or the processor cannot be asked without pixels. Sizes are tried, so the most may be a few too low."""
         images = self._processor.image_processor
         count, merge = getattr(images, "get_number_of_image_patches", None), getattr(images, "merge_size", None)
         if count is None or not isinstance(merge, int):
@@ -200,7 +203,10 @@ class ProcessorEye:
         numbers: dict[bool, list[int]] = {True: [], False: []}
         with refusals(self._checkpoint):
             for is_large, (width, height) in limit_sizes():
-                numbers[is_large].append(int(count(height, width, {})) // merge**2)
+                n_patches = count(height, width, {})
+                if not isinstance(n_patches, int):  # a family's own meaning, such as both sides of a grid
+                    return None
+                numbers[is_large].append(n_patches // merge**2)
         return TokenLimits(min(numbers[False]), max(numbers[True]))
 
 

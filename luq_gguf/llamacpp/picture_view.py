@@ -23,6 +23,7 @@ _STRETCHED = {
 }  # fmt: skip
 _BARS = dict.fromkeys(("mlp", "mlp_norm", "ldp", "ldpv2", "cogvlm"), (122, 116, 104)) | {"janus_pro": (127, 127, 127)}
 _OTHERWISE = {"glm5v", "deepseekocr", "deepseekocr2", "deepseek4v"}  # put pictures elsewhere than in the middle
+_STACKED = {"granite4_vision"}  # an overview and tiles, all squares, one below the other (tools/mtmd/mtmd-image.cpp)
 _CANDIDATES = "clip.vision.image_grid_pinpoints"  # with them LLaVA's projectors have tiles, and an overview too
 
 
@@ -36,6 +37,7 @@ class LibmtmdEye:
         kinds = {metadata.get(key) for key in ("clip.vision.projector_type", "clip.projector_type")}
         self._pads = not kinds & _STRETCHED and not metadata.get(_CANDIDATES)
         self._bars = next((_BARS[kind] for kind in kinds if kind in _BARS), (0, 0, 0))
+        self._is_stacked = bool(kinds & _STACKED)
         self._is_known = not kinds & _OTHERWISE
         self._client = LlamaClient(model, mmproj, weights=False, image_tokens=image_tokens)
         self._views: dict[Size, PictureView] = {}
@@ -53,6 +55,8 @@ class LibmtmdEye:
         """Return what libmtmd makes of a picture of a size."""
         if size not in self._views:
             pieces, n_tokens = self._client.pieces(size)
+            if self._is_stacked:
+                pieces = ((pieces[0][0],) * 2,) * (pieces[0][1] // pieces[0][0])
             content = bars(size, pieces[0]) if self._pads and len(pieces) == 1 else pieces[0]
             self._views[size] = PictureView.of(size, pieces, n_tokens, content, pads=self._pads)
         return self._views[size]

@@ -99,7 +99,8 @@ def shown_pictures(checkpoint: Checkpoint, files: tuple[Path, Path] | None = Non
     with open_geometry(checkpoint, files) as geometry:
         theirs = geometry.processor.limits()
         limits = LimitOptions.of(theirs, geometry.libmtmd.limits(limit_sizes()) if theirs else None)
-        return ShownPictures(limits, geometry.views(EXAMPLE), geometry.processor.rule())
+        rule = geometry.processor.rule()
+        return ShownPictures(rule.limits_of(limits) if rule else limits, geometry.views(EXAMPLE), rule)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from luq_gguf.core.fit_rule import FitRule
+from luq_gguf.core.picture_geometry import LimitOptions
 
 DYNAMIC = FitRule("BICUBIC", 28, 12544, 200704)
 RULES = [DYNAMIC, FitRule("BILINEAR", width=96, height=64), FitRule("BICUBIC", width=112, height=112, crops=True)]
@@ -33,6 +34,13 @@ def test_a_fitted_picture_is_fitted(picture):
     once = DYNAMIC.content(picture)
     if 12544 <= once[0] * once[1] <= 200704:
         assert DYNAMIC.content(once) == once
+
+
+def test_limits_are_those_of_the_rule():
+    rule = FitRule("BICUBIC", 28, 6272, 100352)
+    assert rule.limits_of(LimitOptions(None, 126)) == LimitOptions(None, 128)
+    assert rule.limits_of(LimitOptions(9, None)) == LimitOptions(8, None)
+    assert RULES[1].limits_of(LimitOptions(9, 126)) == LimitOptions(9, 126)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=["dynamic", "stretched", "cropped"])

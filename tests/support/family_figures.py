@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest import mock
 
@@ -15,20 +15,25 @@ import torch
 from families import Family, any_tokenizer_environment
 from PIL import Image
 
+from luq_gguf.core.errors import PictureError
+from luq_gguf.core.picture_geometry import LimitOptions, PictureViews, Size
 from luq_gguf.core.types import RunOptions, Sample
 from luq_gguf.evaluation import against
 from luq_gguf.evaluation.against import Predictions
-from luq_gguf.hf.checkpoint import open_checkpoint
+from luq_gguf.hf.checkpoint import Checkpoint, open_checkpoint
 from luq_gguf.hf.devices import Placement
 from luq_gguf.llamacpp import tools
 from luq_gguf.method.metrics.kld import kl_divergence, same_top
 from luq_gguf.quantization.stage import make_f16, make_mmproj
 from luq_gguf.run.folder import RunFolder
+from luq_gguf.run.pictures import PictureGeometry, read_picture
 from luq_gguf.run.session import load_spec_for_profile
 
 QUESTION = """what is the color of the circle in the picture?
 is there a blue triangle, a yellow rectangle or a green one? the model reads the picture and answers with one word:
 yes or no, the shape, or the color. it is red. is there none of them in the picture, and is there no circle?"""
+
+LARGEST_FITTED = 1e-4  # nats: of fitted pictures, in 16 bits
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,23 @@ class Figures:
         return f"{self.n} positions, mean KLD {self.kld:.2e}, same top {self.same_top:.1%}"
 
 
+@dataclass(frozen=True)
+class PictureGap:
+    """How far a file is from transformers behind pictures of one size: what both make of one, and the mean KLD in nats
+    of the pictures as they are, and of fitted ones; where these cannot be, `refusal` says why.
+
+    `fitted_limits` are the token limits that libmtmd needs for fitted pictures. `predictions` are of the pictures as
+    they are.
+    """
+
+    views: PictureViews
+    as_is: float
+    fitted: float | None
+    refusal: str
+    fitted_limits: tuple[str, ...]
+    predictions: tuple[Predictions, ...]
+
+
 def missing_packages(family: Family) -> list[str]:
     """Return the packages that a family needs and that are not installed here."""
     return [name for name in family.packages if importlib.util.find_spec(name) is None]
@@ -63,11 +85,16 @@ def environment(family: Family, folder: Path) -> Iterator[None]:
 
 def pictures(folder: Path, side: int, count: int) -> list[Path]:
     """Draw so many square pictures of coloured blocks."""
-    rng = np.random.default_rng(side)
-    paths = [folder / f"{side}-{number}.png" for number in range(count)]
+    return pictures_of((side, side), folder, count)
+
+
+def pictures_of(size: Size, folder: Path, count: int) -> list[Path]:
+    """The same in a width and a height."""
+    rng = np.random.default_rng(size[0])
+    paths = [folder / f"{size[0]}x{size[1]}-{number}.png" for number in range(count)]
     for path in paths:
         blocks = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
-        blocks.resize((side, side), Image.Resampling.BICUBIC).save(path)
+        blocks.resize(size, Image.Resampling.BICUBIC).save(path)
     return paths
 
 
@@ -90,6 +117,51 @@ def measure(
             f16, mmproj, open_checkpoint(str(model)), samples, Placement(torch.device("cpu"), exact=True), threads=1
         )
     return _figures(pairs, has_pictures=bool(family.image))
+
+
+def measure_gap(
+    as_llama_cpp: Callable[[], AbstractContextManager[None]] | None,
+    checkpoint: Checkpoint,
+    files: tuple[Path, Path],
+    geometry: PictureGeometry,
+    samples: list[Sample],
+    folder: Path,
+) -> PictureGap:
+    """Compare a 16-bit file and its mmproj, which are open in `geometry` too, with transformers on samples with
+    pictures of one size. transformers is shown each picture as it is, and llama.cpp this one and the fitted one, which
+    is written into `folder`. `as_llama_cpp` is as in Family."""
+    fitted, limits, refusal = [], LimitOptions(), ""
+    size = read_picture(samples[0].image).size
+    views = geometry.views(size)
+    try:
+        for sample in samples:
+            written = geometry.write(sample.image, folder / f"fitted-{sample.image.name}").written
+            fitted.append(replace(sample, image=written))
+        limits = geometry.needed(size)
+    except PictureError as error:
+        refusal = error.message
+
+    def predictions(shown: list[Sample], image_tokens: tuple[int | None, int | None]) -> list[Predictions]:
+        placement = Placement(torch.device("cpu"), exact=True)
+        return against.predictions(*files, checkpoint, shown, placement, threads=1, image_tokens=image_tokens)
+
+    with as_llama_cpp() if as_llama_cpp else nullcontext():
+        if limits:
+            pairs, mended = predictions(samples, (None, None)), predictions(fitted, limits.pair)
+        else:  # the models are loaded once
+            both = predictions([*samples, *fitted], (None, None))
+            pairs, mended = both[: len(samples)], both[len(samples) :]
+    kld = _behind(pairs, pairs)
+    return PictureGap(views, kld, _behind(pairs, mended) if mended else None, refusal, limits.arguments, tuple(pairs))
+
+
+def _behind(references: list[Predictions], files: list[Predictions]) -> float:
+    """The mean KLD behind the pictures, of the files' predictions from transformers' of other ones."""
+    rows = [
+        kl_divergence(theirs.reference[theirs.n_before :], ours.file[ours.n_before :])
+        for theirs, ours in zip(references, files, strict=True)
+    ]
+    return float(np.concatenate(rows).mean())
 
 
 def _figures(pairs: list[Predictions], *, has_pictures: bool) -> Figures:

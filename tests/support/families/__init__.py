@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from .family import LINES, TEXT, Family, any_tokenizer_environment
+from .family import LINES, NOT_SQUARE, TEXT, Family, any_tokenizer_environment
 
 FAMILIES: tuple[Family, ...] = tuple(
     family
@@ -19,4 +19,4 @@ def by_name(name: str) -> Family:
     return next(family for family in FAMILIES if family.name == name)
 
 
-__all__ = ["FAMILIES", "LINES", "TEXT", "Family", "any_tokenizer_environment", "by_name"]
+__all__ = ["FAMILIES", "LINES", "NOT_SQUARE", "TEXT", "Family", "any_tokenizer_environment", "by_name"]

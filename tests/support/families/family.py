@@ -17,6 +17,8 @@ sys.path.insert(0, str(Path(__file__).parents[3] / "scripts"))
 from tiny_vlm_models import complete_tokenizer_config, train_tokenizer
 
 SIDE = 112
+NOT_SQUARE = (150, 100)
+BARS = "libmtmd keeps the aspect ratio and adds bars"
 LINES = [
     "what is the color of the shape in the picture? it is red, and the shape is a circle.",
     "user model assistant system",
@@ -58,6 +60,10 @@ class Family:
     file's prompt has other tokens of text than transformers' (its remarks say why). `as_llama_cpp` makes transformers
     compute as llama.cpp does while inside, where the two are known to differ.
 
+    For the suite, `libmtmd_differs` is what libmtmd does otherwise than the processor with a picture of `NOT_SQUARE`
+    pixels, and `not_fitted` why no other picture can stand for what the processor makes of it; empty where none of that
+    is so.
+
     `scripts/check-families` tries all of them; the suite takes those that are `in_suite`, and those of the
     `whole_road`, which it also profiles and quantizes. `remarks` go into docs/families.md.
     """
@@ -82,6 +88,8 @@ class Family:
     largest_kld: float = 3e-3
     other_tokens: bool = False
     as_llama_cpp: Callable[[], AbstractContextManager[None]] | None = None
+    libmtmd_differs: str = ""
+    not_fitted: str = ""
     in_suite: bool = False
     whole_road: bool = False
     remarks: str = ""

@@ -10,7 +10,7 @@ import torch
 
 from luq_gguf.hf.processor import images_and_text
 
-from .family import LINES, SIDE, TEXT, Family, chat
+from .family import BARS, LINES, SIDE, TEXT, Family, chat
 
 _GEMMA_4_SIDE = 11 * 48  # as many tokens as the processor allows, so that it does not scale the picture
 _GEMMA_4 = {
@@ -110,6 +110,7 @@ FAMILIES = (
             chat("<|turn>", "<turn|>", "<|image|>", "model"), _gemma4(**more), "<|image|>",
             side=_GEMMA_4_SIDE, tokenizer=_gemma_tokenizer, remarks=remarks, in_suite=name == "gemma-4",
             largest_kld=1e-5,  # with quick_gelu in its vision half it is 3e-4
+            libmtmd_differs=f"{BARS}, and makes fewer tokens of small pictures",
         )
         for name, more, remarks in (
             ("gemma-4", {}, "sliding window, image tokens see each other; see below"),
@@ -125,6 +126,7 @@ FAMILIES = (
         _gemma3,
         "<start_of_image>",
         other_tokens=True,
+        libmtmd_differs=BARS,
         whole_road=True,
         remarks="sliding window, tied embeddings; transformers sets a picture apart by blank lines, libmtmd does not",
         prefix=False,

@@ -9,6 +9,7 @@ from luq_gguf.hf.processor import images_and_text
 from .family import SIDE, TEXT, Family, chat
 
 _IMAGE = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
+_TILES = "libmtmd divides it into other tiles"
 
 
 def _internvl3(tokenizer: Any, ids: dict[str, int]) -> tuple[Any, Any]:
@@ -40,6 +41,8 @@ FAMILIES = (
         _internvl3,
         "<IMG_CONTEXT>",
         byte_level=True,
+        libmtmd_differs=_TILES,
+        not_fitted=_TILES,
         in_suite=True,
         remarks="one tile",
     ),

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .family import SIDE, TEXT, Family
+from .family import BARS, SIDE, TEXT, Family
 
 VICUNA = (
     "{% for m in messages %}USER: {% for c in m['content'] %}{% if c['type'] == 'image' %}<image>\n"
@@ -70,6 +70,7 @@ FAMILIES = tuple(
         _llava(layers),
         "<image>",
         as_llama_cpp=as_libmtmd_orders_clip,
+        libmtmd_differs=f"{BARS}, where the processor cuts edges off",
         whole_road=name == "llava-1.5",
         in_suite=True,
         remarks="libmtmd orders CLIP's tokens differently",

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .family import TEXT, Family
+from .family import BARS, TEXT, Family
 from .qwen_vl import QWEN_CHAT, QWEN_CONTROLS, QWEN_IMAGE, _qwen_mtp, qwen_ids, qwen_processor
 
 LINEAR = {
@@ -50,7 +50,7 @@ def _family(name: str, make: Callable[[Any, dict[str, int]], tuple[Any, Any]], *
 
 FAMILIES = (
     _family(
-        "qwen3.5-fine-tuned", _qwen3_5("Qwen3_5", mtp_num_hidden_layers=1), in_suite=True,
+        "qwen3.5-fine-tuned", _qwen3_5("Qwen3_5", mtp_num_hidden_layers=1), in_suite=True, libmtmd_differs=BARS,
         remarks="its config claims an MTP layer that the weights do not hold",
     ),
     _family(

@@ -9,7 +9,7 @@ import torch
 
 from luq_gguf.hf.processor import images_and_text
 
-from .family import SIDE, TEXT, Family, change_tensors, chat
+from .family import BARS, SIDE, TEXT, Family, change_tensors, chat
 
 QWEN_CONTROLS = (
     "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>",
@@ -137,7 +137,7 @@ FAMILIES = (
     ),
     Family(
         "qwen3-vl", QWEN_CONTROLS, "<|im_end|>", False, QWEN_CHAT, _qwen3_vl, QWEN_IMAGE,
-        whole_road=True, remarks="deepstack",
+        libmtmd_differs=BARS, whole_road=True, remarks="deepstack",
     ),
     Family(
         "qwen2.5-vl-as-modules", QWEN_CONTROLS, "<|im_end|>", False, QWEN_CHAT, _qwen2_5_vl, QWEN_IMAGE,
@@ -150,6 +150,7 @@ FAMILIES = (
     ),
     Family(
         "qwen3.5", QWEN_CONTROLS, "<|im_end|>", False, QWEN_CHAT, _qwen3_5, QWEN_IMAGE,
-        byte_level=True, more=_qwen_mtp, whole_road=True, remarks="linear attention, MTP head kept in the file",
+        byte_level=True, more=_qwen_mtp, libmtmd_differs=BARS, whole_road=True,
+        remarks="linear attention, MTP head kept in the file",
     ),
 )  # fmt: skip
