@@ -106,14 +106,15 @@ def _chunk_batch(chunks: _Chunks, model: nn.Module) -> Batch:
 def _grouped_samples(
     processor: Any, samples: list[Sample], first_id: int, canvases: Mapping[Path, Canvas] = {}
 ) -> list[list[tuple[int, Sample]]]:
-    """Consecutive samples, as many as keep a padded batch within BATCH_TOKENS by a cheap guess of their lengths."""
+    """Consecutive samples with equally many images, as many as keep a padded batch within BATCH_TOKENS by a cheap guess
+    of their lengths."""
     groups: list[list[tuple[int, Sample]]] = []
     room = 0
     for number, sample in enumerate(samples, first_id):
-        guess = len(sample.prompt) // 3 + 32
-        if sample.image:
-            guess += _image_tokens_guess(processor, sample.image, canvases.get(sample.image))
-        if not groups or room < guess or len(groups[-1]) == 32:
+        guess = sum(len(turn.text) for turn in sample.conversation) // 3 + 32
+        guess += sum(_image_tokens_guess(processor, image, canvases.get(image)) for image in sample.images)
+        differs = groups and len(groups[-1][0][1].images) != len(sample.images)
+        if not groups or room < guess or len(groups[-1]) == 32 or differs:
             groups.append([])
             room = BATCH_TOKENS
         groups[-1].append((number, sample))
@@ -137,14 +138,14 @@ def _sample_batch(
 ) -> Batch:
     samples = [sample for _, sample in group]
     texts = [chat_text(processor, sample) for sample in samples]
-    multimodal = samples[0].image is not None
+    multimodal = bool(samples[0].images)
     options: dict[str, Any] = {"return_tensors": "pt", "padding": len(texts) > 1} | token_options(processor, texts[0])
     tokenizer = getattr(processor, "tokenizer", processor)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
     if multimodal:
-        pictures = [[_shown(sample.image, calibration.canvases)] for sample in samples if sample.image]
+        pictures = [[_shown(image, calibration.canvases) for image in sample.images] for sample in samples]
         options |= {"do_resize": False} if calibration.pixels == DEPLOYED else {}
         encoded = processor(images=pictures, text=texts, **options)
     else:

@@ -53,7 +53,7 @@ def shown(data: CalibrationData, checkpoint: Checkpoint, pixels: str) -> Calibra
 
 
 def _sizes(data: CalibrationData) -> dict[Path, Size]:
-    return {sample.image: upright_size(sample.image) for sample in data.multimodal if sample.image}
+    return {image: upright_size(image) for sample in data.multimodal for image in sample.images}
 
 
 def _deployed(geometry: PictureGeometry, sizes: dict[Path, Size]) -> dict[Path, Canvas]:

@@ -19,7 +19,7 @@ from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.json_value import given
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import Profile
-from luq_gguf.hf import datasets, hub_datasets, long_prompts
+from luq_gguf.hf import datasets, hub_datasets, long_prompts, prompts
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.processor import PictureCheck
 from luq_gguf.llamacpp.gguf import header_only, imatrix
@@ -99,7 +99,7 @@ def _drawn(
 
 def read_data(run: RunFolder, calibration: CalibrationSet, checkpoint: Checkpoint) -> CalibrationData:
     """Read the data of a calibration set, without images that the checkpoint's processor rejects, long samples cut.
-    Raises CalibrationError."""
+    Raises CalibrationError, and CheckpointError where the checkpoint cannot take several pictures or turns."""
     data = datasets.read_calibration(
         *calibration.sources,
         n_samples=calibration.samples,
@@ -108,7 +108,9 @@ def read_data(run: RunFolder, calibration: CalibrationSet, checkpoint: Checkpoin
         cache=run.work / "images",
         check=PictureCheck(checkpoint),
     )
-    return long_prompts.cut(data, checkpoint)
+    data = long_prompts.cut(data, checkpoint)
+    prompts.check_samples(checkpoint, (*data.multimodal, *data.text), data.image_source or "")
+    return data
 
 
 def with_pixels(session: Session, calibration: CalibrationSet, data: CalibrationData) -> CalibrationData:

@@ -77,14 +77,16 @@ class CalibrationData:
     @property
     def n_limited(self) -> int:
         """How many samples have images that are calibrated at llama.cpp's token limit."""
-        return sum(sample.image in self.canvases for sample in self.multimodal) if self.pixels == PROCESSOR else 0
+        if self.pixels != PROCESSOR:
+            return 0
+        return sum(any(image in self.canvases for image in sample.images) for sample in self.multimodal)
 
     @property
     def treatment(self) -> list[object]:
         """What is shown in place of the images, as a part of keys; empty where it is the images alone."""
         if not self.canvases:
             return []
-        return [self.pixels, [self.canvases.get(sample.image) for sample in self.multimodal if sample.image]]
+        return [self.pixels, [self.canvases.get(image) for sample in self.multimodal for image in sample.images]]
 
     @property
     def sources(self) -> tuple[str, ...]:

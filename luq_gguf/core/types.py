@@ -6,7 +6,7 @@ whole file. Sizes carry their unit in the name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,19 +15,54 @@ import numpy as np
 
 from luq_gguf.core.plan_quality import ComparedFile, MeasuredKld, PredictedKld
 from luq_gguf.core.profile_facts import CalibrationFacts, EstimatorFacts
+from luq_gguf.core.turns import Turn, is_prompt, prompt_turns
 
 COLUMNS = "columns."  # prefix of a matrix's column energies in profile.safetensors
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A prompt, with an image (multimodal) or without (text only), and the answers that people gave, if known. `line`
-    is that of a .jsonl, for messages."""
+    """A prompt with pictures before it (multimodal) or without (text only), and the answers that people gave, if known.
+
+    Of a conversation, `turns` are all turns before the answer, with the places of `images` among their texts, and
+    `prompt` is the text of the last one. `line` is that of a .jsonl, for messages.
+    """
 
     prompt: str
-    image: Path | None = None
+    images: tuple[Path, ...] = ()
     answers: tuple[str, ...] = ()
     line: int | None = field(default=None, compare=False)
+    turns: tuple[Turn, ...] = ()
+
+    @classmethod
+    def of_turns(
+        cls, turns: Sequence[Turn], images: Sequence[Path], answers: Sequence[str] = (), line: int | None = None
+    ) -> Sample:
+        """Return the sample of a conversation that ends with the user's turn: without `turns` where it is one prompt,
+        so that it is the same in whatever format it was written."""
+        kept = () if is_prompt(turns) else tuple(turns)
+        return cls(turns[-1].text, tuple(images), tuple(answers), line, kept)
+
+    @property
+    def conversation(self) -> tuple[Turn, ...]:
+        """All turns, also of a prompt."""
+        return self.turns or prompt_turns(self.prompt, len(self.images))
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it is one prompt with one picture at most, which any chat template can place."""
+        return not self.turns and len(self.images) < 2
+
+    @property
+    def without_images(self) -> Sample:
+        """The same turns and answers as text only."""
+        turns = [Turn(turn.role, (turn.text,)) for turn in self.conversation]
+        return Sample.of_turns(turns, (), self.answers, self.line)
+
+    @property
+    def image(self) -> Path | None:
+        """The only picture, or the first of several."""
+        return self.images[0] if self.images else None
 
     @property
     def answer(self) -> str | None:

@@ -66,15 +66,14 @@ def compare(
     pairs = predictions(file, mmproj, checkpoint, samples, placement, threads=threads)
     agreements = [_agreement(sample, pair) for sample, pair in zip(samples, pairs, strict=True)]
     if fitted:
-        changed = [number for number, sample in enumerate(samples) if sample.image in fitted]
-        pictures = {path: fitted[path] for number in changed if (path := samples[number].image)}
+        changed = [n for n, sample in enumerate(samples) if any(image in fitted for image in sample.images)]
         again = predictions(
             file,
             mmproj,
             checkpoint,
             [samples[number] for number in changed],
             placement,
-            shown=pictures,
+            shown=fitted,
             image_tokens=image_tokens,
             threads=threads,
         )
@@ -101,11 +100,11 @@ def predictions(
 
     One after the other is in memory: llama.cpp's predictions are kept while the reference model makes its own.
     """
-    asked = [replace(s, image=(shown or {}).get(s.image, s.image)) if s.image else s for s in samples]
+    asked = [replace(s, images=tuple((shown or {}).get(image, image) for image in s.images)) for s in samples]
     with LlamaClient(file, mmproj, threads=threads, n_ctx=N_CTX, image_tokens=image_tokens) as client:
         read = [
-            (reference_model.prompt_tokens(client, sample), client.score(sample.prompt, sample.image).log_probabilities)
-            for sample in asked
+            (reference_model.prompt_tokens(client, s), client.score(s.conversation, s.images).log_probabilities)
+            for s in asked
         ]
     model, processor = reference_model.load(checkpoint, placement)
     with devices.memory_errors(placement):
@@ -134,14 +133,14 @@ def _predictions(
             f"{file.name} has {ours.shape[1]} tokens in its vocabulary, and {checkpoint.name} has {rows.shape[1]}.",
             "Give the checkpoint that the file was made from.",
         )
-    sizes = (aligned.n_picture, prompt.n_picture) if sample.image else None
+    sizes = (aligned.n_picture, prompt.n_picture) if sample.images else None
     return Predictions(rows, ours, aligned.n_before, sizes, aligned.differences)
 
 
 def _agreement(sample: Sample, pair: Predictions) -> SampleAgreement:
     parts = (_positions(pair, 0, pair.n_before), _positions(pair, pair.n_before, len(pair.file)))
-    picture = sample.image.name if sample.image else None
-    return SampleAgreement(picture, parts[0], parts[1] if sample.image else None, pair.picture_tokens, pair.differences)
+    names = ", ".join(image.name for image in sample.images) or None
+    return SampleAgreement(names, parts[0], parts[1] if names else None, pair.picture_tokens, pair.differences)
 
 
 def _positions(pair: Predictions, start: int, stop: int) -> Positions:

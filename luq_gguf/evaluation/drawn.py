@@ -25,7 +25,7 @@ def samples(folder: Path) -> tuple[Sample, Sample]:
     paths = (folder / "circle.png", folder / "triangle.png")
     for picture, path in zip((circle, triangle), paths, strict=True):
         picture.save(path)
-    first, second = (Sample(question, path) for question, path in zip(_QUESTIONS, paths, strict=True))
+    first, second = (Sample(question, (path,)) for question, path in zip(_QUESTIONS, paths, strict=True))
     return first, second
 
 

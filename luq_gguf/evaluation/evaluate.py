@@ -17,6 +17,7 @@ from luq_gguf.core.errors import EvaluationError
 from luq_gguf.core.images import content_key
 from luq_gguf.core.measurements import Divergence, EvalConditions, EvalResult, Spread
 from luq_gguf.core.reporter import Reporter
+from luq_gguf.core.sample_content import asked as asked_of
 from luq_gguf.core.types import EvalData, Sample
 from luq_gguf.evaluation import pictures, scoring
 from luq_gguf.evaluation.logprobs import (
@@ -68,12 +69,12 @@ def read_data(
     digest, asked = (hashlib.sha256(json.dumps(chunks).encode()) for _ in range(2))
     samples: dict[str, Sample] = {}
     for sample in read:
-        image = content_key(sample.image) if sample.image else ""
-        line = json.dumps([image, sample.prompt, sample.answers])
+        question = asked_of(sample, content_key)
+        line = json.dumps([*question, sample.answers])
         if line not in samples:
             samples[line] = sample
             digest.update(line.encode())
-            asked.update(json.dumps([image, sample.prompt]).encode())
+            asked.update(json.dumps(question).encode())
     name = " + ".join(datasets.source_name(str(part)) for part in (source, text) if part)
     different = tuple(samples.values())
     return EvalData(name, different, chunks, digest.hexdigest(), asked.hexdigest(), len(read) - len(different))
@@ -112,7 +113,7 @@ def _chunks(model: Path, text: Path, n_chunks: int) -> tuple[tuple[int, ...], ..
 def find_mmproj(model: Path, given: Path | None, samples: Sequence[Sample]) -> Path | None:
     """Return a file's mmproj as `mmproj_beside` does; None if no sample has an image. Raises EvaluationError, also for
     an image that the model's processor rejects."""
-    if not any(sample.image for sample in samples):
+    if not any(sample.images for sample in samples):
         return None
     half = mmproj_beside(model, given, "The data has")
     pictures.check(half, samples)
@@ -233,7 +234,7 @@ def evaluate(
 def _different(data: EvalData) -> set[str]:
     """Return the names of the cases of different prompts and chunks: what differs in its answers alone has the same
     divergence, which would count twice."""
-    prompts = [(sample.image, sample.prompt) for sample in data.samples]
+    prompts = [(sample.images, sample.conversation) for sample in data.samples]
     found: set[str] = set()
     for kind, contents in (("q", prompts), ("t", data.chunks)):
         first: dict[object, int] = {}

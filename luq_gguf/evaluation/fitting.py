@@ -66,7 +66,7 @@ def fit(
     """Write the pictures of all questions, fitted for a checkpoint's processor, into `folder`, unless they are there.
     `data.sha256` stays that of the pictures as they were. Raises EvaluationError where there is no picture, or one that
     cannot be fitted."""
-    pictures = list(dict.fromkeys(sample.image for sample in data.samples if sample.image))
+    pictures = list(dict.fromkeys(image for sample in data.samples for image in sample.images))
     if not pictures or mmproj is None:
         raise EvaluationError("There is no picture to fit in the data.", "Leave out --fit-images.")
     key = hash_of(HOW, PictureCheck(checkpoint).key, version("pillow"), tools.identity())
@@ -87,6 +87,6 @@ def fit(
                 raise EvaluationError(error.message, error.hint) from None
             places[picture] = place
         reporter.progress("fitting pictures", len(pictures), len(pictures))
-    samples = tuple(replace(sample, image=places[sample.image] if sample.image else None) for sample in data.samples)
+    samples = tuple(replace(sample, images=tuple(places[image] for image in sample.images)) for sample in data.samples)
     asked = hash_of(data.asked_sha256, key)
     return FittedData(replace(data, samples=samples, asked_sha256=asked), LimitOptions.of_all(needed), is_changed)

@@ -201,7 +201,7 @@ def _score(
     if name[0] == "q":
         sample = data.samples[number]
         most = target.max_tokens if target.answers or forced is None else 0
-        measurement = client.measure(sample.prompt, sample.image, max_tokens=most, forced=_ints(forced))
+        measurement = client.measure(sample.conversation, sample.images, max_tokens=most, forced=_ints(forced))
         _check_finite(measurement.log_probabilities, target.model)
         return _CaseLogprobs(
             measurement.log_probabilities,

@@ -24,7 +24,9 @@ def check(mmproj: Path, samples: Sequence[Sample]) -> None:
     kinds = {metadata.get(key) for key in ("clip.projector_type", "clip.vision.projector_type")}
     if not kinds & _LIMITED:
         return
-    sizes = {image: upright_size(image) for image in dict.fromkeys(sample.image for sample in samples) if image}
+    sizes = {
+        image: upright_size(image) for image in dict.fromkeys(image for sample in samples for image in sample.images)
+    }
     long = [image for image, size in sizes.items() if max(size) > LONGEST * min(size)]
     if long:
         width, height = sizes[long[0]]

@@ -84,7 +84,7 @@ def measure_reference_model(
                     sample = samples[name]
                     inputs = reference_model.own_inputs(processor, sample)
                     aligned = reference_model.align(model, processor, sample, inputs, prompts[name], checkpoint)
-                    places = list(aligned.after) if sample.image else aligned.places
+                    places = list(aligned.after) if sample.images else aligned.places
                     rows = reference_model.log_probabilities(model, aligned.inputs, places)
                     arrays |= {f"{name}.{key}": value for key, value in _kept(rows, aligned.differences).items()}
                     answers[name] = _answer(model, processor, inputs, target.max_tokens)
@@ -138,7 +138,7 @@ def compare(
     def measure(client: LlamaClient, name: str) -> tuple[Arrays, str | None]:
         sample: Sample = asked.samples[int(name[1:])]
         expected = kept.arrays(name)
-        measured = client.measure(sample.prompt, sample.image, max_tokens=target.max_tokens)
+        measured = client.measure(sample.conversation, sample.images, max_tokens=target.max_tokens)
         n_prompt, n = len(measured.prompt), len(expected["tokens"])
         rows = measured.log_probabilities[n_prompt - n : n_prompt]
         if (n_vocab := int(expected["n_vocab"][0])) != rows.shape[1]:

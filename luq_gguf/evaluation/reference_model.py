@@ -85,8 +85,7 @@ def load(checkpoint: Checkpoint, placement: Placement) -> tuple[nn.Module, Any]:
 
 def prompt_tokens(client: LlamaClient, sample: Sample) -> PromptTokens:
     """Return the tokens that a file's prompt of a sample's question has."""
-    text = client.render(sample.prompt, has_image=sample.image is not None)
-    parts = client.parts(text, sample.image)
+    parts = client.parts(client.render(sample.conversation), sample.images)
     pieces = [number for number, part in enumerate(parts) if isinstance(part, int)]
     first, last = (pieces[0], pieces[-1]) if pieces else (len(parts), len(parts))
     before, between, after = (_text(part) for part in (parts[:first], parts[first:last], parts[last:]))
@@ -101,7 +100,7 @@ def own_inputs(processor: Any, sample: Sample) -> dict[str, Any]:
     """Return a sample's question as calibration reads it, with the reference model's own tokens and no answer."""
     text = prompts.chat_text(processor, replace(sample, answers=()))
     options = {"return_tensors": "pt"} | prompts.token_options(processor, text)
-    pictures = {"images": [[open_rgb(sample.image)]]} if sample.image else {}
+    pictures = {"images": [[open_rgb(image) for image in sample.images]]} if sample.images else {}
     return dict(processor(text=[text], **pictures, **options))
 
 
@@ -116,9 +115,9 @@ def align(
     """Put the file's tokens of text around the picture of the reference model's own inputs. Raises CheckpointError
     where it has no tokens of the picture."""
     ids: list[int] = inputs["input_ids"][0].tolist()
-    stand_ins = sight.image_ids(model, processor) if sample.image else set()
+    stand_ins = sight.image_ids(model, processor) if sample.images else set()
     at = [number for number, token in enumerate(ids) if token in stand_ins]
-    if sample.image and not at:
+    if sample.images and not at:
         raise CheckpointError(
             f"transformers puts no tokens of a picture into a prompt of {checkpoint.name}.",
             "Check that chat template, tokenizer and preprocessor_config.json are this model's.",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +23,7 @@ from luq_gguf.core.errors import CalibrationError
 from luq_gguf.core.hashing import asked_once, content_of
 from luq_gguf.core.images import FORMATS, PIXELS, ValueRangeError, content_key, open_rgb, to_rgb
 from luq_gguf.core.placeholders import without_placeholders
+from luq_gguf.core.sample_content import asked
 from luq_gguf.core.types import Sample
 from luq_gguf.hf import hub_datasets, sample_rows
 from luq_gguf.hf.hub_datasets import TO_LEARN, TO_MEASURE
@@ -39,6 +40,7 @@ IMAGE_SUFFIXES = {
     *(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jp2"),
     *(".heic", ".heif", ".jxl", ".svg", ".dng", ".cr2", ".nef", ".arw", ".psd"),
 }
+_COLUMNS = "Choose a dataset with `image` and `question` columns, or with `messages` and `images`."
 CHARACTERS_PER_CHUNK = 4096  # enough text for a chunk of 512 tokens in any of the usual vocabularies
 
 
@@ -84,7 +86,7 @@ def read_calibration(
         if not pool:
             raise CalibrationError(f"{image_set} contains no calibration samples.", "Give images or .jsonl lines.")
         image_source = source_name(image_set)
-        without_images = n_multimodal > 0 and not any(sample.image for sample in pool)
+        without_images = n_multimodal > 0 and not any(sample.images for sample in pool)
     if without_images:  # a set of text is calibration, too
         if text:
             raise CalibrationError(
@@ -106,7 +108,7 @@ def read_calibration(
     document = None
     if n_text and images and text is None:
         spare = [s for s in order if s not in set(multimodal)] + list(multimodal)
-        samples = tuple(Sample(s.prompt, None, s.answers) for s in spare[:n_text])
+        samples = tuple(sample.without_images for sample in spare[:n_text])
         lines += tuple(spare[:n_text])
     elif n_text:
         document = _read_text(text or DEFAULT_TEXT, n_text * CHARACTERS_PER_CHUNK)
@@ -146,7 +148,7 @@ def read_questions(
         )
     if n_samples is not None and n_samples < len(samples):
         samples = [samples[i] for i in np.sort(np.random.default_rng(seed).permutation(len(samples))[:n_samples])]
-    with_image = [sample for sample in samples if sample.image]
+    with_image = [sample for sample in samples if sample.images]
     _, bad = _readable(with_image, len(with_image), check)
     if bad:
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
@@ -181,8 +183,7 @@ def source_name(source: str) -> str:
 def _digest(multimodal: Iterable[Sample], text: Iterable[Sample], document: str | None) -> str:
     digest = hashlib.sha256()
     for sample in (*multimodal, *text):
-        image = content_key(sample.image) if sample.image else ""
-        digest.update(json.dumps([image, sample.prompt, sample.answer]).encode())
+        digest.update(json.dumps([*asked(sample, content_key), sample.answer]).encode())
     digest.update((document or "").encode())
     return digest.hexdigest()
 
@@ -196,14 +197,22 @@ def _readable(
     for sample in samples:
         if len(good) == count:
             break
-        if sample.image is None:
+        if not sample.images:
             continue
-        try:
-            _check_picture(sample.image, check)
+        unreadable = next((image for image in sample.images if not _is_readable(image, check)), None)
+        if unreadable is None:
             good.append(sample)
-        except (OSError, ValueError):
-            bad.append(sample.image.name[:100])  # for a message; who makes names of a megabyte has no need of the rest
+        else:
+            bad.append(unreadable.name[:100])  # for a message; who makes names of a megabyte has no need of the rest
     return good, bad
+
+
+def _is_readable(image: Path, check: PictureCheck | None) -> bool:
+    try:
+        _check_picture(image, check)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _read_set(
@@ -218,7 +227,7 @@ def _samples(source: str, seed: int, n_samples: int | None, cache: Path, splits:
     path = Path(source).expanduser()
     if path.is_dir():
         files = [file for file in folders.visible_files(path) if file.suffix.lower() in IMAGE_SUFFIXES]
-        return iter([Sample(FOLDER_PROMPT, file) for file in files])
+        return iter([Sample(FOLDER_PROMPT, (file,)) for file in files])
     if path.is_file():
         return read_jsonl(path)
     if "/" in source and not source.startswith((".", "/", "~")) and path.suffix != ".jsonl":
@@ -233,33 +242,38 @@ def samples_from_rows(rows: Iterable[dict[str, Any]], count: int | None, cache: 
     kept in `cache`, named by their content."""
     for number, row in enumerate(itertools.islice(rows, count), 1):
         try:
-            image, prompt = sample_rows.single_image(row), sample_rows.prompt_of(row)
+            sample = sample_rows.sample_of(row, lambda image: _kept(image, cache), _answers_of_row)
+            images = [] if sample else sample_rows.images_of(row)
         except ValueError as error:
-            raise CalibrationError(
-                f"Row {number} of the dataset is not a sample: {error}.",
-                "Choose a dataset with `image` and `question` columns.",
-            ) from None
-        pictures = [value for value in row.values() if hasattr(value, "save")]
-        if not hasattr(image, "save") and (image is not None or pictures or prompt is None):
-            raise CalibrationError(
-                "The dataset's rows have no image column.", "Choose a dataset with `image` and `question` columns."
-            )
-        if image is None:
-            yield Sample(prompt or "", None, _answers_of_row(row))
-            continue
-        cache.mkdir(parents=True, exist_ok=True)
-        try:
-            picture = to_rgb(image)
-        except ValueRangeError as error:
-            raise CalibrationError(f"An image of the dataset {error}.", "Choose another dataset.") from None
-        name = hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()[:24]
-        path = cache / f"{name}.png"
-        if not path.exists():
-            picture.save(path)
-        yield Sample(prompt or FOLDER_PROMPT, path, _answers_of_row(row))
+            raise CalibrationError(f"Row {number} of the dataset is not a sample: {error}.", _COLUMNS) from None
+        if sample is None and images:
+            sample = Sample(FOLDER_PROMPT, tuple(_kept(image, cache) for image in images), _answers_of_row(row))
+        if sample is None or (not sample.images and any(hasattr(value, "save") for value in row.values())):
+            raise _no_image_column()
+        yield sample
 
 
-def _answers_of_row(row: dict[str, Any]) -> tuple[str, ...]:
+def _kept(image: Any, cache: Path) -> Path:
+    """The file of an image of a dataset, which is written unless it is there. Raises CalibrationError."""
+    if not hasattr(image, "save"):
+        raise _no_image_column()
+    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        picture = to_rgb(image)
+    except ValueRangeError as error:
+        raise CalibrationError(f"An image of the dataset {error}.", "Choose another dataset.") from None
+    name = hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()[:24]
+    path = cache / f"{name}.png"
+    if not path.exists():
+        picture.save(path)
+    return path
+
+
+def _no_image_column() -> CalibrationError:
+    return CalibrationError("The dataset's rows have no image column.", _COLUMNS)
+
+
+def _answers_of_row(row: Mapping[str, Any]) -> tuple[str, ...]:
     """The answers of a row; none where its column of that name holds something else, which calibration does without."""
     try:
         return sample_rows.answers_of(row)

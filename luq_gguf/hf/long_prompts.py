@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from luq_gguf.core.calibration_set import CalibrationData
+from luq_gguf.core.turns import Turn
 from luq_gguf.core.types import Sample
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.processor import load_processor, refusals
@@ -44,22 +46,41 @@ def cut(data: CalibrationData, checkpoint: Checkpoint) -> CalibrationData:
 
 def _may_exceed(sample: Sample, limit: int) -> bool:
     """No tokenizer makes more tokens than there are bytes."""
-    return len(sample.prompt.encode()) + len((sample.answer or "").encode()) > limit
+    texts = [turn.text for turn in sample.conversation]
+    return sum(len(text.encode()) for text in (*texts, sample.answer or "")) > limit
 
 
 def shortened(tokenizer: Any, sample: Sample, limit: int) -> Sample:
     """Return the sample with the beginnings of its prompt and answer, of `limit` tokens together; an answer keeps half
-    of them where both are long."""
+    of them where both are long, and of a conversation's texts the longest are cut."""
     if not _may_exceed(sample, limit):
         return sample
-    prompt, answer = (_offsets(tokenizer, text) for text in (sample.prompt, sample.answer or ""))
-    if len(prompt) + len(answer) <= limit:
+    parts = [part for turn in sample.conversation for part in turn.content if part is not None]
+    texts, answer = [_offsets(tokenizer, part) for part in parts], _offsets(tokenizer, sample.answer or "")
+    n_prompt = sum(map(len, texts))
+    if n_prompt + len(answer) <= limit:
         return sample
-    n_answer = min(len(answer), max(limit // 2, limit - len(prompt)))
-    kept = replace(sample, prompt=_beginning(sample.prompt, prompt, limit - n_answer))
-    if sample.answer is None:
-        return kept
-    return replace(kept, answers=(_beginning(sample.answer, answer, n_answer), *sample.answers[1:]))
+    n_answer = min(len(answer), max(limit // 2, limit - n_prompt))
+    most = _longest_kept([len(ends) for ends in texts], limit - n_answer)
+    cut = iter([_beginning(part, ends, most) for part, ends in zip(parts, texts, strict=True)])
+    turns = [
+        Turn(turn.role, tuple(None if part is None else next(cut) for part in turn.content))
+        for turn in sample.conversation
+    ]
+    answers = sample.answers
+    if sample.answer is not None:
+        answers = (_beginning(sample.answer, answer, n_answer), *answers[1:])
+    return Sample.of_turns(turns, sample.images, answers, sample.line)
+
+
+def _longest_kept(lengths: Sequence[int], limit: int) -> int:
+    """How many tokens each text keeps at most, so that all together have no more than `limit`."""
+    for number, length in enumerate(ordered := sorted(lengths)):
+        share = limit // (len(ordered) - number)
+        if length > share:
+            return share
+        limit -= length
+    return max(lengths, default=0)
 
 
 def _offsets(tokenizer: Any, text: str) -> list[int]:

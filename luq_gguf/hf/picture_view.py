@@ -66,7 +66,7 @@ class ProcessorEye:
     @cached_property
     def _prompt(self) -> str:
         with refusals(self._checkpoint):
-            return prompts.chat_text(self._processor, Sample(prompts.QUESTION, Path("picture")))
+            return prompts.chat_text(self._processor, Sample(prompts.QUESTION, (Path("picture"),)))
 
     def view(self, size: Size) -> PictureView:
         """Return what the processor makes of a picture of a size."""

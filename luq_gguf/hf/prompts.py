@@ -6,7 +6,7 @@ contents as strings only, or knows nothing of images, gets the image token as pa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from luq_gguf.core.chat_date import FixedClock
 from luq_gguf.core.errors import CheckpointError
 from luq_gguf.core.placeholders import without_placeholders
 from luq_gguf.core.sandbox_limits import bounded
+from luq_gguf.core.turns import Turn, described, is_prompt, n_pictures
 from luq_gguf.core.types import Sample
 from luq_gguf.hf import packages, sight
 from luq_gguf.hf.checkpoint import Checkpoint
@@ -43,13 +44,22 @@ def chat_template_of(processor: Any) -> str | None:
 def chat_text(processor: Any, sample: Sample) -> str:
     """Return the sample in the model's own chat format, with its answer if it has one, or without a template as it is.
 
-    Raises CheckpointError where the template cannot be rendered."""
-    prompt = without_placeholders(sample.prompt, image_tokens(processor))
-    template, has_image = chat_template_of(processor), sample.image is not None
+    Raises CheckpointError where the template cannot be rendered, or does not place all pictures and turns."""
+    own = image_tokens(processor)
+    turns = [
+        Turn(turn.role, tuple(part and without_placeholders(part, own) for part in turn.content))
+        for turn in sample.conversation
+    ]
+    template = chat_template_of(processor)
     if template is None:
-        text = (image_text(processor) if has_image else "") + prompt
+        if len(turns) > 1:
+            raise CheckpointError(
+                "The checkpoint has no chat template, which would place the turns of a conversation.",
+                "Leave out samples with several turns.",
+            )
+        text = _with_images(turns[0], image_text(processor))
         return f"{text} {sample.answer}" if sample.answer else text
-    text = _rendered(processor, template, prompt, has_image=has_image)
+    text = _rendered(processor, template, turns)
     return text + sample.answer if sample.answer else text
 
 
@@ -78,29 +88,42 @@ def image_text(processor: Any) -> str:
     return start + tokens[0] + end
 
 
-def _rendered(processor: Any, template: str, prompt: str, *, has_image: bool) -> str:
-    """The first rendering that has the prompt and the image; else the first that has the image."""
+def _with_images(turn: Turn, image: str) -> str:
+    return "".join(image if part is None else part for part in turn.content)
+
+
+def _rendered(processor: Any, template: str, turns: Sequence[Turn]) -> str:
+    """The first rendering that has all prompts and pictures; else, of a single prompt, the first that has the
+    pictures."""
+    n = n_pictures(turns)
     tokens, refusal, usable = image_tokens(processor), None, []
-    for content in _contents(processor, prompt, has_image=has_image):
-        turns = [{"role": "user", "content": content}]
+    prompts = [part for turn in turns if turn.role == "user" for part in turn.content if part is not None]
+    for messages in _forms(processor, turns):
         try:
             with bounded(), _fixed_date():
                 text: str = processor.apply_chat_template(
-                    turns, chat_template=template, add_generation_prompt=True, tokenize=False
+                    messages, chat_template=template, add_generation_prompt=True, tokenize=False
                 )
         except Exception as error:  # a template is a program of somebody's; transformers renders it in a sandbox
             refusal = refusal or error
             continue
-        leaked = any(part in text and part not in prompt for part in _LEAKED)
-        if leaked or (has_image and tokens and not any(token in text for token in tokens)):
+        counts = [text.count(token) for token in tokens]
+        if n > 1 and any(counts) and n not in counts:
+            raise _not_rendered(f"it places {max(counts)} of {n} images")
+        leaked = any(leak in text and not any(leak in prompt for prompt in prompts) for leak in _LEAKED)
+        if leaked or (n and tokens and not any(counts)):
             continue
-        if prompt.strip() in text:
+        if all(prompt.strip() in text for prompt in prompts):
             return text
         usable.append(text)
-    if usable:
+    if usable and is_prompt(turns):
         return usable[0]
-    reason = f"{type(refusal).__name__}: {refusal}" if refusal else "it drops the prompt or the image"
-    raise CheckpointError(
+    dropped = "the prompt or the image" if is_prompt(turns) and n < 2 else "one of the prompts or images"
+    raise _not_rendered(f"{type(refusal).__name__}: {refusal}" if refusal else f"it drops {dropped}")
+
+
+def _not_rendered(reason: str) -> CheckpointError:
+    return CheckpointError(
         f"The checkpoint's chat template cannot be rendered: {reason}",
         "Check that the checkpoint is complete and unmodified.",
     )
@@ -119,48 +142,96 @@ def _fixed_date() -> Iterator[None]:
         theirs.datetime = clock
 
 
-def _contents(processor: Any, prompt: str, *, has_image: bool) -> Iterator[Any]:
-    """A turn's content in the forms that templates take: a list with or without an image in it, or a string."""
-    image = image_text(processor) if has_image else ""
+def _forms(processor: Any, turns: Sequence[Turn]) -> Iterator[list[dict[str, Any]]]:
+    """A conversation in the forms that templates take: contents are lists with or without images in them, of the user
+    alone or of all, or strings."""
+    image = image_text(processor)
     is_tokenizer = getattr(processor, "tokenizer", processor) is processor
+    strings = [{"role": turn.role, "content": _with_images(turn, image)} for turn in turns]
+    lists = [
+        {
+            "role": turn.role,
+            "content": [{"type": "image"} if part is None else _text_part(part) for part in turn.content],
+        }
+        for turn in turns
+    ]
     if is_tokenizer:
-        yield image + prompt
-    text = {"type": "text", "text": prompt}
-    yield [{"type": "image"}, text] if has_image else [text]
-    if image:
-        yield [{"type": "text", "text": image + prompt}]
+        yield strings
+    yield lists
+    if any(turn.role != "user" for turn in turns):
+        yield [a if a["role"] == "user" else b for a, b in zip(lists, strings, strict=True)]
+    if n_pictures(turns) and image:
+        yield [message | {"content": [_text_part(str(message["content"]))]} for message in strings]
     if not is_tokenizer:
-        yield image + prompt
+        yield strings
+
+
+def _text_part(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
+
+
+def check_samples(checkpoint: Checkpoint, samples: Iterable[Sample], source: str) -> None:
+    """Refuse samples with several pictures or turns that the checkpoint's chat template cannot place, or its processor
+    cannot take. `source` names their data set. Raises CheckpointError."""
+    asked = [sample for sample in samples if not sample.is_single]
+    if not asked:
+        return
+    with refusals(checkpoint):
+        processor = load_processor(checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code)
+    taken: set[int] = set()
+    for sample in asked:
+        place = f"{source}, line {sample.line}" if sample.line else source
+        n = len(sample.images)
+        try:
+            text = chat_text(processor, sample)
+            if n and n not in taken:
+                _inputs_of_blank(processor, text, n)
+            taken.add(n)
+        except Exception as error:  # of the template, or what a family's processor raises
+            reason = error.message.rstrip(".") if isinstance(error, CheckpointError) else _first_line(error)
+            raise CheckpointError(
+                f"{place}: {checkpoint.name} cannot take {described(sample.conversation)}, because "
+                f"{reason[:1].lower()}{reason[1:]}.",
+                "Leave such samples out.",
+            ) from None
+
+
+def _inputs_of_blank(processor: Any, text: str, n: int) -> Any:
+    """A model's inputs of a text with `n` blank pictures."""
+    from PIL import Image
+
+    return processor(images=[[Image.new("RGB", (64, 64)) for _ in range(n)]], text=[text], return_tensors="pt")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def check(checkpoint: Checkpoint, model: nn.Module) -> str | None:
     """Make a model's inputs of one question, and of one about a picture where the processor takes pictures, as a
     calibration pass will, and see that `model`, whose weights do not matter, sees the picture. Return the chat template
     that this takes. Raises CheckpointError where it fails."""
-    from PIL import Image
-
     with refusals(checkpoint):
         processor = load_processor(checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code)
     sight.check_processor(checkpoint, processor)
     takes_pictures = getattr(processor, "image_processor", None) is not None
     tokenizer, text_ids = getattr(processor, "tokenizer", processor), []
-    for sample in [Sample(QUESTION)] + [Sample(QUESTION, Path("picture"))] * takes_pictures:
+    for sample in [Sample(QUESTION)] + [Sample(QUESTION, (Path("picture"),))] * takes_pictures:
         text = chat_text(processor, sample)
         if QUESTION not in text:
             raise CheckpointError(
                 f"The chat template of {checkpoint.name} drops the prompt.", "Check that the checkpoint is unmodified."
             )
-        if sample.image is None:
+        if not sample.images:
             text_ids = tokenizer(text, add_special_tokens=False)["input_ids"]
             continue
         try:
-            inputs = processor(images=[[Image.new("RGB", (64, 64))]], text=[text], return_tensors="pt")
+            inputs = _inputs_of_blank(processor, text, 1)
         except Exception as error:  # what transformers raises where a processor, a template and a tokenizer do not fit
             if refusal := packages.refusal(checkpoint.name, error):
                 raise refusal from None
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise CheckpointError(
-                f"transformers cannot put a picture into a prompt of {checkpoint.name}: {reason}",
+                f"transformers cannot put a picture into a prompt of {checkpoint.name}: {_first_line(error)}",
                 "Check that chat template, tokenizer and preprocessor_config.json are this model's.",
             ) from None
         if checkpoint.has_vision:

@@ -15,8 +15,8 @@ LONGEST_LINE = 4 * 1024 * 1024  # characters
 
 
 def read_jsonl(path: Path) -> Iterator[Sample]:
-    """Yield a sample for each line {"image", "prompt", "answers"}; paths are relative to the file. Raises
-    CalibrationError with the line number and the reason."""
+    """Yield a sample for each line {"image", "prompt", "answers"}, {"messages"} or {"conversations"}; paths are
+    relative to the file. Raises CalibrationError with the line number and the reason."""
     if what := text_input.problem(path):
         raise CalibrationError(f"{path.name} is {what}.", text_input.HINT)
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
@@ -32,7 +32,8 @@ def read_jsonl(path: Path) -> Iterator[Sample]:
                     raise _json_list(path) from None
                 raise CalibrationError(
                     f"{path.name}, line {number} is not a sample: {error}.",
-                    'Each line is an object {"image": "a.png", "prompt": "...", "answers": ["..."]}.',
+                    'Each line is an object {"image": "a.png", "prompt": "...", "answers": ["..."]}, or has "messages" '
+                    'or "conversations".',
                 ) from None
 
 
@@ -55,12 +56,13 @@ def _sample(line: str, number: int, folder: Path) -> Sample:
         raise ValueError(f"it is not JSON that is read ({error})") from None
     if not isinstance(row, dict):
         raise ValueError("it is not an object")
-    prompt, image, answers = sample_rows.prompt_of(row), sample_rows.image_name(row), sample_rows.answers_of(row)
-    if prompt is None:
+    sample = sample_rows.sample_of(
+        row, lambda value: sample_rows.path_of(folder, sample_rows.image_name(value)), line=number
+    )
+    if sample is None:
         raise ValueError(sample_rows.missing_prompt(row))
-    for text in (prompt, image or "", *answers):
-        if any(
-            "\ud800" <= character <= "\udfff" for character in text
-        ):  # JSON can hold them, and no tokenizer takes them
-            raise ValueError("it contains half of a surrogate pair")
-    return Sample(prompt, sample_rows.path_of(folder, image) if image else None, answers, number)
+    if not sample.images:
+        sample_rows.check_no_other_image(row)
+    for text in (*(turn.text for turn in sample.conversation), *sample.answers):
+        sample_rows.check_text(text)
+    return sample

@@ -1,4 +1,4 @@
-"""What an object of a .jsonl file, or a row of a Hub dataset, says: a prompt, an image and answers.
+"""What an object of a .jsonl file, or a row of a Hub dataset, says: a prompt or a conversation, pictures and answers.
 
 The keys are those that public sets use. What would be asked without its picture, or scored against something else, is
 refused by name: every function raises ValueError with a reason that completes the sentence "line 3 is not a sample: ".
@@ -10,14 +10,19 @@ import ast
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from luq_gguf.core.turns import Turn
+from luq_gguf.core.types import Sample
+from luq_gguf.hf import conversations
+
 PROMPTS = ("prompt", "question", "query")
 ANSWERS = ("answers", "direct_answers", "answer", "label")
 IMAGES = ("image", "images")
+VIDEOS = ("video", "videos")
 OPTIONS = ("choices", "options")
 LONGEST_NAME = 4096  # characters of a path on Linux
 _OTHER_IMAGE = re.compile(r"(images?|img|picture|photo|video|audio)|file_?name$", re.IGNORECASE)
@@ -96,34 +101,93 @@ def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value)) or value in ([], (), {})
 
 
-def single_image(row: Mapping[str, Any]) -> Any:
-    """Return the value of a row's only image; None where it has none."""
-    values = [row[key] for key in IMAGES if isinstance(row.get(key), list | tuple)]
-    several = max((len(value) for value in values), default=0)
+def images_of(row: Mapping[str, Any]) -> list[Any]:
+    """Return the values of a row's pictures, in their order."""
+    video = next((key for key in VIDEOS if not _is_missing(row.get(key))), None)
+    if video:
+        raise ValueError(f'its "{video}" is not read: only text and images are')
+    values = [_listed_images(row[key]) for key in IMAGES if not _is_missing(row.get(key))]
     further = [key for key in row if isinstance(key, str) and _FURTHER_IMAGE.match(key) and not _is_missing(row[key])]
-    value = next((row[key] for key in IMAGES if not _is_missing(row.get(key))), None)
-    if several > 1 or len(further) > 1 or (further and value is not None):
-        raise ValueError("it has several images, and a sample has one at most")
-    return value[0] if isinstance(value, list | tuple) else value
+    if len(further) > 1 or (further and values) or (len(values) > 1 and max(map(len, values)) > 1):
+        raise ValueError('it has several images under different keys: list all of them under "images"')
+    return values[0] if values else []
 
 
-def image_name(row: Mapping[str, Any]) -> str | None:
-    """Return the name of the image file of an object in a .jsonl file; None where it has no image."""
-    value = single_image(row)
+def _listed_images(value: Any) -> list[Any]:
+    values = value if isinstance(value, list | tuple) else [value]
+    return [inner for inner in values if not _is_missing(inner) and not _is_no_image(inner)]
+
+
+def _is_no_image(value: Any) -> bool:
+    """Whether a value is what the datasets library writes where there is no image."""
+    return isinstance(value, Mapping) and all(map(_is_missing, value.values()))
+
+
+def image_name(value: Any) -> str:
+    """Return the name of the image file that a value in a .jsonl file stands for."""
     if isinstance(value, Mapping):  # as the datasets library writes images
         value = value.get("path") if _is_missing(value.get("bytes")) else value
-    if value is None:
-        other = next((key for key in row if _is_other_image(key, row[key])), None)
-        if other is not None:
-            raise ValueError(f'its "{other[:40]}" is not read: the key of an image file is "image"')
-        return None
     if not isinstance(value, str):
         raise ValueError('its "image" is not the name of a file')
+    check_text(value)
     return _local_name(value)
 
 
+def check_text(text: str) -> None:
+    """Refuse text that JSON can hold, and no tokenizer takes."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("it contains half of a surrogate pair")
+
+
+def check_no_other_image(row: Mapping[str, Any]) -> None:
+    """Refuse a row that has no image under the keys that are read, and one under another."""
+    other = next((key for key in row if _is_other_image(key, row[key])), None)
+    if other is not None:
+        raise ValueError(f'its "{other[:40]}" is not read: the key of an image file is "image"')
+
+
+def sample_of(
+    row: Mapping[str, Any],
+    path_of: Callable[[Any], Path],
+    answers: Callable[[Mapping[str, Any]], tuple[str, ...]] = answers_of,
+    line: int | None = None,
+) -> Sample | None:
+    """Return the sample of a row: a prompt with its pictures, or a conversation, of which the assistant's last turn is
+    the answer. None where it has neither. `path_of` gives the file of a picture's value."""
+    text, images = prompt_of(row), images_of(row)
+    if text is not None and len(images) < 2:
+        return Sample(text, tuple(map(path_of, images)), answers(row), line)
+    if text is not None:
+        turn, images = conversations.prompt(text, images)
+        return _of_turns([turn], images, path_of, answers(row), line)
+    given = conversations.of(row)
+    if given is None:
+        return None
+    turns, images = conversations.read(row, given, images)
+    if turns[-1].role != "assistant":
+        return _of_turns(turns, images, path_of, answers(row), line)
+    *turns, answer = turns
+    if answer.n_pictures:
+        raise ValueError("its answer contains an image, but answers are text")
+    return _of_turns(turns, images, path_of, (answer.text,) if answer.content else (), line)
+
+
+def _of_turns(
+    turns: Sequence[Turn],
+    images: Sequence[Any],
+    path_of: Callable[[Any], Path],
+    answers: tuple[str, ...],
+    line: int | None,
+) -> Sample:
+    if not turns or turns[-1].role != "user":
+        raise ValueError("its answer does not follow a turn of the user")
+    if not turns[-1].text:
+        raise ValueError("its prompt is empty")
+    return Sample.of_turns(turns, tuple(map(path_of, images)), answers, line)
+
+
 def _is_other_image(key: str, value: Any) -> bool:
-    return key not in IMAGES and _OTHER_IMAGE.match(key) is not None and not _is_missing(value)
+    return key not in (*IMAGES, *VIDEOS) and _OTHER_IMAGE.match(key) is not None and not _is_missing(value)
 
 
 def _local_name(name: str) -> str:

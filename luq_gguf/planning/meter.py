@@ -146,7 +146,7 @@ def make_meter(session: Session, questions: QuestionSet) -> Callable[[], Meter]:
         f16 = make_f16(session)
         data = questions.read(f16, session.run.work / "eval" / "images")
         scoring.tell_repeated(data, session.reporter)
-        mmproj = make_mmproj(session) if any(sample.image for sample in data.samples) else None
+        mmproj = make_mmproj(session) if any(sample.images for sample in data.samples) else None
         if mmproj:
             pictures.check(mmproj, data.samples)
         if data.samples:

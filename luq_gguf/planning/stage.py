@@ -132,7 +132,7 @@ def _measured_on(request: PlanRequest, spec: ModelSpec) -> QuestionSet:
 def _check_context(session: Session, questions: QuestionSet) -> None:
     """By the vocabulary of the header-only GGUF; images need the vision half, which is written anyway."""
     samples = questions.drawn(session.run.work / "eval" / "images")
-    mmproj = make_mmproj(session) if any(sample.image for sample in samples) else None
+    mmproj = make_mmproj(session) if any(sample.images for sample in samples) else None
     questions.check_context(session.spec.source.path, mmproj, samples)
 
 

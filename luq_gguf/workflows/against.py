@@ -111,7 +111,7 @@ def _fitted(
     file: Path, mmproj: Path | None, checkpoint: Checkpoint, samples: Sequence[Sample], folder: Path, reporter: Reporter
 ) -> tuple[dict[Path, Path], LimitOptions]:
     """Fitted pictures of those samples that need it, and the token limits that go with them."""
-    pictures = list(dict.fromkeys(sample.image for sample in samples if sample.image))
+    pictures = list(dict.fromkeys(image for sample in samples for image in sample.images))
     if mmproj is None or not pictures:
         return {}, LimitOptions()
     try:
@@ -181,7 +181,7 @@ def _of_calibration(record: Mapping[str, Any], checkpoint: Checkpoint, run: RunF
         text = None
         if images is None or hub_datasets.is_on_hub(images):
             pictures = sorted((run.work / "images").glob("*.png"))[:N_SAMPLES]
-            return [Sample(datasets.FOLDER_PROMPT, picture) for picture in pictures]
+            return [Sample(datasets.FOLDER_PROMPT, (picture,)) for picture in pictures]
     elif (source := text or images) is None or hub_datasets.is_on_hub(source):
         return []
     else:

@@ -46,7 +46,7 @@ def data_of(folder, *sizes):
     for number, size in enumerate(sizes):
         path = folder / f"{number}.png"
         Image.new("RGB", size).save(path)
-        samples.append(Sample(QUESTION, path))
+        samples.append(Sample(QUESTION, (path,)))
     return CalibrationData(tuple(samples), (), None, 0, 1.0, 0, "0f")
 
 
@@ -127,11 +127,11 @@ def test_the_reference_model_sees_what_llama_cpp_sees(small, tiny_model, test_se
     source, question, _ = test_set[0]
     original, drawn = tmp_path / "original.png", tmp_path / "drawn.png"
     Image.open(source).resize((150, 100), Image.Resampling.BICUBIC).save(original)
-    data = CalibrationData((Sample(question, original),), (), None, 0, 1.0, 0, "0f")
+    data = CalibrationData((Sample(question, (original,)),), (), None, 0, 1.0, 0, "0f")
     pixels.shown(data, checkpoint, DEPLOYED).canvases[original].draw(Image.open(original)).save(drawn)
     with as_libmtmd_orders_clip() if "llava" in tiny_model.name else nullcontext():
-        (as_is,) = against.predictions(small.f16, small.mmproj, checkpoint, [Sample(question, original)], placement)
-        (shown,) = against.predictions(small.f16, small.mmproj, checkpoint, [Sample(question, drawn)], placement)
+        (as_is,) = against.predictions(small.f16, small.mmproj, checkpoint, [Sample(question, (original,))], placement)
+        (shown,) = against.predictions(small.f16, small.mmproj, checkpoint, [Sample(question, (drawn,))], placement)
 
     def kld(reference):
         return kl_divergence(reference[as_is.n_before :], as_is.file[as_is.n_before :]).mean()

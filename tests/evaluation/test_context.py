@@ -111,3 +111,28 @@ def test_speeds_of_types_are_measured_on_request_alone(small, tmp_path, monkeypa
         assert kept is not None
         assert kept.decode_tps(()) > 0
         assert len(measured) == 2
+
+
+def test_lines_of_all_formats_are_asked_with_all_pictures_and_turns(cli, small, questions):
+    said = [("user", "<image>what color?"), ("assistant", "red"), ("user", "<image>and this?"), ("assistant", "red")]
+    rows = [
+        {"images": ["small.png", "photo.png"], "prompt": "what color?", "answers": ["red"]},
+        {"messages": [{"role": r, "content": t} for r, t in said], "images": ["small.png", "photo.png"]},
+        {"conversations": [{"from": r, "value": t} for r, t in said], "images": ["small.png", "photo.png"]},
+        {"messages": [{"role": "user", "content": "what color?"}, {"role": "assistant", "content": "red"}]},
+    ]
+    questions.write_text("\n".join(map(json.dumps, rows)))
+    arguments = ("--data", questions, "--max-tokens", 2, "--threads", 1, "--json")
+    too_long = cli("eval", small.model, *arguments, "--ctx", 256)
+    assert too_long.returncode == 2
+    assert "q.jsonl, line 1: the prompt has" in too_long.stderr
+    assert "with its images" in too_long.stderr
+    done = cli("eval", small.model, *arguments)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["n_samples"], told["metric"]) == (3, "exact")  # the second and third line are the same
+    rows[3]["messages"][0]["content"] = [{"type": "video", "video": "a.mp4"}]
+    questions.write_text("\n".join(map(json.dumps, rows)))
+    refused = cli("eval", small.model, *arguments)
+    assert refused.returncode == 2
+    assert "q.jsonl, line 4 is not a sample: its turn 1 contains a video" in " ".join(refused.stderr.split())

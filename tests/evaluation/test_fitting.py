@@ -27,7 +27,7 @@ def questions(test_set, tmp_path_factory):
         rows.append({"image": name, "prompt": prompt, "answers": [answer]})
     path = folder / "questions.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
-    return path, [Sample(row["prompt"], folder / row["image"]) for row in rows]
+    return path, [Sample(row["prompt"], (folder / row["image"],)) for row in rows]
 
 
 def test_fitted_pictures_are_what_the_processor_makes(small, tiny_model, questions, tmp_path):
@@ -37,7 +37,7 @@ def test_fitted_pictures_are_what_the_processor_makes(small, tiny_model, questio
     with open_geometry(checkpoint, (small.f16, small.mmproj)) as geometry:
         for sample in samples:
             written = geometry.write(sample.image, tmp_path / sample.image.name).written
-            fitted.append(Sample(sample.prompt, written))
+            fitted.append(Sample(sample.prompt, (written,)))
     agreement = against.compare(small.f16, small.mmproj, checkpoint, [*samples, *fitted], placement)
     parts = agreement.samples[:2], agreement.samples[2:]
     as_is, mended = (max(sample.after.kld for sample in part) for part in parts)

@@ -30,7 +30,7 @@ def samples(tmp_path):
     sizes = {"long.png": (2275, 10), "high.png": (10, 2001), "limit.png": (2000, 10), "one.png": (1, 1)}
     for name, size in sizes.items():
         Image.new("RGB", size).save(tmp_path / name)
-    return [Sample("?", None), *(Sample("?", tmp_path / name) for name in sizes)]
+    return [Sample("?"), *(Sample("?", (tmp_path / name,)) for name in sizes)]
 
 
 def test_a_picture_too_long_for_qwens_processor_is_refused_by_name(mmproj, samples):

@@ -14,7 +14,7 @@ ONE, TWO, TEN = ("red",), ("red", "crimson"), ("red",) * 3 + ("crimson",) * 7
 
 
 def data(*answers, prompt="what color?"):
-    return EvalData("set", tuple(Sample(prompt, None, given) for given in answers), (), "", "")
+    return EvalData("set", tuple(Sample(prompt, (), given) for given in answers), (), "", "")
 
 
 def test_one_line_does_not_change_the_metric_of_the_others():

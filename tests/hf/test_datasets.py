@@ -238,7 +238,6 @@ def test_all_rows_of_a_dataset_are_measured(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
-        ({"images": [0, 0], "question": "?"}, "several images"),
         ({"image": 0, "image_2": 0, "question": "?"}, "several images"),
         ({"photo": 0, "question": "?"}, "no image column"),
         ({"image": "a.png", "question": "?"}, "no image column"),

@@ -44,7 +44,7 @@ def with_processor(tiny_model, tmp_path):
 def _kld(checkpoint, model, half, picture, question):
     placement = replace(choose_device("cpu", checkpoint), exact=True)
     with as_libmtmd_orders_clip():
-        (pair,) = against.predictions(model, half, checkpoint, [Sample(question, picture)], placement)
+        (pair,) = against.predictions(model, half, checkpoint, [Sample(question, (picture,))], placement)
     return kl_divergence(pair.reference[pair.n_before :], pair.file[pair.n_before :]).mean()
 
 

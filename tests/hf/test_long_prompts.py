@@ -23,13 +23,13 @@ def n_tokens(tokenizer, *texts):
 
 
 def test_a_long_prompt_is_cut_and_the_others_stay(tiny_model, tokenizer):
-    long, short = Sample("what is red? " * 900, None, ("a circle",)), Sample("what?")
-    picture = replace(long, image=tiny_model / "picture.png")
+    long, short = Sample("what is red? " * 900, (), ("a circle",)), Sample("what?")
+    picture = replace(long, images=(tiny_model / "picture.png",))
     data = CalibrationData((picture,), (long, short), None, 2, 0.5, 0, "f" * 64, lines=(picture, long, short))
     cut = long_prompts.cut(data, checkpoints.open_checkpoint(str(tiny_model)))
     assert (cut.n_cut, cut.cut_at) == (2, 512)
     assert cut.text[1] == short
-    assert cut.multimodal[0].image == picture.image
+    assert cut.multimodal[0].images == picture.images
     assert cut.lines == data.lines
     for sample in (cut.multimodal[0], cut.text[0]):
         assert sample.answer == "a circle"
@@ -38,7 +38,7 @@ def test_a_long_prompt_is_cut_and_the_others_stay(tiny_model, tokenizer):
 
 
 def test_a_long_answer_leaves_half_to_the_prompt(tokenizer):
-    cut = long_prompts.shortened(tokenizer, Sample("what is red? " * 90, None, ("a circle " * 90, "b")), 100)
+    cut = long_prompts.shortened(tokenizer, Sample("what is red? " * 90, (), ("a circle " * 90, "b")), 100)
     assert n_tokens(tokenizer, cut.prompt) == n_tokens(tokenizer, cut.answer) == 50
     assert cut.answers[1] == "b"
 

@@ -8,6 +8,7 @@ import pytest
 
 from luq_gguf.core.chat_date import CHAT_DATE
 from luq_gguf.core.errors import CheckpointError
+from luq_gguf.core.turns import Turn, n_pictures, prompt_turns
 from luq_gguf.core.types import Sample
 from luq_gguf.hf import model as hf_model
 from luq_gguf.hf import prompts
@@ -31,7 +32,7 @@ STRINGS = {
     "knows no image": KNOWS_NO_IMAGE,
     "generation": "{% generation %}{% endgeneration %}" + CONCATENATES,
 }
-SAMPLE, TEXT = Sample("what is it?", Path("a.png"), ("red",)), Sample("what is it?", None, ("red",))
+SAMPLE, TEXT = Sample("what is it?", (Path("a.png"),), ("red",)), Sample("what is it?", (), ("red",))
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,7 @@ def test_a_template_is_found_wherever_it_lies(copy, place):
 @pytest.mark.parametrize("placeholder", ["<image>", "<|image_pad|>", "<|vision_start|><|image_pad|><|vision_end|>"])
 def test_a_prompt_that_holds_a_placeholder_is_the_prompt_without_it(processor, placeholder):
     for sample in (SAMPLE, TEXT):
-        held = Sample(f"{placeholder}\n{sample.prompt}", sample.image, sample.answers)
+        held = Sample(f"{placeholder}\n{sample.prompt}", sample.images, sample.answers)
         assert prompts.chat_text(processor, held) == prompts.chat_text(processor, sample)
 
 
@@ -153,3 +154,45 @@ def test_a_templates_bos_token_is_not_put_before_it_once_more(models):
         ids = processor(text=[text], **prompts.token_options(processor, text))["input_ids"][0]
         assert ids.count(processor.tokenizer.bos_token_id) == 1
     assert prompts.token_options(processor.tokenizer, texts[1]) == {"add_special_tokens": False}
+
+
+DIALOGUE = (
+    Turn("user", (None, "what is it?")),
+    Turn("assistant", ("a circle",)),
+    Turn("user", ("and ", None, None, "these?")),
+)
+
+
+@pytest.mark.parametrize("template", [None, CONCATENATES], ids=["its own", "strings"])
+def test_images_and_turns_stand_where_the_file_has_them_too(processor, tiny_model, template, monkeypatch):
+    template = template or processor.chat_template
+    monkeypatch.setattr(processor, "chat_template", template)
+    for turns in (DIALOGUE, DIALOGUE[2:], prompt_turns("these?", 2)):
+        text = prompts.chat_text(processor, Sample.of_turns(turns, [Path("a.png")] * n_pictures(turns), ("red",)))
+        assert text.endswith("red")
+        in_file = chat_template.render_turns(template, turns, "@", processor.tokenizer.bos_token)
+        assert text.replace(IMAGE[tiny_model.name], "@") == in_file + "red"
+
+
+def test_a_family_that_cannot_place_several_images_or_turns_is_refused_by_name(copy):
+    checkpoint = open_checkpoint(str(copy))
+    several, turned = (
+        Sample("these?", (Path("a.png"), Path("b.png")), (), 7),
+        Sample.of_turns(DIALOGUE, [Path("a")] * 3),
+    )
+    prompts.check_samples(checkpoint, [SAMPLE, several, turned], "set.jsonl")
+    (copy / "chat_template.jinja").write_text(
+        f"{{% if messages[0].content[0].type == 'image' %}}{IMAGE[copy.name]}{{% endif %}}"
+        "{{ messages[0].content[-1].text }}"
+    )
+    prompts.check_samples(checkpoint, [SAMPLE], "set.jsonl")
+    for sample, reason in (
+        (several, f"set.jsonl, line 7: {copy.name} cannot take 2 images in 1 turn, because .*it places 1 of 2 images"),
+        (turned, f"set.jsonl: {copy.name} cannot take 3 images in 3 turns, because .*it places 1 of 3 images"),
+    ):
+        with pytest.raises(CheckpointError, match=reason) as caught:
+            prompts.check_samples(checkpoint, [SAMPLE, sample], "set.jsonl")
+        assert caught.value.exit_code == 2
+    (copy / "chat_template.jinja").unlink()
+    with pytest.raises(CheckpointError, match="no chat template, which would place the turns"):
+        prompts.check_samples(checkpoint, [turned], "set.jsonl")

@@ -60,7 +60,7 @@ def refusal(folder, *rows, **how):
 )
 def test_answers_in_any_form(picture, tmp_path, given, answers):
     (sample,) = read(tmp_path, {"image": "a.png", "prompt": "what color?"} | given)
-    assert sample == Sample("what color?", picture, tuple(answers))
+    assert sample == Sample("what color?", (picture,), tuple(answers))
 
 
 def test_a_cell_without_a_value_is_what_pandas_writes(picture, tmp_path):
@@ -98,7 +98,6 @@ def test_a_line_without_an_image(tmp_path, given):
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"images": ["a.png", "b.png"], "prompt": "x"}, "several images"),
         ({"image": "a.png", "images": ["a.png", "b.png"], "prompt": "x"}, "several images"),
         ({"image": "a.png", "image2": "b.png", "prompt": "x"}, "several images"),
         ({"image_1": "a.png", "image_2": "b.png", "prompt": "x"}, "several images"),
@@ -107,6 +106,7 @@ def test_a_line_without_an_image(tmp_path, given):
         ({"image_id": 7, "prompt": "x"}, '"image_id" is not read'),
         ({"file_name": "a.png", "prompt": "x"}, '"file_name" is not read'),
         ({"video": "a.mp4", "prompt": "x"}, '"video" is not read'),
+        ({"image": "a.png", "videos": ["a.mp4"], "prompt": "x"}, '"videos" is not read'),
         ({"image": 5, "prompt": "x"}, '"image" is not the name of a file'),
         ({"image": {"bytes": "iVBO", "path": None}, "prompt": "x"}, '"image" is not the name of a file'),
         ({"image": "https://example.org/a.png", "prompt": "x"}, "its image is an address"),
@@ -144,7 +144,7 @@ def test_a_picture_in_base64_is_not_printed(tmp_path, start):
     ("encoding", "end"), [("utf-8-sig", "\n"), ("utf-8", "\r\n"), ("utf-8-sig", "\r\n\r\n"), ("utf-8", "\r")]
 )
 def test_marks_and_line_ends_change_nothing(picture, tmp_path, encoding, end):
-    expected = Sample("what color?", picture, ("grün",))
+    expected = Sample("what color?", (picture,), ("grün",))
     row = json.dumps(LINE | {"answers": ["grün"]}, ensure_ascii=False)
     assert read(tmp_path, row, "", row, "  ", encoding=encoding, end=end) == [expected] * 2
 

@@ -11,7 +11,9 @@ import torch
 
 from luq_gguf.core.agreement import Agreement, Positions, SampleAgreement
 from luq_gguf.core.images import open_rgb
-from luq_gguf.evaluation import drawn, reference_model
+from luq_gguf.core.turns import Turn
+from luq_gguf.core.types import Sample
+from luq_gguf.evaluation import against, drawn, reference_model
 from luq_gguf.hf.checkpoint import open_checkpoint
 from luq_gguf.reporting import agreement_text
 from luq_gguf.run.folder import RunFolder
@@ -59,6 +61,27 @@ def test_a_file_is_compared_as_it_is_and_other_tokens_are_named(cli, small, tiny
     assert "drawn" in words
     assert "with pictures fitted" in words
     assert "to transformers is" in words
+
+
+@one_model
+def test_prompts_with_two_pictures_in_one_turn_and_in_two_agree(small, tiny_model, tmp_path):
+    images = [sample.images[0] for sample in drawn.samples(tmp_path)]
+    turns = (
+        Turn("system", ("answer with one word",)),
+        Turn("user", (None, "what is the color of the shape?")),
+        Turn("assistant", ("red",)),
+        Turn("user", ("and in this picture:", None, "is it a circle?")),
+    )
+    samples = [Sample("which of them is a circle?", tuple(images)), Sample.of_turns(turns, images)]
+    checkpoint = open_checkpoint(str(tiny_model))
+    placement = reference_model.placement_for("cpu", checkpoint, 10**12)
+    told = against.compare(small.f16, small.mmproj, checkpoint, samples, placement, threads=1)
+    assert [sample.differences for sample in told.samples] == ["", ""]
+    assert [sample.picture for sample in told.samples] == ["circle.png, triangle.png"] * 2
+    assert [sample.picture_tokens for sample in told.samples] == [(512, 512)] * 2
+    assert told.samples[1].after.n > 25  # the text between the pictures, too
+    assert told.before.kld < 1e-3
+    assert told.after.kld < LARGEST_BEHIND[tiny_model.name]
 
 
 @one_model

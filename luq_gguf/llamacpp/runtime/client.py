@@ -17,7 +17,11 @@ from typing import Any
 import numpy as np
 
 from luq_gguf.core.errors import RunnerError
+from luq_gguf.core.turns import Turn, prompt_turns
 from luq_gguf.llamacpp import child, tools
+
+Prompt = str | Sequence[Turn]  # text with its images before it, or a conversation, which has their places
+Images = Path | Sequence[Path] | None
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Answer:
 class TextLogprobs:
     """What a model predicts after every text token of a prompt with its answer.
 
-    tokens: their ids [n]; log_probabilities: float32 [n, n_vocab]; n_prompt counts the image's tokens too.
+    tokens: their ids [n]; log_probabilities: float32 [n, n_vocab]; n_prompt counts the images' tokens too.
     """
 
     tokens: tuple[int, ...]
@@ -116,53 +120,52 @@ class LlamaClient:
     ) -> None:
         self._stop()
 
-    def ask(self, prompt: str, image: Path | None = None, *, max_tokens: int = 64) -> Answer:
+    def ask(self, prompt: Prompt, images: Images = None, *, max_tokens: int = 64) -> Answer:
         """Return the model's greedy answer to a prompt in its own chat format."""
-        reply = self._request(prompt=prompt, image=str(image) if image else None, max_tokens=max_tokens)
+        reply = self._request(prompt=_turns(prompt, images), images=_names(images), max_tokens=max_tokens)
         return Answer(reply["text"], tuple(reply["tokens"]), reply["n_prompt"])
 
-    def score(self, prompt: str, image: Path | None = None, *, answer: str = "") -> TextLogprobs:
+    def score(self, prompt: Prompt, images: Images = None, *, answer: str = "") -> TextLogprobs:
         """Return what the model predicts after every text token of the prompt in its chat format and of an answer."""
-        return self.score_text(self.render(prompt, has_image=image is not None) + answer, image)
+        return self.score_text(str(self._request(render=_turns(prompt, images))["text"]) + answer, images)
 
-    def render(self, prompt: str, *, has_image: bool) -> str:
-        """Return a prompt in the model's own chat format, with libmtmd's marker where the image goes."""
-        return str(self._request(render=prompt, image=has_image)["text"])
+    def render(self, turns: Sequence[Turn]) -> str:
+        """Return a conversation in the model's own chat format, with libmtmd's markers where images go."""
+        return str(self._request(render=_turns(turns, None))["text"])
 
-    def parts(self, text: str, image: Path | None = None) -> tuple[tuple[int, ...] | int, ...]:
+    def parts(self, text: str, images: Images = None) -> tuple[tuple[int, ...] | int, ...]:
         """Return what a text as it is, as `score_text` takes it, consists of: token ids of text, and how many tokens a
-        piece of the image has."""
-        reply = self._request(parts=text, image=str(image) if image else None)
+        piece of an image has."""
+        reply = self._request(parts=text, images=_names(images))
         return tuple(part if isinstance(part, int) else tuple(part) for part in reply["parts"])
 
-    def score_text(self, text: str, image: Path | None = None) -> TextLogprobs:
-        """Return the same as `score` for a text as it is, with libmtmd's marker ``<__media__>`` where the image
-        goes."""
-        reply, rows = self._scores(text=text, image=str(image) if image else None)
+    def score_text(self, text: str, images: Images = None) -> TextLogprobs:
+        """Return the same as `score` for a text as it is, with libmtmd's marker ``<__media__>`` where an image goes."""
+        reply, rows = self._scores(text=text, images=_names(images))
         return TextLogprobs(tuple(reply["tokens"]), rows, reply["n_prompt"])
 
     def measure(
-        self, prompt: str, image: Path | None = None, *, max_tokens: int = 64, forced: Sequence[int] | None = None
+        self, prompt: Prompt, images: Images = None, *, max_tokens: int = 64, forced: Sequence[int] | None = None
     ) -> Measurement:
         """Return the answer and log-probabilities of one prompt, which is read once; with `forced` None they follow the
         greedy answer."""
         reply, rows = self._scores(
-            measure=prompt,
-            image=str(image) if image else None,
+            measure=_turns(prompt, images),
+            images=_names(images),
             max_tokens=max_tokens,
             forced=None if forced is None else [int(token) for token in forced],
         )
         prompt_tokens, followed = tuple(reply["prompt"]), tuple(reply["forced"])
         return Measurement(reply["text"], tuple(reply["tokens"]), prompt_tokens, followed, rows)
 
-    def time(self, prompt: str, image: Path | None, *, max_tokens: int) -> dict[str, float]:
+    def time(self, prompt: Prompt, images: Images, *, max_tokens: int) -> dict[str, float]:
         """Return the seconds of one answer of so many tokens: encode_seconds (the vision half), first_token_seconds,
         answer_seconds; and n_prompt, n_answer tokens."""
-        return self._request(time=prompt, image=str(image) if image else None, max_tokens=max_tokens)
+        return self._request(time=_turns(prompt, images), images=_names(images), max_tokens=max_tokens)
 
-    def count(self, prompt: str, image: Path | None = None) -> int:
-        """Return how many tokens a prompt has in the model's own chat format, its image's included."""
-        return int(self._request(count=prompt, image=str(image) if image else None)["n_prompt"])
+    def count(self, prompt: Prompt, images: Images = None) -> int:
+        """Return how many tokens a prompt has in the model's own chat format, its images' included."""
+        return int(self._request(count=_turns(prompt, images), images=_names(images))["n_prompt"])
 
     def pieces(self, size: tuple[int, int]) -> tuple[tuple[tuple[int, int], ...], int]:
         """Return width and height in pixels of each picture that the vision half would compute of one of this size:
@@ -220,3 +223,12 @@ class LlamaClient:
         child.end(self._child)
         self._folder.cleanup()
         self._errors.close()
+
+
+def _names(images: Images) -> list[str]:
+    return [str(image) for image in ([images] if isinstance(images, Path) else images or ())]
+
+
+def _turns(prompt: Prompt, images: Images) -> list[list[Any]]:
+    turns = prompt_turns(prompt, len(_names(images))) if isinstance(prompt, str) else prompt
+    return [turn.to_json() for turn in turns]

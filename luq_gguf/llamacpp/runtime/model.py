@@ -9,7 +9,7 @@ import hashlib
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from llama_cpp._ggml import libggml
 
 from luq_gguf.core import atomic
 from luq_gguf.core.images import open_rgb
+from luq_gguf.core.turns import Turn
 from luq_gguf.llamacpp.runtime import chat_template, saved_chunk
 
 N_BATCH = 512  # an image that is read non-causally must fit in one batch
@@ -112,16 +113,16 @@ class Model:
         self.encode_seconds = 0.0  # what the vision half has taken so far
         self.template = llama_cpp.llama_model_chat_template(self.model, None)
 
-    def prompt_text(self, text: str, *, has_image: bool) -> str:
-        """Return the prompt in the file's own chat template, with libmtmd's marker where the image goes."""
+    def prompt_text(self, turns: Sequence[Turn]) -> str:
+        """Return a conversation in the file's own chat template, with libmtmd's marker where an image goes."""
         template = self.template.decode("utf-8", "replace") if self.template else None
-        marker = mtmd.mtmd_default_marker().decode() if has_image else None
+        marker = mtmd.mtmd_default_marker().decode()
         # Where the tokenizer adds the BOS token itself, the template must not.
         adds_bos = llama_cpp.llama_vocab_get_add_bos(self.vocab)
         bos = "" if adds_bos else self._piece(llama_cpp.llama_vocab_bos(self.vocab))
         eos = self._piece(llama_cpp.llama_vocab_eos(self.vocab))
         try:
-            return chat_template.render(template, text, marker, bos, eos)
+            return chat_template.render_turns(template, turns, marker, bos, eos)
         except ValueError as failure:
             raise WorkerError(str(failure)) from None
 
@@ -176,25 +177,29 @@ class Model:
             finally:
                 llama_cpp.llama_batch_free(batch)
 
-    def read(self, text: str, image: str | None, rows: list[np.ndarray] | None = None) -> tuple[int, list[int], int]:
+    def read(
+        self, text: str, images: Sequence[str], rows: list[np.ndarray] | None = None
+    ) -> tuple[int, list[int], int]:
         """Read a prompt into an empty context; return the next position, the text tokens, and the length including the
-        image."""
-        if image is not None and self.mtmd is None:
+        images."""
+        if images and self.mtmd is None:
             raise WorkerError("an image was given without an mmproj")
         self.clear()
         if self.mtmd:
-            return self._read_media(text, image, rows)
+            return self._read_media(text, [_pixels(image) for image in images], rows)
         tokens = self._prompt_tokens(text)
         self._check_room(len(tokens))
         self.decode(tokens, 0, rows)
         return len(tokens), tokens, len(tokens)
 
-    def _read_media(self, text: str, image: str | None, rows: list[np.ndarray] | None) -> tuple[int, list[int], int]:
-        pixels = None if image is None else _pixels(image)
-        with self._chunks(text, pixels) as chunks:
+    def _read_media(
+        self, text: str, pictures: list[np.ndarray], rows: list[np.ndarray] | None
+    ) -> tuple[int, list[int], int]:
+        with self._chunks(text, pictures) as chunks:
             n_prompt = int(mtmd.mtmd_helper_get_n_tokens(chunks))
             self._check_room(n_prompt)
             position, text_tokens = 0, []
+            first = dict[int, int]()  # of each picture's pieces
             for k in range(mtmd.mtmd_input_chunks_size(chunks)):
                 chunk = mtmd.mtmd_input_chunks_get(chunks, k)
                 tokens = _text_of(chunk)
@@ -203,13 +208,14 @@ class Model:
                     text_tokens += tokens
                     position += len(tokens)
                 else:
-                    assert pixels is not None
-                    position = self._read_image(chunk, position, f"{_key(pixels)}-{k}")
+                    number = int(mtmd.mtmd_input_chunk_get_id(chunk) or b"0")
+                    key = _key(pictures[number])
+                    position = self._read_image(chunk, position, _piece_key(key, k, first.setdefault(number, k)))
         return position, text_tokens, n_prompt
 
-    def _chunks(self, text: str, pixels: np.ndarray | None) -> AbstractContextManager[Any]:
-        """A prompt as libmtmd tokenizes it: pieces of text and of the image."""
-        return self._tokenized(text, [] if pixels is None else [_bitmap(pixels)])
+    def _chunks(self, text: str, pictures: Sequence[np.ndarray]) -> AbstractContextManager[Any]:
+        """A prompt as libmtmd tokenizes it: pieces of text and of images, of which each names its image's number."""
+        return self._tokenized(text, [_bitmap(pixels, number) for number, pixels in enumerate(pictures)])
 
     @contextmanager
     def _tokenized(self, text: str, bitmaps: list[Any]) -> Iterator[Any]:
@@ -227,18 +233,18 @@ class Model:
             for bitmap in bitmaps:
                 mtmd.mtmd_bitmap_free(bitmap)
 
-    def count(self, text: str, image: str | None) -> int:
-        """Return how many tokens a prompt has, with its image, without reading it."""
+    def count(self, text: str, images: Sequence[str]) -> int:
+        """Return how many tokens a prompt has, with its images, without reading it."""
         if self.mtmd:
-            with self._chunks(text, None if image is None else _pixels(image)) as chunks:
+            with self._chunks(text, [_pixels(image) for image in images]) as chunks:
                 return int(mtmd.mtmd_helper_get_n_tokens(chunks))
         return len(self._prompt_tokens(text))
 
-    def parts(self, text: str, image: str | None) -> list[list[int] | int]:
-        """Return what a prompt consists of: tokens of text, and how many tokens a piece of the image has."""
+    def parts(self, text: str, images: Sequence[str]) -> list[list[int] | int]:
+        """Return what a prompt consists of: tokens of text, and how many tokens a piece of an image has."""
         if not self.mtmd:
             return [self._prompt_tokens(text)]
-        with self._chunks(text, None if image is None else _pixels(image)) as chunks:
+        with self._chunks(text, [_pixels(image) for image in images]) as chunks:
             listed = [mtmd.mtmd_input_chunks_get(chunks, k) for k in range(mtmd.mtmd_input_chunks_size(chunks))]
             texts = [(chunk, _text_of(chunk)) for chunk in listed]
             return [int(mtmd.mtmd_input_chunk_get_n_tokens(chunk)) if text is None else text for chunk, text in texts]
@@ -338,6 +344,15 @@ def _key(pixels: np.ndarray) -> str:
     return hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()[:32]
 
 
-def _bitmap(pixels: np.ndarray) -> Any:
+def _piece_key(key: str, k: int, first: int) -> str:
+    """Names piece number `k` of a prompt, of an image whose pieces begin with number `first`. An image's pieces have
+    the same names wherever it stands behind text; what stands before any text has names of its own, since there the
+    count begins with 0."""
+    return f"{key}-{k - first + 1}" if first else f"{key}-0" + (f"-{k}" if k else "")
+
+
+def _bitmap(pixels: np.ndarray, number: int) -> Any:
     height, width, _ = pixels.shape
-    return mtmd.mtmd_bitmap_init(width, height, pixels.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8)))
+    bitmap = mtmd.mtmd_bitmap_init(width, height, pixels.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8)))
+    mtmd.mtmd_bitmap_set_id(bitmap, str(number).encode())
+    return bitmap

@@ -2,23 +2,24 @@
 
 Reads a JSON object a line from stdin and writes one a line to stdout; the first line out is {"ready": true, "n_vocab"}.
 
-    {"prompt", "image": path or null, "max_tokens"}     -> {"text", "tokens", "n_prompt"}: the greedy answer
-    {"measure": prompt, "image", "max_tokens", "forced": token ids or null, "out": path of .npy}
+    {"prompt": turns, "images": paths, "max_tokens"}    -> {"text", "tokens", "n_prompt"}: the greedy answer
+    {"measure": turns, "images", "max_tokens", "forced": token ids or null, "out": path of .npy}
                                                         -> {"text", "tokens", "prompt", "forced", "n_prompt"}
-    {"text", "image", "out"}                            -> {"tokens", "n_prompt"}
+    {"text", "images", "out"}                           -> {"tokens", "n_prompt"}
     {"tokens": ids, "start", "out"}                     -> {}: of the tokens from `start` on
     {"tokenize": text}                                  -> {"tokens", "bos": id or null}
-    {"time": prompt, "image", "max_tokens"}             -> {"encode_seconds", "first_token_seconds", "answer_seconds",
+    {"time": turns, "images", "max_tokens"}             -> {"encode_seconds", "first_token_seconds", "answer_seconds",
                                                             "n_prompt", "n_answer"}
-    {"render": prompt, "image"}                         -> {"text"}: the prompt in the file's chat template
-    {"count": prompt, "image"}                          -> {"n_prompt"}: its tokens in that template
-    {"parts": text, "image"}                            -> {"parts"}: lists of token ids, and how many tokens a piece
-                                                            of the image has
+    {"render": turns}                                   -> {"text"}: the prompt in the file's chat template
+    {"count": turns, "images"}                          -> {"n_prompt"}: its tokens in that template
+    {"parts": text, "images"}                           -> {"parts"}: lists of token ids, and how many tokens a piece
+                                                            of an image has
     {"size": [width, height]}                           -> {"sizes", "n_tokens"}: in pixels, of what the vision half
                                                             would compute of a picture of that size
     anything that fails                                 -> {"error"}
 
-What `out` names receives log-probabilities after every text token, float32 [n, n_vocab].
+Turns are as `Turn.to_json` writes them. What `out` names receives log-probabilities after every text token, float32
+[n, n_vocab].
 """
 
 from __future__ import annotations
@@ -28,13 +29,17 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from luq_gguf.core import machine, unix
+from luq_gguf.core.turns import Turn
 from luq_gguf.llamacpp.runtime.model import Model, WorkerError, load_plugin
+
+Turns = Sequence[Turn]
 
 
 def generate(
@@ -53,22 +58,22 @@ def generate(
     return tokens
 
 
-def answer(model: Model, text: str, image: str | None, max_tokens: int) -> dict[str, Any]:
-    position, _, n_prompt = model.read(model.prompt_text(text, has_image=image is not None), image)
+def answer(model: Model, turns: Turns, images: list[str], max_tokens: int) -> dict[str, Any]:
+    position, _, n_prompt = model.read(model.prompt_text(turns), images)
     tokens = generate(model, position, max_tokens)
     return {"text": model.text(tokens), "tokens": tokens, "n_prompt": n_prompt}
 
 
 def measure(
-    model: Model, text: str, image: str | None, max_tokens: int, forced: list[int] | None, out: Path
+    model: Model, turns: Turns, images: list[str], max_tokens: int, forced: list[int] | None, out: Path
 ) -> dict[str, Any]:
     """Return the greedy answer, and save what is predicted after every text token of the prompt and of an answer.
 
     That answer is `forced`, or the greedy one. The prompt is read once: where the greedy answer leaves the forced one,
     the context is rolled back to there.
     """
-    prompt, rows = model.prompt_text(text, has_image=image is not None), list[np.ndarray]()
-    position, read, n_prompt = model.read(prompt, image, rows)
+    prompt, rows = model.prompt_text(turns), list[np.ndarray]()
+    position, read, n_prompt = model.read(prompt, images, rows)
     if forced is None:
         tokens = forced = generate(model, position, max_tokens, rows)
     else:
@@ -79,7 +84,7 @@ def measure(
         tokens = forced[:agreed]
         if agreed < max_tokens and not model.is_end(behind[agreed]):
             if agreed < len(forced) and not model.forget_from(position + agreed):
-                position = model.read(prompt, image)[0]
+                position = model.read(prompt, images)[0]
                 if agreed:
                     model.decode(tokens, position)
             tokens = [*tokens, behind[agreed]]
@@ -89,15 +94,11 @@ def measure(
     return {"text": model.text(tokens), "tokens": tokens, "prompt": read, "forced": forced, "n_prompt": n_prompt}
 
 
-def time_answer(model: Model, text: str, image: str | None, max_tokens: int) -> dict[str, Any]:
+def time_answer(model: Model, turns: Turns, images: list[str], max_tokens: int) -> dict[str, Any]:
     """Return how long an answer of so many tokens takes from an empty context: the vision half, until the first token,
     and in all."""
-    prompt, encoded, started = (
-        model.prompt_text(text, has_image=image is not None),
-        model.encode_seconds,
-        time.perf_counter(),
-    )
-    position, _, n_prompt = model.read(prompt, image)
+    prompt, encoded, started = model.prompt_text(turns), model.encode_seconds, time.perf_counter()
+    position, _, n_prompt = model.read(prompt, images)
     model.logits(-1)
     first = time.perf_counter() - started
     tokens = generate(model, position, max_tokens, to_the_end=False)
@@ -110,9 +111,9 @@ def time_answer(model: Model, text: str, image: str | None, max_tokens: int) -> 
     }
 
 
-def score(model: Model, text: str, image: str | None, out: Path) -> dict[str, Any]:
+def score(model: Model, text: str, images: list[str], out: Path) -> dict[str, Any]:
     rows: list[np.ndarray] = []
-    _, tokens, n_prompt = model.read(text, image, rows)
+    _, tokens, n_prompt = model.read(text, images, rows)
     _save(out, rows)
     return {"tokens": tokens, "n_prompt": n_prompt}
 
@@ -139,30 +140,34 @@ def _save(out: Path, rows: list[np.ndarray]) -> None:
 
 
 def reply(model: Model, request: dict[str, Any]) -> dict[str, Any]:
+    images = request.get("images", [])
     if "prompt" in request:
-        return answer(model, request["prompt"], request["image"], int(request["max_tokens"]))
+        return answer(model, _turns(request["prompt"]), images, int(request["max_tokens"]))
     if "measure" in request:
-        out = Path(request["out"])
-        return measure(model, request["measure"], request["image"], int(request["max_tokens"]), request["forced"], out)
+        turns, out = _turns(request["measure"]), Path(request["out"])
+        return measure(model, turns, images, int(request["max_tokens"]), request["forced"], out)
     if "text" in request:
-        return score(model, request["text"], request["image"], Path(request["out"]))
+        return score(model, request["text"], images, Path(request["out"]))
     if "tokens" in request:
         return score_tokens(
             model, request["tokens"], int(request["start"]), Path(request["out"]), request.get("n_batch")
         )
     if "time" in request:
-        return time_answer(model, request["time"], request["image"], int(request["max_tokens"]))
+        return time_answer(model, _turns(request["time"]), images, int(request["max_tokens"]))
     if "tokenize" in request:
         return {"tokens": model.tokenize(request["tokenize"]), "bos": model.bos()}
     if "count" in request:
-        prompt = model.prompt_text(request["count"], has_image=request["image"] is not None)
-        return {"n_prompt": model.count(prompt, request["image"])}
+        return {"n_prompt": model.count(model.prompt_text(_turns(request["count"])), images)}
     if "parts" in request:
-        return {"parts": model.parts(request["parts"], request["image"])}
+        return {"parts": model.parts(request["parts"], images)}
     if "size" in request:
         sizes, n_tokens = model.pieces(*map(int, request["size"]))
         return {"sizes": sizes, "n_tokens": n_tokens}
-    return {"text": model.prompt_text(request["render"], has_image=bool(request["image"]))}
+    return {"text": model.prompt_text(_turns(request["render"]))}
+
+
+def _turns(value: list[Any]) -> Turns:
+    return [Turn.from_json(turn) for turn in value]
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 import pytest
 
-from luq_gguf.llamacpp.runtime.chat_template import render
+from luq_gguf.core.turns import Turn, prompt_turns
+from luq_gguf.llamacpp.runtime.chat_template import render, render_turns
 
 QWEN = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for c in m['content'] %}{% if c['type'] == 'image' %}"
@@ -106,3 +107,60 @@ def test_white_space_around_a_prompt_does_not_make_a_template_one_of_strings():
 def test_json_in_a_template_is_not_escaped_for_html():
     template = "{{ messages[0].content[0].text | tojson }}{{ {'b': 1, 'a': '<ä>'} | tojson(sort_keys=true) }}"
     assert render(template, "<b> & 'ä'", None) == """"<b> & 'ä'"{"a": "<ä>", "b": 1}"""
+
+
+DIALOGUE = (
+    Turn("user", (None, "what is it?")),
+    Turn("assistant", ("a dog",)),
+    Turn("user", ("and ", None, None, "these?")),
+)
+ASSISTANTS_ARE_STRINGS = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}{{ '[A]' + m.content }}{% else %}[U]{% for c in m.content %}"
+    "{% if c.type == 'image' %}<|image|>{% else %}{{ c.text }}{% endif %}{% endfor %}{% endif %}{% endfor %}"
+)
+NUMBERED = (
+    "{% set ns = namespace(n=0) %}{% for m in messages %}[{{ m.role }}]{% for c in m.content %}"
+    "{% if c.type == 'image' %}{% set ns.n = ns.n + 1 %}Picture {{ ns.n }}: <|image|>"
+    "{% else %}{{ c.text }}{% endif %}{% endfor %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        (QWEN, "<|im_start|>user\n@what is it?<|im_end|>\n<|im_start|>assistant\na dog<|im_end|>\n"
+               "<|im_start|>user\nand @@these?<|im_end|>\n<|im_start|>assistant\n"),
+        (LLAVA, "USER: @\nwhat is it? ASSISTANT: a dog USER: @\n@\nand  these? ASSISTANT:"),
+        (GEMMA, "<start_of_turn>user\n@what is it?<end_of_turn>\n<start_of_turn>assistant\na dog<end_of_turn>\n"
+                "<start_of_turn>user\nand@@these?<end_of_turn>\n<start_of_turn>model\n"),
+        (CONCATENATES, "[INST] @what is it? [/INST][INST] a dog [/INST][INST] and @@these? [/INST]"),
+        (KNOWS_NO_IMAGE, "[INST] @what is it? [/INST][INST] a dog [/INST][INST] and @@these? [/INST]"),
+        (ASSISTANTS_ARE_STRINGS, "[U]@what is it?[A]a dog[U]and @@these?"),
+        (NUMBERED, "[user]Picture 1: @what is it?[assistant]a dog[user]and Picture 2: @Picture 3: @these?"),
+    ],
+    ids=["qwen", "llava", "gemma", "concatenates", "knows no image", "assistants are strings", "numbered"],
+)  # fmt: skip
+def test_images_and_turns_stand_where_the_template_puts_them(template, expected):
+    assert render_turns(template, DIALOGUE, "@") == expected
+
+
+def test_without_a_template_one_turn_is_as_it_is_and_several_are_refused():
+    assert render_turns(None, DIALOGUE[2:], "@") == "and @@these?"
+    with pytest.raises(ValueError, match="has no chat template, which would place the turns"):
+        render_turns(None, DIALOGUE, "@")
+
+
+@pytest.mark.parametrize(
+    ("template", "turns", "reason"),
+    [
+        (KNOWS_NO_IMAGE.replace("{% for c", "{% if m.content[0].type == 'image' %}<image>{% endif %}{% for c"),
+         prompt_turns("these?", 2), "it places 1 of 2 images"),
+        ("[INST] {{ messages[0].content }} [/INST]", DIALOGUE, "it drops one of the prompts or images"),
+        ("{% for m in messages[::-1] %}[INST] {% for c in m.content %}{{ '<image>' if c.type == 'image' else c.text }}"
+         "{% endfor %}{% endfor %}", DIALOGUE, "an image changes the text around it"),
+    ],
+    ids=["one image", "one turn", "backwards"],
+)  # fmt: skip
+def test_a_template_that_does_not_place_all_images_and_turns_in_order_is_refused(template, turns, reason):
+    with pytest.raises(ValueError, match=reason):
+        render_turns(template, turns, "@")

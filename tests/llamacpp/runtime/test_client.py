@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from luq_gguf.core.turns import Turn
 from luq_gguf.llamacpp.runtime.client import LlamaClient
 
 
@@ -64,3 +65,20 @@ def test_raw_tokens_are_scored_from_a_start_on(runner, test_set):
     assert whole.shape == (len(tokens), runner.n_vocab)
     assert np.allclose(whole[3:], rest, atol=1e-3)
     assert np.allclose(np.exp(whole).sum(axis=1), 1, atol=1e-5)
+
+
+def test_several_pictures_in_several_turns_have_their_own_kept_embeddings(small, runner, test_set, tmp_path):
+    first = test_set[0][0]
+    images = [first, next(image for image, _, _ in test_set if image.read_bytes() != first.read_bytes())]
+    turns = (Turn("user", ("what?", None)), Turn("assistant", ("red",)), Turn("user", (None, "and this?")))
+    asked = [(turns, images), (turns, images[::-1]), ("what?", images[1])]
+    expected = [runner.score_text(runner.render(turns), order) for order in (images, images[::-1])]
+    expected.append(runner.score("what?", images[1]))
+    with LlamaClient(small.f16, small.mmproj, n_ctx=512, embeddings=tmp_path) as loaded:
+        found = [loaded.measure(*prompt, max_tokens=0) for prompt in asked + asked]  # the second time they are read
+    assert len(list(tmp_path.glob("*.npy"))) == 2  # of a picture, wherever it stands
+    for measured, scored in zip(found, expected + expected, strict=True):
+        assert measured.prompt == scored.tokens
+        assert np.array_equal(measured.log_probabilities, scored.log_probabilities)
+    assert not np.array_equal(expected[0].log_probabilities, expected[1].log_probabilities)
+    assert runner.count(turns, images) == expected[0].n_prompt
