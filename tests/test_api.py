@@ -20,7 +20,7 @@ from luq_gguf import Budget, CalibrationSet, LuqError, QuestionSet, Reporter, Ru
 from luq_gguf.llamacpp import tools
 
 PROMISED = {
-    "convert", "profile", "plan", "quantize", "evaluate", "sweep", "bench", "upload", "verify", "progress",
+    "convert", "profile", "plan", "quantize", "evaluate", "sweep", "bench", "upload", "verify", "progress", "choose",
     "Budget", "CalibrationSet", "LuqError", "QuestionSet", "Reporter", "RunOptions",
 }  # fmt: skip
 KEPT = RunOptions(keep_f16=True)
@@ -64,6 +64,7 @@ calls = {
     "sweep": lambda: luq_gguf.sweep(none, "questions.jsonl"),
     "bench": lambda: luq_gguf.bench(none),
     "bench_types": lambda: luq_gguf.bench_types(shape="none"),
+    "choose": lambda: luq_gguf.choose(none),
     "upload": lambda: luq_gguf.upload(none, "me/model"),
     "verify": lambda: luq_gguf.verify(none),
 }
@@ -98,7 +99,7 @@ def test_each_function_is_called_when_every_module_has_been_imported(tmp_path):
     done = python(EVERYTHING, tmp_path, env=tools.bindings_environment())
     assert done.returncode == 0, done.stderr
     refusals = [line.split("|") for line in done.stdout.splitlines()]
-    assert len(refusals) == 10, done.stdout
+    assert len(refusals) == 11, done.stdout
     assert all(kind.endswith("Error") and message and hint for _, kind, message, hint in refusals), done.stdout
     assert list(tmp_path.iterdir()) == []
 

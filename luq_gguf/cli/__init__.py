@@ -32,6 +32,7 @@ COMMANDS = {
     "bench": "Measure decode and prefill speed of files, or of a model's geometry, on this CPU.",
     "report": "Write report.html and the figures of a run.",
     "upload": "Publish a finished run on the Hub, with a model card.",
+    "choose": "Say which file of a folder or a Hub repository this machine can run best, and how.",
     "inspect": "Show the sizes and tensor types of a GGUF file.",
     "verify": "Check a run folder or a GGUF file: hashes, types, structure, finite logits.",
     "kernels": "Build faster IQ1_M and IQ1_S kernels, which stock llama.cpp loads, and measure them.",

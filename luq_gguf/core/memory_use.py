@@ -35,26 +35,27 @@ class ImageLimits(JsonValue):
 class MemoryUse(JsonValue):
     """What a file takes, by part: weights of the text model and of the mmproj, the KV cache (also states of recurrent
     layers), compute buffers of the text model and of an image, and what the program keeps beside them (the vocabulary,
-    the tensors' descriptions). `repacked` of the weights are copied into another layout for this CPU: with the default
-    --load-mode, their pages of the file also stay in memory, as long as nothing else needs it."""
+    the tensors' descriptions). `repacked_bytes` of the weights are copied into another layout for this CPU: with the
+    default --load-mode, their pages of the file also stay in memory, as long as nothing else needs it."""
 
-    weights: int
-    mmproj: int
-    kv_cache: int
-    compute: int
-    image_compute: int
-    program: int
-    repacked: int = 0
+    weights_bytes: int
+    mmproj_bytes: int
+    kv_cache_bytes: int
+    compute_bytes: int
+    image_bytes: int
+    program_bytes: int
+    repacked_bytes: int = 0
 
     @property
-    def total(self) -> int:
-        return self.weights + self.mmproj + self.kv_cache + self.compute + self.image_compute + self.program
+    def total_bytes(self) -> int:
+        return self.weights_bytes + self.beside_weights
 
     @property
     def beside_weights(self) -> int:
-        """What is needed whatever types the text model's weights have."""
-        return self.total - self.weights
+        """The bytes that are needed whatever types the text model's weights have."""
+        buffers = self.kv_cache_bytes + self.compute_bytes + self.image_bytes
+        return self.mmproj_bytes + buffers + self.program_bytes
 
     def to_json(self) -> dict[str, int]:
-        """Return the parts and their sum, with the unit in each name."""
-        return {f"{name}_bytes": value for name, value in vars(self).items()} | {"total_bytes": self.total}
+        """Return the parts and their sum."""
+        return dict(vars(self)) | {"total_bytes": self.total_bytes}

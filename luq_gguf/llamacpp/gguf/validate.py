@@ -27,6 +27,7 @@ MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
 MAX_NAME = 64  # GGML_MAX_NAME, of tensors
 _SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # value type: bytes
 _UINT32, _STRING, _ARRAY = 4, 8, 9
+_WHOLE = {4: "<I", 5: "<i", 10: "<Q", 11: "<q"}  # value type: struct's form
 _TOLD = ("general.architecture", "general.type")
 _HINT = "Download or convert it again."
 
@@ -42,13 +43,15 @@ class LongerHeaderError(Exception):
 @dataclass(frozen=True)
 class GGUFHeader:
     """Where a header ends (before padding), its alignment, and the name, type number and shape (columns first) of every
-    tensor. `ours` are the texts that luq-gguf wrote into the metadata, and `texts` those that tell what a file is."""
+    tensor. Of the metadata it has the texts that luq-gguf wrote (`ours`), those that tell what a file is, and whole
+    numbers."""
 
     end: int
     alignment: int
     tensors: tuple[tuple[str, int, tuple[int, ...]], ...]
     ours: Mapping[str, str] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
+    numbers: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -106,8 +109,8 @@ def check(path: Path) -> GGUFHeader:
 
 
 def check_bytes(data: mmap.mmap | bytes, name: str, n_bytes: int | None = None) -> GGUFHeader:
-    """Return the same as `check`, for a file's bytes, or for the first ones of a file of `n_bytes`: LongerHeaderError is
-    raised then where its header may be right, but is longer."""
+    """Return the same as `check`, for a file's bytes, or for the first ones of a file of `n_bytes`; raises
+    LongerHeaderError where a header that may be right is longer than those."""
     if data[:4] != b"GGUF":
         raise GGUFFileError(f"{name} is not a GGUF file.", "It does not begin with GGUF's magic number.")
     try:
@@ -128,15 +131,17 @@ def _check(cursor: _Cursor) -> GGUFHeader:
         raise _DamageError(f"it claims to have {n_entries} metadata entries")
     if n_tensors > min(MAX_TENSORS, cursor.left() // 24):
         raise _DamageError(f"it claims to have {n_tensors} tensors")
-    alignment, texts = _check_entries(cursor, n_entries)
+    alignment, texts, numbers = _check_entries(cursor, n_entries)
     tensors = tuple(_check_tensors(cursor, n_tensors, alignment))
     ours = {key: text for key, text in texts.items() if key.startswith("luq.")}
-    return GGUFHeader(cursor.at, alignment, tensors, ours, {key: texts[key] for key in texts if key not in ours})
+    others = {key: text for key, text in texts.items() if key not in ours}
+    return GGUFHeader(cursor.at, alignment, tensors, ours, others, numbers)
 
 
-def _check_entries(cursor: _Cursor, count: int) -> tuple[int, dict[str, str]]:
-    """Walk over the metadata; the alignment that it sets, and the texts of luq-gguf's own keys and of `_TOLD`."""
-    alignment, seen, texts = 32, set(), {}
+def _check_entries(cursor: _Cursor, count: int) -> tuple[int, dict[str, str], dict[str, int]]:
+    """Walk over the metadata; the alignment that it sets, the texts of luq-gguf's own keys and of `_TOLD`, and whole
+    numbers."""
+    alignment, seen, texts, numbers = 32, set(), {}, {}
     for _ in range(count):
         key = cursor.name("a key", 65_535)
         if not key or key in seen:
@@ -147,11 +152,13 @@ def _check_entries(cursor: _Cursor, count: int) -> tuple[int, dict[str, str]]:
         _check_value(cursor, kind, key)
         if (key.startswith("luq.") or key in _TOLD) and kind == _STRING:
             texts[key] = bytes(cursor.data[at + 8 : cursor.at]).decode(errors="replace")
+        elif form := _WHOLE.get(kind):
+            numbers[key] = int(struct.unpack_from(form, cursor.data, at)[0])
         if key == "general.alignment":
             alignment = struct.unpack_from("<I", cursor.data, at)[0] if kind == _UINT32 else 0
             if alignment == 0 or alignment & (alignment - 1):
                 raise _DamageError("its alignment is not a power of two")
-    return alignment, texts
+    return alignment, texts, numbers
 
 
 def _check_value(cursor: _Cursor, kind: int, key: str) -> None:

@@ -53,14 +53,14 @@ def test_memory_is_what_llama_server_takes(llama, converted, tmp_path):
     header = hollow(converted.model, tmp_path)
     told = memory.report(header, None, shapes)
     small, large, halved = told.uses
-    assert halved.kv_cache == large.kv_cache * 17 / 32
-    assert small.weights == pytest.approx(converted.model.stat().st_size, rel=0.05)
+    assert halved.kv_cache_bytes == large.kv_cache_bytes * 17 / 32
+    assert small.weights_bytes == pytest.approx(converted.model.stat().st_size, rel=0.05)
     begun, buffers = run_server(llama, converted.model, 256, tmp_path / "log", 100)
-    assert buffers == pytest.approx(small.total - small.program, abs=2**20 / 50)
+    assert buffers == pytest.approx(small.total_bytes - small.program_bytes, abs=2**20 / 50)
     peak, buffers = run_server(llama, converted.model, 4096, tmp_path / "log", 600)
-    assert buffers == pytest.approx(large.total - large.program, abs=2**20 / 50)
-    baseline = begun - small.total
-    assert peak - baseline == pytest.approx(large.total, rel=0.05)
+    assert buffers == pytest.approx(large.total_bytes - large.program_bytes, abs=2**20 / 50)
+    baseline = begun - small.total_bytes
+    assert peak - baseline == pytest.approx(large.total_bytes, rel=0.05)
 
 
 def test_headers_alone_give_the_figures_of_whole_files(converted, tmp_path):
@@ -68,22 +68,23 @@ def test_headers_alone_give_the_figures_of_whole_files(converted, tmp_path):
     files = converted.model, converted.mmproj
     whole = memory.report(*files, [shape])
     hollowed = memory.report(*(hollow(file, tmp_path) for file in files), [shape])
-    parts = [dict(vars(report.uses[0]), program=0) for report in (whole, hollowed)]
+    parts = [dict(vars(report.uses[0]), program_bytes=0) for report in (whole, hollowed)]
     assert parts[0] == parts[1]
     assert whole.images == hollowed.images
-    assert whole.uses[0].mmproj == pytest.approx(converted.mmproj.stat().st_size, rel=0.05)
+    assert whole.uses[0].mmproj_bytes == pytest.approx(converted.mmproj.stat().st_size, rel=0.05)
     if whole.images.most:  # Qwen's pictures are of any size
         assert (whole.images.most, whole.images.reserved) == (4096, 2116)
-        assert whole.uses[0].image_compute > 400 * 2**20
+        assert whole.uses[0].image_bytes > 400 * 2**20
 
 
+@pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True)
 def test_what_llama_cpp_cannot_load_is_said_in_its_words(converted, tmp_path):
     with pytest.raises(RunnerError, match="imatrix.gguf: .*unknown model architecture"):
         memory.report(converted.folder / "imatrix.gguf", None, [ContextShape(512)])
     with pytest.raises(RunnerError, match="cannot load"):
         memory.report(converted.model, converted.model, [ContextShape(512)])
     odd = memory.report(hollow(converted.model, tmp_path), None, [ContextShape(512), ContextShape(512, "f16", "q5_1")])
-    assert odd.uses[1] is None or odd.uses[1].kv_cache < odd.uses[0].kv_cache
+    assert odd.uses[1] is None or odd.uses[1].kv_cache_bytes < odd.uses[0].kv_cache_bytes
 
 
 def test_a_7b_shape(llama, tmp_path):
@@ -96,5 +97,5 @@ def test_a_7b_shape(llama, tmp_path):
     contexts = 4096, 16384
     for n_ctx, use in zip(contexts, memory.report(file, None, [ContextShape(n) for n in contexts]).uses, strict=True):
         peak, buffers = run_server(llama, file, n_ctx, tmp_path / "log", 128)
-        assert buffers == pytest.approx(use.total - use.program, abs=2**20 / 20)
-        assert peak == pytest.approx(use.total, rel=0.05)
+        assert buffers == pytest.approx(use.total_bytes - use.program_bytes, abs=2**20 / 20)
+        assert peak == pytest.approx(use.total_bytes, rel=0.05)
