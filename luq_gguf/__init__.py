@@ -10,10 +10,24 @@ from typing import TYPE_CHECKING, Any
 from luq_gguf._version import __version__
 
 if TYPE_CHECKING:
-    from luq_gguf.api import bench, bench_types, convert, evaluate, fit, plan, profile, quantize, sweep, upload, verify
+    from luq_gguf.api import (
+        bench,
+        bench_types,
+        choose,
+        convert,
+        evaluate,
+        fit,
+        plan,
+        profile,
+        quantize,
+        sweep,
+        upload,
+        verify,
+    )
     from luq_gguf.benchmarking.file_benchmark import BenchRequest
     from luq_gguf.core.calibration_set import CalibrationSet
     from luq_gguf.core.errors import LuqError
+    from luq_gguf.core.memory_use import ContextShape
     from luq_gguf.core.reporter import Reporter
     from luq_gguf.core.types import Budget, RunOptions
     from luq_gguf.evaluation.benchmarks.run import BenchmarkRequest
@@ -23,6 +37,7 @@ if TYPE_CHECKING:
     from luq_gguf.reporting.progress import progress
     from luq_gguf.workflows.bench import ShapeRequest
     from luq_gguf.workflows.calibration_mix import CalibrationMixRequest
+    from luq_gguf.workflows.choose import ChooseRequest
 
 __all__ = [
     "BenchRequest",
@@ -31,6 +46,8 @@ __all__ = [
     "Budget",
     "CalibrationMixRequest",
     "CalibrationSet",
+    "ChooseRequest",
+    "ContextShape",
     "LuqError",
     "QuestionSet",
     "Reporter",
@@ -40,6 +57,7 @@ __all__ = [
     "__version__",
     "bench",
     "bench_types",
+    "choose",
     "convert",
     "evaluate",
     "fit",
@@ -59,6 +77,8 @@ _MODULES = {
     "Budget": "core.types",
     "CalibrationMixRequest": "workflows.calibration_mix",
     "CalibrationSet": "core.calibration_set",
+    "ChooseRequest": "workflows.choose",
+    "ContextShape": "core.memory_use",
     "LuqError": "core.errors",
     "QuestionSet": "evaluation.questions",
     "Reporter": "core.reporter",

@@ -16,8 +16,10 @@ from luq_gguf.benchmarking.file_benchmark import BenchRequest
 from luq_gguf.core import machine
 from luq_gguf.core.calibration_set import CalibrationSet
 from luq_gguf.core.checks import CheckReport
+from luq_gguf.core.choice import Choice
 from luq_gguf.core.errors import EvaluationError
 from luq_gguf.core.measurements import EvalResult
+from luq_gguf.core.memory_use import ContextShape
 from luq_gguf.core.picture_geometry import FittedPicture
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.speeds import Bench, TypeSpeeds
@@ -34,10 +36,12 @@ from luq_gguf.publishing.access import Target
 from luq_gguf.publishing.upload import Upload
 from luq_gguf.workflows import against as comparison
 from luq_gguf.workflows import bench as benches
+from luq_gguf.workflows import choose as choosing
 from luq_gguf.workflows import pictures as picture_files
 from luq_gguf.workflows import pipeline
 from luq_gguf.workflows.bench import ShapeRequest
 from luq_gguf.workflows.calibration_mix import CalibrationMixRequest
+from luq_gguf.workflows.choose import ChooseRequest
 from luq_gguf.workflows.pipeline import Conversion
 from luq_gguf.workflows.sweep import SweepRequest
 
@@ -56,6 +60,7 @@ def convert(
     low: str = "IQ1_M",
     high: str = "Q4_K_M",
     predict_speed: bool = False,
+    context: ContextShape = ContextShape(4096),
     target: Target | None = None,
     base_model: str | None = None,
     check: bool = False,
@@ -71,7 +76,7 @@ def convert(
     does `against` a checkpoint.
     """
     data = _set(calibration)
-    wanted = PlanRequest(budget, rank, data.seed, best, _questions(questions), low, high, predict_speed)
+    wanted = PlanRequest(budget, rank, data.seed, best, _questions(questions), low, high, predict_speed, context)
     return pipeline.convert(
         str(model), _path(out), wanted, data, options, reporter, target=target, base_model=base_model, check=check
     )
@@ -100,6 +105,7 @@ def plan(
     high: str = "Q4_K_M",
     seed: int = 0,
     predict_speed: bool = False,
+    context: ContextShape = ContextShape(4096),
     model: Source | None = None,
     options: RunOptions = RunOptions(),
     reporter: Reporter = Reporter(),
@@ -108,7 +114,7 @@ def plan(
 
     `model` is the checkpoint, if it is not where the profile found it; the rest is as for `convert`.
     """
-    wanted = PlanRequest(budget, rank, seed, best, _questions(questions), low, high, predict_speed)
+    wanted = PlanRequest(budget, rank, seed, best, _questions(questions), low, high, predict_speed, context)
     return pipeline.plan(_path(run), wanted, options, reporter, model=_text(model))
 
 
@@ -243,6 +249,13 @@ def fit(
     """
     listed = [pictures] if isinstance(pictures, str | Path) else list(pictures)
     return picture_files.fit([_path(picture) for picture in listed], str(model), _path(out), options, reporter)
+
+
+def choose(source: ChooseRequest | Source, *, reporter: Reporter = Reporter()) -> Choice:
+    """Say what each GGUF file of a folder or Hub repository needs of memory, which one is best for this machine, and
+    how to run it. Only headers are read."""
+    request = source if isinstance(source, ChooseRequest) else ChooseRequest(str(source))
+    return choosing.choose(request, reporter)
 
 
 def upload(

@@ -51,6 +51,7 @@ QUICK = (
 SLOW = (
     "kernels/test_products.py::test_sanitizers", "kernels/test_stock.py::test_sanitizers",
     "workflows/test_bench.py::test_types_are_measured_in_layers_of_the_models_shapes_and_once",
+    "llamacpp/runtime/test_memory.py::test_a_7b_shape",
     "calibration/test_distributed_pass.py::test_processes_of_a_launcher_make_the_profile_of_one[accelerate",
     "e2e/test_disturbed.py::test_a_disk_that_fills_up_loses_nothing[after-plan",
     "e2e/test_low_disk.py::test_the_bytes_are_those_of_the_ordinary_way_after_a_kill_too[tiny-llava",

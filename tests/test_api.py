@@ -20,7 +20,7 @@ from luq_gguf import Budget, CalibrationSet, LuqError, QuestionSet, Reporter, Ru
 from luq_gguf.llamacpp import tools
 
 PROMISED = {
-    "convert", "profile", "plan", "quantize", "evaluate", "sweep", "bench", "upload", "verify", "progress",
+    "convert", "profile", "plan", "quantize", "evaluate", "sweep", "bench", "upload", "verify", "progress", "choose",
     "Budget", "CalibrationSet", "LuqError", "QuestionSet", "Reporter", "RunOptions",
 }  # fmt: skip
 KEPT = RunOptions(keep_f16=True)
@@ -65,6 +65,7 @@ calls = {
     "bench": lambda: luq_gguf.bench(none),
     "bench_types": lambda: luq_gguf.bench_types(shape="none"),
     "fit": lambda: luq_gguf.fit("none.png", none, run),
+    "choose": lambda: luq_gguf.choose(none),
     "upload": lambda: luq_gguf.upload(none, "me/model"),
     "verify": lambda: luq_gguf.verify(none),
 }

@@ -34,6 +34,7 @@ COMMANDS = {
     "upload": "Publish a finished run on the Hub, with a model card.",
     "inspect": "Show the tensor types of a GGUF file, or what a model sees of a picture.",
     "fit": "Resize pictures so that llama.cpp shows them as the model's own processor does.",
+    "choose": "Say which file of a folder or a Hub repository this machine can run best, and how.",
     "verify": "Check a run folder or a GGUF file: hashes, types, structure, finite logits.",
     "kernels": "Build faster IQ1_M and IQ1_S kernels, which stock llama.cpp loads, and measure them.",
     "setup": "Find or build llama.cpp for this CPU: everything else needs it.",

@@ -14,6 +14,7 @@ import click
 
 from luq_gguf.core.calibration_set import DEPLOYED, PROCESSOR
 from luq_gguf.core.errors import BudgetError, CalibrationError
+from luq_gguf.core.memory_use import ContextShape
 from luq_gguf.core.types import Budget, RunOptions, ShardSpec
 from luq_gguf.method.metrics.vqa import METRICS
 from luq_gguf.method.orders import MEASURED, ORDERS
@@ -114,6 +115,19 @@ def permissions(*shown: str) -> Callable[[F], F]:
     )  # fmt: skip
 
 
+def cache_types(default: str, more: str = "") -> Callable[[F], F]:
+    """Add the types of the KV cache, as llama.cpp's programs name them; `more` follows their help."""
+    kinds = click.Choice(["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"])
+    return _chain(
+        click.option(
+            "-ctk", "--cache-type-k", "type_k", type=kinds, help=f"Type of the K cache{more}.  [default: {default}]"
+        ),
+        click.option(
+            "-ctv", "--cache-type-v", "type_v", type=kinds, help=f"Type of the V cache{more}.  [default: {default}]"
+        ),
+    )
+
+
 out = click.option("--out", required=True, type=UserPath(path_type=Path), help="The run folder.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, to stdout.")
 device = click.option("--device", default="auto", show_default=True, help="Device that the reference model runs on.")
@@ -168,6 +182,9 @@ budget = _chain(
     click.option("--low-layers", type=int, help="How many layers become low."),
     click.option("--target-size", type=Size(), help="Maximum text-model file size, e.g. 3.4GiB (without mmproj)."),
     click.option("--target-bpw", type=Number(), help="Maximum bits per weight of the text model."),
+    click.option("--target-memory", type=Size(),
+                 help="Maximum memory of llama-server, e.g. 8GiB: text model, mmproj, KV cache of --ctx, and buffers."),
+    cache_types("f16", "; counted by --target-memory"),
     click.option("--target-tps", type=Number(), help="Minimum predicted decode tokens/s on this machine."),
     click.option("--predict-speed", is_flag=True,
                  help="Predict the speed of the file on this machine; tensor types are measured for that, once."),
@@ -178,7 +195,7 @@ budget = _chain(
                  help="Questions to measure files on, for --max-kld, --min-accuracy, --rank "
                  f"{' or '.join(MEASURED)}, and --plan best."),
     click.option("--ctx", "n_ctx", default=4096, show_default=True, type=click.IntRange(1),
-                 help="Context size in tokens that files are measured with."),
+                 help="Context size in tokens that files are measured with, and that --target-memory counts."),
     click.option("--rank", "rule", type=click.Choice(list(ORDERS)), default="entropy",
                  show_default=True, help="Which layers become low first."),
     click.option("--plan", "plan_kind", type=click.Choice(["luq", "best"]), default="luq", show_default=True,
@@ -243,7 +260,7 @@ def make_run_options(values: dict[str, Any]) -> RunOptions:
 def make_plan_arguments(values: dict[str, Any]) -> dict[str, Any]:
     """Take the options of `budget` and `types` out of a command's values, as arguments of the library. Raises
     UsageError."""
-    names = ("low_layers", "target_size", "target_bpw", "max_kld", "min_accuracy", "target_tps")
+    names = ("low_layers", "target_size", "target_bpw", "max_kld", "min_accuracy", "target_tps", "target_memory")
     budget = Budget(*(values.pop(name) for name in names))
     search = {n: values.pop(n) for n in ("kinds", "per", "swaps", "plan_minutes")}
     search_options = {
@@ -260,9 +277,14 @@ def make_plan_arguments(values: dict[str, Any]) -> dict[str, Any]:
         kinds = tuple(part.strip() for part in search["kinds"].split(",") if part.strip()) if search["kinds"] else None
         swaps = 16 if search["swaps"] is None else search["swaps"]
         best = BestRequest(kinds, search["per"] == "tensor", swaps, search["plan_minutes"])
-    questions = QuestionSet(values.pop("eval_source"), n_ctx=values.pop("n_ctx"))
+    n_ctx = values.pop("n_ctx")
+    questions = QuestionSet(values.pop("eval_source"), n_ctx=n_ctx)
+    cache = {name: kind for name in ("type_k", "type_v") if (kind := values.pop(name)) is not None}
+    if cache and budget.memory_bytes is None:
+        raise click.UsageError("-ctk and -ctv can only be used with --target-memory.")
     types = {name: values.pop(name) for name in ("low", "high", "predict_speed")}
-    return {"budget": budget, "rank": values.pop("rule"), "best": best, "questions": questions} | types
+    plan: dict[str, Any] = {"budget": budget, "rank": values.pop("rule"), "best": best, "questions": questions}
+    return plan | types | {"context": ContextShape(n_ctx, **cache)}
 
 
 def make_calibration(values: dict[str, Any]) -> Any:

@@ -97,6 +97,7 @@ def plan_lines(plan: Plan) -> list[str]:
         f"predicted file: {format_size(plan.predicted_file_bytes, up=True)} ({format_bpw(plan.bpw)} bpw), "
         "without mmproj and KV cache",
     ]
+    lines += _memory_lines(plan)
     if plan.speed:
         lines += _speed_lines(plan, plan.speed)
     lines += _quality_lines(plan)
@@ -117,6 +118,19 @@ def plan_lines(plan: Plan) -> list[str]:
     if inside:
         lines.append(f"other near ties in the ranking: {', '.join(inside)}")
     return lines
+
+
+def _memory_lines(plan: Plan) -> list[str]:
+    """What the file needs of memory, where the budget is one of that."""
+    parts, context = plan.budget.get("memory"), plan.budget.get("context")
+    if not isinstance(parts, dict) or not isinstance(context, dict):
+        return []
+    needed = plan.predicted_file_bytes + sum(parts.values())
+    buffers = parts["compute_bytes"] + parts["image_bytes"]
+    return [
+        f"memory: {format_size(needed, up=True)}, with mmproj ({format_size(parts['mmproj_bytes'])}), KV cache of "
+        f"{context['n_ctx']} tokens ({format_size(parts['kv_cache_bytes'])}) and buffers ({format_size(buffers)})"
+    ]
 
 
 def _quality_lines(plan: Plan) -> list[str]:

@@ -34,6 +34,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
+def one_line(text: str) -> str:
+    """Return the same with ends of lines and tabs escaped, too: a name must not begin a line of its own."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
 class LuqError(Exception):
     """The base of all errors that a user can meet: a message (what is wrong) and a hint (what to do)."""
 

@@ -17,6 +17,10 @@ from luq_gguf.core.plan_quality import ComparedFile, MeasuredKld, PredictedKld
 from luq_gguf.core.profile_facts import CalibrationFacts, EstimatorFacts
 from luq_gguf.core.turns import Turn, is_prompt, prompt_turns
 
+_COUNTED = {  # by a budget, without and with one of memory
+    False: "the text model's file; mmproj and KV cache are not counted",
+    True: "the text model's file, the mmproj, the KV cache and all buffers",
+}
 COLUMNS = "columns."  # prefix of a matrix's column energies in profile.safetensors
 
 
@@ -190,7 +194,7 @@ class Profile:
 @dataclass(frozen=True)
 class Budget:
     """How far to go. Exactly one is set, but for the best plan's, which may bound size and speed. The size is
-    that of the text model's file: mmproj and KV cache not counted.
+    that of the text model's file: mmproj and KV cache not counted. `memory_bytes` counts them, and the buffers.
 
     `decode_tps` is predicted tokens/s on this machine; `max_kld` (nats, mean over text tokens) and `min_accuracy` bound
     what is measured of the real file.
@@ -202,6 +206,7 @@ class Budget:
     max_kld: float | None = None
     min_accuracy: float | None = None
     decode_tps: float | None = None
+    memory_bytes: int | None = None
 
     @property
     def is_quality(self) -> bool:
@@ -304,7 +309,7 @@ class Plan:
             "predicted_bytes": self.predicted_bytes,
             "predicted_file_bytes": self.predicted_file_bytes,
             "bpw": self.bpw,
-            "budget": dict(self.budget) | {"counts": "the text model's file; mmproj and KV cache are not counted"},
+            "budget": dict(self.budget) | {"counts": _COUNTED["memory_bytes" in self.budget]},
             "order": list(self.order),
             "near_ties": [list(pair) for pair in self.near_ties],
             "unsettled": {str(layer): share for layer, share in self.unsettled.items()},

@@ -49,7 +49,7 @@ def fetch(
 
     limit_waits()
     start = f"{subfolder.strip('/')}/" if subfolder else ""
-    with _one_sentence(model, start):
+    with one_sentence(model, start):
         try:
             commit = str(HfApi().model_info(model, revision=revision).sha)
             sizes = _files(model, commit, start)
@@ -88,7 +88,7 @@ def fetch_config(model: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
-    with _one_sentence(model):
+    with one_sentence(model):
         try:
             return Path(hf_hub_download(model, "config.json"))
         except EntryNotFoundError:
@@ -191,8 +191,8 @@ def _state_of_cache(model: str, start: str) -> tuple[str, str] | None:
 
 
 @contextmanager
-def _one_sentence(model: str, start: str = "") -> Iterator[None]:
-    """What the Hub's client raises, told as our errors: CheckpointError, HubAccessError, DownloadError or
+def one_sentence(model: str, start: str = "") -> Iterator[None]:
+    """Tell what the Hub's client raises as our errors: CheckpointError, HubAccessError, DownloadError or
     DiskSpaceError."""
     from huggingface_hub.constants import ENDPOINT
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError

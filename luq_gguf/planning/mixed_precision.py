@@ -63,12 +63,19 @@ class Choices:
 
 
 def choices(
-    session: Session, budget: Budget, request: BestRequest, *, measured_speed: bool, measure: bool = False
+    session: Session,
+    budget: Budget,
+    request: BestRequest,
+    *,
+    measured_speed: bool,
+    measure: bool = False,
+    refusal: Callable[[int, str], BudgetError] | None = None,
 ) -> Choices:
     """Return types and sizes. Raises BudgetError, naming the smallest possible file, where the budget is below it.
 
     `measured_speed`: whether types that are known to be slow here are left out, where none are named; with `measure`,
-    what is not known is measured for that.
+    what is not known is measured for that. `refusal` makes the error of the smallest file, in bytes and in words, where
+    the size follows from another budget.
     """
     spec, reporter = session.spec, session.reporter
     kinds = tuple(reader.check_type(kind, "--types") for kind in request.types or TYPES)
@@ -94,6 +101,8 @@ def choices(
     chosen = Choices(candidates, budget, speeds if budget.decode_tps is not None else None, request.by_tensor)
     most = chosen.most_bytes(spec)
     smallest = knapsack.smallest_bytes(chosen.space(spec).options)
+    if most < smallest and refusal:
+        raise refusal(smallest, f"with {', '.join(kinds)} the smallest text model takes")
     if most < smallest:
         raise BudgetError(
             f"No file of {format_size(most)} is possible with {', '.join(kinds)}: the smallest text model "

@@ -7,9 +7,11 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from luq_gguf.benchmarking.predict import Predictor, predictor, tps_of
 from luq_gguf.core.errors import BudgetError
+from luq_gguf.core.memory_use import ContextShape
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.sweeps import Sweep, SweepPoint
 from luq_gguf.core.types import Budget, Plan, Profile
@@ -17,8 +19,9 @@ from luq_gguf.evaluation.questions import QuestionSet, check_questions
 from luq_gguf.hf.processor import PictureCheck
 from luq_gguf.method import orders, quality_bound, two_type_plan
 from luq_gguf.method.uniform import is_uniform
+from luq_gguf.planning import memory_budget, variants
 from luq_gguf.planning import mixed_precision as mixed_precision_planning
-from luq_gguf.planning import variants
+from luq_gguf.planning.memory_budget import MemoryRoom
 from luq_gguf.planning.meter import Meter, make_meter
 from luq_gguf.planning.mixed_precision import BestRequest, Choices
 from luq_gguf.planning.ordered import ordered_plan, save_plan
@@ -38,7 +41,8 @@ class PlanRequest:
     which two types.
 
     `questions` are what files are measured on where the plan asks for that. `predict_speed`: speeds of types that are
-    not known are measured, although no budget needs them. Raises BudgetError where the parts do not go together.
+    not known are measured, although no budget needs them. `context` is what a budget of memory counts. Raises
+    BudgetError where the parts do not go together.
     """
 
     budget: Budget
@@ -49,6 +53,7 @@ class PlanRequest:
     low: str = "IQ1_M"
     high: str = "Q4_K_M"
     predict_speed: bool = False
+    context: ContextShape = field(default_factory=partial(ContextShape, 4096))
 
     def __post_init__(self) -> None:
         if self.rule not in orders.ORDERS:
@@ -67,41 +72,49 @@ class PlanRequest:
 
 
 def _check_budget(budget: Budget, *, best: bool) -> None:
-    """Exactly one of the six; for the best plan a size, and with it a speed if wanted. Raises BudgetError."""
+    """Exactly one of the seven; for the best plan a size, and with it a speed if wanted. Raises BudgetError."""
     given = [value for value in vars(budget).values() if value is not None]
     for value in given:
         if not math.isfinite(value):
             raise BudgetError(f"A budget of {value} is not a finite number.", "Give a number.")
     if best:
-        sizes = (budget.n_bytes is not None) + (budget.bpw is not None)
+        sizes = sum(size is not None for size in (budget.n_bytes, budget.bpw, budget.memory_bytes))
         if sizes != 1 or len(given) != sizes + (budget.decode_tps is not None):
             raise BudgetError(
                 "--plan best needs a size.",
-                "Give --target-size 3.4GiB or --target-bpw 3.7, optionally with --target-tps X, and no other budget.",
+                "Give --target-size 3.4GiB, --target-bpw 3.7 or --target-memory 8GiB, optionally with --target-tps X, "
+                "and no other budget.",
             )
         return
     if len(given) != 1:
         problem = "No budget was given." if not given else "More than one budget was given."
         raise BudgetError(
             problem,
-            "Give exactly one of --low-layers N, --target-size 3.4GiB, --target-bpw 3.7, --target-tps X, --max-kld X "
-            "or --min-accuracy A.",
+            "Give exactly one of --low-layers N, --target-size 3.4GiB, --target-bpw 3.7, --target-memory 8GiB, "
+            "--target-tps X, --max-kld X or --min-accuracy A.",
         )
 
 
 @dataclass(frozen=True)
 class PlanInputs:
-    """A request that can be met, with what the preflight learnt: speeds, where they matter, and the best plan's
-    choices."""
+    """A request that can be met, with what the preflight learnt: speeds, where they matter, the best plan's choices,
+    and what a budget of memory leaves for the file, which is the request's budget then."""
 
     request: PlanRequest
     predictor: Predictor | None
     choices: Choices | None = None
+    room: MemoryRoom | None = None
 
 
 def prepare(session: Session, request: PlanRequest) -> PlanInputs:
     """Raise, before the profile, which takes hours, where no plan is possible: BudgetError, EvaluationError."""
-    spec, budget = session.spec, request.budget
+    spec, budget, room = session.spec, request.budget, None
+    if budget.memory_bytes is not None:
+        room = memory_budget.measure(session, budget.memory_bytes, request.context)
+        if not request.best:
+            room.check(spec.tensors)
+        budget = room.budget(budget)
+        request = replace(request, budget=budget)
     if request.measures:
         check_questions(budget, request.questions, session.run, PictureCheck(spec.checkpoint))
     if not request.best:
@@ -112,12 +125,17 @@ def prepare(session: Session, request: PlanRequest) -> PlanInputs:
     if request.best:
         has_speeds = speeds is not None
         choices = mixed_precision_planning.choices(
-            session, budget, request.best, measured_speed=has_speeds, measure=request.predict_speed
+            session,
+            budget,
+            request.best,
+            measured_speed=has_speeds,
+            measure=request.predict_speed,
+            refusal=room.refusal if room else None,
         )
-        return PlanInputs(request, speeds, choices)
+        return PlanInputs(request, speeds, choices, room)
     if budget.decode_tps is not None:
         two_type_plan.low_layer_count(spec.tensors, range(spec.tensors.n_layers), budget, tps_of(speeds))
-    return PlanInputs(request, speeds)
+    return PlanInputs(request, speeds, room=room)
 
 
 def _measured_on(request: PlanRequest, spec: ModelSpec) -> QuestionSet:
@@ -140,21 +158,22 @@ def make(session: Session, profile: Profile, prepared: PlanInputs) -> Plan:
     """Make and write the plan; where the order, the budget or the types need it, files are measured first."""
     request, speeds = prepared.request, prepared.predictor
     budget, rule, spec = request.budget, request.rule, session.spec
+    counted = prepared.room.content() if prepared.room else {}
     if not request.measures:
-        plan = ordered_plan(session, budget, rule=rule, seed=request.seed, predictor=speeds)
+        plan = ordered_plan(session, budget, rule=rule, seed=request.seed, measured=counted, predictor=speeds)
         return save_plan(session, plan, speeds)
     if request.best and prepared.choices:
         metering = make_meter(session, _measured_on(request, spec))
         plan = mixed_precision_planning.best_plan(
             session, profile, request.best, prepared.choices, metering, request.seed
         )
-        return save_plan(session, plan, speeds)
+        return save_plan(session, replace(plan, budget={**plan.budget, **counted}), speeds)
     meter = make_meter(session, request.questions)()
     if rule in orders.MEASURED:
         order = measured_order(session, profile, request, meter, speeds)
     else:
         order = orders.rank(profile.layers, rule, request.seed)
-    noted: dict[str, object] = {"measured_on": meter.conditions().to_json()}
+    noted: dict[str, object] = counted | {"measured_on": meter.conditions().to_json()}
     if budget.is_quality:
         layer_budget, tried = _within_quality(budget, order, meter, session.reporter)
         budget, noted = layer_budget, noted | tried

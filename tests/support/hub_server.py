@@ -21,6 +21,25 @@ LARGE = (".safetensors", ".bin", ".gguf", ".png")  # kept as LFS objects, as the
 GIT_ATTRIBUTES = {".gitattributes": "".join(f"*{suffix} filter=lfs\n" for suffix in LARGE).encode()}
 
 
+class Hollow(bytes):
+    """A large file of which only the beginning takes memory; zeros follow."""
+
+    n_bytes: int
+
+    @classmethod
+    def of(cls, beginning: bytes, n_bytes: int) -> Hollow:
+        file = cls(beginning)
+        file.n_bytes = n_bytes
+        return file
+
+    def __len__(self) -> int:
+        return self.n_bytes
+
+    def __getitem__(self, part):
+        start, stop, _ = part.indices(self.n_bytes)
+        return super().__getitem__(slice(start, stop)).ljust(stop - start, b"\0")
+
+
 @dataclass
 class Repository:
     """Files by path at each commit, and commits by branch; `main` is the newest unless a branch says otherwise.
@@ -87,6 +106,8 @@ class Hub:
     parts: dict[tuple[str, int], bytes] = field(default_factory=dict)
     part_size: int = 2**62  # objects larger than this are uploaded in parts
     received: int = 0  # bytes of objects and parts
+    sent: dict[str, int] = field(default_factory=dict)  # path -> bytes of it that were downloaded
+    ranges: bool = True  # whether requests for a part of a file are answered with it
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def add(self, name: str, folder: Path | None = None, **facts) -> Repository:
@@ -253,12 +274,14 @@ class Handler(BaseHTTPRequestHandler):
         etag = hashlib.sha256(content).hexdigest() if is_large(path) else blob_id(content)
         headers = {"X-Repo-Commit": commit, "ETag": f'"{etag}"', "Accept-Ranges": "bytes"}
         status, asked = 200, self.headers.get("Range")
-        if asked:
+        if asked and self.hub.ranges:
             first, last = asked.removeprefix("bytes=").split("-")
             end = int(last) + 1 if last else len(content)
             headers["Content-Range"] = f"bytes {first}-{end - 1}/{len(content)}"
             status, content = 206, content[int(first) : end]
         cut = self.hub.cut.pop(path, None) if self.command == "GET" else None
+        if self.command == "GET":
+            self.hub.sent[path] = self.hub.sent.get(path, 0) + len(content)
         return self.send(status, content, headers, cut=cut)
 
     def send(self, status: int, body: bytes, headers: dict[str, str] | None = None, cut: int | None = None) -> None:

@@ -27,6 +27,8 @@ MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
 MAX_NAME = 64  # GGML_MAX_NAME, of tensors
 _SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # value type: bytes
 _UINT32, _STRING, _ARRAY = 4, 8, 9
+_WHOLE = {4: "<I", 5: "<i", 10: "<Q", 11: "<q"}  # value type: struct's form
+_TOLD = ("general.architecture", "general.type")
 _HINT = "Download or convert it again."
 
 
@@ -34,30 +36,42 @@ class _DamageError(Exception):
     """The sentence's end: what is wrong."""
 
 
+class LongerHeaderError(Exception):
+    """The bytes that were given end within the header, but the file does not."""
+
+
 @dataclass(frozen=True)
 class GGUFHeader:
     """Where a header ends (before padding), its alignment, and the name, type number and shape (columns first) of every
-    tensor. `ours` are the texts that luq-gguf wrote into the metadata."""
+    tensor. Of the metadata it has the texts that luq-gguf wrote (`ours`), those that tell what a file is, and whole
+    numbers."""
 
     end: int
     alignment: int
     tensors: tuple[tuple[str, int, tuple[int, ...]], ...]
     ours: Mapping[str, str] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
+    numbers: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass
 class _Cursor:
+    """A place in the first bytes of a file of so many."""
+
     data: mmap.mmap | bytes
+    n_bytes: int
     at: int = 0
     elements: int = 0
 
     def left(self) -> int:
-        return len(self.data) - self.at
+        return self.n_bytes - self.at
 
     def skip(self, n: int, what: str) -> int:
         """Advance by n bytes, and return where they began."""
         if n > self.left():
             raise _DamageError(f"it ends within {what}")
+        if self.at + n > len(self.data):
+            raise LongerHeaderError
         self.at += n
         return self.at - n
 
@@ -94,12 +108,13 @@ def check(path: Path) -> GGUFHeader:
         return check_bytes(data, str(path))
 
 
-def check_bytes(data: mmap.mmap | bytes, name: str) -> GGUFHeader:
-    """Return the same as `check`, for a file's bytes."""
+def check_bytes(data: mmap.mmap | bytes, name: str, n_bytes: int | None = None) -> GGUFHeader:
+    """Return the same as `check`, for a file's bytes, or for the first ones of a file of `n_bytes`; raises
+    LongerHeaderError where a header that may be right is longer than those."""
     if data[:4] != b"GGUF":
         raise GGUFFileError(f"{name} is not a GGUF file.", "It does not begin with GGUF's magic number.")
     try:
-        return _check(_Cursor(data, 4))
+        return _check(_Cursor(data, len(data) if n_bytes is None else n_bytes, 4))
     except _DamageError as damage:
         raise GGUFFileError(f"{name} is damaged: {damage}.", _HINT) from None
 
@@ -116,14 +131,17 @@ def _check(cursor: _Cursor) -> GGUFHeader:
         raise _DamageError(f"it claims to have {n_entries} metadata entries")
     if n_tensors > min(MAX_TENSORS, cursor.left() // 24):
         raise _DamageError(f"it claims to have {n_tensors} tensors")
-    alignment, ours = _check_entries(cursor, n_entries)
+    alignment, texts, numbers = _check_entries(cursor, n_entries)
     tensors = tuple(_check_tensors(cursor, n_tensors, alignment))
-    return GGUFHeader(cursor.at, alignment, tensors, ours)
+    ours = {key: text for key, text in texts.items() if key.startswith("luq.")}
+    others = {key: text for key, text in texts.items() if key not in ours}
+    return GGUFHeader(cursor.at, alignment, tensors, ours, others, numbers)
 
 
-def _check_entries(cursor: _Cursor, count: int) -> tuple[int, dict[str, str]]:
-    """Walk over the metadata; the alignment that it sets, and the texts of luq-gguf's own keys."""
-    alignment, seen, ours = 32, set(), {}
+def _check_entries(cursor: _Cursor, count: int) -> tuple[int, dict[str, str], dict[str, int]]:
+    """Walk over the metadata; the alignment that it sets, the texts of luq-gguf's own keys and of `_TOLD`, and whole
+    numbers."""
+    alignment, seen, texts, numbers = 32, set(), {}, {}
     for _ in range(count):
         key = cursor.name("a key", 65_535)
         if not key or key in seen:
@@ -132,13 +150,15 @@ def _check_entries(cursor: _Cursor, count: int) -> tuple[int, dict[str, str]]:
         kind = cursor.number("<I", f"{key}'s type")
         at = cursor.at
         _check_value(cursor, kind, key)
-        if key.startswith("luq.") and kind == _STRING:
-            ours[key] = bytes(cursor.data[at + 8 : cursor.at]).decode(errors="replace")
+        if (key.startswith("luq.") or key in _TOLD) and kind == _STRING:
+            texts[key] = bytes(cursor.data[at + 8 : cursor.at]).decode(errors="replace")
+        elif form := _WHOLE.get(kind):
+            numbers[key] = int(struct.unpack_from(form, cursor.data, at)[0])
         if key == "general.alignment":
             alignment = struct.unpack_from("<I", cursor.data, at)[0] if kind == _UINT32 else 0
             if alignment == 0 or alignment & (alignment - 1):
                 raise _DamageError("its alignment is not a power of two")
-    return alignment, ours
+    return alignment, texts, numbers
 
 
 def _check_value(cursor: _Cursor, kind: int, key: str) -> None:
@@ -188,8 +208,8 @@ def _check_tensors(cursor: _Cursor, count: int, alignment: int) -> Iterator[tupl
         at += padded(n_bytes, alignment)
         yield name, kind, shape
     start = padded(cursor.at, alignment)
-    if count and start + end > len(cursor.data):
-        raise _DamageError(f"its tensors need {start + end} bytes, but it has {len(cursor.data)}")
+    if count and start + end > cursor.n_bytes:
+        raise _DamageError(f"its tensors need {start + end} bytes, but it has {cursor.n_bytes}")
 
 
 def _tensor_type(cursor: _Cursor, name: str) -> tuple[int, tuple[int, ...], int]:

@@ -7,10 +7,10 @@ import ctypes
 import sys
 from pathlib import Path
 
-_LOADER = "_Z9clip_initPKc19clip_context_params"  # clip_init of tools/mtmd/clip.h, which libmtmd exports as C++
+LOADER = "_Z9clip_initPKc19clip_context_params"  # clip_init of tools/mtmd/clip.h, which libmtmd exports as C++
 
 
-class _Settings(ctypes.Structure):
+class Settings(ctypes.Structure):
     """clip_context_params of the pinned llama.cpp."""
 
     _fields_ = (
@@ -28,17 +28,17 @@ class _Settings(ctypes.Structure):
     )
 
 
-class _Encoders(ctypes.Structure):
+class Encoders(ctypes.Structure):
     """clip_init_result: of pictures, of sound, and one that makes sound."""
 
     _fields_ = (("vision", ctypes.c_void_p), ("audio", ctypes.c_void_p), ("made_audio", ctypes.c_void_p))
 
 
 def main() -> int:
-    load = ctypes.CDLL(str(Path(sys.argv[1]) / "libmtmd.so"))[_LOADER]
-    load.argtypes, load.restype = (ctypes.c_char_p, _Settings), _Encoders
+    load = ctypes.CDLL(str(Path(sys.argv[1]) / "libmtmd.so"))[LOADER]
+    load.argtypes, load.restype = (ctypes.c_char_p, Settings), Encoders
     # A warm-up builds the graph of a picture, which asks for tensors that the loader takes for optional.
-    loaded = load(sys.argv[2].encode(), _Settings(flash_attn_type=-1, warmup=True, no_alloc=True))
+    loaded = load(sys.argv[2].encode(), Settings(flash_attn_type=-1, warmup=True, no_alloc=True))
     return 0 if loaded.vision or loaded.audio or loaded.made_audio else 1
 
 
