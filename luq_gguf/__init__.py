@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from luq_gguf.benchmarking.file_benchmark import BenchRequest
     from luq_gguf.core.calibration_set import CalibrationSet
     from luq_gguf.core.errors import LuqError
+    from luq_gguf.core.plan_rules import PlanRules
     from luq_gguf.core.reporter import Reporter
     from luq_gguf.core.types import Budget, RunOptions
     from luq_gguf.evaluation.benchmarks.run import BenchmarkRequest
@@ -32,6 +33,7 @@ __all__ = [
     "CalibrationMixRequest",
     "CalibrationSet",
     "LuqError",
+    "PlanRules",
     "QuestionSet",
     "Reporter",
     "RunOptions",
@@ -59,6 +61,7 @@ _MODULES = {
     "CalibrationMixRequest": "workflows.calibration_mix",
     "CalibrationSet": "core.calibration_set",
     "LuqError": "core.errors",
+    "PlanRules": "core.plan_rules",
     "QuestionSet": "evaluation.questions",
     "Reporter": "core.reporter",
     "RunOptions": "core.types",

@@ -18,6 +18,7 @@ from luq_gguf.core.calibration_set import CalibrationSet
 from luq_gguf.core.checks import CheckReport
 from luq_gguf.core.errors import EvaluationError
 from luq_gguf.core.measurements import EvalResult
+from luq_gguf.core.plan_rules import PlanRules
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.speeds import Bench, TypeSpeeds
 from luq_gguf.core.sweeps import Sweep
@@ -54,6 +55,7 @@ def convert(
     low: str = "IQ1_M",
     high: str = "Q4_K_M",
     predict_speed: bool = False,
+    rules: PlanRules = PlanRules(),
     target: Target | None = None,
     base_model: str | None = None,
     check: bool = False,
@@ -64,12 +66,13 @@ def convert(
 
     Layers become `low` in the order `rank` within the budget, or every tensor has the best type (`best`). Files are
     measured on `questions`, or on the calibration set's, where the plan asks for that; tensor types are, for
-    `predict_speed`, where their speeds are not known. The result is published at `target`, whose write access is
+    `predict_speed`, where their speeds are not known. `rules` keep layers high, and name types of head and embeddings.
+    The result is published at `target`, whose write access is
     checked first. With `check`, what llama.cpp predicts with the 16-bit file is compared with transformers, as `verify`
     does `against` a checkpoint.
     """
     data = _set(calibration)
-    wanted = PlanRequest(budget, rank, data.seed, best, _questions(questions), low, high, predict_speed)
+    wanted = PlanRequest(budget, rank, data.seed, best, _questions(questions), low, high, predict_speed, rules)
     return pipeline.convert(
         str(model), _path(out), wanted, data, options, reporter, target=target, base_model=base_model, check=check
     )
@@ -98,6 +101,7 @@ def plan(
     high: str = "Q4_K_M",
     seed: int = 0,
     predict_speed: bool = False,
+    rules: PlanRules = PlanRules(),
     model: Source | None = None,
     options: RunOptions = RunOptions(),
     reporter: Reporter = Reporter(),
@@ -106,7 +110,7 @@ def plan(
 
     `model` is the checkpoint, if it is not where the profile found it; the rest is as for `convert`.
     """
-    wanted = PlanRequest(budget, rank, seed, best, _questions(questions), low, high, predict_speed)
+    wanted = PlanRequest(budget, rank, seed, best, _questions(questions), low, high, predict_speed, rules)
     return pipeline.plan(_path(run), wanted, options, reporter, model=_text(model))
 
 

@@ -19,6 +19,7 @@ from luq_gguf.reporting.progress import progress
 @options.calibration
 @options.types
 @options.budget
+@options.rules
 @options.device
 @options.threads
 @options.files

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from luq_gguf.core.errors import BudgetError, CalibrationError
+from luq_gguf.core.plan_rules import PlanRules
 from luq_gguf.core.types import Budget, RunOptions, ShardSpec
 from luq_gguf.method.metrics.vqa import METRICS
 from luq_gguf.method.orders import MEASURED, ORDERS
@@ -186,6 +187,12 @@ budget = _chain(
     click.option("--plan-minutes", type=Number(0),
                  help="For --plan best: stop searching after this many minutes."),
 )  # fmt: skip
+rules = _chain(
+    click.option("--keep", metavar="LAYERS", help="Layers that never become low, such as 0,1,-1; -1 is the last one."),
+    click.option("--low-only", metavar="LAYERS", help="The only layers that may become low, such as 4-20."),
+    click.option("--output-type", metavar="TYPE", help="Tensor type of the head (output.weight), such as Q8_0."),
+    click.option("--embedding-type", metavar="TYPE", help="Tensor type of the embeddings (token_embd.weight)."),
+)
 hub = _chain(
     click.option("--create", is_flag=True, help="Create the repository as a public one if it does not exist."),
     click.option("--private", is_flag=True, help="Create the repository as a private one if it does not exist."),
@@ -217,6 +224,19 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
     return tuple(values)
 
 
+def layers(text: str | None, option: str) -> tuple[int, ...] | None:
+    """Parse "0,1,-1" or "0-3,-1": layers counted from 0, or back from -1, the last one. Raises BudgetError."""
+    if text is None:
+        return None
+    values: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(-?\d+)(?:-(\d+))?\s*", part)
+        if not match or (match[2] and not 0 <= int(match[1]) <= int(match[2])):
+            raise BudgetError(f"{option} {text}: {part!r} is not a layer.", "Write 0,1,-1 or 0-3,27.")
+        values += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return tuple(values)
+
+
 def shares(text: str, option: str) -> tuple[float, ...]:
     """Parse "0,0.5,1": numbers from 0 to 1. Raises CalibrationError."""
     try:
@@ -235,7 +255,7 @@ def make_run_options(values: dict[str, Any]) -> RunOptions:
 
 
 def make_plan_arguments(values: dict[str, Any]) -> dict[str, Any]:
-    """Take the options of `budget` and `types` out of a command's values, as arguments of the library. Raises
+    """Take the options of `budget`, `types` and `rules` out of a command's values, as arguments of the library. Raises
     UsageError."""
     names = ("low_layers", "target_size", "target_bpw", "max_kld", "min_accuracy", "target_tps")
     budget = Budget(*(values.pop(name) for name in names))
@@ -256,7 +276,17 @@ def make_plan_arguments(values: dict[str, Any]) -> dict[str, Any]:
         best = BestRequest(kinds, search["per"] == "tensor", swaps, search["plan_minutes"])
     questions = QuestionSet(values.pop("eval_source"), n_ctx=values.pop("n_ctx"))
     types = {name: values.pop(name) for name in ("low", "high", "predict_speed")}
-    return {"budget": budget, "rank": values.pop("rule"), "best": best, "questions": questions} | types
+    return (
+        {"budget": budget, "rank": values.pop("rule"), "best": best, "questions": questions}
+        | types
+        | {"rules": make_rules(values)}
+    )
+
+
+def make_rules(values: dict[str, Any]) -> PlanRules:
+    """Take the options of `rules` out of a command's values. Raises BudgetError."""
+    keep, low_only = (layers(values.pop(name), f"--{name.replace('_', '-')}") for name in ("keep", "low_only"))
+    return PlanRules(keep or (), low_only, values.pop("output_type"), values.pop("embedding_type"))
 
 
 def make_calibration(values: dict[str, Any]) -> Any:

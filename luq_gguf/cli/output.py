@@ -21,7 +21,7 @@ from luq_gguf.core.terminal import is_plain
 from luq_gguf.core.types import LayerEntropy, Plan, PredictedSpeed, Profile
 from luq_gguf.core.units import format_bpw, format_size
 from luq_gguf.method.metrics.intervals import with_interval
-from luq_gguf.reporting.plan_text import describe, unsettled_line
+from luq_gguf.reporting.plan_text import describe, rules_line, unsettled_line
 
 
 def _console(**options: Any) -> Console:
@@ -97,6 +97,7 @@ def plan_lines(plan: Plan) -> list[str]:
         f"predicted file: {format_size(plan.predicted_file_bytes, up=True)} ({format_bpw(plan.bpw)} bpw), "
         "without mmproj and KV cache",
     ]
+    lines += filter(None, [rules_line(plan)])
     if plan.speed:
         lines += _speed_lines(plan, plan.speed)
     lines += _quality_lines(plan)

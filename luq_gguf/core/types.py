@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from luq_gguf.core.plan_quality import ComparedFile, MeasuredKld, PredictedKld
+from luq_gguf.core.plan_rules import PlanRules
 from luq_gguf.core.profile_facts import CalibrationFacts, EstimatorFacts
 
 COLUMNS = "columns."  # prefix of a matrix's column energies in profile.safetensors
@@ -193,6 +194,7 @@ class ModelTensors:
     """All tensors of the text model under one pair of types, and the bytes of the file that are not tensors.
 
     `without_importance` names matrices that no calibration reaches: their choices hold types that need no importance.
+    `rules` say which layers may become low; the types that they ask for are already those of the choices.
     """
 
     choices: tuple[TensorChoice, ...]
@@ -202,6 +204,12 @@ class ModelTensors:
     header_bytes: int
     alignment: int = 32
     without_importance: tuple[str, ...] = ()
+    rules: PlanRules = field(default_factory=PlanRules)
+
+    @property
+    def kept(self) -> frozenset[int]:
+        """Layers that never become low."""
+        return self.rules.kept(self.n_layers)
 
     @property
     def n_weights(self) -> int:
@@ -238,7 +246,8 @@ class Plan:
 
     `ranking` is the rule that made it: an order of layers, or "best", where every tensor has a type of its own, `low`
     is the one of fewest bits and `low_layers` have it for the most part. `predicted_kld` and `measured_kld` say what
-    was expected and found of it, in nats and on what; `compared` what else was measured at the same bytes.
+    was expected and found of it, in nats and on what; `compared` what else was measured at the same bytes. `rules` are
+    what it had to obey.
     """
 
     low: str
@@ -258,6 +267,7 @@ class Plan:
     predicted_kld: PredictedKld | None = None
     measured_kld: MeasuredKld | None = None
     compared: tuple[ComparedFile, ...] = ()
+    rules: PlanRules = field(default_factory=PlanRules)
 
     def to_json(self) -> dict[str, Any]:
         """Return what plan.json says."""
@@ -278,6 +288,7 @@ class Plan:
             "predicted_kld": self.predicted_kld and self.predicted_kld.to_json(),
             "measured_kld": self.measured_kld and self.measured_kld.to_json(),
             "compared": [file.to_json() for file in self.compared],
+            **({"rules": self.rules.to_json()} if self.rules else {}),
         } | ({"predicted_speed": dict(vars(self.speed))} if self.speed else {})
 
 

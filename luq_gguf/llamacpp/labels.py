@@ -83,7 +83,8 @@ def tag_of(file_name: str) -> str:
 def file_type(plan: Plan) -> int:
     """Return general.file_type: llama.cpp's number of the file type, marked as guessed if the plan's types are not
     exactly those of that file."""
-    if plan.ranking == STOCK or (plan.ranking != "best" and not plan.low_layers):
+    types_as_given = plan.rules.output_type or plan.rules.embedding_type
+    if plan.ranking == STOCK or (plan.ranking != "best" and not plan.low_layers and not types_as_given):
         known = gguf.LlamaFileType.__members__.get(f"MOSTLY_{_canonical(plan.high)}")
         return int(known) if known is not None else int(gguf.LlamaFileType[f"MOSTLY_{label(plan)}"]) | GUESSED
     return int(gguf.LlamaFileType[f"MOSTLY_{label(plan)}"]) | GUESSED

@@ -151,8 +151,13 @@ def types_if_all(
 
 
 def stock_map(source: reader.GGUFInfo, types: Mapping[str, str]) -> dict[str, str]:
-    """Return overrides for the tensors that are quantized at all; the others keep their type by themselves."""
-    return {t.name: types[t.name] for t in source.tensors if types[t.name] != t.type}
+    """Return overrides for the tensors that are quantized at all, and for matrices that are to stay in 16 bits, which
+    llama-quantize would quantize; the others keep their type by themselves."""
+    return {t.name: types[t.name] for t in source.tensors if types[t.name] != t.type or _may_be_quantized(t)}
+
+
+def _may_be_quantized(tensor: reader.TensorInfo) -> bool:
+    return len(tensor.shape) > 1 and tensor.type in ("F16", "BF16")
 
 
 def overrides(source: reader.GGUFInfo, plan: Plan) -> dict[str, str]:

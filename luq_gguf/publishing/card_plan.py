@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import cast
 
 from luq_gguf.core.sweeps import Sweep
+from luq_gguf.core.types import Plan
 from luq_gguf.method.orders import ORDERS
 from luq_gguf.method.uniform import ftype_of
 from luq_gguf.publishing.artifacts import RunArtifacts
 from luq_gguf.publishing.card import cell
-from luq_gguf.reporting.plan_text import better_line, unsettled_line
+from luq_gguf.reporting.plan_text import better_line, rules_line, unsettled_line
 from luq_gguf.run import serialization
 
 WHY = {name: order.why for name, order in ORDERS.items()} | {
@@ -22,13 +23,19 @@ WHY = {name: order.why for name, order in ORDERS.items()} | {
 def why(artifacts: RunArtifacts) -> str:
     plan = artifacts.plan
     if plan.ranking == "best":
-        return f"{WHY['best']}.{_measured_on(artifacts)}"
+        return f"{WHY['best']}.{_by_request(plan)}{_measured_on(artifacts)}"
     chosen = WHY.get(plan.ranking, f"Layers became low in the order {cell(plan.ranking)}")
     listed = ", ".join(map(str, plan.low_layers)) or "none"
     sentence = f"{chosen}. Low layers in this file, out of {len(plan.order)}: {listed}."
     if unsettled := unsettled_line(plan):
         sentence += f" {unsettled[0].upper()}{unsettled[1:]}."
-    return sentence + _measured_on(artifacts)
+    return sentence + _by_request(plan) + _measured_on(artifacts)
+
+
+def _by_request(plan: Plan) -> str:
+    """What the plan had to obey."""
+    line = rules_line(plan)
+    return f" {line[0].upper()}{line[1:]}." if line else ""
 
 
 def _measured_on(artifacts: RunArtifacts) -> str:
@@ -47,6 +54,7 @@ def command(artifacts: RunArtifacts, base_model: str | None) -> str:
     parts += [f"--calib-text {text}"] if text else []
     parts.append(f"--alpha {facts.alpha:g} --samples {facts.n_multimodal + (facts.n_text or 0)}")
     parts.append(f"--seed {facts.seed}")
+    parts += plan.rules.options
     if plan.ranking == "best":
         size = plan.budget.get("n_bytes")
         parts.append(f"--plan best --types {','.join(map(str, cast('list[object]', plan.budget.get('types', []))))}")

@@ -214,9 +214,10 @@ def make_layer_variants(session: Session) -> tuple[Path, Path]:
     """Make the two variants that layers are spliced from: the model with all layers low, and with none."""
     run, spec = session.run, session.spec
     (run.work / "bank").mkdir(exist_ok=True)
+    tensors = replace(spec.tensors, rules=replace(spec.tensors.rules, keep=(), low_only=None))  # the same file for all
     names = f".work/bank/{spec.tensors.low}.gguf", f".work/bank/{spec.tensors.high}.gguf"
     for stage, name, count in (("bank-low", names[0], spec.tensors.n_layers), ("bank-high", names[1], 0)):
-        plan = two_type_plan.make_plan(spec.tensors, range(spec.tensors.n_layers), Budget(low_layers=count), "bank")
+        plan = two_type_plan.make_plan(tensors, range(tensors.n_layers), Budget(low_layers=count), "bank")
         write_quantized(session, plan, stage, name)
     return run.file(names[0]), run.file(names[1])
 

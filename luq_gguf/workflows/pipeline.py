@@ -27,8 +27,8 @@ from luq_gguf.hf import datasets
 from luq_gguf.llamacpp import quantize, tools
 from luq_gguf.llamacpp.gguf import header_only, imatrix, reader, shards
 from luq_gguf.method import tensor_types, two_type_plan
+from luq_gguf.planning import rules, uniform_baseline
 from luq_gguf.planning import stage as planning_stage
-from luq_gguf.planning import uniform_baseline
 from luq_gguf.planning.meter import make_meter
 from luq_gguf.planning.stage import PlanRequest
 from luq_gguf.publishing import card
@@ -134,6 +134,7 @@ def _convert(
         session = open_session(
             run, model, options, reporter, low=plan_request.low, high=plan_request.high, dataset=dataset
         )
+        session = rules.obeying(session, plan_request.rules)
         prepared = planning_stage.prepare(session, plan_request)
         largest = two_type_plan.file_bytes(session.spec.tensors, ())
         check_disk(session, largest, needs_f16=plan_request.measures)
@@ -200,6 +201,7 @@ def plan(
         profiled = serialization.read_profile(run.file("profile.json"))
         where = model or model_of(run)
         session = open_session(run, where, options, reporter, low=plan_request.low, high=plan_request.high)
+        session = rules.obeying(session, plan_request.rules)
         prepared = planning_stage.prepare(session, plan_request)
         return planning_stage.make(session.with_dataset(profiled), profiled, prepared)
 

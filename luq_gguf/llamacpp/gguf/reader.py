@@ -195,13 +195,14 @@ def needs_importance(name: str, kind: str, ftype: str) -> bool:
     return needed and name not in NEVER_MEASURED
 
 
-def check_type(kind: str, option: str) -> str:
-    """Return the canonical name of a tensor type given by a user. Raises TypeNameError where GGUF has none of that
-    name."""
+def check_type(kind: str, option: str, also: Collection[str] = ()) -> str:
+    """Return the canonical name of a tensor type given by a user: a quantized one, or one of `also`. Raises
+    TypeNameError where GGUF has none of that name."""
     name = kind.upper()
     types = [t.name for t in gguf.GGMLQuantizationType if t.name.startswith(("Q", "IQ", "TQ")) and "Q8_K" not in t.name]
-    if name not in types or name == "Q8_1":
+    if name not in (*types, *also) or name == "Q8_1":
         raise TypeNameError(
-            f"{option} {kind}: GGUF has no quantized type of this name.", f"Choose one of: {', '.join(sorted(types))}."
+            f"{option} {kind}: GGUF has no quantized type of this name.",
+            f"Choose one of: {', '.join([*sorted(types), *also])}.",
         )
     return name
