@@ -56,6 +56,7 @@ def convert(
     high: str = "Q4_K_M",
     predict_speed: bool = False,
     rules: PlanRules = PlanRules(),
+    imatrix: Source | None = None,
     target: Target | None = None,
     base_model: str | None = None,
     check: bool = False,
@@ -66,13 +67,15 @@ def convert(
 
     Layers become `low` in the order `rank` within the budget, or every tensor has the best type (`best`). Files are
     measured on `questions`, or on the calibration set's, where the plan asks for that; tensor types are, for
-    `predict_speed`, where their speeds are not known. `rules` keep layers high, and name types of head and embeddings.
-    The result is published at `target`, whose write access is
-    checked first. With `check`, what llama.cpp predicts with the 16-bit file is compared with transformers, as `verify`
-    does `against` a checkpoint.
+    `predict_speed`, where their speeds are not known. `rules` keep layers high, and name types of head and embeddings;
+    importance is that of the GGUF file `imatrix`, where it is given. The result is published at `target`, whose write
+    access is checked first. With `check`, what llama.cpp predicts with the 16-bit file is compared with transformers,
+    as `verify` does `against` a checkpoint.
     """
     data = _set(calibration)
-    wanted = PlanRequest(budget, rank, data.seed, best, _questions(questions), low, high, predict_speed, rules)
+    wanted = PlanRequest(
+        budget, rank, data.seed, best, _questions(questions), low, high, predict_speed, rules, _file(imatrix)
+    )
     return pipeline.convert(
         str(model), _path(out), wanted, data, options, reporter, target=target, base_model=base_model, check=check
     )
@@ -102,6 +105,7 @@ def plan(
     seed: int = 0,
     predict_speed: bool = False,
     rules: PlanRules = PlanRules(),
+    imatrix: Source | None = None,
     model: Source | None = None,
     options: RunOptions = RunOptions(),
     reporter: Reporter = Reporter(),
@@ -110,19 +114,25 @@ def plan(
 
     `model` is the checkpoint, if it is not where the profile found it; the rest is as for `convert`.
     """
-    wanted = PlanRequest(budget, rank, seed, best, _questions(questions), low, high, predict_speed, rules)
+    wanted = PlanRequest(
+        budget, rank, seed, best, _questions(questions), low, high, predict_speed, rules, _file(imatrix)
+    )
     return pipeline.plan(_path(run), wanted, options, reporter, model=_text(model))
 
 
 def quantize(
     run: Source,
     *,
+    imatrix: Source | None = None,
     model: Source | None = None,
     options: RunOptions = RunOptions(),
     reporter: Reporter = Reporter(),
 ) -> Conversion:
-    """Write the GGUF file and mmproj of a run folder's plan.json, and compare every tensor's type with the plan."""
-    return pipeline.quantize_plan(_path(run), options, reporter, model=_text(model))
+    """Write the GGUF file and mmproj of a run folder's plan.json, and compare every tensor's type with the plan.
+
+    Importance is that of the GGUF file `imatrix`, where it is given, in place of the plan's.
+    """
+    return pipeline.quantize_plan(_path(run), options, reporter, model=_text(model), imatrix=_file(imatrix))
 
 
 def evaluate(
@@ -260,6 +270,10 @@ def verify(
 
 def _path(source: Source) -> Path:
     return Path(source).expanduser()
+
+
+def _file(source: Source | None) -> Path | None:
+    return _path(source) if source else None
 
 
 def _text(source: Source | None) -> str | None:

@@ -20,6 +20,7 @@ from luq_gguf.reporting.progress import progress
 @options.types
 @options.budget
 @options.rules
+@options.imatrix
 @options.device
 @options.threads
 @options.files

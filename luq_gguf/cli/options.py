@@ -159,6 +159,10 @@ benchmarks = _chain(
                  help="A folder of additional tasks for lmms-eval."),
     click.option("--limit", type=click.IntRange(1), help="Number of samples of each benchmark.  [default: all]"),
 )  # fmt: skip
+imatrix = click.option(
+    "--imatrix", metavar="FILE", type=UserPath(exists=True, dir_okay=False, path_type=Path),
+    help="Take importance from this GGUF file of llama-imatrix instead of the calibration.",
+)  # fmt: skip
 budget = _chain(
     click.option("--low-layers", type=int, help="How many layers become low."),
     click.option("--target-size", type=Size(), help="Maximum text-model file size, e.g. 3.4GiB (without mmproj)."),
@@ -255,8 +259,8 @@ def make_run_options(values: dict[str, Any]) -> RunOptions:
 
 
 def make_plan_arguments(values: dict[str, Any]) -> dict[str, Any]:
-    """Take the options of `budget`, `types` and `rules` out of a command's values, as arguments of the library. Raises
-    UsageError."""
+    """Take the options of `budget`, `types`, `rules` and `imatrix` out of a command's values, as arguments of the
+    library. Raises UsageError."""
     names = ("low_layers", "target_size", "target_bpw", "max_kld", "min_accuracy", "target_tps")
     budget = Budget(*(values.pop(name) for name in names))
     search = {n: values.pop(n) for n in ("kinds", "per", "swaps", "plan_minutes")}
@@ -279,7 +283,7 @@ def make_plan_arguments(values: dict[str, Any]) -> dict[str, Any]:
     return (
         {"budget": budget, "rank": values.pop("rule"), "best": best, "questions": questions}
         | types
-        | {"rules": make_rules(values)}
+        | {"rules": make_rules(values), "imatrix": values.pop("imatrix")}
     )
 
 

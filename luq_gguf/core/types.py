@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from luq_gguf.core.given_imatrix import GivenImatrix
 from luq_gguf.core.plan_quality import ComparedFile, MeasuredKld, PredictedKld
 from luq_gguf.core.plan_rules import PlanRules
 from luq_gguf.core.profile_facts import CalibrationFacts, EstimatorFacts
@@ -247,7 +248,7 @@ class Plan:
     `ranking` is the rule that made it: an order of layers, or "best", where every tensor has a type of its own, `low`
     is the one of fewest bits and `low_layers` have it for the most part. `predicted_kld` and `measured_kld` say what
     was expected and found of it, in nats and on what; `compared` what else was measured at the same bytes. `rules` are
-    what it had to obey.
+    what it had to obey, and `imatrix` is given where importance is not the calibration's.
     """
 
     low: str
@@ -268,6 +269,7 @@ class Plan:
     measured_kld: MeasuredKld | None = None
     compared: tuple[ComparedFile, ...] = ()
     rules: PlanRules = field(default_factory=PlanRules)
+    imatrix: GivenImatrix | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return what plan.json says."""
@@ -289,6 +291,7 @@ class Plan:
             "measured_kld": self.measured_kld and self.measured_kld.to_json(),
             "compared": [file.to_json() for file in self.compared],
             **({"rules": self.rules.to_json()} if self.rules else {}),
+            **({"imatrix": self.imatrix.to_json()} if self.imatrix else {}),
         } | ({"predicted_speed": dict(vars(self.speed))} if self.speed else {})
 
 

@@ -45,7 +45,7 @@ def ordered_plan(
     ties = ranking.near_ties(profile.layers, two_type_plan.may_be_low(spec.tensors, ranked)) if sign else ()
     plan = two_type_plan.make_plan(spec.tensors, ranked, budget, rule, ties, tps_of(predictor))
     doubtful = ranking.unsettled(profile.rankings, len(plan.low_layers), sign, spec.tensors.kept)
-    return replace(plan, unsettled=doubtful, budget={**plan.budget, **(measured or {})})
+    return replace(plan, unsettled=doubtful, budget={**plan.budget, **(measured or {})}, imatrix=spec.given_facts)
 
 
 def save_plan(session: Session, plan: Plan, predictor: Predictor | None = None) -> Plan:

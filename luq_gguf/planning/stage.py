@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from luq_gguf.benchmarking.predict import Predictor, predictor, tps_of
 from luq_gguf.core.errors import BudgetError
@@ -39,8 +40,8 @@ class PlanRequest:
     which two types.
 
     `questions` are what files are measured on where the plan asks for that. `predict_speed`: speeds of types that are
-    not known are measured, although no budget needs them. `rules`: what the plan must obey beside its budget. Raises
-    BudgetError where the parts do not go together.
+    not known are measured, although no budget needs them. `rules`: what the plan must obey beside its budget.
+    `imatrix`: another publisher's file with the importance. Raises BudgetError where the parts do not go together.
     """
 
     budget: Budget
@@ -52,6 +53,7 @@ class PlanRequest:
     high: str = "Q4_K_M"
     predict_speed: bool = False
     rules: PlanRules = field(default_factory=PlanRules)
+    imatrix: Path | None = None
 
     def __post_init__(self) -> None:
         if self.rule not in orders.ORDERS:

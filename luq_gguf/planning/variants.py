@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from luq_gguf.core.hashing import content_of, hash_of
 from luq_gguf.core.types import Plan
 from luq_gguf.core.units import format_size, padded
 from luq_gguf.llamacpp import quantize
-from luq_gguf.llamacpp.gguf import header_only, imatrix, quant_error, reader
+from luq_gguf.llamacpp.gguf import imatrix, quant_error, reader
 from luq_gguf.method import two_type_plan
 from luq_gguf.method.mixed_precision import SearchSpace, Types
 from luq_gguf.method.sensitivity import TensorGroup
@@ -195,6 +195,22 @@ def plan_of(spec: ModelSpec, types: Mapping[str, str], ranking: str) -> Plan:
         order=tuple(range(tensors.n_layers)),
         without_importance=tensors.without_importance,
         rules=tensors.rules,
+        imatrix=spec.given_facts,
+    )
+
+
+def with_imatrix(spec: ModelSpec, plan: Plan) -> Plan:
+    """Return the plan with the importance that the spec has been given: the size of the header is another then, and
+    nothing was measured or predicted with it."""
+    new = plan_of(spec, plan.tensor_types, plan.ranking)
+    return replace(
+        plan,
+        imatrix=new.imatrix,
+        without_importance=new.without_importance,
+        predicted_file_bytes=new.predicted_file_bytes,
+        predicted_kld=None,
+        measured_kld=None,
+        compared=(),
     )
 
 
@@ -217,7 +233,7 @@ def errors_of(session: Session, candidates: Candidates, variant_files: Sequence[
     name = ".work/bank/errors.json"
     stages = run.read()["stages"]
     made = [fact["sha256"] for kind in candidates.kinds for fact in stages[f"bank-{kind}"]["outputs"].values()]
-    source = (session.spec.checkpoint.fingerprint, content_of(run.file(header_only.IMATRIX_NAME)))
+    source = (session.spec.checkpoint.fingerprint, content_of(session.imatrix))
     key = hash_of(made, list(candidates.kinds), source, quant_error.HOW, quant_error.ROWS)
 
     def make() -> None:
@@ -225,7 +241,7 @@ def errors_of(session: Session, candidates: Candidates, variant_files: Sequence[
             quantization_stage.make_f16(session),
             variant_files,
             candidates.names,
-            imatrix.read(run.file(header_only.IMATRIX_NAME)),
+            imatrix.read(session.imatrix),
             lambda done, total: session.reporter.progress("errors of matrices", done, total),
         )
         serialization.write_json(run.file(name), errors)

@@ -9,6 +9,7 @@ from luq_gguf.core.json_value import given
 from luq_gguf.core.measurements import Benchmark, EvalResult, largest
 from luq_gguf.core.profile_facts import CalibrationFacts
 from luq_gguf.core.speeds import BUSY, Bench
+from luq_gguf.core.types import Plan
 from luq_gguf.core.units import format_bpw, format_size
 from luq_gguf.llamacpp import converter_child, labels, tools
 from luq_gguf.method.metrics import intervals
@@ -61,11 +62,12 @@ def make_card_content(
         warnings=[busy] if artifacts.speeds and artifacts.bench and (busy := _busy(artifacts.bench)) else [],
         why=card_plan.why(artifacts),
         images=[Figure(name, caption) for name, caption in FIGURES.items()],
-        calibration=_calibration(profile.calibration, licences),
+        calibration=_calibration(profile.calibration, licences) + _importance(plan),
         again=_again(artifacts, base_model),
         command=card_plan.command(artifacts, base_model),
         by_hand=by_hand,
         shown_differently=bool(by_hand) and converter_child.__name__ in by_hand[0],
+        imatrix=artifacts.imatrix.name,
         folder=labels.folder_of(artifacts.model.name),
         llama_cpp=str(tools.pin()["version"]),
         pins=_pins(artifacts, base_model),
@@ -248,7 +250,8 @@ def _files(artifacts: RunArtifacts, shards: Sequence[str], cells: Mapping[str, S
             )
         )
     about = "importance matrix, measured with images" if artifacts.mmproj else "importance matrix"
-    imatrix = f"{labels.folder_of(artifacts.model.name)}/imatrix.gguf"
+    about = f"{cell(plan.imatrix.file)}, the importance matrix of another publisher" if plan.imatrix else about
+    imatrix = f"{labels.folder_of(artifacts.model.name)}/{artifacts.imatrix.name}"
     rows.append(FileRow(cell(imatrix), about, format_size(artifacts.imatrix.n_bytes), blank))
     for file in artifacts.compared:
         if any(cells[file.name]):
@@ -279,6 +282,18 @@ def _calibration(facts: CalibrationFacts, licences: Mapping[str, str | None]) ->
     return (
         f"{' and '.join(parts)}: {facts.n_tokens} tokens, alpha {facts.alpha:g}, seed {facts.seed}. sha256 of "
         f"the calibration set: `{facts.sha256}`."
+    )
+
+
+def _importance(plan: Plan) -> str:
+    """Whose importance it is, where it is not the calibration's."""
+    given = plan.imatrix
+    if given is None:
+        return ""
+    return (
+        f" Only the order of the layers comes from it: the importance of columns is that of `{cell(given.file)}`, "
+        f"which another publisher made from {', '.join(f'`{cell(name)}`' for name in given.datasets)} (sha256 "
+        f"`{given.sha256}`)."
     )
 
 

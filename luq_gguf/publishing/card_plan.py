@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import cast
 
 from luq_gguf.core.sweeps import Sweep
@@ -55,6 +56,7 @@ def command(artifacts: RunArtifacts, base_model: str | None) -> str:
     parts.append(f"--alpha {facts.alpha:g} --samples {facts.n_multimodal + (facts.n_text or 0)}")
     parts.append(f"--seed {facts.seed}")
     parts += plan.rules.options
+    parts += [f"--imatrix {shlex.quote(plan.imatrix.file)}"] if plan.imatrix else []
     if plan.ranking == "best":
         size = plan.budget.get("n_bytes")
         parts.append(f"--plan best --types {','.join(map(str, cast('list[object]', plan.budget.get('types', []))))}")

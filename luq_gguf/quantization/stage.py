@@ -16,7 +16,7 @@ from luq_gguf.core.types import Budget, Plan, QuantizedModel, RunOptions
 from luq_gguf.hf import llava
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.llamacpp import converter, labels, quantize, tools
-from luq_gguf.llamacpp.gguf import header_only, metadata, mmproj, reader
+from luq_gguf.llamacpp.gguf import metadata, mmproj, reader
 from luq_gguf.method import tensor_types, two_type_plan
 from luq_gguf.method.orders import MEASURED_OPTIONS
 from luq_gguf.quantization import recipe, slices
@@ -125,9 +125,9 @@ def conversion_key(spec: ModelSpec) -> str:
 
 
 def quantized_key(run: RunFolder, spec: ModelSpec, plan: Plan) -> str:
-    """Return the key of a file that is quantized as planned with the run folder's importance matrix, which a person may
-    have brought."""
-    imatrix = content_of(run.file(header_only.IMATRIX_NAME))
+    """Return the key of a file that is quantized as planned with the run folder's importance matrix, the calibration's
+    or a given one."""
+    imatrix = content_of(run.file(spec.imatrix_name))
     return hash_of(conversion_key(spec), dict(plan.tensor_types), plan.high, imatrix)
 
 
@@ -172,6 +172,7 @@ def quantize_plan(session: Session, plan: Plan, path: Path, label: str = "quanti
         plan,
         types,
         entries=_entries(spec, plan),
+        imatrix_name=spec.imatrix_name,
         threads=session.options.threads,
         on_progress=lambda done, total: session.reporter.progress(f"{label}: tensors", done, total),
     )

@@ -12,6 +12,7 @@ import msgspec
 
 from luq_gguf.core import atomic, json_input, json_output
 from luq_gguf.core.errors import RunFolderError
+from luq_gguf.core.given_imatrix import GivenImatrix
 from luq_gguf.core.measurements import EvalResult
 from luq_gguf.core.plan_quality import ComparedFile, MeasuredKld, PredictedKld
 from luq_gguf.core.plan_rules import PlanRules
@@ -117,6 +118,7 @@ def read_plan(path: Path) -> Plan:
             measured_kld=msgspec.convert(content.get("measured_kld"), MeasuredKld | None),
             compared=msgspec.convert(content.get("compared", ()), tuple[ComparedFile, ...]),
             rules=msgspec.convert(content.get("rules", {}), PlanRules),
+            imatrix=msgspec.convert(content.get("imatrix"), GivenImatrix | None),
         )
         if not 0 < plan.predicted_bytes <= plan.predicted_file_bytes < 2**63:
             raise ValueError("not the size of a file")

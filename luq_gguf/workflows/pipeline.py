@@ -25,11 +25,13 @@ from luq_gguf.evaluation.logprobs import EvalTarget
 from luq_gguf.evaluation.questions import QuestionSet, shared_with_calibration
 from luq_gguf.hf import datasets
 from luq_gguf.llamacpp import quantize, tools
-from luq_gguf.llamacpp.gguf import header_only, imatrix, reader, shards
+from luq_gguf.llamacpp.gguf import imatrix as imatrix_file
+from luq_gguf.llamacpp.gguf import reader, shards
 from luq_gguf.method import tensor_types, two_type_plan
-from luq_gguf.planning import rules, uniform_baseline
+from luq_gguf.planning import rules, uniform_baseline, variants
 from luq_gguf.planning import stage as planning_stage
 from luq_gguf.planning.meter import make_meter
+from luq_gguf.planning.ordered import save_plan
 from luq_gguf.planning.stage import PlanRequest
 from luq_gguf.publishing import card
 from luq_gguf.publishing import upload as publication
@@ -37,10 +39,11 @@ from luq_gguf.publishing.access import Target
 from luq_gguf.publishing.upload import Upload
 from luq_gguf.quantization.stage import check_slices, drop_f16, make_f16, make_file, mmproj_name
 from luq_gguf.reporting.plan_text import better_line
-from luq_gguf.run import serialization
+from luq_gguf.run import given_imatrix, serialization
 from luq_gguf.run.disk import check_disk
 from luq_gguf.run.folder import RunFolder
-from luq_gguf.run.preflight import claim, model_of
+from luq_gguf.run.given_imatrix import LoadedImatrix
+from luq_gguf.run.preflight import ModelSpec, claim, model_of
 from luq_gguf.run.session import Session, load_spec_for_profile, open_planned, open_session
 from luq_gguf.workflows import against
 from luq_gguf.workflows import sweep as sweep_workflow
@@ -126,18 +129,20 @@ def _convert(
         if plan_request.measures and calibration.images:
             reporter.info("files are measured on questions of --calib, as there is no --eval")
         plan_request = replace(plan_request, questions=replace(plan_request.questions, source=calibration.images))
+    given = _given(plan_request.imatrix)
     with RunFolder(out, create=True, overwrite=options.overwrite) as run:
         claim(run, model, overwrite=options.overwrite, subfolder=options.subfolder)
         if base_model and run.read().get("base_model") != base_model:
             run.update(base_model=base_model, licence=dict(card.read_base_card(base_model, None).licence))
         dataset = datasets.source_name(calibration.sources[0] or datasets.DEFAULT_IMAGES)
         session = open_session(
-            run, model, options, reporter, low=plan_request.low, high=plan_request.high, dataset=dataset
+            run, model, options, reporter, low=plan_request.low, high=plan_request.high, dataset=dataset, given=given
         )
         session = rules.obeying(session, plan_request.rules)
         prepared = planning_stage.prepare(session, plan_request)
         largest = two_type_plan.file_bytes(session.spec.tensors, ())
         check_disk(session, largest, needs_f16=plan_request.measures)
+        _store(session)
         profile = make_profile(session, calibration)
         session = session.with_dataset(profile)
         plan = planning_stage.make(session, profile, prepared)
@@ -197,13 +202,26 @@ def plan(
     model: str | None = None,
 ) -> Plan:
     """Run the plan stage alone, in a profiled run folder."""
+    given = _given(plan_request.imatrix)
     with RunFolder(run_dir) as run:
         profiled = serialization.read_profile(run.file("profile.json"))
         where = model or model_of(run)
-        session = open_session(run, where, options, reporter, low=plan_request.low, high=plan_request.high)
+        types = {"low": plan_request.low, "high": plan_request.high}
+        session = open_session(run, where, options, reporter, **types, given=given)
         session = rules.obeying(session, plan_request.rules)
         prepared = planning_stage.prepare(session, plan_request)
+        _store(session)
         return planning_stage.make(session.with_dataset(profiled), profiled, prepared)
+
+
+def _given(path: Path | None) -> LoadedImatrix | None:
+    """Another publisher's importance matrix, read before anything heavy."""
+    return given_imatrix.load(path) if path else None
+
+
+def _store(session: Session) -> None:
+    if session.spec.given:
+        given_imatrix.store(session.run, session.spec.given)
 
 
 def quantize_plan(
@@ -212,12 +230,15 @@ def quantize_plan(
     reporter: Reporter = Reporter(),
     *,
     model: str | None = None,
+    imatrix: Path | None = None,
 ) -> Conversion:
-    """Run the quantize stage alone, with plan.json as it is, even if somebody has edited it."""
+    """Run the quantize stage alone, with plan.json as it is, even if somebody has edited it. Importance from another
+    publisher's file, `imatrix`, takes the place of the plan's, and plan.json says so then."""
     check_slices(options)
+    given = _given(imatrix)
     with RunFolder(run_dir) as run:
         profiled = serialization.read_profile(run.file("profile.json"))
-        session, planned = open_planned(run, model, options, reporter)
+        session, planned = open_planned(run, model, options, reporter, given=given)
         spec = session.spec
         wrong = set(planned.tensor_types) ^ {t.name for t in spec.source.tensors}
         if wrong:
@@ -230,20 +251,24 @@ def quantize_plan(
                 f"{spec.tensors.n_layers - 1}.",
                 "Run luq-gguf plan again.",
             )
-        _check_importance(run, planned)
+        _check_importance(run, spec, planned)
+        if given:
+            _store(session)
+            planned = save_plan(session, variants.with_imatrix(spec, planned))
         overrides = quantize.overrides(session.spec.source, planned)
         atomic.write_text(run.file("tensor-types.txt"), tensor_types.to_text(overrides))
         check_disk(session, planned.predicted_file_bytes)
         return _converted(session, profiled, planned)
 
 
-def _check_importance(run: RunFolder, planned: Plan) -> None:
+def _check_importance(run: RunFolder, spec: ModelSpec, planned: Plan) -> None:
     """A person may have edited the plan or brought another imatrix: llama-quantize would fail in mid-run."""
-    entries = imatrix.read(run.file(header_only.IMATRIX_NAME)).in_sum2
+    entries = spec.has_imatrix if spec.given else imatrix_file.read(run.file(spec.imatrix_name)).in_sum2
+    file = spec.given.facts.file if spec.given else spec.imatrix_name
     for name, kind in planned.tensor_types.items():
         if name not in entries and reader.needs_importance(name, kind, planned.high):
             raise RunFolderError(
-                f"plan.json gives {name} the type {kind}, which needs an importance entry, but imatrix.gguf has none.",
+                f"plan.json gives {name} the type {kind}, which needs an importance entry, but {file} has none.",
                 "Choose another type for it, such as Q2_K, or run luq-gguf plan again.",
             )
 
