@@ -18,6 +18,7 @@ from luq_gguf.core.plan_quality import ComparedFile, MeasuredKld, PredictedKld
 from luq_gguf.core.plan_rules import PlanRules
 from luq_gguf.core.profile_facts import CalibrationFacts, EstimatorFacts
 
+BEST, EDITED = "best", "edited"  # rankings of plans that are not an order of layers
 COLUMNS = "columns."  # prefix of a matrix's column energies in profile.safetensors
 
 
@@ -245,10 +246,10 @@ class Plan:
     `predicted_file_bytes` also the header and padding. `unsettled` layers are low in some ways of estimating the
     ranking and not in others: in what share of them.
 
-    `ranking` is the rule that made it: an order of layers, or "best", where every tensor has a type of its own, `low`
-    is the one of fewest bits and `low_layers` have it for the most part. `predicted_kld` and `measured_kld` say what
-    was expected and found of it, in nats and on what; `compared` what else was measured at the same bytes. `rules` are
-    what it had to obey, and `imatrix` is given where importance is not the calibration's.
+    `ranking` is the rule that made it: an order of layers, or "best" or "edited" by a user, where every tensor has a
+    type of its own, `low` is the one of fewest bits and `low_layers` have it for the most part. `predicted_kld` and
+    `measured_kld` say what was expected and found of it, in nats and on what; `compared` what else was measured at the
+    same bytes. `rules` are what it had to obey, and `imatrix` is given where importance is not the calibration's.
     """
 
     low: str
@@ -270,6 +271,11 @@ class Plan:
     compared: tuple[ComparedFile, ...] = ()
     rules: PlanRules = field(default_factory=PlanRules)
     imatrix: GivenImatrix | None = None
+
+    @property
+    def is_mixed(self) -> bool:
+        """Return whether every tensor has a type of its own, so that layers are not just low or high."""
+        return self.ranking in (BEST, EDITED)
 
     def to_json(self) -> dict[str, Any]:
         """Return what plan.json says."""

@@ -45,11 +45,11 @@ def make_card_content(
     heads, cells, conditions = _measured(artifacts)
     by_hand = _by_hand(artifacts)
     base_link = f"[{cell(base_model)}](https://huggingface.co/{base_model})" if base_model else cell(profile.model)
-    n_low, n_layers, mixed = len(plan.low_layers), len(plan.order), plan.ranking == "best"
+    n_low, n_layers, mixed = len(plan.low_layers), len(plan.order), plan.is_mixed
     how = f"{n_low} of {n_layers} decoder layers in {plan.low}, everything else as in {plan.high}"
     how = describe(plan) if mixed else how
     return CardContent(
-        title=f"{profile.model} LUQ-{'best' if mixed else n_low} GGUF",
+        title=f"{profile.model} LUQ-{plan.ranking if mixed else n_low} GGUF",
         summary=f"{base_link}, quantized layer by layer: {how}. It runs in stock llama.cpp.",
         repo=repo,
         tag=labels.tag_of(artifacts.model.name),
@@ -237,7 +237,7 @@ def _add_speed(artifacts: RunArtifacts, heads: list[str], cells: dict[str, list[
 
 def _files(artifacts: RunArtifacts, shards: Sequence[str], cells: Mapping[str, Sequence[str]], n: int) -> list[FileRow]:
     plan, blank = artifacts.plan, [""] * n
-    kinds = "many types" if plan.ranking == "best" else f"{len(plan.low_layers)} layers low"
+    kinds = "many types" if plan.is_mixed else f"{len(plan.low_layers)} layers low"
     what = f"text model, {kinds}, {format_bpw(plan.bpw)} bits per weight"
     in_shards = f" in {len(shards)} shards" if len(shards) > 1 else ""
     rows = [

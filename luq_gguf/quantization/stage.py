@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from luq_gguf.core import atomic, checkpoint_view
-from luq_gguf.core.errors import BudgetError
+from luq_gguf.core.errors import BudgetError, RunFolderError
 from luq_gguf.core.hashing import content_of, hash_of
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import Budget, Plan, QuantizedModel, RunOptions
@@ -25,7 +25,7 @@ from luq_gguf.run import provenance, structure
 from luq_gguf.run.disk import check_disk
 from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import ModelSpec, safe_name
-from luq_gguf.run.session import Session, open_planned
+from luq_gguf.run.session import Session, is_edited, open_planned
 
 
 def file_name(checkpoint: Checkpoint, plan: Plan) -> str:
@@ -244,6 +244,8 @@ def compared_files(
     missing; and the mmproj."""
     with RunFolder(run_dir) as run:
         session, planned = open_planned(run, model, replace(options, keep_f16=True), reporter)
+        if is_edited(run, planned):
+            raise RunFolderError("plan.json was edited after its file was made.", f"Run luq-gguf quantize {run.path}.")
         check_disk(session, planned.predicted_file_bytes)
         luq_file = make_file(session, planned)
         stock = make_baseline(session, planned)

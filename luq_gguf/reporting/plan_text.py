@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from luq_gguf.core.types import Plan
+from luq_gguf.core.types import BEST, Plan
 from luq_gguf.core.units import format_size
 from luq_gguf.method.tensor_types import layer_of
 from luq_gguf.method.two_type_plan import ENDS, UNQUANTIZED
@@ -13,7 +13,7 @@ from luq_gguf.method.two_type_plan import ENDS, UNQUANTIZED
 
 def describe(plan: Plan) -> str:
     """Return a sentence about the types that a plan gives its layers, for people."""
-    if plan.ranking != "best":
+    if not plan.is_mixed:
         return (
             f"{len(plan.low_layers)} of {len(plan.order)} layers in {plan.low}, by {plan.ranking}: "
             f"{', '.join(map(str, plan.low_layers)) or 'none'}; everything else as in {plan.high}"
@@ -21,7 +21,8 @@ def describe(plan: Plan) -> str:
     inside = Counter(k for name, k in plan.tensor_types.items() if layer_of(name) is not None and k not in UNQUANTIZED)
     counted = ", ".join(f"{kind} {count}" for kind, count in inside.most_common())
     ends = [f"{name.removesuffix('.weight')} {plan.tensor_types[name]}" for name in ENDS if name in plan.tensor_types]
-    return f"best of many types, matrices of {len(plan.order)} layers: {counted}; {', '.join(ends)}"
+    chosen = "best of many types" if plan.ranking == BEST else "types edited by hand"
+    return f"{chosen}, matrices of {len(plan.order)} layers: {counted}; {', '.join(ends)}"
 
 
 def rules_line(plan: Plan) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import Plan, Profile, RunOptions
 from luq_gguf.run import given_imatrix, serialization
@@ -56,6 +57,11 @@ def load_spec_for_profile(
     fit any block can be profiled too. Raises what `claim` and `load_model_spec` raise."""
     claim(run, model, overwrite=options.overwrite, subfolder=options.subfolder)
     return open_session(run, model, replace(options, allow_fallback=True), reporter)
+
+
+def is_edited(run: RunFolder, plan: Plan) -> bool:
+    """Return whether a run folder's plan.json says something else than the plan stage has written."""
+    return "plan.json" in run.changed("plan") and run.read()["stages"]["plan"]["key"] != hash_of(plan.to_json())
 
 
 def open_planned(

@@ -25,10 +25,9 @@ from luq_gguf.evaluation.logprobs import EvalTarget
 from luq_gguf.evaluation.questions import QuestionSet, shared_with_calibration
 from luq_gguf.hf import datasets
 from luq_gguf.llamacpp import quantize, tools
-from luq_gguf.llamacpp.gguf import imatrix as imatrix_file
-from luq_gguf.llamacpp.gguf import reader, shards
+from luq_gguf.llamacpp.gguf import shards
 from luq_gguf.method import tensor_types, two_type_plan
-from luq_gguf.planning import rules, uniform_baseline, variants
+from luq_gguf.planning import edited, rules, uniform_baseline, variants
 from luq_gguf.planning import stage as planning_stage
 from luq_gguf.planning.meter import make_meter
 from luq_gguf.planning.ordered import save_plan
@@ -43,7 +42,7 @@ from luq_gguf.run import given_imatrix, serialization
 from luq_gguf.run.disk import check_disk
 from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.given_imatrix import LoadedImatrix
-from luq_gguf.run.preflight import ModelSpec, claim, model_of
+from luq_gguf.run.preflight import claim, model_of
 from luq_gguf.run.session import Session, load_spec_for_profile, open_planned, open_session
 from luq_gguf.workflows import against
 from luq_gguf.workflows import sweep as sweep_workflow
@@ -232,45 +231,31 @@ def quantize_plan(
     model: str | None = None,
     imatrix: Path | None = None,
 ) -> Conversion:
-    """Run the quantize stage alone, with plan.json as it is, even if somebody has edited it. Importance from another
-    publisher's file, `imatrix`, takes the place of the plan's, and plan.json says so then."""
+    """Run the quantize stage alone, with plan.json as it is, even if somebody has edited it: what else it says
+    follows the types then. Importance from another publisher's file, `imatrix`, takes the place of the plan's."""
     check_slices(options)
     given = _given(imatrix)
     with RunFolder(run_dir) as run:
         profiled = serialization.read_profile(run.file("profile.json"))
         session, planned = open_planned(run, model, options, reporter, given=given)
+        session = session.with_dataset(profiled)
         spec = session.spec
-        wrong = set(planned.tensor_types) ^ {t.name for t in spec.source.tensors}
-        if wrong:
-            raise RunFolderError(
-                f"plan.json and {spec.checkpoint.name} disagree on the tensor {min(wrong)}.", "Run luq-gguf plan again."
-            )
         if not set(planned.low_layers) <= set(range(spec.tensors.n_layers)):
             raise RunFolderError(
                 f"plan.json names low layers that {spec.checkpoint.name} does not have: it has layers 0 to "
                 f"{spec.tensors.n_layers - 1}.",
                 "Run luq-gguf plan again.",
             )
-        _check_importance(run, spec, planned)
+        before, planned = planned, edited.checked(session, planned)
         if given:
             _store(session)
-            planned = save_plan(session, variants.with_imatrix(spec, planned))
+            planned = variants.with_imatrix(spec, planned)
+        if planned != before:
+            save_plan(session, planned)
         overrides = quantize.overrides(session.spec.source, planned)
         atomic.write_text(run.file("tensor-types.txt"), tensor_types.to_text(overrides))
         check_disk(session, planned.predicted_file_bytes)
         return _converted(session, profiled, planned)
-
-
-def _check_importance(run: RunFolder, spec: ModelSpec, planned: Plan) -> None:
-    """A person may have edited the plan or brought another imatrix: llama-quantize would fail in mid-run."""
-    entries = spec.has_imatrix if spec.given else imatrix_file.read(run.file(spec.imatrix_name)).in_sum2
-    file = spec.given.facts.file if spec.given else spec.imatrix_name
-    for name, kind in planned.tensor_types.items():
-        if name not in entries and reader.needs_importance(name, kind, planned.high):
-            raise RunFolderError(
-                f"plan.json gives {name} the type {kind}, which needs an importance entry, but {file} has none.",
-                "Choose another type for it, such as Q2_K, or run luq-gguf plan again.",
-            )
 
 
 def evaluate(
