@@ -143,11 +143,13 @@ def evaluate(
     mmproj: Source | None = None,
     benchmarks: BenchmarkRequest | None = None,
     threads: int | None = None,
+    gpu_layers: int | None = None,
     reporter: Reporter = Reporter(),
 ) -> EvalResult:
     """Measure a GGUF file on questions, text or benchmarks, and its divergence from a 16-bit `reference`.
 
     In a run folder the result is also written to eval.json. The mmproj is the only one beside the file, if not given.
+    `gpu_layers` of the layers run on a GPU, if the llama.cpp in use can do that.
     """
     return pipeline.evaluate(
         _path(file),
@@ -155,6 +157,7 @@ def evaluate(
         _questions(questions),
         mmproj=_path(mmproj) if mmproj else None,
         threads=threads,
+        gpu_layers=gpu_layers,
         benchmark=benchmarks,
         reporter=reporter,
     )

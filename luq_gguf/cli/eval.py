@@ -21,9 +21,17 @@ FILE = options.UserPath(exists=True, dir_okay=False, path_type=Path)
 @options.benchmarks
 @click.option("--mmproj", type=FILE, help="The vision half.  [default: the only mmproj next to FILE]")
 @options.threads
+@options.gpu_layers
 @options.as_json
 def command(
-    file: Path, reference: Path | None, mmproj: Path | None, threads: int | None, *, as_json: bool, **rest: Any
+    file: Path,
+    reference: Path | None,
+    mmproj: Path | None,
+    threads: int | None,
+    *,
+    gpu_layers: int | None,
+    as_json: bool,
+    **rest: Any,
 ) -> None:
     """Measure FILE on questions about images, on text, or on benchmarks.
 
@@ -39,6 +47,7 @@ def command(
             reference=reference,
             mmproj=mmproj,
             threads=threads,
+            gpu_layers=gpu_layers,
             benchmarks=options.make_benchmarks(rest),
             reporter=reporter,
         )

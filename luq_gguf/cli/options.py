@@ -159,6 +159,10 @@ benchmarks = _chain(
                  help="A folder of additional tasks for lmms-eval."),
     click.option("--limit", type=click.IntRange(1), help="Number of samples of each benchmark.  [default: all]"),
 )  # fmt: skip
+gpu_layers = click.option(
+    "--gpu-layers", type=click.IntRange(0),
+    help="Layers to run on a GPU, if LUQ_LLAMA_CPP is a llama.cpp built for one.",
+)  # fmt: skip
 imatrix = click.option(
     "--imatrix", metavar="FILE", type=UserPath(exists=True, dir_okay=False, path_type=Path),
     help="Take importance from this GGUF file of llama-imatrix instead of the calibration.",

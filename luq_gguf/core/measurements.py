@@ -138,7 +138,8 @@ class SharedCounts(JsonValue):
 
 @dataclass(frozen=True)
 class EvalConditions(SharedCounts):
-    """What a file was measured on, and how; `benchmarks` where any were run."""
+    """What a file was measured on, and how; `benchmarks` where any were run, and how many layers were to run on
+    which GPUs, where any were."""
 
     data: str | None
     data_sha256: str
@@ -147,6 +148,8 @@ class EvalConditions(SharedCounts):
     kept_tokens_per_position: int | None
     interval: str
     benchmarks: BenchmarkConditions | UnsetType = UNSET
+    gpu_layers: int | UnsetType = UNSET
+    gpus: tuple[str, ...] | UnsetType = UNSET
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ from luq_gguf.evaluation.cache import Arrays
 from luq_gguf.evaluation.context import check_context, place_of
 from luq_gguf.llamacpp import tools
 from luq_gguf.llamacpp.gguf import shards
+from luq_gguf.llamacpp.gpu import Offload
 from luq_gguf.llamacpp.runtime.client import LlamaClient
 from luq_gguf.method.metrics import kld as kld_metric
 from luq_gguf.method.metrics.kld import TopLogprobs
@@ -38,7 +39,7 @@ CHUNK = 512  # tokens of text read at once, the second half is scored: as llama-
 @dataclass(frozen=True)
 class EvalTarget:
     """A file and how it is run. `mmproj` is only needed for images; without `answers`, a file that is compared with a
-    reference does not generate answers of its own, which takes one token at a time."""
+    reference does not generate answers of its own, which takes one token at a time. `gpu` says how many layers run on one."""
 
     model: Path
     mmproj: Path | None = None
@@ -48,6 +49,7 @@ class EvalTarget:
     max_tokens: int = 32
     top: int = TOP
     answers: bool = True
+    gpu: Offload | None = None
 
     @cached_property
     def sha256(self) -> str:
@@ -58,7 +60,8 @@ class EvalTarget:
         """Return a hash that changes with the files and with what is asked of them, but not with settings of speed, nor
         with the context: what does not fit in it is refused before it is measured."""
         vision = content_of(self.mmproj) if self.mmproj else None
-        return hash_of(HOW, tools.identity(), self.sha256, vision, self.max_tokens, self.top, self.answers)
+        asked = (self.max_tokens, self.top, self.answers, *([self.gpu.key] if self.gpu else []))
+        return hash_of(HOW, tools.identity(), self.sha256, vision, *asked)
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,7 @@ def noise_floor(target: EvalTarget, data: EvalData, work: Path) -> float:
     kept = work / f"floor-{hash_of(target.key(), data.sha256, FLOOR_TOKENS, FLOOR_BATCH)}.json"
     if not kept.exists():
         work.mkdir(parents=True, exist_ok=True)
-        with LlamaClient(target.model, threads=target.threads, n_ctx=FLOOR_TOKENS) as client:
+        with LlamaClient(target.model, threads=target.threads, n_ctx=FLOOR_TOKENS, gpu=target.gpu) as client:
             text = list(data.chunks[0]) if data.chunks else client.tokenize(" ".join(s.prompt for s in data.samples))[0]
             tokens = ((text or [0]) * FLOOR_TOKENS)[:FLOOR_TOKENS]
             together, apart = (client.score_tokens(tokens, 0, n_batch) for n_batch in (FLOOR_TOKENS, FLOOR_BATCH))
@@ -252,7 +255,8 @@ def _measure_missing(
         check_context(target.model, target.mmproj, name, asked, **limits)
     embeddings = None
     if target.mmproj:
-        embeddings = work / f"images-{hash_of(HOW, tools.identity(), content_of(target.mmproj))[:16]}"
+        on_gpu = [target.gpu.key] if target.gpu else []
+        embeddings = work / f"images-{hash_of(HOW, tools.identity(), content_of(target.mmproj), *on_gpu)[:16]}"
         embeddings.mkdir(exist_ok=True)
     with LlamaClient(
         target.model,
@@ -261,6 +265,7 @@ def _measure_missing(
         n_ctx=target.n_ctx,
         n_batch=target.n_batch,
         embeddings=embeddings,
+        gpu=target.gpu,
     ) as client:
         for names in missing:
             arrays: Arrays = {}

@@ -24,7 +24,7 @@ from luq_gguf.evaluation.benchmarks import run as benchmarks
 from luq_gguf.evaluation.logprobs import EvalTarget
 from luq_gguf.evaluation.questions import QuestionSet, shared_with_calibration
 from luq_gguf.hf import datasets
-from luq_gguf.llamacpp import quantize, tools
+from luq_gguf.llamacpp import gpu, quantize, tools
 from luq_gguf.llamacpp.gguf import shards
 from luq_gguf.method import tensor_types, two_type_plan
 from luq_gguf.planning import edited, rules, uniform_baseline, variants
@@ -265,11 +265,13 @@ def evaluate(
     *,
     mmproj: Path | None = None,
     threads: int | None = None,
+    gpu_layers: int | None = None,
     benchmark: benchmarks.BenchmarkRequest | None = None,
     reporter: Reporter = Reporter(),
 ) -> EvalResult:
     """Measure a file; in a run folder the result is added to its eval.json. Any shard of a file stands for it."""
     file, reference = shards.files_of(file)[0], shards.files_of(reference)[0] if reference else None
+    offload = gpu.callable_offload(gpu_layers)
     if benchmark:
         benchmarks.check(benchmark)
         half = evaluation.mmproj_beside(file, mmproj, "The benchmarks have")
@@ -279,14 +281,14 @@ def evaluate(
         alone = benchmark and not (questions.source or questions.text)
         data = evaluation.no_data(reference) if alone else questions.read(file, work / "images")
         vision = evaluation.find_mmproj(file, mmproj, data.samples)
-        target = EvalTarget(file, vision, threads, questions.n_ctx, max_tokens=questions.max_tokens)
+        target = EvalTarget(file, vision, threads, questions.n_ctx, max_tokens=questions.max_tokens, gpu=offload)
         against = replace(target, model=reference) if reference else None
         metric = questions.metric
         found = evaluation.evaluate(target, against, data, work, metric=metric, reporter=reporter, check=True)
         result = replace(found.result, benchmarks=None)
         if benchmark:
             benchmark_target = EvalTarget(
-                file, half, threads, questions.n_ctx
+                file, half, threads, questions.n_ctx, gpu=offload
             )  # another --max-tokens asks benchmarks nothing else
             measured = benchmarks.measure(benchmark, benchmark_target, work, reporter)
             conditions = replace(result.conditions, benchmarks=benchmarks.conditions(benchmark, benchmark_target))

@@ -18,6 +18,8 @@ import numpy as np
 
 from luq_gguf.core.errors import RunnerError
 from luq_gguf.llamacpp import child, tools
+from luq_gguf.llamacpp import gpu as gpus
+from luq_gguf.llamacpp.gpu import Offload
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,11 @@ class LlamaClient:
         kernels: Path | None = None,
         limits: Limits | None = None,
         weights: bool = True,
+        gpu: Offload | None = None,
     ) -> None:
-        """`kernels` is a plugin to load. `limits` are for files from anywhere: weights that are not finite are rejected
-        then, too. Without `weights` only `count` works, also of a header-only GGUF."""
+        """`kernels` is a plugin to load. With `gpu`, so many layers run there, in that build's libraries. `limits` are
+        for files from anywhere: weights that are not finite are rejected then, too. Without `weights` only `count`
+        works, also of a header-only GGUF."""
         self._command = [sys.executable, "-m", "luq_gguf.llamacpp.runtime.worker", str(model), "--ctx", str(n_ctx)]
         self._command += ["--batch", str(n_batch)]
         self._command += ["--mmproj", str(mmproj)] if mmproj else []
@@ -91,14 +95,17 @@ class LlamaClient:
         self._command += [] if weights else ["--no-weights"]
         self._command += ["--kernels", str(kernels)] if kernels else []
         self._command += ["--check", "--max-memory", str(limits.memory_bytes)] if limits else []
+        self._command += ["--gpu-layers", str(gpu.layers)] if gpu else []
+        self._libraries = gpu.libraries if gpu else None
         self._name = model.name
         self._timeout = limits.seconds if limits else None
 
     def __enter__(self) -> LlamaClient:
         self._errors = tempfile.TemporaryFile("w+", errors="replace")
         self._folder = tempfile.TemporaryDirectory()
+        bindings = gpus.overlay(Path(self._folder.name) / "bindings", self._libraries) if self._libraries else None
         self._child = child.start(
-            self._command, tools.bindings_environment(), stdin=PIPE, stdout=PIPE, stderr=self._errors
+            self._command, tools.bindings_environment(bindings), stdin=PIPE, stdout=PIPE, stderr=self._errors
         )
         try:
             self.n_vocab = int(self._reply()["n_vocab"])

@@ -172,6 +172,7 @@ def main() -> None:
     parser.add_argument("--no-weights", action="store_true", help="only count tokens and render prompts")
     parser.add_argument("--kernels", type=Path, help="a plugin that ggml loads first")
     parser.add_argument("--max-memory", type=int, help="limit of the address space in bytes")
+    parser.add_argument("--gpu-layers", type=int, default=0)
     args = parser.parse_args()
     if args.max_memory:
         resource = unix.module("resource")
@@ -182,7 +183,7 @@ def main() -> None:
     try:
         if args.kernels:
             load_plugin(args.kernels)
-        how = {"check": args.check, "weights": not args.no_weights}
+        how = {"check": args.check, "weights": not args.no_weights, "gpu_layers": args.gpu_layers}
         model = Model(args.model, args.mmproj, args.threads, args.ctx, args.batch, args.embeddings, **how)
     except WorkerError as failure:
         out.write(json.dumps({"error": str(failure)}) + "\n")
