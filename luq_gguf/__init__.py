@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from luq_gguf.core.calibration_set import CalibrationSet
     from luq_gguf.core.errors import LuqError
     from luq_gguf.core.memory_use import ContextShape
+    from luq_gguf.core.plan_rules import PlanRules
     from luq_gguf.core.reporter import Reporter
     from luq_gguf.core.types import Budget, RunOptions
     from luq_gguf.evaluation.benchmarks.run import BenchmarkRequest
@@ -49,6 +50,7 @@ __all__ = [
     "ChooseRequest",
     "ContextShape",
     "LuqError",
+    "PlanRules",
     "QuestionSet",
     "Reporter",
     "RunOptions",
@@ -80,6 +82,7 @@ _MODULES = {
     "ChooseRequest": "workflows.choose",
     "ContextShape": "core.memory_use",
     "LuqError": "core.errors",
+    "PlanRules": "core.plan_rules",
     "QuestionSet": "evaluation.questions",
     "Reporter": "core.reporter",
     "RunOptions": "core.types",

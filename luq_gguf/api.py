@@ -21,6 +21,7 @@ from luq_gguf.core.errors import EvaluationError
 from luq_gguf.core.measurements import EvalResult
 from luq_gguf.core.memory_use import ContextShape
 from luq_gguf.core.picture_geometry import FittedPicture
+from luq_gguf.core.plan_rules import PlanRules
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.speeds import Bench, TypeSpeeds
 from luq_gguf.core.sweeps import Sweep
@@ -61,6 +62,8 @@ def convert(
     high: str = "Q4_K_M",
     predict_speed: bool = False,
     context: ContextShape = ContextShape(4096),
+    rules: PlanRules = PlanRules(),
+    imatrix: Source | None = None,
     target: Target | None = None,
     base_model: str | None = None,
     check: bool = False,
@@ -71,12 +74,25 @@ def convert(
 
     Layers become `low` in the order `rank` within the budget, or every tensor has the best type (`best`). Files are
     measured on `questions`, or on the calibration set's, where the plan asks for that; tensor types are, for
-    `predict_speed`, where their speeds are not known. The result is published at `target`, whose write access is
-    checked first. With `check`, what llama.cpp predicts with the 16-bit file is compared with transformers, as `verify`
-    does `against` a checkpoint.
+    `predict_speed`, where their speeds are not known. `rules` keep layers high, and name types of head and embeddings;
+    importance is that of the GGUF file `imatrix`, where it is given. The result is published at `target`, whose write
+    access is checked first. With `check`, what llama.cpp predicts with the 16-bit file is compared with transformers,
+    as `verify` does `against` a checkpoint.
     """
     data = _set(calibration)
-    wanted = PlanRequest(budget, rank, data.seed, best, _questions(questions), low, high, predict_speed, context)
+    wanted = PlanRequest(
+        budget,
+        rank,
+        data.seed,
+        best,
+        _questions(questions),
+        low,
+        high,
+        predict_speed,
+        context=context,
+        rules=rules,
+        imatrix=_file(imatrix),
+    )
     return pipeline.convert(
         str(model), _path(out), wanted, data, options, reporter, target=target, base_model=base_model, check=check
     )
@@ -106,6 +122,8 @@ def plan(
     seed: int = 0,
     predict_speed: bool = False,
     context: ContextShape = ContextShape(4096),
+    rules: PlanRules = PlanRules(),
+    imatrix: Source | None = None,
     model: Source | None = None,
     options: RunOptions = RunOptions(),
     reporter: Reporter = Reporter(),
@@ -114,19 +132,35 @@ def plan(
 
     `model` is the checkpoint, if it is not where the profile found it; the rest is as for `convert`.
     """
-    wanted = PlanRequest(budget, rank, seed, best, _questions(questions), low, high, predict_speed, context)
+    wanted = PlanRequest(
+        budget,
+        rank,
+        seed,
+        best,
+        _questions(questions),
+        low,
+        high,
+        predict_speed,
+        context=context,
+        rules=rules,
+        imatrix=_file(imatrix),
+    )
     return pipeline.plan(_path(run), wanted, options, reporter, model=_text(model))
 
 
 def quantize(
     run: Source,
     *,
+    imatrix: Source | None = None,
     model: Source | None = None,
     options: RunOptions = RunOptions(),
     reporter: Reporter = Reporter(),
 ) -> Conversion:
-    """Write the GGUF file and mmproj of a run folder's plan.json, and compare every tensor's type with the plan."""
-    return pipeline.quantize_plan(_path(run), options, reporter, model=_text(model))
+    """Write the GGUF file and mmproj of a run folder's plan.json, and compare every tensor's type with the plan.
+
+    Importance is that of the GGUF file `imatrix`, where it is given, in place of the plan's.
+    """
+    return pipeline.quantize_plan(_path(run), options, reporter, model=_text(model), imatrix=_file(imatrix))
 
 
 def evaluate(
@@ -138,6 +172,7 @@ def evaluate(
     benchmarks: BenchmarkRequest | None = None,
     fit_images: bool = False,
     threads: int | None = None,
+    gpu_layers: int | None = None,
     against: Source | None = None,
     options: RunOptions = RunOptions(),
     reporter: Reporter = Reporter(),
@@ -145,9 +180,10 @@ def evaluate(
     """Measure a GGUF file on questions, text or benchmarks, and its divergence from a 16-bit `reference`.
 
     In a run folder the result is also written to eval.json. The mmproj is the only one beside the file, if not given.
-    With `fit_images`, for a file in its run folder or with `against`, the questions' pictures are first resized as
-    `fit` does it. With a checkpoint to compare `against`, the same questions are asked to it in transformers, and the
-    result says what is lost on the way from there to the file.
+    `gpu_layers` of the layers run on a GPU, if the llama.cpp in use can do that. With `fit_images`, for a file in its
+    run folder or with `against`, the questions' pictures are first resized as `fit` does it. With a checkpoint to
+    compare `against`, the same questions are asked to it in transformers, and the result says what is lost on the way
+    from there to the file.
     """
     return pipeline.evaluate(
         _path(file),
@@ -155,6 +191,7 @@ def evaluate(
         _questions(questions),
         mmproj=_path(mmproj) if mmproj else None,
         threads=threads,
+        gpu_layers=gpu_layers,
         benchmark=benchmarks,
         fit_images=fit_images,
         model=_text(against),
@@ -297,6 +334,10 @@ def verify(
 
 def _path(source: Source) -> Path:
     return Path(source).expanduser()
+
+
+def _file(source: Source | None) -> Path | None:
+    return _path(source) if source else None
 
 
 def _text(source: Source | None) -> str | None:

@@ -18,8 +18,9 @@ from luq_gguf.core.errors import EvaluationError
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.speeds import BUSY, Bench, BenchConditions, BenchMachine, BenchRow, LlamaBuild, Ratio, Samples
 from luq_gguf.core.units import format_size
-from luq_gguf.llamacpp import llama_bench, tools
+from luq_gguf.llamacpp import gpu, llama_bench, tools
 from luq_gguf.llamacpp.gguf import shards
+from luq_gguf.llamacpp.gpu import Offload
 from luq_gguf.llamacpp.runtime.client import LlamaClient
 from luq_gguf.llamacpp.tools import LlamaCpp
 from luq_gguf.method.metrics import intervals
@@ -32,7 +33,7 @@ IMAGE_PROMPT = "Describe this image in detail."
 @dataclass(frozen=True)
 class BenchRequest:
     """Describes what is measured of each file: with which numbers of threads (the number of cores, if none is given),
-    for prompts of how many tokens, and how often."""
+    for prompts of how many tokens, and how often; `gpu_layers` of the layers on a GPU (None: as llama.cpp decides)."""
 
     threads: tuple[int, ...] = field(default_factory=lambda: (machine.cores(),))
     prompts: tuple[int, ...] = (64, 256)
@@ -41,6 +42,7 @@ class BenchRequest:
     image: Path | None = None
     allow_swap: bool = False
     kernels: bool = False
+    gpu_layers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def bench(
     reporter: Reporter,
 ) -> Bench:
     """Measure all files and return what bench.json says; `save` gets what is known after every run."""
-    llama = tools.find()
+    llama, offload = tools.find(), gpu.offload(request.gpu_layers)
     arms = check_memory(arms, allow_swap=request.allow_swap)
     busy = machine.busy_share()
     if busy > BUSY:
@@ -135,11 +137,16 @@ def bench(
         others.append(llama_run.others_share)
         if not arms[number].kernels:
             commit, backends = llama_run.build["build_commit"], llama_run.build["backends"]
-            measuring_machine = replace(measuring_machine, llama_cpp_commit=commit, backends=backends)
+            layers_on = gpu.placement(int(llama_run.build["n_gpu_layers"]), str(llama_run.build["gpu_info"]))
+            measuring_machine = replace(
+                measuring_machine, llama_cpp_commit=commit, backends=backends, layers_on=layers_on
+            )
         save(so_far())
         reporter.progress("runs of llama-bench", done + 1, total)
-    if request.image or any(arm.mmproj for arm in arms):
-        _bench_images(arms, measured, request, lambda: save(so_far()), reporter)
+    if offload and offload.why_not:
+        reporter.info(f"answers about an image are not timed: {offload.why_not}")
+    elif request.image or any(arm.mmproj for arm in arms):
+        _bench_images(arms, measured, request, offload, lambda: save(so_far()), reporter)
     if max(others) > BUSY >= busy:
         sentence = f"other programs used up to {max(others):.0%} of this machine during the measurement"
         reporter.info(f"{sentence}: measure again when the machine is idle")
@@ -147,7 +154,7 @@ def bench(
 
 
 def _run(llama: LlamaCpp, arm: Arm, samples_so_far: _Samples, request: BenchRequest) -> llama_bench.Run:
-    workload = llama_bench.Workload(request.threads, request.prompts, request.n_generate)
+    workload = llama_bench.Workload(request.threads, request.prompts, request.n_generate, gpu_layers=request.gpu_layers)
     run = llama_bench.run(llama, arm.path, workload, kernels=arm.kernels)
     for key, samples in run.tps.items():
         samples_so_far.tps.setdefault(key, []).extend(samples)
@@ -159,6 +166,7 @@ def _bench_images(
     arms: Sequence[Arm],
     measured: Sequence[_Samples],
     request: BenchRequest,
+    offload: Offload | None,
     keep: Callable[[], None],
     reporter: Reporter,
 ) -> None:
@@ -169,7 +177,8 @@ def _bench_images(
         image = request.image or _made_image(Path(folder))
         for done in range(rounds * len(chosen)):
             arm, samples = chosen[(done + done // len(chosen)) % len(chosen)]
-            with LlamaClient(arm.path, arm.mmproj, threads=max(request.threads), kernels=arm.kernels) as client:
+            threads = max(request.threads)
+            with LlamaClient(arm.path, arm.mmproj, threads=threads, kernels=arm.kernels, gpu=offload) as client:
                 watch = machine.PeakMemory(client.pid)
                 try:
                     client.ask("Hello.", max_tokens=1)  # reads the weights once, as llama-bench's warm-up does

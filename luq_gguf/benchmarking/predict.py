@@ -59,7 +59,7 @@ class Predictor:
         high_type = _usual_type(self._tensors)
         rates = self._table.rates
         comparable = (
-            plan.ranking != "best" and plan.low in rates and high_type in rates
+            not plan.is_mixed and plan.low in rates and high_type in rates
         )  # rows may not fit the low type: then others stand for it
         ratio = (
             rates[plan.low].decode_weights_per_second / rates[high_type].decode_weights_per_second

@@ -51,6 +51,7 @@ FILE = options.UserPath(exists=True, dir_okay=False, path_type=Path)
     is_flag=True,
     help="Measure files in IQ1_M or IQ1_S also with luq-gguf's kernels, not just as they are.",
 )
+@options.gpu_layers
 @click.option("--allow-swap", is_flag=True, help="Also measure a file that does not fit in free memory.")
 @click.option(
     "--out",
@@ -71,6 +72,8 @@ def command(files: tuple[Path, ...], run_dir: Path | None, shape: str | None, *,
         raise click.UsageError(
             "Give FILES, --run DIR or --shape MODEL; or give --types, alone or with one of the latter two."
         )
+    if of_types and rest["gpu_layers"]:
+        raise click.UsageError("--types measures this CPU; leave --gpu-layers out.")
     if of_types:
         _types(run_dir, shape, rest, as_json=as_json)
         return
@@ -108,6 +111,7 @@ def _bench(
         given["image"],
         given["allow_swap"],
         given["kernels"],
+        given["gpu_layers"],
     )
     out = (given["out"] or (run_dir or Path()) / "bench.json").absolute()
     if given["out"] and not out.parent.is_dir():

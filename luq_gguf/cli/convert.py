@@ -19,6 +19,8 @@ from luq_gguf.reporting.progress import progress
 @options.calibration
 @options.types
 @options.budget
+@options.rules
+@options.imatrix
 @options.device
 @options.threads
 @options.files

@@ -35,6 +35,7 @@ FILE = options.UserPath(exists=True, dir_okay=False, path_type=Path)
 @options.device
 @options.trust
 @options.threads
+@options.gpu_layers
 @options.as_json
 def command(
     file: Path,
@@ -43,6 +44,7 @@ def command(
     threads: int | None,
     against: str | None,
     *,
+    gpu_layers: int | None,
     fit_images: bool,
     as_json: bool,
     **rest: Any,
@@ -65,6 +67,7 @@ def command(
             mmproj=mmproj,
             threads=threads,
             fit_images=fit_images,
+            gpu_layers=gpu_layers,
             benchmarks=options.make_benchmarks(rest),
             against=against,
             options=options.make_run_options(rest),

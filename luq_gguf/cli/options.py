@@ -15,6 +15,7 @@ import click
 from luq_gguf.core.calibration_set import DEPLOYED, PROCESSOR
 from luq_gguf.core.errors import BudgetError, CalibrationError
 from luq_gguf.core.memory_use import ContextShape
+from luq_gguf.core.plan_rules import PlanRules
 from luq_gguf.core.types import Budget, RunOptions, ShardSpec
 from luq_gguf.method.metrics.vqa import METRICS
 from luq_gguf.method.orders import MEASURED, ORDERS
@@ -178,6 +179,14 @@ benchmarks = _chain(
                  help="A folder of additional tasks for lmms-eval."),
     click.option("--limit", type=click.IntRange(1), help="Number of samples of each benchmark.  [default: all]"),
 )  # fmt: skip
+gpu_layers = click.option(
+    "--gpu-layers", type=click.IntRange(0),
+    help="Layers to run on a GPU, if LUQ_LLAMA_CPP is a llama.cpp built for one.",
+)  # fmt: skip
+imatrix = click.option(
+    "--imatrix", metavar="FILE", type=UserPath(exists=True, dir_okay=False, path_type=Path),
+    help="Take importance from this GGUF file of llama-imatrix instead of the calibration.",
+)  # fmt: skip
 budget = _chain(
     click.option("--low-layers", type=int, help="How many layers become low."),
     click.option("--target-size", type=Size(), help="Maximum text-model file size, e.g. 3.4GiB (without mmproj)."),
@@ -209,6 +218,12 @@ budget = _chain(
     click.option("--plan-minutes", type=Number(0),
                  help="For --plan best: stop searching after this many minutes."),
 )  # fmt: skip
+rules = _chain(
+    click.option("--keep", metavar="LAYERS", help="Layers that never become low, such as 0,1,-1; -1 is the last one."),
+    click.option("--low-only", metavar="LAYERS", help="The only layers that may become low, such as 4-20."),
+    click.option("--output-type", metavar="TYPE", help="Tensor type of the head (output.weight), such as Q8_0."),
+    click.option("--embedding-type", metavar="TYPE", help="Tensor type of the embeddings (token_embd.weight)."),
+)
 hub = _chain(
     click.option("--create", is_flag=True, help="Create the repository as a public one if it does not exist."),
     click.option("--private", is_flag=True, help="Create the repository as a private one if it does not exist."),
@@ -240,6 +255,19 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
     return tuple(values)
 
 
+def layers(text: str | None, option: str) -> tuple[int, ...] | None:
+    """Parse "0,1,-1" or "0-3,-1": layers counted from 0, or back from -1, the last one. Raises BudgetError."""
+    if text is None:
+        return None
+    values: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(-?\d+)(?:-(\d+))?\s*", part)
+        if not match or (match[2] and not 0 <= int(match[1]) <= int(match[2])):
+            raise BudgetError(f"{option} {text}: {part!r} is not a layer.", "Write 0,1,-1 or 0-3,27.")
+        values += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return tuple(values)
+
+
 def shares(text: str, option: str) -> tuple[float, ...]:
     """Parse "0,0.5,1": numbers from 0 to 1. Raises CalibrationError."""
     try:
@@ -258,8 +286,8 @@ def make_run_options(values: dict[str, Any]) -> RunOptions:
 
 
 def make_plan_arguments(values: dict[str, Any]) -> dict[str, Any]:
-    """Take the options of `budget` and `types` out of a command's values, as arguments of the library. Raises
-    UsageError."""
+    """Take the options of `budget`, `types`, `rules` and `imatrix` out of a command's values, as arguments of the
+    library. Raises UsageError."""
     names = ("low_layers", "target_size", "target_bpw", "max_kld", "min_accuracy", "target_tps", "target_memory")
     budget = Budget(*(values.pop(name) for name in names))
     search = {n: values.pop(n) for n in ("kinds", "per", "swaps", "plan_minutes")}
@@ -284,7 +312,14 @@ def make_plan_arguments(values: dict[str, Any]) -> dict[str, Any]:
         raise click.UsageError("-ctk and -ctv can only be used with --target-memory.")
     types = {name: values.pop(name) for name in ("low", "high", "predict_speed")}
     plan: dict[str, Any] = {"budget": budget, "rank": values.pop("rule"), "best": best, "questions": questions}
-    return plan | types | {"context": ContextShape(n_ctx, **cache)}
+    asked = {"rules": make_rules(values), "imatrix": values.pop("imatrix")}
+    return plan | types | asked | {"context": ContextShape(n_ctx, **cache)}
+
+
+def make_rules(values: dict[str, Any]) -> PlanRules:
+    """Take the options of `rules` out of a command's values. Raises BudgetError."""
+    keep, low_only = (layers(values.pop(name), f"--{name.replace('_', '-')}") for name in ("keep", "low_only"))
+    return PlanRules(keep or (), low_only, values.pop("output_type"), values.pop("embedding_type"))
 
 
 def make_calibration(values: dict[str, Any]) -> Any:

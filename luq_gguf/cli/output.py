@@ -16,12 +16,13 @@ from rich.text import Text
 from luq_gguf import kernels
 from luq_gguf.core import json_output
 from luq_gguf.core.checks import CheckReport
+from luq_gguf.core.given_imatrix import why_without
 from luq_gguf.core.json_value import given
 from luq_gguf.core.terminal import is_plain
 from luq_gguf.core.types import LayerEntropy, Plan, PredictedSpeed, Profile
 from luq_gguf.core.units import format_bpw, format_size
 from luq_gguf.method.metrics.intervals import with_interval
-from luq_gguf.reporting.plan_text import describe, unsettled_line
+from luq_gguf.reporting.plan_text import describe, rules_line, unsettled_line
 
 
 def _console(**options: Any) -> Console:
@@ -98,6 +99,7 @@ def plan_lines(plan: Plan) -> list[str]:
         "without mmproj and KV cache",
     ]
     lines += _memory_lines(plan)
+    lines += filter(None, [rules_line(plan)])
     if plan.speed:
         lines += _speed_lines(plan, plan.speed)
     lines += _quality_lines(plan)
@@ -107,8 +109,8 @@ def plan_lines(plan: Plan) -> list[str]:
         listed = [f"{name} {plan.tensor_types[name]}" for name in plan.without_importance]
         more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
         lines.append(
-            f"{len(listed)} matrices have no importance, as the reference model does not show their inputs; they never "
-            f"become low, and get types that need none: {', '.join(listed[:3])}{more}"
+            f"{len(listed)} matrices have no importance, as {why_without(plan.imatrix)}; they never become low, and "
+            f" get types that need none: {', '.join(listed[:3])}{more}"
         )
     low = set(plan.low_layers)
     crossing = [pair for pair in plan.near_ties if (pair[0] in low) != (pair[1] in low)]

@@ -15,6 +15,8 @@ from luq_gguf.reporting.progress import progress
 @click.argument("run_dir", type=options.UserPath(path_type=Path))
 @options.types
 @options.budget
+@options.rules
+@options.imatrix
 @click.option("--seed", default=0, show_default=True, help="Seed for --rank random and --plan best.")
 @click.option("--model", help="The checkpoint, if it is not where the profile found it.")
 @options.threads

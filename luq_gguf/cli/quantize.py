@@ -15,6 +15,7 @@ from luq_gguf.reporting.progress import progress
 @click.argument("run_dir", type=options.UserPath(path_type=Path))
 @options.threads
 @options.files
+@options.imatrix
 @click.option("--model", help="The checkpoint, if it is not where the profile found it.")
 @options.trust
 @options.permissions()
@@ -22,6 +23,7 @@ from luq_gguf.reporting.progress import progress
 def command(
     run_dir: Path,
     model: str | None,
+    imatrix: Path | None,
     *,
     as_json: bool,
     **rest: Any,
@@ -32,7 +34,7 @@ def command(
     from luq_gguf.core.units import format_size
 
     with progress() as reporter:
-        result = api.quantize(run_dir, model=model, options=how, reporter=reporter)
+        result = api.quantize(run_dir, model=model, imatrix=imatrix, options=how, reporter=reporter)
     if as_json:
         output.print_json(result.to_json())
         return

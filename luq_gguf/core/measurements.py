@@ -139,7 +139,8 @@ class SharedCounts(JsonValue):
 @dataclass(frozen=True)
 class EvalConditions(SharedCounts):
     """What a file was measured on, and how; `benchmarks` where any were run. `fit_images`: pictures were fitted first,
-    and libmtmd was given token limits where that needed any."""
+    and libmtmd was given token limits where that needed any. `gpu_layers`: how many layers were to run on which GPUs,
+    where any were."""
 
     data: str | None
     data_sha256: str
@@ -151,6 +152,8 @@ class EvalConditions(SharedCounts):
     fit_images: bool | UnsetType = UNSET
     image_min_tokens: int | UnsetType = UNSET
     image_max_tokens: int | UnsetType = UNSET
+    gpu_layers: int | UnsetType = UNSET
+    gpus: tuple[str, ...] | UnsetType = UNSET
 
     @property
     def has_fitted_images(self) -> bool:

@@ -89,12 +89,13 @@ class LlamaBuild:
 @dataclass(frozen=True)
 class BenchMachine(Machine):
     """The machine that files were measured on, what else it did (shares of all cores' time, before and, at most, during
-    a run), and its llama.cpp; llama-bench tells commit and backends."""
+    a run), and its llama.cpp; llama-bench tells commit and backends, and where the layers ran (`layers_on`)."""
 
     busy_share_before: float
     build: LlamaBuild
     llama_cpp_commit: str | UnsetType = UNSET
     backends: str | UnsetType = UNSET
+    layers_on: str | UnsetType = UNSET
     others_share_during: float | UnsetType = UNSET
 
 

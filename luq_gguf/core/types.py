@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from luq_gguf.core.given_imatrix import GivenImatrix
 from luq_gguf.core.plan_quality import ComparedFile, MeasuredKld, PredictedKld
+from luq_gguf.core.plan_rules import PlanRules
 from luq_gguf.core.profile_facts import CalibrationFacts, EstimatorFacts
 from luq_gguf.core.turns import Turn, is_prompt, prompt_turns
 
@@ -21,6 +23,7 @@ _COUNTED = {  # by a budget, without and with one of memory
     False: "the text model's file; mmproj and KV cache are not counted",
     True: "the text model's file, the mmproj, the KV cache and all buffers",
 }
+BEST, EDITED = "best", "edited"  # rankings of plans that are not an order of layers
 COLUMNS = "columns."  # prefix of a matrix's column energies in profile.safetensors
 
 
@@ -233,6 +236,7 @@ class ModelTensors:
     """All tensors of the text model under one pair of types, and the bytes of the file that are not tensors.
 
     `without_importance` names matrices that no calibration reaches: their choices hold types that need no importance.
+    `rules` say which layers may become low; the types that they ask for are already those of the choices.
     """
 
     choices: tuple[TensorChoice, ...]
@@ -242,6 +246,12 @@ class ModelTensors:
     header_bytes: int
     alignment: int = 32
     without_importance: tuple[str, ...] = ()
+    rules: PlanRules = field(default_factory=PlanRules)
+
+    @property
+    def kept(self) -> frozenset[int]:
+        """Layers that never become low."""
+        return self.rules.kept(self.n_layers)
 
     @property
     def n_weights(self) -> int:
@@ -276,9 +286,10 @@ class Plan:
     `predicted_file_bytes` also the header and padding. `unsettled` layers are low in some ways of estimating the
     ranking and not in others: in what share of them.
 
-    `ranking` is the rule that made it: an order of layers, or "best", where every tensor has a type of its own, `low`
-    is the one of fewest bits and `low_layers` have it for the most part. `predicted_kld` and `measured_kld` say what
-    was expected and found of it, in nats and on what; `compared` what else was measured at the same bytes.
+    `ranking` is the rule that made it: an order of layers, or "best" or "edited" by a user, where every tensor has a
+    type of its own, `low` is the one of fewest bits and `low_layers` have it for the most part. `predicted_kld` and
+    `measured_kld` say what was expected and found of it, in nats and on what; `compared` what else was measured at the
+    same bytes. `rules` are what it had to obey, and `imatrix` is given where importance is not the calibration's.
     """
 
     low: str
@@ -298,6 +309,13 @@ class Plan:
     predicted_kld: PredictedKld | None = None
     measured_kld: MeasuredKld | None = None
     compared: tuple[ComparedFile, ...] = ()
+    rules: PlanRules = field(default_factory=PlanRules)
+    imatrix: GivenImatrix | None = None
+
+    @property
+    def is_mixed(self) -> bool:
+        """Return whether every tensor has a type of its own, so that layers are not just low or high."""
+        return self.ranking in (BEST, EDITED)
 
     def to_json(self) -> dict[str, Any]:
         """Return what plan.json says."""
@@ -318,6 +336,8 @@ class Plan:
             "predicted_kld": self.predicted_kld and self.predicted_kld.to_json(),
             "measured_kld": self.measured_kld and self.measured_kld.to_json(),
             "compared": [file.to_json() for file in self.compared],
+            **({"rules": self.rules.to_json()} if self.rules else {}),
+            **({"imatrix": self.imatrix.to_json()} if self.imatrix else {}),
         } | ({"predicted_speed": dict(vars(self.speed))} if self.speed else {})
 
 

@@ -14,10 +14,11 @@ import numpy as np
 
 from luq_gguf.core.checks import Check, CheckReport
 from luq_gguf.core.errors import GGUFFileError, LuqError, RunFolderError, VerificationError
+from luq_gguf.core.given_imatrix import COPY
 from luq_gguf.core.hashing import sha256_of
 from luq_gguf.core.units import format_size
 from luq_gguf.diagnostics import pairs
-from luq_gguf.llamacpp.gguf import imatrix, reader, shards
+from luq_gguf.llamacpp.gguf import header_only, imatrix, reader, shards
 from luq_gguf.llamacpp.gguf.metadata import CHECKPOINT
 from luq_gguf.llamacpp.gguf.reader import GGUFInfo
 from luq_gguf.llamacpp.runtime.client import Limits, LlamaClient
@@ -25,7 +26,8 @@ from luq_gguf.method import tensor_types
 from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder
 
-LASTING = ("profile", "plan", "mmproj", "quantize")  # stages whose files belong to a run; others' may have been deleted
+# Stages whose files belong to a run; those of others may have been deleted.
+LASTING = ("profile", "imatrix", "plan", "mmproj", "quantize")
 AGAIN = "Run the command that made it again: it replaces files that have changed."
 _SOUND = "Convert it again from a sound checkpoint."
 _TEXT = "The quick brown fox jumps over the lazy dog."
@@ -67,16 +69,17 @@ def _folder(run: RunFolder, threads: int | None) -> Iterator[Check]:
         for name, fact in run.outputs(stage).items():
             yield _output(run.file(name), name, fact, lasting=stage in LASTING)
     model, vision = _only(run, "quantize"), _only(run, "mmproj")
+    imatrices = [run.file(name) for name in (header_only.IMATRIX_NAME, COPY)]
     written = [run.file(name) for stage in stages for name in run.outputs(stage) if name.endswith(".gguf")]
     for path in written:
-        if path not in (model, vision, run.file("imatrix.gguf")) and path.is_file():
+        if path not in (model, vision, *imatrices) and path.is_file():
             yield from _structure(path)
     if model is None:
         yield Check.failed("model file", "none has been written", f"Run luq-gguf quantize {run.path}.")
     if model and model.is_file():
         yield from _files(model, vision if vision and vision.is_file() else None, threads, run)
-    if run.file("imatrix.gguf").is_file():
-        yield from _imatrix(run.file("imatrix.gguf"))
+    for path in filter(Path.is_file, imatrices):
+        yield from _imatrix(path)
 
 
 def _only(run: RunFolder, stage: str) -> Path | None:

@@ -24,6 +24,7 @@ from luq_gguf.evaluation.cache import Arrays
 from luq_gguf.evaluation.context import check_context, place_of
 from luq_gguf.llamacpp import tools
 from luq_gguf.llamacpp.gguf import shards
+from luq_gguf.llamacpp.gpu import Offload
 from luq_gguf.llamacpp.runtime.client import LlamaClient
 from luq_gguf.method.metrics import kld as kld_metric
 from luq_gguf.method.metrics.kld import TopLogprobs
@@ -39,7 +40,7 @@ CHUNK = 512  # tokens of text read at once, the second half is scored: as llama-
 class EvalTarget:
     """A file and how it is run. `mmproj` is only needed for images; without `answers`, a file that is compared with a
     reference does not generate answers of its own, which takes one token at a time. `image_tokens` are libmtmd's
-    --image-min-tokens and --image-max-tokens, None for its own limits."""
+    --image-min-tokens and --image-max-tokens, None for its own limits. `gpu` says how many layers run on one."""
 
     model: Path
     mmproj: Path | None = None
@@ -50,6 +51,7 @@ class EvalTarget:
     top: int = TOP
     answers: bool = True
     image_tokens: tuple[int | None, int | None] = (None, None)
+    gpu: Offload | None = None
 
     @cached_property
     def sha256(self) -> str:
@@ -60,13 +62,16 @@ class EvalTarget:
         """Return a hash that changes with the files and with what is asked of them, but not with settings of speed, nor
         with the context: what does not fit in it is refused before it is measured."""
         vision = content_of(self.mmproj) if self.mmproj else None
-        asked = (self.max_tokens, self.top, self.answers, *self.limits)
-        return hash_of(HOW, tools.identity(), self.sha256, vision, *asked)
+        return hash_of(
+            HOW, tools.identity(), self.sha256, vision, self.max_tokens, self.top, self.answers, *self.circumstances
+        )
 
     @property
-    def limits(self) -> tuple[tuple[int | None, int | None], ...]:
-        """The token limits of pictures, in keys: nothing where they are libmtmd's own, as in keys of old."""
-        return () if self.image_tokens == (None, None) else (self.image_tokens,)
+    def circumstances(self) -> tuple[object, ...]:
+        """What figures depend on beside files and questions, in keys: the token limits of pictures and the GPU. Empty
+        where these are libmtmd's own and the CPU, as in keys of old."""
+        limits = () if self.image_tokens == (None, None) else (self.image_tokens,)
+        return (*limits, *([self.gpu.key] if self.gpu else []))
 
 
 @dataclass(frozen=True)
@@ -175,7 +180,7 @@ def noise_floor(target: EvalTarget, data: EvalData, work: Path) -> float:
     kept = work / f"floor-{hash_of(target.key(), data.sha256, FLOOR_TOKENS, FLOOR_BATCH)}.json"
     if not kept.exists():
         work.mkdir(parents=True, exist_ok=True)
-        with LlamaClient(target.model, threads=target.threads, n_ctx=FLOOR_TOKENS) as client:
+        with LlamaClient(target.model, threads=target.threads, n_ctx=FLOOR_TOKENS, gpu=target.gpu) as client:
             text = list(data.chunks[0]) if data.chunks else client.tokenize(" ".join(s.prompt for s in data.samples))[0]
             tokens = ((text or [0]) * FLOOR_TOKENS)[:FLOOR_TOKENS]
             together, apart = (client.score_tokens(tokens, 0, n_batch) for n_batch in (FLOOR_TOKENS, FLOOR_BATCH))
@@ -260,7 +265,7 @@ def measure_missing(
         check_context(target.model, target.mmproj, name, asked, **room, image_tokens=target.image_tokens)
     embeddings = None
     if target.mmproj:
-        made_by = (HOW, tools.identity(), content_of(target.mmproj), *target.limits)
+        made_by = (HOW, tools.identity(), content_of(target.mmproj), *target.circumstances)
         embeddings = work / f"images-{hash_of(*made_by)[:16]}"
         embeddings.mkdir(exist_ok=True)
     with LlamaClient(
@@ -271,6 +276,7 @@ def measure_missing(
         n_batch=target.n_batch,
         embeddings=embeddings,
         image_tokens=target.image_tokens,
+        gpu=target.gpu,
     ) as client:
         for names in missing:
             arrays: Arrays = {}

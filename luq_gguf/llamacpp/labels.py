@@ -40,7 +40,7 @@ _KEY = "0" * 24  # as long as any `hash_of`
 
 def label(plan: Plan) -> str:
     """Return the file type of about as many bits per weight as a plan: that of its own name only if no layer is low."""
-    own = () if plan.ranking == "best" or not plan.low_layers else (plan.high,)
+    own = () if plan.is_mixed or not plan.low_layers else (plan.high,)
     return min((name for name in BITS if name not in own), key=lambda name: abs(BITS[name] - plan.bpw))
 
 
@@ -48,13 +48,13 @@ def stem(model: str, plan: Plan) -> str:
     """Return the name of a LUQ file without ".gguf" and without its label, such as NAME-LUQ12-IQ1M-Q4KM.
 
     Types are spelled without underscores here: in this form no program takes them for the file's type. Rules other than
-    the paper's are named; with many types it is NAME-LUQ-best-Q2K-Q6K, the types of the fewest and the most bits in the
-    layers.
+    the paper's are named; with many types it is NAME-LUQ-best-Q2K-Q6K, or NAME-LUQ-edited-Q2K-Q6K, the types of the
+    fewest and the most bits in the layers.
     """
-    if plan.ranking == "best":
+    if plan.is_mixed:
         inside = {kind for name, kind in plan.tensor_types.items() if layer_of(name) is not None}
-        bits = sorted(inside - set(two_type_plan.UNQUANTIZED), key=reader.bits_per_weight)
-        return f"{model}-LUQ-best-{_plain(bits[0])}-{_plain(bits[-1])}"
+        bits = sorted(inside - set(two_type_plan.UNQUANTIZED) or inside, key=reader.bits_per_weight)
+        return f"{model}-LUQ-{plan.ranking}-{_plain(bits[0])}-{_plain(bits[-1])}"
     rule = "" if plan.ranking == "entropy" else f"-{plan.ranking}"
     return f"{model}-LUQ{len(plan.low_layers)}{rule}-{_plain(plan.low)}-{_plain(plan.high)}"
 
@@ -83,7 +83,8 @@ def tag_of(file_name: str) -> str:
 def file_type(plan: Plan) -> int:
     """Return general.file_type: llama.cpp's number of the file type, marked as guessed if the plan's types are not
     exactly those of that file."""
-    if plan.ranking == STOCK or (plan.ranking != "best" and not plan.low_layers):
+    types_as_given = plan.rules.output_type or plan.rules.embedding_type
+    if plan.ranking == STOCK or (not plan.is_mixed and not plan.low_layers and not types_as_given):
         known = gguf.LlamaFileType.__members__.get(f"MOSTLY_{_canonical(plan.high)}")
         return int(known) if known is not None else int(gguf.LlamaFileType[f"MOSTLY_{label(plan)}"]) | GUESSED
     return int(gguf.LlamaFileType[f"MOSTLY_{label(plan)}"]) | GUESSED

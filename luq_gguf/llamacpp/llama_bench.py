@@ -38,12 +38,13 @@ class Run:
 @dataclass(frozen=True)
 class Workload:
     """What is measured of a file: prefill of prompts of each length and decode of `n_generate` tokens, with each number
-    of threads, so often."""
+    of threads, so often; with so many layers on a GPU (None: as llama-bench decides, which is none without one)."""
 
     threads: tuple[int, ...]
     prompts: tuple[int, ...]
     n_generate: int
     repetitions: int = 1
+    gpu_layers: int | None = None
 
 
 def run(llama: LlamaCpp, model: Path, workload: Workload, *, kernels: Path | None = None, repack: bool = True) -> Run:
@@ -55,6 +56,7 @@ def run(llama: LlamaCpp, model: Path, workload: Workload, *, kernels: Path | Non
     command = [str(llama.tool("llama-bench")), "-m", str(model), "-o", "jsonl"]
     command += ["-r", str(workload.repetitions), "-t", ",".join(map(str, workload.threads))]
     command += ["-p", ",".join(map(str, workload.prompts)) or "0", "-n", str(workload.n_generate)]
+    command += [] if workload.gpu_layers is None else ["-ngl", str(workload.gpu_layers)]
     command += [] if repack else ["--repack", "0"]
     started, busy = time.monotonic(), machine.busy_seconds()
     environment = {name: value for name, value in os.environ.items() if name != PLUGIN}
@@ -84,6 +86,9 @@ def run(llama: LlamaCpp, model: Path, workload: Workload, *, kernels: Path | Non
     samples = {}
     for row in rows:
         samples[int(row["n_threads"]), int(row["n_prompt"]), int(row["n_gen"])] = tuple(map(float, row["samples_ts"]))
-    build = {key: rows[0][key] for key in ("build_commit", "build_number", "cpu_info", "backends")}
+    build = {
+        key: rows[0][key]
+        for key in ("build_commit", "build_number", "cpu_info", "backends", "gpu_info", "n_gpu_layers")
+    }
     share = max(0.0, others) / (elapsed * (os.cpu_count() or 1))
     return Run(samples, watch.n_bytes, share, build)

@@ -74,9 +74,11 @@ def model_tensors(
     has_imatrix: Collection[str],
     datasets: tuple[str, ...] = (),
     entries: Entries | None = None,
+    imatrix_name: str = header_only.IMATRIX_NAME,
 ) -> ModelTensors:
     """Return both possible types and sizes of every tensor: stock types from one dry run, low types from another.
-    `entries` are of the size of those that the file's header gets beside llama-quantize's own.
+    `entries` are of the size of those that the file's header gets beside llama-quantize's own, which name the file with
+    the importance.
 
     A decoder layer's low type holds for all its matrices; where a row does not fit the type's blocks,
     llama-quantize's fallback is what the second dry run tells. Tensors that are not `has_imatrix` (they will have no
@@ -104,7 +106,7 @@ def model_tensors(
         )
         for t in source.tensors
     )
-    header = header_only.quantized_header_bytes(source, datasets, entries)
+    header = header_only.quantized_header_bytes(source, datasets, entries, imatrix_name)
     return ModelTensors(choices, n_layers, low, high, header, header_only.ALIGNMENT, tuple(unmeasured))
 
 
@@ -151,8 +153,13 @@ def types_if_all(
 
 
 def stock_map(source: reader.GGUFInfo, types: Mapping[str, str]) -> dict[str, str]:
-    """Return overrides for the tensors that are quantized at all; the others keep their type by themselves."""
-    return {t.name: types[t.name] for t in source.tensors if types[t.name] != t.type}
+    """Return overrides for the tensors that are quantized at all, and for matrices that are to stay in 16 bits, which
+    llama-quantize would quantize; the others keep their type by themselves."""
+    return {t.name: types[t.name] for t in source.tensors if types[t.name] != t.type or _may_be_quantized(t)}
+
+
+def _may_be_quantized(tensor: reader.TensorInfo) -> bool:
+    return len(tensor.shape) > 1 and tensor.type in ("F16", "BF16")
 
 
 def overrides(source: reader.GGUFInfo, plan: Plan) -> dict[str, str]:
@@ -180,6 +187,7 @@ def quantize(
     types_file: Path,
     *,
     entries: Entries | None = None,
+    imatrix_name: str = header_only.IMATRIX_NAME,
     threads: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
@@ -196,7 +204,7 @@ def quantize(
 
     with atomic.whole(out) as part:
         written = os.path.relpath(part, source.parent)
-        words = arguments(types_file.name, source.name, written, plan.high, entries or {})
+        words = arguments(types_file.name, source.name, written, plan.high, entries or {}, imatrix_name)
         count = threads or machine.cores(logical=True)  # by itself it takes all, whatever a container allows
         command: list[str | Path] = [llama.tool("llama-quantize"), *words, str(count)]
         child.run(
@@ -209,10 +217,12 @@ def quantize(
         verify(part, plan)
 
 
-def arguments(types_file: str, source: str, out: str, ftype: str, entries: Entries) -> list[str]:
-    """Return llama-quantize's arguments that make a planned file in the folder of imatrix.gguf; the number of threads,
-    which does not change it, may follow."""
-    words = ["--imatrix", header_only.IMATRIX_NAME, "--tensor-type-file", types_file, *labels.arguments(entries)]
+def arguments(
+    types_file: str, source: str, out: str, ftype: str, entries: Entries, imatrix_name: str = header_only.IMATRIX_NAME
+) -> list[str]:
+    """Return llama-quantize's arguments that make a planned file in the folder of the importance matrix; the number of
+    threads, which does not change it, may follow."""
+    words = ["--imatrix", imatrix_name, "--tensor-type-file", types_file, *labels.arguments(entries)]
     return [*words, f"./{source}", f"./{out}", ftype]  # a name in digits would be read as a file type
 
 

@@ -27,6 +27,7 @@ def serve(
     *,
     threads: int | None = None,
     n_ctx: int = 4096,
+    gpu_layers: int | None = None,
     progress: Callable[[float, float], None] = lambda done, total: None,
 ) -> Iterator[str]:
     """Yield the address of a llama-server that answers one question at a time; it ends when the context does.
@@ -38,6 +39,7 @@ def serve(
     command += ["-np", 1, "--jinja", "--no-cache-prompt", "--no-webui"]  # one slot, nothing kept: an answer depends on
     command += ["--mmproj", mmproj] if mmproj else []  # its question alone
     command += ["--threads", threads or machine.cores()]
+    command += [] if gpu_layers is None else ["-ngl", gpu_layers]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LLAMA_ARG_")}
     with (
         log.open("wb") as out,

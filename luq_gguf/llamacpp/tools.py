@@ -235,11 +235,11 @@ def _prove(llama: LlamaCpp) -> None:
         passed.touch()
 
 
-def bindings_environment() -> dict[str, str]:
-    """Return the environment of a child that imports llama_cpp of the pinned build, whatever else is installed, lies in
-    the working folder, or is named for llama-cpp-python."""
+def bindings_environment(bindings: Path | None = None) -> dict[str, str]:
+    """Return the environment of a child that imports llama_cpp of the pinned build, or from `bindings`, whatever else
+    is installed, lies in the working folder, or is named for llama-cpp-python."""
     package = Path(__file__).resolve().parents[2]
-    path = [str(pinned_build()), str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
+    path = [str(bindings or pinned_build()), str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
     kept = {name: value for name, value in os.environ.items() if name != "LLAMA_CPP_LIB_PATH"}
     return kept | {"PYTHONPATH": os.pathsep.join(path), "PYTHONSAFEPATH": "1"}
 

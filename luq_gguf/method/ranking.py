@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -66,17 +66,20 @@ def tau(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarra
     return 0.0 if np.isnan(value) else value  # all entropies alike rank nothing
 
 
-def unsettled(rankings: Mapping[str, Sequence[float]], n_low: int, sign: int = 1) -> dict[int, float]:
+def unsettled(
+    rankings: Mapping[str, Sequence[float]], n_low: int, sign: int = 1, kept: Collection[int] = ()
+) -> dict[int, float]:
     """Return layers that are among the first `n_low` in some ways of estimating and not in others, with the share of
     those ways.
 
-    `sign` is that of the order by entropy (`by_entropy`), 0 for other orders, of which nothing is unsettled.
+    `sign` is that of the order by entropy (`by_entropy`), 0 for other orders, of which nothing is unsettled;
+    `kept` layers never become low.
     """
     if not sign or not rankings:
         return {}
     chosen = []
     for bits in rankings.values():
-        order = sorted(range(len(bits)), key=lambda layer: (sign * bits[layer], layer))
+        order = sorted(set(range(len(bits))) - set(kept), key=lambda layer: (sign * bits[layer], layer))
         chosen.append(set(order[:n_low]))
     n_layers = len(next(iter(rankings.values())))
     shares = {layer: sum(layer in low for low in chosen) / len(chosen) for layer in range(n_layers)}

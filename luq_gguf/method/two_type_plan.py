@@ -31,6 +31,12 @@ def file_bytes(tensors: ModelTensors, low_layers: Sequence[int]) -> int:
     return tensors.header_bytes + sum(padded(size, tensors.alignment) for size in sizes)
 
 
+def may_be_low(tensors: ModelTensors, order: Sequence[int]) -> tuple[int, ...]:
+    """Return the layers of an order that the rules allow to become low."""
+    kept = tensors.kept
+    return tuple(layer for layer in order if layer not in kept)
+
+
 def bits_per_weight(tensors: ModelTensors, low_layers: Sequence[int]) -> float:
     """Return 8 x tensor bytes / weights of the text model, embeddings and head included."""
     return 8 * data_bytes(tensors, low_layers) / tensors.n_weights
@@ -48,25 +54,32 @@ def check_budget(tensors: ModelTensors, budget: Budget) -> None:
 
     Holds for every ranking, so it runs before anything heavy.
     """
-    n, all_layers = tensors.n_layers, range(tensors.n_layers)
-    if budget.low_layers is not None and not 0 <= budget.low_layers <= n:
+    n, rules = tensors.n_layers, tensors.rules
+    all_layers = may_be_low(tensors, range(n))
+    n_free = len(all_layers)
+    if budget.low_layers is not None and not 0 <= budget.low_layers <= n_free:
+        allowed = "" if n_free == n else f", {n_free} of which may be low"
         raise BudgetError(
-            f"--low-layers {budget.low_layers} is impossible: the model has {n} decoder layers.",
-            f"Choose a number from 0 to {n}.",
+            f"--low-layers {budget.low_layers} is impossible{rules.sentence_part}: the model has {n} decoder "
+            f"layers{allowed}.",
+            f"Choose a number from 0 to {n_free}.",
         )
+    some_low = {0: "no layer", 1: "the only layer that may be low"}.get(n_free, f"all {n_free} layers that may be low")
+    all_low = f"all {n} layers" if n_free == n else some_low
+    others = "or choose smaller --low or --high types" + (f", or change {' and '.join(rules.options)}" if rules else "")
     smallest, least = file_bytes(tensors, all_layers), bits_per_weight(tensors, all_layers)
     if budget.n_bytes is not None and budget.n_bytes < smallest:
         raise BudgetError(
-            f"No file of {format_size(budget.n_bytes)} is possible: with all {n} layers in {tensors.low} "
-            f"the text model still takes {format_size(smallest)} ({smallest} bytes, {format_bpw(least)} bpw).",
-            f"Ask for --target-size {format_size(smallest, up=True).replace(' ', '')} or more, "
-            "or choose smaller --low or --high types.",
+            f"No file of {format_size(budget.n_bytes)} is possible{rules.sentence_part}: with {all_low} in "
+            f"{tensors.low} the text model still takes {format_size(smallest)} ({smallest} bytes, "
+            f"{format_bpw(least)} bpw).",
+            f"Ask for --target-size {format_size(smallest, up=True).replace(' ', '')} or more, {others}.",
         )
     if budget.bpw is not None and budget.bpw < least:
         raise BudgetError(
-            f"No file of {budget.bpw:g} bpw is possible: with all {n} layers in {tensors.low} the text model "
-            f"still takes {format_bpw(least)} bpw ({format_size(smallest)}).",
-            f"Ask for --target-bpw {format_bpw(least)} or more, or choose smaller --low or --high types.",
+            f"No file of {budget.bpw:g} bpw is possible{rules.sentence_part}: with {all_low} in {tensors.low} the text "
+            f"model still takes {format_bpw(least)} bpw ({format_size(smallest)}).",
+            f"Ask for --target-bpw {format_bpw(least)} or more, {others}.",
         )
 
 
@@ -76,16 +89,17 @@ def low_layer_count(
     budget: Budget,
     decode_tps: Callable[[Sequence[int]], float] | None = None,
 ) -> int:
-    """Return the fewest layers, taken from the front of the order, that meet the budget.
+    """Return the fewest of the layers that may be low, taken from the front of the order, that meet the budget.
 
     `decode_tps` predicts the speed of a choice of low layers; a budget of speed needs it.
     """
     check_budget(tensors, budget)
+    order = may_be_low(tensors, order)
     if budget.decode_tps is not None and decode_tps is not None:
         return _fewest_for_speed(tensors, order, budget.decode_tps, decode_tps)
     if budget.low_layers is not None:
         return budget.low_layers
-    for count in range(tensors.n_layers + 1):
+    for count in range(len(order) + 1):
         if is_met(tensors, order[:count], budget):
             return count
     raise BudgetError("No budget was given.", "Give --low-layers, --target-size, --target-bpw or --target-tps.")
@@ -110,13 +124,14 @@ def is_met(
 def _fewest_for_speed(
     tensors: ModelTensors, order: Sequence[int], target_tps: float, decode_tps: Callable[[Sequence[int]], float]
 ) -> int:
-    speeds = [decode_tps(order[:count]) for count in range(tensors.n_layers + 1)]
+    speeds = [decode_tps(order[:count]) for count in range(len(order) + 1)]
     count = next((count for count, speed in enumerate(speeds) if speed >= target_tps), None)
     if count is None:
         best = max(range(len(speeds)), key=speeds.__getitem__)
         raise BudgetError(
-            f"No number of layers in {tensors.low} reaches {target_tps:g} tokens/s on this machine: the highest "
-            f"predicted speed is {speeds[best]:.1f}, with {best} low layer{'s' * (best != 1)}.",
+            f"No number of layers in {tensors.low} reaches {target_tps:g} tokens/s on this machine"
+            f"{tensors.rules.sentence_part}: the highest predicted speed is {speeds[best]:.1f}, with {best} low "
+            f"layer{'s' * (best != 1)}.",
             "Ask for a lower speed, or choose a --low type that is faster here: luq-gguf bench --types lists them.",
         )
     return count
@@ -132,7 +147,8 @@ def make_plan(
 ) -> Plan:
     """Return the plan in which layers become low, in the given order, until the budget is met. Raises BudgetError where
     it cannot be met."""
-    low = tuple(sorted(order[: low_layer_count(tensors, order, budget, decode_tps)]))
+    count = low_layer_count(tensors, order, budget, decode_tps)
+    low = tuple(sorted(may_be_low(tensors, order)[:count]))
     return Plan(
         low=tensors.low,
         high=tensors.high,
@@ -146,4 +162,5 @@ def make_plan(
         order=tuple(order),
         without_importance=tensors.without_importance,
         budget={k: v for k, v in vars(budget).items() if v is not None},
+        rules=tensors.rules,
     )

@@ -45,9 +45,12 @@ class MemoryRoom:
 
     def check(self, tensors: ModelTensors) -> None:
         """Raise BudgetError, with what would fit, where not even the file with all layers low does."""
-        smallest = two_type_plan.file_bytes(tensors, range(tensors.n_layers))
+        free, n_layers = two_type_plan.may_be_low(tensors, range(tensors.n_layers)), tensors.n_layers
+        smallest = two_type_plan.file_bytes(tensors, free)
         if self.n_bytes < smallest:
-            raise self.refusal(smallest, f"with all {tensors.n_layers} layers in {tensors.low} the text model takes")
+            layers = f"all {n_layers} layers" if len(free) == n_layers else f"{len(free)} of {n_layers} layers"
+            what = f"with {layers} in {tensors.low}{tensors.rules.sentence_part} the text model takes"
+            raise self.refusal(smallest, what)
 
     def refusal(self, smallest: int, what: str) -> BudgetError:
         """Return the error where the smallest file, of which `what` says which it is, is too large."""

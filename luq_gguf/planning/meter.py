@@ -21,7 +21,7 @@ from luq_gguf.evaluation import pictures, scoring
 from luq_gguf.evaluation.logprobs import EvalTarget
 from luq_gguf.evaluation.questions import QuestionSet, shared_with_calibration
 from luq_gguf.llamacpp import tools
-from luq_gguf.llamacpp.gguf import header_only, splice
+from luq_gguf.llamacpp.gguf import splice
 from luq_gguf.method import two_type_plan
 from luq_gguf.method.metrics import vqa
 from luq_gguf.planning import variants
@@ -117,7 +117,7 @@ class Meter:
 
     def _key(self, plan: Plan) -> str:
         """The reference's contents stand for the checkpoint's."""
-        imatrix = content_of(self._run.file(header_only.IMATRIX_NAME))
+        imatrix = content_of(self._session.imatrix)
         made_by = (imatrix, dict(plan.tensor_types), plan.high, tools.identity(self._spec.llama))
         return hash_of(self._data.sha256, self._metric, vqa.RULES, self._reference.key(), made_by)
 

@@ -104,9 +104,10 @@ def choices(
     if most < smallest and refusal:
         raise refusal(smallest, f"with {', '.join(kinds)} the smallest text model takes")
     if most < smallest:
+        allowed = " and ".join((", ".join(kinds), *spec.tensors.rules.options))
         raise BudgetError(
-            f"No file of {format_size(most)} is possible with {', '.join(kinds)}: the smallest text model "
-            f"takes {format_size(smallest)}.",
+            f"No file of {format_size(most)} is possible with {allowed}: the smallest text model takes "
+            f"{format_size(smallest)}.",
             f"Ask for --target-size {format_size(smallest, up=True).replace(' ', '')} or more, or give smaller "
             "--types.",
         )
@@ -136,7 +137,7 @@ def best_plan(
     for name, plan in rivals.items():
         types = chosen.candidates.as_choice(plan.tensor_types)
         starts += [types] if types else []
-        rival_figures[name] = measure(_label(spec, plan), spliced=types is not None)
+        rival_figures[name] = measure(_label(spec, plan), spliced=chosen.candidates.holds(plan.tensor_types))
 
     def kld_of(types: Types) -> float:
         return _kld(measure(variants.plan_of(spec, chosen.candidates.as_types(types), "best")))
@@ -151,7 +152,8 @@ def best_plan(
     figures = measure(plan)
     predicted: PredictedKld | None = _predicted(result, space, most)
     rival = min(rival_figures, key=lambda name: _kld(rival_figures[name]), default=None)
-    if slowest is None and rival and _kld(rival_figures[rival]) < result.kld:  # of types that the variants do not hold
+    may_win = slowest is None and rival is not None and chosen.candidates.obeys(rivals[rival].tensor_types)
+    if may_win and rival and _kld(rival_figures[rival]) < result.kld:  # of types that the variants do not hold
         plan, figures, predicted = _label(spec, rivals[rival], "best"), rival_figures[rival], None
     budget_content: dict[str, object] = {key: value for key, value in vars(budget).items() if value is not None}
     budget_content |= {"types": list(chosen.candidates.kinds), "per": "tensor" if chosen.by_tensor else "layer"}

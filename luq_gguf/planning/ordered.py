@@ -42,10 +42,10 @@ def ordered_plan(
         )
     ranked = order if order is not None else orders.rank(profile.layers, rule, seed)
     sign = orders.ORDERS[rule].sign
-    ties = ranking.near_ties(profile.layers, ranked) if sign else ()
+    ties = ranking.near_ties(profile.layers, two_type_plan.may_be_low(spec.tensors, ranked)) if sign else ()
     plan = two_type_plan.make_plan(spec.tensors, ranked, budget, rule, ties, tps_of(predictor))
-    doubtful = ranking.unsettled(profile.rankings, len(plan.low_layers), sign)
-    return replace(plan, unsettled=doubtful, budget={**plan.budget, **(measured or {})})
+    doubtful = ranking.unsettled(profile.rankings, len(plan.low_layers), sign, spec.tensors.kept)
+    return replace(plan, unsettled=doubtful, budget={**plan.budget, **(measured or {})}, imatrix=spec.given_facts)
 
 
 def save_plan(session: Session, plan: Plan, predictor: Predictor | None = None) -> Plan:

@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
 from luq_gguf.benchmarking.predict import Predictor, predictor, tps_of
 from luq_gguf.core.errors import BudgetError
 from luq_gguf.core.memory_use import ContextShape
+from luq_gguf.core.plan_rules import PlanRules
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.sweeps import Sweep, SweepPoint
 from luq_gguf.core.types import Budget, Plan, Profile
@@ -41,8 +43,9 @@ class PlanRequest:
     which two types.
 
     `questions` are what files are measured on where the plan asks for that. `predict_speed`: speeds of types that are
-    not known are measured, although no budget needs them. `context` is what a budget of memory counts. Raises
-    BudgetError where the parts do not go together.
+    not known are measured, although no budget needs them. `context` is what a budget of memory counts. `rules`: what
+    the plan must obey beside its budget. `imatrix`: another publisher's file with the importance. Raises BudgetError
+    where the parts do not go together.
     """
 
     budget: Budget
@@ -54,6 +57,8 @@ class PlanRequest:
     high: str = "Q4_K_M"
     predict_speed: bool = False
     context: ContextShape = field(default_factory=partial(ContextShape, 4096))
+    rules: PlanRules = field(default_factory=PlanRules)
+    imatrix: Path | None = None
 
     def __post_init__(self) -> None:
         if self.rule not in orders.ORDERS:
@@ -175,7 +180,8 @@ def make(session: Session, profile: Profile, prepared: PlanInputs) -> Plan:
         order = orders.rank(profile.layers, rule, request.seed)
     noted: dict[str, object] = counted | {"measured_on": meter.conditions().to_json()}
     if budget.is_quality:
-        layer_budget, tried = _within_quality(budget, order, meter, session.reporter)
+        free = two_type_plan.may_be_low(spec.tensors, order)
+        layer_budget, tried = _within_quality(budget, free, meter, session.reporter)
         budget, noted = layer_budget, noted | tried
     plan = ordered_plan(session, budget, rule=rule, order=order, measured=noted, predictor=speeds)
     return save_plan(session, _with_figures(session, plan, meter), speeds)
@@ -203,7 +209,9 @@ def measured_order(
     """Return the layers in an order that files are measured for. An order that grows is measured as far as the budget
     needs it, or completely where only measuring can tell how far."""
     spec, reporter = session.spec, session.reporter
-    order, budget, n_layers = orders.ORDERS[request.rule], request.budget, spec.tensors.n_layers
+    order, budget = orders.ORDERS[request.rule], request.budget
+    layers = [layer for layer in profile.layers if layer.layer not in spec.tensors.kept]
+    n_layers = len(layers)
     assert order.n_files
     most = order.n_files(n_layers, n_layers)
 
@@ -212,7 +220,7 @@ def measured_order(
         return met and two_type_plan.is_met(spec.tensors, chosen, budget, tps_of(predictor))
 
     if order.grows:
-        front = orders.rank(profile.layers, "entropy")
+        front = orders.rank(layers, "entropy")
         about = next(n for n in range(n_layers + 1) if enough(front[:n]) or n == n_layers)
         most = order.n_files(n_layers, about)
         meter.low(())  # measures the 16-bit file too, where that is new
@@ -225,12 +233,13 @@ def measured_order(
         )
     tick = _counter(reporter, order.counted, max(1, most))
 
-    def measure(layers: tuple[int, ...]) -> float:
-        kld = meter.kld(layers)
+    def measure(low: tuple[int, ...]) -> float:
+        kld = meter.kld(low)
         tick()
         return kld
 
-    return order.all_layers(profile.layers, request.seed, measure, enough)
+    ranked = order.all_layers(layers, request.seed, measure, enough)
+    return (*ranked, *sorted(spec.tensors.kept))
 
 
 def add_best_points(session: Session, profile: Profile, meter: Meter, swept: Sweep) -> Sweep:

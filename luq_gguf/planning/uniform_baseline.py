@@ -10,7 +10,7 @@ from luq_gguf.core.plan_quality import UniformBaseline
 from luq_gguf.core.types import Plan
 from luq_gguf.core.units import format_size
 from luq_gguf.llamacpp import quantize, sampled_errors
-from luq_gguf.llamacpp.gguf import header_only, quant_error
+from luq_gguf.llamacpp.gguf import quant_error
 from luq_gguf.method import uniform
 from luq_gguf.planning import variants
 from luq_gguf.quantization import stage as quantization_stage
@@ -55,7 +55,7 @@ def _compare(session: Session, plan: Plan) -> UniformBaseline | None:
     f16 = quantization_stage.make_f16(session)
     reporter.info("comparing with uniform files at the same size, on a few rows of each matrix")
     try:
-        errors = sampled_errors.sampled_errors(f16, session.run.file(header_only.IMATRIX_NAME), types)
+        errors = sampled_errors.sampled_errors(f16, session.imatrix, types)
     except ConversionError as error:  # of a type that cannot be read back: a conversion does not fail for a hint
         reporter.info(f"the files could not be compared: {error.message}")
         return None

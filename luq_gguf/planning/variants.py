@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +16,13 @@ from luq_gguf.core.hashing import content_of, hash_of
 from luq_gguf.core.types import Plan
 from luq_gguf.core.units import format_size, padded
 from luq_gguf.llamacpp import quantize
-from luq_gguf.llamacpp.gguf import header_only, imatrix, quant_error, reader
+from luq_gguf.llamacpp.gguf import imatrix, quant_error, reader
 from luq_gguf.method import two_type_plan
 from luq_gguf.method.mixed_precision import SearchSpace, Types
 from luq_gguf.method.sensitivity import TensorGroup
 from luq_gguf.method.speed_model import SpeedTable
 from luq_gguf.method.tensor_types import layer_of
+from luq_gguf.planning import rules
 from luq_gguf.quantization import stage as quantization_stage
 from luq_gguf.run import serialization
 from luq_gguf.run.preflight import ModelSpec
@@ -49,8 +50,16 @@ class Candidates:
         """Return a choice as the type of every tensor of the file."""
         return dict(self.fixed) | {name: self.types[name][kind] for name, kind in zip(self.names, chosen, strict=True)}
 
+    def holds(self, types: Mapping[str, str]) -> bool:
+        """Return whether the variants contain these types, for all tensors."""
+        return self.obeys(types) and self.as_choice(types) is not None
+
+    def obeys(self, types: Mapping[str, str]) -> bool:
+        """Return whether all other tensors have their types, as the rules of the plan ask for."""
+        return all(types[name] == kind for name, kind in self.fixed.items())
+
     def as_choice(self, types: Mapping[str, str]) -> Types | None:
-        """Return the choice that has these types; None where the variants do not contain one of them."""
+        """Return the choice with these types of the matrices; None where the variants do not contain one of them."""
         try:
             return tuple(self.types[name].index(types[name]) for name in self.names)
         except ValueError:
@@ -67,8 +76,12 @@ def candidates(spec: ModelSpec, kinds: Sequence[str], *, by_tensor: bool) -> Can
     of = (spec.llama, spec.source)
     types_by_kind = [quantize.types_if_all(*of, kind, spec.tensors, has_imatrix=spec.has_imatrix) for kind in kinds]
     stock = {choice.name: choice.high_type for choice in spec.tensors.choices}
+    kept = {choice.name for choice in spec.tensors.choices if choice.layer in spec.tensors.kept}
+    kept |= rules.tensors_with_types(spec.tensors.rules).keys()
     names = tuple(
-        t.name for t in spec.source.tensors if len(t.shape) > 1 and any(a[t.name] != t.type for a in types_by_kind)
+        t.name
+        for t in spec.source.tensors
+        if len(t.shape) > 1 and t.name not in kept and any(a[t.name] != t.type for a in types_by_kind)
     )
     mixtures = [] if by_tensor else [(low, parts) for low in range(len(kinds) - 1) for parts in RAISED]
     types = {}
@@ -181,6 +194,23 @@ def plan_of(spec: ModelSpec, types: Mapping[str, str], ranking: str) -> Plan:
         bpw=8 * total / tensors.n_weights,
         order=tuple(range(tensors.n_layers)),
         without_importance=tensors.without_importance,
+        rules=tensors.rules,
+        imatrix=spec.given_facts,
+    )
+
+
+def with_imatrix(spec: ModelSpec, plan: Plan) -> Plan:
+    """Return the plan with the importance that the spec has been given: the size of the header is another then, and
+    nothing was measured or predicted with it."""
+    new = plan_of(spec, plan.tensor_types, plan.ranking)
+    return replace(
+        plan,
+        imatrix=new.imatrix,
+        without_importance=new.without_importance,
+        predicted_file_bytes=new.predicted_file_bytes,
+        predicted_kld=None,
+        measured_kld=None,
+        compared=(),
     )
 
 
@@ -203,7 +233,7 @@ def errors_of(session: Session, candidates: Candidates, variant_files: Sequence[
     name = ".work/bank/errors.json"
     stages = run.read()["stages"]
     made = [fact["sha256"] for kind in candidates.kinds for fact in stages[f"bank-{kind}"]["outputs"].values()]
-    source = (session.spec.checkpoint.fingerprint, content_of(run.file(header_only.IMATRIX_NAME)))
+    source = (session.spec.checkpoint.fingerprint, content_of(session.imatrix))
     key = hash_of(made, list(candidates.kinds), source, quant_error.HOW, quant_error.ROWS)
 
     def make() -> None:
@@ -211,7 +241,7 @@ def errors_of(session: Session, candidates: Candidates, variant_files: Sequence[
             quantization_stage.make_f16(session),
             variant_files,
             candidates.names,
-            imatrix.read(run.file(header_only.IMATRIX_NAME)),
+            imatrix.read(session.imatrix),
             lambda done, total: session.reporter.progress("errors of matrices", done, total),
         )
         serialization.write_json(run.file(name), errors)

@@ -14,10 +14,10 @@ from luq_gguf.core.errors import RunFolderError
 from luq_gguf.core.measurements import EvalResult
 from luq_gguf.core.speeds import Bench, BenchRow
 from luq_gguf.core.types import Plan, Profile
-from luq_gguf.llamacpp.gguf import mmproj, reader
+from luq_gguf.llamacpp.gguf import header_only, mmproj, reader
 from luq_gguf.method import tensor_types
 from luq_gguf.quantization import recipe
-from luq_gguf.run import provenance, serialization
+from luq_gguf.run import given_imatrix, provenance, serialization
 from luq_gguf.run.folder import RunFolder
 
 COMPARED = ("quantize", "baseline", "f16")  # stages for whose files a card may show figures
@@ -73,6 +73,8 @@ def collect(run: RunFolder) -> RunArtifacts:
     if changed := run.changed("mmproj"):
         raise RunFolderError(f"{changed[0]} is missing, or was changed.", "Run luq-gguf quantize again.")
     plan = serialization.read_plan(run.file("plan.json"))
+    if plan.imatrix:
+        given_imatrix.stored(run, plan.imatrix)
     model = _only(run, "quantize")
     _check_plan_is_of(run, model, plan)
     vision = run.outputs("mmproj")
@@ -88,12 +90,17 @@ def collect(run: RunFolder) -> RunArtifacts:
         plan,
         model,
         _only(run, "mmproj") if vision else None,
-        OutputFile("imatrix.gguf", *_facts(run.outputs("profile")["imatrix.gguf"])),
+        _only(run, given_imatrix.STAGE) if plan.imatrix else _calibrated(run),
         compared,
         _evals(run, files_by_name, model),
         speeds,
         bench,
     )
+
+
+def _calibrated(run: RunFolder) -> OutputFile:
+    """The calibration's importance matrix."""
+    return OutputFile(header_only.IMATRIX_NAME, *_facts(run.outputs("profile")[header_only.IMATRIX_NAME]))
 
 
 def _compared_file(run: RunFolder, stage: str) -> OutputFile | None:

@@ -55,6 +55,7 @@ class CardContent:
     by_hand: Sequence[str]
     shown_differently: bool
     folder: str
+    imatrix: str
     llama_cpp: str
     pins: Sequence[tuple[str, str]]
     licence: str

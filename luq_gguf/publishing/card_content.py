@@ -11,6 +11,7 @@ from luq_gguf.core.picture_geometry import LimitOptions
 from luq_gguf.core.profile_facts import CalibrationFacts
 from luq_gguf.core.shown_pictures import ShownPictures
 from luq_gguf.core.speeds import BUSY, Bench
+from luq_gguf.core.types import Plan
 from luq_gguf.core.units import format_bpw, format_size
 from luq_gguf.llamacpp import converter_child, labels, tools
 from luq_gguf.method.metrics import intervals
@@ -48,12 +49,12 @@ def make_card_content(
     by_hand = _by_hand(artifacts)
     compared = next((c for r in artifacts.evals.get(artifacts.model.name, ()) if (c := given(r.against))), None)
     base_link = f"[{cell(base_model)}](https://huggingface.co/{base_model})" if base_model else cell(profile.model)
-    n_low, n_layers, mixed = len(plan.low_layers), len(plan.order), plan.ranking == "best"
+    n_low, n_layers, mixed = len(plan.low_layers), len(plan.order), plan.is_mixed
     how = f"{n_low} of {n_layers} decoder layers in {plan.low}, everything else as in {plan.high}"
     how = describe(plan) if mixed else how
     shown = ShownPictures.of_record(artifacts.facts.get("pictures"))
     return CardContent(
-        title=f"{profile.model} LUQ-{'best' if mixed else n_low} GGUF",
+        title=f"{profile.model} LUQ-{plan.ranking if mixed else n_low} GGUF",
         summary=f"{base_link}, quantized layer by layer: {how}. It runs in stock llama.cpp.",
         repo=repo,
         tag=labels.tag_of(artifacts.model.name),
@@ -69,11 +70,12 @@ def make_card_content(
         compared=[[cell(text) for text in row] for row in comparison_text.rows(compared)] if compared else [],
         why=card_plan.why(artifacts),
         images=[Figure(name, caption) for name, caption in FIGURES.items()],
-        calibration=_calibration(profile.calibration, licences),
+        calibration=_calibration(profile.calibration, licences) + _importance(plan),
         again=_again(artifacts, base_model),
         command=card_plan.command(artifacts, base_model),
         by_hand=by_hand,
         shown_differently=bool(by_hand) and converter_child.__name__ in by_hand[0],
+        imatrix=artifacts.imatrix.name,
         folder=labels.folder_of(artifacts.model.name),
         llama_cpp=str(tools.pin()["version"]),
         pins=_pins(artifacts, base_model),
@@ -269,7 +271,7 @@ def _add_speed(artifacts: RunArtifacts, heads: list[str], cells: dict[str, list[
 
 def _files(artifacts: RunArtifacts, shards: Sequence[str], cells: Mapping[str, Sequence[str]], n: int) -> list[FileRow]:
     plan, blank = artifacts.plan, [""] * n
-    kinds = "many types" if plan.ranking == "best" else f"{len(plan.low_layers)} layers low"
+    kinds = "many types" if plan.is_mixed else f"{len(plan.low_layers)} layers low"
     what = f"text model, {kinds}, {format_bpw(plan.bpw)} bits per weight"
     in_shards = f" in {len(shards)} shards" if len(shards) > 1 else ""
     rows = [
@@ -282,7 +284,8 @@ def _files(artifacts: RunArtifacts, shards: Sequence[str], cells: Mapping[str, S
             )
         )
     about = "importance matrix, measured with images" if artifacts.mmproj else "importance matrix"
-    imatrix = f"{labels.folder_of(artifacts.model.name)}/imatrix.gguf"
+    about = f"{cell(plan.imatrix.file)}, the importance matrix of another publisher" if plan.imatrix else about
+    imatrix = f"{labels.folder_of(artifacts.model.name)}/{artifacts.imatrix.name}"
     rows.append(FileRow(cell(imatrix), about, format_size(artifacts.imatrix.n_bytes), blank))
     for file in artifacts.compared:
         if any(cells[file.name]):
@@ -313,6 +316,18 @@ def _calibration(facts: CalibrationFacts, licences: Mapping[str, str | None]) ->
     return (
         f"{' and '.join(parts)}: {facts.n_tokens} tokens, alpha {facts.alpha:g}, seed {facts.seed}. sha256 of "
         f"the calibration set: `{facts.sha256}`."
+    )
+
+
+def _importance(plan: Plan) -> str:
+    """Whose importance it is, where it is not the calibration's."""
+    given = plan.imatrix
+    if given is None:
+        return ""
+    return (
+        f" Only the order of the layers comes from it: the importance of columns is that of `{cell(given.file)}`, "
+        f"which another publisher made from {', '.join(f'`{cell(name)}`' for name in given.datasets)} (sha256 "
+        f"`{given.sha256}`)."
     )
 
 

@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import cast
 
 from luq_gguf.core.sweeps import Sweep
+from luq_gguf.core.types import BEST, EDITED, Plan
+from luq_gguf.llamacpp import labels
 from luq_gguf.method.orders import ORDERS
 from luq_gguf.method.uniform import ftype_of
 from luq_gguf.publishing.artifacts import RunArtifacts
 from luq_gguf.publishing.card import cell
-from luq_gguf.reporting.plan_text import better_line, unsettled_line
+from luq_gguf.reporting.plan_text import better_line, rules_line, unsettled_line
 from luq_gguf.run import serialization
 
 WHY = {name: order.why for name, order in ORDERS.items()} | {
     "best": "Types were chosen for the least KL divergence at the given size, by the errors that they cause in each "
     "matrix, weighted by the KL divergence of measured files. This is not the LUQ rule, which has two types and orders "
     "layers by entropy",
+    "edited": "Types were chosen by hand, which is not the LUQ rule: plan.json was edited",
 }
 
 
 def why(artifacts: RunArtifacts) -> str:
     plan = artifacts.plan
-    if plan.ranking == "best":
-        return f"{WHY['best']}.{_measured_on(artifacts)}"
+    if plan.is_mixed:
+        return f"{WHY[plan.ranking]}.{_by_request(plan)}{_measured_on(artifacts)}"
     chosen = WHY.get(plan.ranking, f"Layers became low in the order {cell(plan.ranking)}")
     listed = ", ".join(map(str, plan.low_layers)) or "none"
     sentence = f"{chosen}. Low layers in this file, out of {len(plan.order)}: {listed}."
     if unsettled := unsettled_line(plan):
         sentence += f" {unsettled[0].upper()}{unsettled[1:]}."
-    return sentence + _measured_on(artifacts)
+    return sentence + _by_request(plan) + _measured_on(artifacts)
+
+
+def _by_request(plan: Plan) -> str:
+    """What the plan had to obey."""
+    line = rules_line(plan)
+    return f" {line[0].upper()}{line[1:]}." if line else ""
 
 
 def _measured_on(artifacts: RunArtifacts) -> str:
@@ -41,13 +51,20 @@ def _measured_on(artifacts: RunArtifacts) -> str:
 
 def command(artifacts: RunArtifacts, base_model: str | None) -> str:
     plan, facts = artifacts.plan, artifacts.profile.calibration
-    parts = ["luq-gguf convert", base_model or artifacts.profile.model, "--out out"]
+    stage = "profile" if plan.ranking == EDITED else "convert"
+    parts = [f"luq-gguf {stage}", base_model or artifacts.profile.model, "--out out"]
     images, text = facts.sets
     parts += [f"--calib {images}"] if images else []
     parts += [f"--calib-text {text}"] if text else []
     parts.append(f"--alpha {facts.alpha:g} --samples {facts.n_multimodal + (facts.n_text or 0)}")
     parts.append(f"--seed {facts.seed}")
-    if plan.ranking == "best":
+    parts += plan.rules.options
+    given = [f"--imatrix {shlex.quote(plan.imatrix.file)}"] if plan.imatrix else []
+    if plan.ranking == EDITED:
+        copied = shlex.quote(f"{labels.folder_of(artifacts.model.name)}/plan.json")
+        return " ".join([*parts, f"&& cp {copied} out && luq-gguf quantize out", *given])
+    parts += given
+    if plan.ranking == BEST:
         size = plan.budget.get("n_bytes")
         parts.append(f"--plan best --types {','.join(map(str, cast('list[object]', plan.budget.get('types', []))))}")
         parts.append(f"--per {plan.budget.get('per', 'layer')}")

@@ -15,9 +15,8 @@ from luq_gguf.core.hashing import sha256_of
 from luq_gguf.core.types import Plan
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.llamacpp import converter, converter_child, quantize, tools
-from luq_gguf.llamacpp.gguf import header_only
 from luq_gguf.llamacpp.gguf.metadata import CHECKPOINT
-from luq_gguf.run import provenance, serialization
+from luq_gguf.run import given_imatrix, provenance, serialization
 from luq_gguf.run.session import Session
 
 NAME = "recipe.json"
@@ -27,13 +26,14 @@ TYPES = "tensor-types.txt"
 def write(session: Session, plan: Plan, name: str, f16: str, entries: Mapping[str, str | int]) -> None:
     """Write recipe.json for the LUQ file `name`, made from the 16-bit file `f16`, into the run folder.
 
-    Commands are lists of arguments that run in the folder of imatrix.gguf and tensor-types.txt; CHECKPOINT stands for
+    Commands are lists of arguments that run in the folder of the `inputs`; CHECKPOINT stands for
     the checkpoint's folder. `read_differently` says what has to be changed in it before, which is seldom anything, and
     `view` in which form the converter is shown it, where that is another: its command needs luq-gguf then.
     """
     run, checkpoint, pin = session.run, session.spec.checkpoint, tools.pin()
     record = run.read()
-    inputs = {header_only.IMATRIX_NAME: _digest(session, header_only.IMATRIX_NAME)}
+    given, imatrix_name = session.spec.given, session.spec.imatrix_name
+    inputs = {imatrix_name: _digest(session, imatrix_name)}
     if run.file(TYPES).is_file():
         inputs[TYPES] = sha256_of(run.file(TYPES))
     content = {
@@ -52,12 +52,13 @@ def write(session: Session, plan: Plan, name: str, f16: str, entries: Mapping[st
             "cmake_args": list(pin["cmake_args"]),
         },
         "inputs": inputs,
+        **({"imatrix": given.facts.to_json()} if given else {}),
         "commands": {
             "convert": [
                 *_shown(checkpoint),
                 *converter.arguments("CHECKPOINT", f16, checkpoint.name, checkpoint.converter_options),
             ],
-            "quantize": ["llama-quantize", *quantize.arguments(TYPES, f16, name, plan.high, entries)],
+            "quantize": ["llama-quantize", *quantize.arguments(TYPES, f16, name, plan.high, entries, imatrix_name)],
         },
         "outputs": {
             output: fact["sha256"] for stage in ("quantize", "mmproj") for output, fact in run.outputs(stage).items()
@@ -83,5 +84,6 @@ def _changed_files(folder: Path) -> list[str]:
 
 def _digest(session: Session, name: str) -> str:
     run = session.run
-    recorded = run.outputs("profile").get(name, {}).get("sha256")
+    outputs = run.outputs("profile") | run.outputs(given_imatrix.STAGE)
+    recorded = outputs.get(name, {}).get("sha256")
     return str(recorded or sha256_of(run.file(name)))

@@ -68,7 +68,7 @@ def _write_slice(
     entries: Mapping[str, str | int],
     on_share: Callable[[float], None],
 ) -> None:
-    """Write one slice: its checkpoint, its 16-bit GGUF next to imatrix.gguf (llama-quantize runs there), the result."""
+    """Write one slice: its checkpoint, its 16-bit GGUF (llama-quantize runs in the run folder), the result."""
     run, spec = session.run, session.spec
     holder = run.work / f"slice{atomic.SUFFIX}"
     folder = holder / spec.checkpoint.folder.name  # the converter takes metadata from this name
@@ -95,6 +95,7 @@ def _write_slice(
         replace(plan, tensor_types=here),
         types,
         entries=entries,
+        imatrix_name=spec.imatrix_name,
         threads=session.options.threads,
         on_progress=lambda done, total: on_share(_CONVERTED + (1 - _CONVERTED) * done / total),
     )

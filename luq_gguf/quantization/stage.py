@@ -9,14 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from luq_gguf.core import atomic, checkpoint_view
-from luq_gguf.core.errors import BudgetError
+from luq_gguf.core.errors import BudgetError, RunFolderError
 from luq_gguf.core.hashing import content_of, hash_of
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import Budget, Plan, QuantizedModel, RunOptions
 from luq_gguf.hf import llava
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.llamacpp import converter, labels, quantize, tools
-from luq_gguf.llamacpp.gguf import header_only, metadata, mmproj, reader
+from luq_gguf.llamacpp.gguf import metadata, mmproj, reader
 from luq_gguf.method import tensor_types, two_type_plan
 from luq_gguf.method.orders import MEASURED_OPTIONS
 from luq_gguf.quantization import recipe, slices
@@ -25,7 +25,7 @@ from luq_gguf.run import provenance, structure
 from luq_gguf.run.disk import check_disk
 from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import ModelSpec, safe_name
-from luq_gguf.run.session import Session, open_planned
+from luq_gguf.run.session import Session, is_edited, open_planned
 
 
 def file_name(checkpoint: Checkpoint, plan: Plan) -> str:
@@ -125,9 +125,9 @@ def conversion_key(spec: ModelSpec) -> str:
 
 
 def quantized_key(run: RunFolder, spec: ModelSpec, plan: Plan) -> str:
-    """Return the key of a file that is quantized as planned with the run folder's importance matrix, which a person may
-    have brought."""
-    imatrix = content_of(run.file(header_only.IMATRIX_NAME))
+    """Return the key of a file that is quantized as planned with the run folder's importance matrix, the calibration's
+    or a given one."""
+    imatrix = content_of(run.file(spec.imatrix_name))
     return hash_of(conversion_key(spec), dict(plan.tensor_types), plan.high, imatrix)
 
 
@@ -172,6 +172,7 @@ def quantize_plan(session: Session, plan: Plan, path: Path, label: str = "quanti
         plan,
         types,
         entries=_entries(spec, plan),
+        imatrix_name=spec.imatrix_name,
         threads=session.options.threads,
         on_progress=lambda done, total: session.reporter.progress(f"{label}: tensors", done, total),
     )
@@ -214,9 +215,10 @@ def make_layer_variants(session: Session) -> tuple[Path, Path]:
     """Make the two variants that layers are spliced from: the model with all layers low, and with none."""
     run, spec = session.run, session.spec
     (run.work / "bank").mkdir(exist_ok=True)
+    tensors = replace(spec.tensors, rules=replace(spec.tensors.rules, keep=(), low_only=None))  # the same file for all
     names = f".work/bank/{spec.tensors.low}.gguf", f".work/bank/{spec.tensors.high}.gguf"
     for stage, name, count in (("bank-low", names[0], spec.tensors.n_layers), ("bank-high", names[1], 0)):
-        plan = two_type_plan.make_plan(spec.tensors, range(spec.tensors.n_layers), Budget(low_layers=count), "bank")
+        plan = two_type_plan.make_plan(tensors, range(tensors.n_layers), Budget(low_layers=count), "bank")
         write_quantized(session, plan, stage, name)
     return run.file(names[0]), run.file(names[1])
 
@@ -242,6 +244,8 @@ def compared_files(
     missing; and the mmproj."""
     with RunFolder(run_dir) as run:
         session, planned = open_planned(run, model, replace(options, keep_f16=True), reporter)
+        if is_edited(run, planned):
+            raise RunFolderError("plan.json was edited after its file was made.", f"Run luq-gguf quantize {run.path}.")
         check_disk(session, planned.predicted_file_bytes)
         luq_file = make_file(session, planned)
         stock = make_baseline(session, planned)

@@ -58,7 +58,7 @@ def _sizes(run: RunFolder) -> list[tuple[str, dict[str, int]]]:
     vision = sum(path.stat().st_size for path in mmproj.beside(run.file("run.json")))
     files = []
     for path in run.path.glob("*.gguf"):
-        if mmproj.is_mmproj_name(path.name) or path.name == "imatrix.gguf":
+        if mmproj.is_mmproj_name(path.name) or path.name.startswith("imatrix"):
             continue
         info = reader.read(path)
         inside = sum(tensor.n_bytes for tensor in info.tensors if layer_of(tensor.name) is not None)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
-from luq_gguf.core.types import Plan
+from luq_gguf.core.types import BEST, Plan
 from luq_gguf.core.units import format_size
 from luq_gguf.method.tensor_types import layer_of
 from luq_gguf.method.two_type_plan import ENDS, UNQUANTIZED
@@ -12,7 +13,7 @@ from luq_gguf.method.two_type_plan import ENDS, UNQUANTIZED
 
 def describe(plan: Plan) -> str:
     """Return a sentence about the types that a plan gives its layers, for people."""
-    if plan.ranking != "best":
+    if not plan.is_mixed:
         return (
             f"{len(plan.low_layers)} of {len(plan.order)} layers in {plan.low}, by {plan.ranking}: "
             f"{', '.join(map(str, plan.low_layers)) or 'none'}; everything else as in {plan.high}"
@@ -20,7 +21,22 @@ def describe(plan: Plan) -> str:
     inside = Counter(k for name, k in plan.tensor_types.items() if layer_of(name) is not None and k not in UNQUANTIZED)
     counted = ", ".join(f"{kind} {count}" for kind, count in inside.most_common())
     ends = [f"{name.removesuffix('.weight')} {plan.tensor_types[name]}" for name in ENDS if name in plan.tensor_types]
-    return f"best of many types, matrices of {len(plan.order)} layers: {counted}; {', '.join(ends)}"
+    chosen = "best of many types" if plan.ranking == BEST else "types edited by hand"
+    return f"{chosen}, matrices of {len(plan.order)} layers: {counted}; {', '.join(ends)}"
+
+
+def rules_line(plan: Plan) -> str | None:
+    """Return a sentence on what the user allowed the plan to do; None where everything was left to it."""
+    rules = plan.rules
+    parts = [f"never low: {_layers(rules.keep)}"] if rules.keep else []
+    parts += [f"only these may be low: {_layers(rules.low_only)}"] if rules.low_only is not None else []
+    parts += [f"output.weight in {rules.output_type}"] if rules.output_type else []
+    parts += [f"token_embd.weight in {rules.embedding_type}"] if rules.embedding_type else []
+    return f"by request, {'; '.join(parts)}" if parts else None
+
+
+def _layers(layers: Sequence[int]) -> str:
+    return f"layer{'s' * (len(layers) != 1)} {', '.join(map(str, layers))}"
 
 
 def unsettled_line(plan: Plan) -> str | None:

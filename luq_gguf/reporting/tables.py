@@ -130,7 +130,8 @@ def bench_tables(result: Bench) -> list[Table]:
     """Make tables of decode, prefill and memory, with a row for every file and number of threads."""
     conditions = result.conditions
     names = _apart([row.name for row in result.rows])
-    turns = f"{conditions.repetitions} repetitions on {result.machine.cpu}"
+    layers_on = given(result.machine.layers_on)
+    turns = f"{conditions.repetitions} repetitions on {result.machine.cpu}" + (f", {layers_on}" if layers_on else "")
     baseline = names.get(conditions.baseline or "", "Q4_K_M (not given)")
     decode = _speed_table(f"decode of {conditions.generated_tokens} tokens, tokens/s, {turns}", baseline)
     prefill = _speed_table(f"prefill, tokens/s, {turns}", baseline, "prompt")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from luq_gguf.core import atomic, paths
 from luq_gguf.core.clip_vision import ClipVision
 from luq_gguf.core.errors import CheckpointError, RunFolderError
+from luq_gguf.core.given_imatrix import COPY, GivenImatrix, why_without
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.tensor_sources import MatrixSource, TensorSource, matrix_source
 from luq_gguf.core.types import ModelTensors, Profile, RunOptions
@@ -28,6 +29,7 @@ from luq_gguf.llamacpp.runtime import mmproj_check
 from luq_gguf.llamacpp.tools import LlamaCpp
 from luq_gguf.run import (
     file_system,
+    given_imatrix,
     load_check,
     preflight_cache,
     prompt_check,
@@ -37,6 +39,7 @@ from luq_gguf.run import (
     vocabulary,
 )
 from luq_gguf.run.folder import RunFolder
+from luq_gguf.run.given_imatrix import LoadedImatrix
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,7 +51,7 @@ class ModelSpec:
 
     `matrices` are those whose importance will be known, with their sources in transformers; `clip` is set where the
     vision half is LLaVA's, which luq-gguf writes itself, and `provenance` are entries about the base model that the
-    converter does not know.
+    converter does not know. `given` is what importance is taken from, where that is not the calibration's.
     """
 
     checkpoint: Checkpoint
@@ -58,11 +61,22 @@ class ModelSpec:
     tensors: ModelTensors
     clip: ClipVision | None = None
     provenance: Mapping[str, str | int] = field(default_factory=dict)
+    given: LoadedImatrix | None = None
 
     @property
     def has_imatrix(self) -> frozenset[str]:
         """Names of the matrices whose importance will be known."""
-        return frozenset(self.matrices)
+        return frozenset(self.given.matrix.in_sum2 if self.given else self.matrices)
+
+    @property
+    def given_facts(self) -> GivenImatrix | None:
+        """What plan.json says about importance that is not the calibration's."""
+        return self.given.facts if self.given else None
+
+    @property
+    def imatrix_name(self) -> str:
+        """The file in the run folder that llama-quantize takes importance from."""
+        return COPY if self.given else header_only.IMATRIX_NAME
 
 
 def safe_name(name: str) -> str:
@@ -107,6 +121,7 @@ def load_model_spec(
     low: str = "IQ1_M",
     high: str = "Q4_K_M",
     dataset: str | None = None,
+    given: LoadedImatrix | None = None,
 ) -> ModelSpec:
     """Check model, tools and types, and learn all tensors. Raises children of InputError that say what is wrong.
 
@@ -117,8 +132,8 @@ def load_model_spec(
     llama = tools.find()
     low, high = reader.check_type(low, "--low"), quantize.check_ftype(llama, high)
     record = run.read()
-    given = paths.absolute_model(model)
-    resuming = _same_model(record.get("model"), given) == given  # a run stays with the commit it began with
+    absolute = paths.absolute_model(model)
+    resuming = _same_model(record.get("model"), absolute) == absolute  # a run stays with the commit it began with
     with _told_of_the_converter(llama):
         checkpoint = checkpoints.open_checkpoint(
             model,
@@ -156,19 +171,23 @@ def load_model_spec(
     record = serialization.read_json(calibratable, "profile")
     matrices = {name: matrix_source(value) for name, value in record["tensors"].items()}
     origin = provenance.entries(run.read(), source.metadata)
+    if given:
+        given = given_imatrix.fitted(given, source, checkpoint.name, reporter)
+    calibrated = (dataset,) if dataset else ()
     tensors = quantize.model_tensors(
         llama,
         source,
         low,
         high,
         n_layers=record["n_layers"],
-        has_imatrix=matrices,
-        datasets=(dataset,) if dataset else (),
+        has_imatrix=given.matrix.in_sum2 if given else matrices,
+        datasets=given.facts.datasets if given else calibrated,
         entries=labels.of_same_size(origin),
+        imatrix_name=COPY if given else header_only.IMATRIX_NAME,
     )
     _check_fallbacks(tensors, reporter, allow=options.allow_fallback)
-    _tell_without_importance(tensors, reporter)
-    return ModelSpec(checkpoint, llama, source, matrices, tensors, clip, origin)
+    _tell_without_importance(tensors, given.facts if given else None, reporter)
+    return ModelSpec(checkpoint, llama, source, matrices, tensors, clip, origin, given)
 
 
 def _tell_other_tools(run: RunFolder, reporter: Reporter) -> None:
@@ -277,14 +296,14 @@ def _check_fallbacks(tensors: ModelTensors, reporter: Reporter, *, allow: bool) 
     reporter.info(sentence)
 
 
-def _tell_without_importance(tensors: ModelTensors, reporter: Reporter) -> None:
+def _tell_without_importance(tensors: ModelTensors, given: GivenImatrix | None, reporter: Reporter) -> None:
     """Name what the layers that become low keep: before the long pass, for it may be most of them."""
     layers = {choice.name for choice in tensors.choices if choice.layer is not None}
     names = [name for name in tensors.without_importance if name in layers]
     if names:
         reporter.info(
-            f"{len(names)} matrices of the layers have no importance, as the reference model does not show their "
-            f"inputs, and never become low: {_kinds(names)}"
+            f"{len(names)} matrices of the layers have no importance, as {why_without(given)}, and "
+            f"never become low: {_kinds(names)}"
         )
 
 
@@ -294,7 +313,10 @@ def _kinds(names: list[str]) -> str:
 
 
 def with_dataset(spec: ModelSpec, profile: Profile) -> ModelSpec:
-    """Return the spec with the header's size for the calibration sources that were really read."""
+    """Return the spec with the header's size for the calibration sources that were really read. The header of a file
+    with given importance does not name them."""
+    if spec.given:
+        return spec
     entries = labels.of_same_size(spec.provenance)
     header = header_only.quantized_header_bytes(spec.source, profile.calibration.sources, entries)
     return replace(spec, tensors=replace(spec.tensors, header_bytes=header))

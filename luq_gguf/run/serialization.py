@@ -12,8 +12,10 @@ import msgspec
 
 from luq_gguf.core import atomic, json_input, json_output
 from luq_gguf.core.errors import RunFolderError
+from luq_gguf.core.given_imatrix import GivenImatrix
 from luq_gguf.core.measurements import EvalResult
 from luq_gguf.core.plan_quality import ComparedFile, MeasuredKld, PredictedKld
+from luq_gguf.core.plan_rules import PlanRules
 from luq_gguf.core.profile_facts import CalibrationFacts, EstimatorFacts
 from luq_gguf.core.speeds import Bench
 from luq_gguf.core.sweeps import CalibrationMix, Sweep
@@ -115,6 +117,8 @@ def read_plan(path: Path) -> Plan:
             predicted_kld=msgspec.convert(content.get("predicted_kld"), PredictedKld | None),
             measured_kld=msgspec.convert(content.get("measured_kld"), MeasuredKld | None),
             compared=msgspec.convert(content.get("compared", ()), tuple[ComparedFile, ...]),
+            rules=msgspec.convert(content.get("rules", {}), PlanRules),
+            imatrix=msgspec.convert(content.get("imatrix"), GivenImatrix | None),
         )
         if not 0 < plan.predicted_bytes <= plan.predicted_file_bytes < 2**63:
             raise ValueError("not the size of a file")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import Plan, Profile, RunOptions
-from luq_gguf.run import serialization
+from luq_gguf.run import given_imatrix, serialization
 from luq_gguf.run.folder import RunFolder
+from luq_gguf.run.given_imatrix import LoadedImatrix
 from luq_gguf.run.preflight import ModelSpec, claim, load_model_spec, model_of, with_dataset
 
 
@@ -19,6 +22,11 @@ class Session:
     spec: ModelSpec
     options: RunOptions
     reporter: Reporter
+
+    @property
+    def imatrix(self) -> Path:
+        """The file that importance is taken from."""
+        return self.run.file(self.spec.imatrix_name)
 
     def with_dataset(self, profile: Profile) -> Session:
         """Return the session whose sizes are those of the calibration sources that were really read."""
@@ -34,10 +42,11 @@ def open_session(
     low: str = "IQ1_M",
     high: str = "Q4_K_M",
     dataset: str | None = None,
+    given: LoadedImatrix | None = None,
 ) -> Session:
-    """Open the preflight of a model whose layers may be `low` and whose file is otherwise `high`. Raises what
-    `load_model_spec` raises."""
-    spec = load_model_spec(run, model, options, reporter, low=low, high=high, dataset=dataset)
+    """Open the preflight of a model whose layers may be `low` and whose file is otherwise `high`, with importance
+    that is `given` or will be calibrated. Raises what `load_model_spec` raises."""
+    spec = load_model_spec(run, model, options, reporter, low=low, high=high, dataset=dataset, given=given)
     return Session(run, spec, options, reporter)
 
 
@@ -50,12 +59,25 @@ def load_spec_for_profile(
     return open_session(run, model, replace(options, allow_fallback=True), reporter)
 
 
+def is_edited(run: RunFolder, plan: Plan) -> bool:
+    """Return whether a run folder's plan.json says something else than the plan stage has written."""
+    return "plan.json" in run.changed("plan") and run.read()["stages"]["plan"]["key"] != hash_of(plan.to_json())
+
+
 def open_planned(
-    run: RunFolder, model: str | None, options: RunOptions = RunOptions(), reporter: Reporter = Reporter()
+    run: RunFolder,
+    model: str | None,
+    options: RunOptions = RunOptions(),
+    reporter: Reporter = Reporter(),
+    *,
+    given: LoadedImatrix | None = None,
 ) -> tuple[Session, Plan]:
-    """Open the preflight of a run folder's model with the types of its plan.json, and read that plan. Raises
-    RunFolderError."""
+    """Open the preflight of a run folder's model with the types and the importance of its plan.json, and read that
+    plan. `given` importance takes the place of the plan's. Raises RunFolderError."""
     planned = serialization.read_plan(run.file("plan.json"))
     accepted = replace(options, allow_fallback=True)  # by whoever made the plan
     where = model or model_of(run)
-    return open_session(run, where, accepted, reporter, low=planned.low, high=planned.high), planned
+    if given is None and planned.imatrix:
+        given = given_imatrix.stored(run, planned.imatrix)
+    session = open_session(run, where, accepted, reporter, low=planned.low, high=planned.high, given=given)
+    return session, planned

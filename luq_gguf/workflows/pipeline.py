@@ -27,12 +27,13 @@ from luq_gguf.evaluation.logprobs import EvalTarget
 from luq_gguf.evaluation.questions import QuestionSet, shared_with_calibration
 from luq_gguf.hf import datasets
 from luq_gguf.hf.checkpoint import Checkpoint, open_checkpoint
-from luq_gguf.llamacpp import quantize, tools
-from luq_gguf.llamacpp.gguf import header_only, imatrix, reader, shards
+from luq_gguf.llamacpp import gpu, quantize, tools
+from luq_gguf.llamacpp.gguf import shards
 from luq_gguf.method import tensor_types, two_type_plan
+from luq_gguf.planning import edited, rules, uniform_baseline, variants
 from luq_gguf.planning import stage as planning_stage
-from luq_gguf.planning import uniform_baseline
 from luq_gguf.planning.meter import make_meter
+from luq_gguf.planning.ordered import save_plan
 from luq_gguf.planning.stage import PlanRequest
 from luq_gguf.publishing import card
 from luq_gguf.publishing import upload as publication
@@ -40,9 +41,10 @@ from luq_gguf.publishing.access import Target
 from luq_gguf.publishing.upload import Upload
 from luq_gguf.quantization.stage import check_slices, drop_f16, make_f16, make_file, mmproj_name
 from luq_gguf.reporting.plan_text import better_line
-from luq_gguf.run import serialization
+from luq_gguf.run import given_imatrix, serialization
 from luq_gguf.run.disk import check_disk
 from luq_gguf.run.folder import RunFolder
+from luq_gguf.run.given_imatrix import LoadedImatrix
 from luq_gguf.run.preflight import claim, model_of
 from luq_gguf.run.session import Session, load_spec_for_profile, open_planned, open_session
 from luq_gguf.workflows import against, eval_against, pictures
@@ -131,17 +133,20 @@ def _convert(
         if plan_request.measures and calibration.images:
             reporter.info("files are measured on questions of --calib, as there is no --eval")
         plan_request = replace(plan_request, questions=replace(plan_request.questions, source=calibration.images))
+    given = _given(plan_request.imatrix)
     with RunFolder(out, create=True, overwrite=options.overwrite) as run:
         claim(run, model, overwrite=options.overwrite, subfolder=options.subfolder)
         if base_model and run.read().get("base_model") != base_model:
             run.update(base_model=base_model, licence=dict(card.read_base_card(base_model, None).licence))
         dataset = datasets.source_name(calibration.sources[0] or datasets.DEFAULT_IMAGES)
         session = open_session(
-            run, model, options, reporter, low=plan_request.low, high=plan_request.high, dataset=dataset
+            run, model, options, reporter, low=plan_request.low, high=plan_request.high, dataset=dataset, given=given
         )
+        session = rules.obeying(session, plan_request.rules)
         prepared = planning_stage.prepare(session, plan_request)
         largest = two_type_plan.file_bytes(session.spec.tensors, ())
         check_disk(session, largest, needs_f16=plan_request.measures)
+        _store(session)
         profile = make_profile(session, calibration)
         session = session.with_dataset(profile)
         plan = planning_stage.make(session, profile, prepared)
@@ -202,12 +207,26 @@ def plan(
     model: str | None = None,
 ) -> Plan:
     """Run the plan stage alone, in a profiled run folder."""
+    given = _given(plan_request.imatrix)
     with RunFolder(run_dir) as run:
         profiled = serialization.read_profile(run.file("profile.json"))
         where = model or model_of(run)
-        session = open_session(run, where, options, reporter, low=plan_request.low, high=plan_request.high)
+        types = {"low": plan_request.low, "high": plan_request.high}
+        session = open_session(run, where, options, reporter, **types, given=given)
+        session = rules.obeying(session, plan_request.rules)
         prepared = planning_stage.prepare(session, plan_request)
+        _store(session)
         return planning_stage.make(session.with_dataset(profiled), profiled, prepared)
+
+
+def _given(path: Path | None) -> LoadedImatrix | None:
+    """Another publisher's importance matrix, read before anything heavy."""
+    return given_imatrix.load(path) if path else None
+
+
+def _store(session: Session) -> None:
+    if session.spec.given:
+        given_imatrix.store(session.run, session.spec.given)
 
 
 def quantize_plan(
@@ -216,40 +235,33 @@ def quantize_plan(
     reporter: Reporter = Reporter(),
     *,
     model: str | None = None,
+    imatrix: Path | None = None,
 ) -> Conversion:
-    """Run the quantize stage alone, with plan.json as it is, even if somebody has edited it."""
+    """Run the quantize stage alone, with plan.json as it is, even if somebody has edited it: what else it says
+    follows the types then. Importance from another publisher's file, `imatrix`, takes the place of the plan's."""
     check_slices(options)
+    given = _given(imatrix)
     with RunFolder(run_dir) as run:
         profiled = serialization.read_profile(run.file("profile.json"))
-        session, planned = open_planned(run, model, options, reporter)
+        session, planned = open_planned(run, model, options, reporter, given=given)
+        session = session.with_dataset(profiled)
         spec = session.spec
-        wrong = set(planned.tensor_types) ^ {t.name for t in spec.source.tensors}
-        if wrong:
-            raise RunFolderError(
-                f"plan.json and {spec.checkpoint.name} disagree on the tensor {min(wrong)}.", "Run luq-gguf plan again."
-            )
         if not set(planned.low_layers) <= set(range(spec.tensors.n_layers)):
             raise RunFolderError(
                 f"plan.json names low layers that {spec.checkpoint.name} does not have: it has layers 0 to "
                 f"{spec.tensors.n_layers - 1}.",
                 "Run luq-gguf plan again.",
             )
-        _check_importance(run, planned)
+        before, planned = planned, edited.checked(session, planned)
+        if given:
+            _store(session)
+            planned = variants.with_imatrix(spec, planned)
+        if planned != before:
+            save_plan(session, planned)
         overrides = quantize.overrides(session.spec.source, planned)
         atomic.write_text(run.file("tensor-types.txt"), tensor_types.to_text(overrides))
         check_disk(session, planned.predicted_file_bytes)
         return _converted(session, profiled, planned)
-
-
-def _check_importance(run: RunFolder, planned: Plan) -> None:
-    """A person may have edited the plan or brought another imatrix: llama-quantize would fail in mid-run."""
-    entries = imatrix.read(run.file(header_only.IMATRIX_NAME)).in_sum2
-    for name, kind in planned.tensor_types.items():
-        if name not in entries and reader.needs_importance(name, kind, planned.high):
-            raise RunFolderError(
-                f"plan.json gives {name} the type {kind}, which needs an importance entry, but imatrix.gguf has none.",
-                "Choose another type for it, such as Q2_K, or run luq-gguf plan again.",
-            )
 
 
 def evaluate(
@@ -259,6 +271,7 @@ def evaluate(
     *,
     mmproj: Path | None = None,
     threads: int | None = None,
+    gpu_layers: int | None = None,
     benchmark: benchmarks.BenchmarkRequest | None = None,
     fit_images: bool = False,
     model: str | None = None,
@@ -272,6 +285,7 @@ def evaluate(
     """
     checkpoint = _reference_model(model, options) if model else None
     file, reference = shards.files_of(file)[0], shards.files_of(reference)[0] if reference else None
+    offload = gpu.callable_offload(gpu_layers)
     if benchmark:
         benchmarks.check(benchmark)
         half = evaluation.mmproj_beside(file, mmproj, "The benchmarks have")
@@ -285,7 +299,7 @@ def evaluate(
         if fit_images:
             theirs = checkpoint or fitting.checkpoint_of(file, run)
             fitted = fitting.fit(data, theirs, file, vision, work / "fitted", reporter)
-        plain = EvalTarget(file, vision, threads, questions.n_ctx, max_tokens=questions.max_tokens)
+        plain = EvalTarget(file, vision, threads, questions.n_ctx, max_tokens=questions.max_tokens, gpu=offload)
         asked, target = (fitted.data, fitted.of(plain)) if fitted else (data, plain)
         wide = replace(target, model=reference) if reference else None
         metric = questions.metric
@@ -301,7 +315,7 @@ def evaluate(
             if fitted:
                 reporter.info("--fit-images fits the pictures of --data; the benchmarks' pictures stay as they are")
             benchmark_target = EvalTarget(
-                file, half, threads, questions.n_ctx
+                file, half, threads, questions.n_ctx, gpu=offload
             )  # another --max-tokens asks benchmarks nothing else
             measured = benchmarks.measure(benchmark, benchmark_target, work, reporter)
             conditions = replace(result.conditions, benchmarks=benchmarks.conditions(benchmark, benchmark_target))

@@ -42,3 +42,4 @@ def test_layers_that_only_some_ways_would_choose_are_not_settled():
     assert unsettled(ways, 2) == {1: 0.75, 2: 0.25}
     assert unsettled(ways, 1) == {}
     assert unsettled(ways, 2, 0) == {}
+    assert unsettled(ways, 1, kept=[0]) == {1: 0.75, 2: 0.25}

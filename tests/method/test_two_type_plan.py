@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pytest
 from builders import model
 
 from luq_gguf.core.errors import BudgetError
+from luq_gguf.core.plan_rules import PlanRules
 from luq_gguf.core.types import Budget
 from luq_gguf.core.units import format_bpw, format_size
 from luq_gguf.method.two_type_plan import make_plan
@@ -71,3 +74,48 @@ def test_bits_per_weight_for_people_are_never_less_than_the_number():
 def test_sizes_for_people_round_up_when_they_are_limits():
     assert format_size(3 * 1024**3) == "3.00 GiB"
     assert format_size(5 * 1024**2 + 1, up=True) == "5.01 MiB"
+
+
+def ruled(**rules):
+    return replace(model(), rules=PlanRules(**rules))
+
+
+@pytest.mark.parametrize(
+    ("rules", "low"),
+    [
+        ({"keep": (2, 3)}, (0, 1)),
+        ({"low_only": (1, 3)}, (1, 3)),
+        ({"keep": (0,), "low_only": (1, 2, 3)}, (2, 3)),
+    ],
+)
+def test_layers_that_are_kept_are_passed_over_in_the_order(rules, low):
+    made = make_plan(ruled(**rules), ORDER, Budget(low_layers=2), "entropy")
+    assert made.low_layers == low
+    assert made.order == ORDER
+    assert made.predicted_file_bytes == plan(Budget(low_layers=2)).predicted_file_bytes
+    assert made.to_json()["rules"] == {name: list(layers) for name, layers in rules.items()}
+    by_size = make_plan(ruled(**rules), ORDER, Budget(n_bytes=made.predicted_file_bytes), "entropy")
+    assert by_size.low_layers == low
+
+
+def test_a_plan_without_rules_does_not_speak_of_them():
+    assert "rules" not in plan(Budget(low_layers=2)).to_json()
+
+
+@pytest.mark.parametrize(
+    ("rules", "budget", "words"),
+    [
+        # 2 of 4 layers low: 100 + 2016 + 2 * 416 + 2 * 1024 + 4 * 32
+        ({"keep": (0, 3)}, Budget(n_bytes=5000), r"with --keep 0,3: with all 2 layers that may be low .*\(5124 bytes"),
+        ({"low_only": (1,)}, Budget(bpw=0.5), "with --low-only 1: with the only layer that may be low"),
+        ({"keep": (0, 3)}, Budget(low_layers=3), "with --keep 0,3: the model has 4 decoder layers, 2 of which may be"),
+    ],
+)
+def test_a_budget_that_the_rules_make_impossible_names_them(rules, budget, words):
+    with pytest.raises(BudgetError, match=words):
+        make_plan(ruled(**rules), ORDER, budget, "entropy")
+
+
+def test_a_speed_that_needs_kept_layers_is_refused():
+    with pytest.raises(BudgetError, match="with --keep 0,3: the highest predicted speed is 2.0, with 2 low layers"):
+        make_plan(ruled(keep=(0, 3)), ORDER, Budget(decode_tps=3.0), "entropy", decode_tps=len)

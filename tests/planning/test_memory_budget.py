@@ -38,6 +38,8 @@ def test_the_largest_file_within_a_memory(cli, converted, tmp_path):
     refused = cli(*ask, "--target-memory", "20MiB")
     assert refused.returncode == 2
     assert "No file fits in 20.00 MiB of memory: with all 12 layers in IQ1_M the text model takes" in refused.stderr
+    kept = cli(*ask, "--target-memory", "20MiB", "--keep", "0,-1")
+    assert "with 10 of 12 layers in IQ1_M with --keep 0,11 the text model takes" in kept.stderr
     enough, with_cache = re.findall(r"[\d.]+MiB", refused.stderr)
     assert len(plan("--target-memory", enough)["low_layers"]) == 12
     assert len(plan("--target-memory", with_cache, "-ctk", "q8_0", "-ctv", "q8_0")["low_layers"]) == 12

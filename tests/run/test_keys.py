@@ -104,7 +104,8 @@ def calib(tmp_path) -> Path:
 
 def spec_of(folder: Path) -> SimpleNamespace:
     llama = LlamaCpp(folder, folder / "convert.py", pinned=True, libraries=None)
-    return SimpleNamespace(checkpoint=open_checkpoint(str(folder)), llama=llama, tensors=model())
+    checkpoint = open_checkpoint(str(folder))
+    return SimpleNamespace(checkpoint=checkpoint, llama=llama, tensors=model(), imatrix_name="imatrix.gguf")
 
 
 def the_plan():
@@ -318,7 +319,7 @@ def test_what_a_point_of_a_sweep_rests_on(target, tmp_path, monkeypatch):
 
     def key(sha256: str = "data", metric: str = "vqa", **other) -> str:
         state = SimpleNamespace(
-            _run=SimpleNamespace(file=lambda name: tmp_path / name),
+            _session=SimpleNamespace(imatrix=tmp_path / "imatrix.gguf"),
             _spec=SimpleNamespace(llama=pinned),
             _data=SimpleNamespace(sha256=sha256),
             _metric=metric,

@@ -65,10 +65,13 @@ def write(
 
 
 def quantized_header_bytes(
-    source: gguf_reader.GGUFInfo, datasets: tuple[str, ...], labels: gguf_metadata.Entries | None = None
+    source: gguf_reader.GGUFInfo,
+    datasets: tuple[str, ...],
+    labels: gguf_metadata.Entries | None = None,
+    imatrix: str = IMATRIX_NAME,
 ) -> int:
-    """Return the header size of the file that llama-quantize makes of `source`: it adds four entries about the imatrix,
-    and the `labels` that it is told to set.
+    """Return the header size of the file that llama-quantize makes of `source`: it adds four entries about the
+    `imatrix`, which is the path that it is given, and the `labels` that it is told to set.
 
     Source: tools/quantize/quantize.cpp (key-value overrides) and GGUF's layout of key-value pairs; a value is cut at
     127 bytes there.
@@ -77,7 +80,7 @@ def quantized_header_bytes(
     def string(text: str) -> int:
         return 8 + len(text.encode())
 
-    entries = string("quantize.imatrix.file") + 4 + string(IMATRIX_NAME)
+    entries = string("quantize.imatrix.file") + 4 + string(imatrix)
     if datasets:
         entries += string("quantize.imatrix.dataset") + 4 + 8 + len(datasets[0].encode()[:127])
     entries += string("quantize.imatrix.entries_count") + 4 + 4

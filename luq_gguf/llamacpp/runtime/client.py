@@ -19,6 +19,8 @@ import numpy as np
 from luq_gguf.core.errors import RunnerError
 from luq_gguf.core.turns import Turn, prompt_turns
 from luq_gguf.llamacpp import child, tools
+from luq_gguf.llamacpp import gpu as gpus
+from luq_gguf.llamacpp.gpu import Offload
 
 Prompt = str | Sequence[Turn]  # text with its images before it, or a conversation, which has their places
 Images = Path | Sequence[Path] | None
@@ -85,10 +87,12 @@ class LlamaClient:
         limits: Limits | None = None,
         weights: bool = True,
         image_tokens: tuple[int | None, int | None] = (None, None),
+        gpu: Offload | None = None,
     ) -> None:
         """`kernels` is a plugin to load. `limits` are for files from anywhere: weights that are not finite are rejected
         then, too. Without `weights` only `count` and `pieces` work, also of a header-only GGUF. `image_tokens` are
-        llama.cpp's --image-min-tokens and --image-max-tokens; None for what libmtmd takes itself."""
+        llama.cpp's --image-min-tokens and --image-max-tokens; None for what libmtmd takes itself. With `gpu`, so many
+        layers run there, in that build's libraries."""
         self._command = [sys.executable, "-m", "luq_gguf.llamacpp.runtime.worker", str(model), "--ctx", str(n_ctx)]
         self._command += ["--batch", str(n_batch)]
         self._command += ["--mmproj", str(mmproj)] if mmproj else []
@@ -99,14 +103,17 @@ class LlamaClient:
             self._command += [option, str(number)] if number is not None else []
         self._command += ["--kernels", str(kernels)] if kernels else []
         self._command += ["--check", "--max-memory", str(limits.memory_bytes)] if limits else []
+        self._command += ["--gpu-layers", str(gpu.layers)] if gpu else []
+        self._libraries = gpu.libraries if gpu else None
         self._name = model.name
         self._timeout = limits.seconds if limits else None
 
     def __enter__(self) -> LlamaClient:
         self._errors = tempfile.TemporaryFile("w+", errors="replace")
         self._folder = tempfile.TemporaryDirectory()
+        bindings = gpus.overlay(Path(self._folder.name) / "bindings", self._libraries) if self._libraries else None
         self._child = child.start(
-            self._command, tools.bindings_environment(), stdin=PIPE, stdout=PIPE, stderr=self._errors
+            self._command, tools.bindings_environment(bindings), stdin=PIPE, stdout=PIPE, stderr=self._errors
         )
         try:
             self.n_vocab = int(self._reply()["n_vocab"])

@@ -64,7 +64,8 @@ class Model:
     Text is computed `n_batch` tokens at once. `embeddings` is a folder that keeps what the mmproj makes of images.
     `check` lets libllama look at every block of every tensor and reject scales that are not finite. Without `weights`
     none are loaded, so that a header alone can count tokens and render prompts, and nothing else. `image_tokens` are
-    the fewest and the most tokens of a picture where its size is dynamic, None for libmtmd's own limits.
+    the fewest and the most tokens of a picture where its size is dynamic, None for libmtmd's own limits. So many of the
+    layers run on a GPU (`gpu_layers`), which the library must be able to use.
     """
 
     def __init__(
@@ -79,12 +80,17 @@ class Model:
         check: bool = False,
         weights: bool = True,
         image_tokens: tuple[int | None, int | None] = (None, None),
+        gpu_layers: int = 0,
     ) -> None:
         llama_cpp.llama_log_set(_quiet, ctypes.c_void_p(0))
         mtmd.mtmd_helper_log_set(_quiet, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
         options = llama_cpp.llama_model_default_params()
         options.check_tensors = check
+        if gpu_layers:
+            if not llama_cpp.llama_supports_gpu_offload():
+                raise WorkerError("this build of libllama has no GPU backend")
+            options.n_gpu_layers = gpu_layers
         if not weights:
             options.no_alloc, options.load_mode = True, llama_cpp.LLAMA_LOAD_MODE_NONE  # it maps nothing
         self.model = llama_cpp.llama_model_load_from_file(str(model).encode(), options)

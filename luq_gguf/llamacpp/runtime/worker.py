@@ -184,6 +184,7 @@ def main() -> None:
     parser.add_argument("--image-max-tokens", type=int)
     parser.add_argument("--kernels", type=Path, help="a plugin that ggml loads first")
     parser.add_argument("--max-memory", type=int, help="limit of the address space in bytes")
+    parser.add_argument("--gpu-layers", type=int, default=0)
     args = parser.parse_args()
     if args.max_memory:
         resource = unix.module("resource")
@@ -196,6 +197,7 @@ def main() -> None:
             load_plugin(args.kernels)
         limits = args.image_min_tokens, args.image_max_tokens
         how = {"check": args.check, "weights": not args.no_weights, "image_tokens": limits}
+        how |= {"gpu_layers": args.gpu_layers}
         model = Model(args.model, args.mmproj, args.threads, args.ctx, args.batch, args.embeddings, **how)
     except WorkerError as failure:
         out.write(json.dumps({"error": str(failure)}) + "\n")
