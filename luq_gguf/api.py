@@ -38,12 +38,13 @@ from luq_gguf.publishing.upload import Upload
 from luq_gguf.workflows import against as comparison
 from luq_gguf.workflows import bench as benches
 from luq_gguf.workflows import choose as choosing
+from luq_gguf.workflows import convert as conversion
 from luq_gguf.workflows import pictures as picture_files
 from luq_gguf.workflows import pipeline
 from luq_gguf.workflows.bench import ShapeRequest
 from luq_gguf.workflows.calibration_mix import CalibrationMixRequest
 from luq_gguf.workflows.choose import ChooseRequest
-from luq_gguf.workflows.pipeline import Conversion
+from luq_gguf.workflows.convert import Conversion
 from luq_gguf.workflows.sweep import SweepRequest
 
 Source = str | Path
@@ -52,7 +53,7 @@ Source = str | Path
 def convert(
     model: Source,
     out: Source,
-    budget: Budget,
+    budget: Budget | Sequence[Budget],
     calibration: CalibrationSet | Source = CalibrationSet(),
     *,
     questions: QuestionSet | Source | None = None,
@@ -64,6 +65,7 @@ def convert(
     context: ContextShape = ContextShape(4096),
     rules: PlanRules = PlanRules(),
     imatrix: Source | None = None,
+    also: Sequence[str] = (),
     target: Target | None = None,
     base_model: str | None = None,
     check: bool = False,
@@ -71,6 +73,9 @@ def convert(
     reporter: Reporter = Reporter(),
 ) -> Conversion:
     """Convert a checkpoint folder or Hub id to a LUQ GGUF file in the folder `out`; finished stages are not repeated.
+
+    With several budgets there is a file for each, and with file types in `also` llama-quantize's own file of each
+    beside them: one profile and one 16-bit file are enough for all.
 
     Layers become `low` in the order `rank` within the budget, or every tensor has the best type (`best`). Files are
     measured on `questions`, or on the calibration set's, where the plan asks for that; tensor types are, for
@@ -80,22 +85,18 @@ def convert(
     as `verify` does `against` a checkpoint.
     """
     data = _set(calibration)
-    wanted = PlanRequest(
-        budget,
-        rank,
-        data.seed,
-        best,
-        _questions(questions),
-        low,
-        high,
-        predict_speed,
-        context=context,
-        rules=rules,
-        imatrix=_file(imatrix),
-    )
-    return pipeline.convert(
-        str(model), _path(out), wanted, data, options, reporter, target=target, base_model=base_model, check=check
-    )
+    budgets = [budget] if isinstance(budget, Budget) else list(budget)
+    requests = [
+        PlanRequest(
+            each, rank, data.seed, best, _questions(questions), low, high, predict_speed,
+            context=context, rules=rules, imatrix=_file(imatrix),
+        )
+        for each in budgets
+    ]  # fmt: skip
+    return conversion.convert(
+        str(model), _path(out), requests, data, options, reporter,
+        also=also, target=target, base_model=base_model, check=check,
+    )  # fmt: skip
 
 
 def profile(

@@ -26,6 +26,7 @@ from luq_gguf.evaluation.questions import QuestionSet
 from luq_gguf.planning.stage import PlanRequest
 from luq_gguf.run.preflight import safe_name
 from luq_gguf.workflows import easy_vqa, pipeline
+from luq_gguf.workflows.convert import convert
 
 MODELS = Path(__file__).resolve().parents[1] / "tests" / "models"
 NAMES = ("tiny-qwen2.5-vl", "tiny-llava-1.5")
@@ -55,7 +56,7 @@ def files(args: argparse.Namespace, name: str, seed: int, pixels: str) -> Iterat
         "Q2_K": PlanRequest(Budget(low_layers=0), seed=seed, low=args.low, high="Q2_K"),
     }
     for label, plan in plans.items():
-        made = pipeline.convert(str(checkpoint), out, plan, calibration, KEEP)
+        made = convert(str(checkpoint), out, plan, calibration, KEEP)
         yield label, made.model.path, out / f"{safe_name(name)}-F16.gguf"
 
 

@@ -9,7 +9,7 @@ import click
 
 from luq_gguf.cli import options, output
 from luq_gguf.core.units import format_size
-from luq_gguf.reporting import agreement_text, picture_text
+from luq_gguf.reporting import agreement_text, picture_text, tables
 from luq_gguf.reporting.progress import progress
 
 
@@ -30,6 +30,13 @@ from luq_gguf.reporting.progress import progress
     help="Compare llama.cpp's predictions with the 16-bit file with those of MODEL in transformers.",
 )
 @click.option(
+    "--also",
+    type=options.Listed(click.STRING),
+    default=(),
+    metavar="LIST",
+    help="llama-quantize's own files beside the LUQ files, with the same importance, e.g. Q4_K_M,IQ3_XXS.",
+)
+@click.option(
     "--upload", "repo", metavar="USER/NAME", help="Publish on the Hub when done; write access is checked first."
 )
 @options.hub
@@ -37,11 +44,15 @@ from luq_gguf.reporting.progress import progress
 @options.trust
 @options.permissions("--overwrite", "--allow-fallback")
 @options.as_json
-def command(model: str, out: Path, repo: str | None, *, check: bool, as_json: bool, **rest: Any) -> None:
-    """Convert MODEL (a checkpoint folder or a Hub id) to a LUQ GGUF file in the folder --out.
+def command(
+    model: str, out: Path, repo: str | None, also: tuple[str, ...], *, check: bool, as_json: bool, **rest: Any
+) -> None:
+    """Convert MODEL (a checkpoint folder or a Hub id) to a LUQ GGUF file in the folder --out, or to files of several
+    sizes, which one calibration and one 16-bit file are enough for.
 
     \b
     luq-gguf convert Qwen/Qwen2.5-VL-7B-Instruct --out out/ --target-size 3.4GiB
+    luq-gguf convert Qwen/Qwen2.5-VL-7B-Instruct --out out/ --target-size 2.6GiB,3.4GiB --also Q4_K_M
     """
     calibration, wanted = options.make_calibration(rest), options.make_plan_arguments(rest)
     target, base_model = options.make_target(repo, rest)
@@ -50,7 +61,7 @@ def command(model: str, out: Path, repo: str | None, *, check: bool, as_json: bo
 
     with progress() as reporter:
         result = api.convert(
-            model, out, calibration=calibration, **wanted, target=target, base_model=base_model, check=check,
+            model, out, calibration=calibration, **wanted, also=also, target=target, base_model=base_model, check=check,
             options=how, reporter=reporter,
         )  # fmt: skip
     if as_json:
@@ -58,8 +69,12 @@ def command(model: str, out: Path, repo: str | None, *, check: bool, as_json: bo
         return
     output.print_table(output.profile_table(result.profile, result.plan.low_layers))
     click.echo(output.agreement_line(result.profile))
-    for line in output.plan_lines(result.plan):
-        click.echo(line)
+    several = len(result.files) > 1
+    if several:
+        output.print_table(tables.files_table([(file.model, file.plan) for file in result.files]))
+    else:
+        for line in output.plan_lines(result.plan):
+            click.echo(line)
     click.echo(f"model   {result.model.path}  ({format_size(result.model.n_bytes)}, every tensor as planned)")
     if result.mmproj:
         click.echo(f"mmproj  {result.mmproj}  ({format_size(result.mmproj.stat().st_size)})")
@@ -77,5 +92,6 @@ def command(model: str, out: Path, repo: str | None, *, check: bool, as_json: bo
             click.echo(line)
     if result.upload:
         click.echo(f"\npublished  {result.upload.pull_request or result.upload.url}")
-    if result.better:
-        click.echo(f"\n{result.better}")
+    for file in result.files:
+        if file.better:
+            click.echo(f"\n{file.model.path.name + ': ' if several else ''}{file.better}")

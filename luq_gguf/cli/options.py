@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import re
@@ -77,6 +78,18 @@ class Number(click.ParamType):  # type: ignore[type-arg]
         if self.least is not None and number < self.least:
             self.fail(f"{value!r} is less than {self.least:g}.", param, ctx)
         return number
+
+
+class Listed(click.ParamType):  # type: ignore[type-arg]
+    """Parses one value, or several with commas between them, into a tuple."""
+
+    def __init__(self, each: click.ParamType) -> None:  # type: ignore[type-arg]
+        self.each, self.name = each, each.name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+        if isinstance(value, tuple):
+            return value
+        return tuple(self.each.convert(part.strip(), param, ctx) for part in str(value).split(","))
 
 
 def _chain(*decorators: Callable[[F], F]) -> Callable[[F], F]:
@@ -188,9 +201,12 @@ imatrix = click.option(
     help="Take importance from this GGUF file of llama-imatrix instead of the calibration.",
 )  # fmt: skip
 budget = _chain(
-    click.option("--low-layers", type=int, help="How many layers become low."),
-    click.option("--target-size", type=Size(), help="Maximum text-model file size, e.g. 3.4GiB (without mmproj)."),
-    click.option("--target-bpw", type=Number(), help="Maximum bits per weight of the text model."),
+    click.option("--low-layers", type=Listed(click.INT), metavar="N",
+                 help="How many layers become low. With several numbers, as in 8,12, convert makes a file of each."),
+    click.option("--target-size", type=Listed(Size()), metavar="SIZE",
+                 help="Maximum text-model file size, e.g. 3.4GiB (without mmproj), or several: 2.6GiB,3.4GiB."),
+    click.option("--target-bpw", type=Listed(Number()), metavar="X",
+                 help="Maximum bits per weight of the text model, or several: 2.5,3.4."),
     click.option("--target-memory", type=Size(),
                  help="Maximum memory of llama-server, e.g. 8GiB: text model, mmproj, KV cache of --ctx, and buffers."),
     cache_types("f16", "; counted by --target-memory"),
@@ -287,9 +303,10 @@ def make_run_options(values: dict[str, Any]) -> RunOptions:
 
 def make_plan_arguments(values: dict[str, Any]) -> dict[str, Any]:
     """Take the options of `budget`, `types`, `rules` and `imatrix` out of a command's values, as arguments of the
-    library. Raises UsageError."""
+    library; the budget is a list where one has several values. Raises UsageError."""
     names = ("low_layers", "target_size", "target_bpw", "max_kld", "min_accuracy", "target_tps", "target_memory")
-    budget = Budget(*(values.pop(name) for name in names))
+    given = (values.pop(name) for name in names)
+    budgets = [Budget(*each) for each in itertools.product(*(v if isinstance(v, tuple) else (v,) for v in given))]
     search = {n: values.pop(n) for n in ("kinds", "per", "swaps", "plan_minutes")}
     search_options = {
         f"--{name.replace('kinds', 'types').replace('_', '-')}" for name, v in search.items() if v is not None
@@ -308,9 +325,10 @@ def make_plan_arguments(values: dict[str, Any]) -> dict[str, Any]:
     n_ctx = values.pop("n_ctx")
     questions = QuestionSet(values.pop("eval_source"), n_ctx=n_ctx)
     cache = {name: kind for name in ("type_k", "type_v") if (kind := values.pop(name)) is not None}
-    if cache and budget.memory_bytes is None:
+    if cache and budgets[0].memory_bytes is None:
         raise click.UsageError("-ctk and -ctv can only be used with --target-memory.")
     types = {name: values.pop(name) for name in ("low", "high", "predict_speed")}
+    budget = budgets[0] if len(budgets) == 1 else budgets
     plan: dict[str, Any] = {"budget": budget, "rank": values.pop("rule"), "best": best, "questions": questions}
     asked = {"rules": make_rules(values), "imatrix": values.pop("imatrix")}
     return plan | types | asked | {"context": ContextShape(n_ctx, **cache)}

@@ -26,6 +26,8 @@ from luq_gguf.reporting.progress import progress
 def command(run_dir: Path, seed: int, *, as_json: bool, **rest: Any) -> None:
     """Write plan.json and tensor-types.txt into RUN_DIR, a run folder that luq-gguf profile has made."""
     wanted, how = options.make_plan_arguments(rest), options.make_run_options(rest)
+    if isinstance(wanted["budget"], list):
+        raise click.UsageError("A plan has one budget: luq-gguf convert takes several, and makes a file of each.")
     from luq_gguf import api
     from luq_gguf.reporting.plan_text import better_line
 

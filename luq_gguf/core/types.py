@@ -23,7 +23,8 @@ _COUNTED = {  # by a budget, without and with one of memory
     False: "the text model's file; mmproj and KV cache are not counted",
     True: "the text model's file, the mmproj, the KV cache and all buffers",
 }
-BEST, EDITED = "best", "edited"  # rankings of plans that are not an order of layers
+BEST, EDITED, STOCK = "best", "edited", "stock"  # rankings of plans that are not an order of layers; the last is
+# that of the types of llama-quantize's own file
 COLUMNS = "columns."  # prefix of a matrix's column energies in profile.safetensors
 
 

@@ -14,15 +14,13 @@ from collections.abc import Mapping
 import gguf
 
 from luq_gguf.core.hashing import hash_of
-from luq_gguf.core.types import Plan
+from luq_gguf.core.types import STOCK, Plan
 from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.llamacpp.gguf.metadata import CHECKPOINT, Entries
 from luq_gguf.method import two_type_plan
 from luq_gguf.method.tensor_types import layer_of
 
 MARK = "_LUQ"
-STOCK = "stock"
-"""The ranking of a plan whose tensors all have the types of llama-quantize's own file."""
 
 GUESSED = 1024
 """LLAMA_FTYPE_GUESSED of include/llama.h: the file type is not exactly this one."""
@@ -63,21 +61,30 @@ def _plain(kind: str) -> str:
     return kind.replace("_", "")
 
 
-def file_name(model: str, plan: Plan) -> str:
-    """Return the name of a LUQ file, such as NAME-LUQ12-IQ1M-Q4KM-IQ3_XS_LUQ.gguf."""
-    return f"{stem(model, plan)}-{label(plan)}{MARK}.gguf"
+def file_name(model: str, plan: Plan, *, with_bits: bool = False) -> str:
+    """Return the name of a planned file, such as NAME-LUQ12-IQ1M-Q4KM-IQ3_XS_LUQ.gguf, or NAME-Q4_K_M.gguf of
+    llama-quantize's own mix. `with_bits` tells best plans of several sizes apart: NAME-LUQ-best-Q2K-Q6K-3.41bpw-..."""
+    if plan.ranking == STOCK:
+        return f"{model}-{plan.high}.gguf"
+    bits = f"-{plan.bpw:.2f}bpw" if with_bits else ""
+    return f"{stem(model, plan)}{bits}-{label(plan)}{MARK}.gguf"
 
 
 def folder_of(file_name: str) -> str:
-    """Return the folder of a repository with what belongs to a LUQ file: its name without shard, ending and label, so
-    that no program takes the files in it for models of that type. A file that an older version named has no label."""
+    """Return the folder of a repository with what belongs to a file: its name without shard, ending and label, so that
+    no program takes the files in it for models of that type. A LUQ file that an older version named has no label; the
+    type of llama-quantize's own mix is spelled without underscores."""
     whole = file_name.removesuffix(".gguf")
-    return whole.rpartition("-")[0] if whole.endswith(MARK) else whole
+    model, _, last = whole.rpartition("-")
+    if whole.endswith(MARK):
+        return model
+    return whole if "-LUQ" in whole else f"{model}-{_plain(last)}"
 
 
 def tag_of(file_name: str) -> str:
-    """Return the tag that `-hf REPO:TAG` finds a LUQ file by: the part of its name behind the model's."""
-    return file_name.removesuffix(".gguf")[file_name.rindex("-LUQ") + 1 :]
+    """Return the tag that `-hf REPO:TAG` finds a file by: the part of its name behind the model's."""
+    whole = file_name.removesuffix(".gguf")
+    return whole[whole.rfind("-LUQ") + 1 :] if "-LUQ" in whole else whole.rpartition("-")[2]
 
 
 def file_type(plan: Plan) -> int:
@@ -85,13 +92,13 @@ def file_type(plan: Plan) -> int:
     exactly those of that file."""
     types_as_given = plan.rules.output_type or plan.rules.embedding_type
     if plan.ranking == STOCK or (not plan.is_mixed and not plan.low_layers and not types_as_given):
-        known = gguf.LlamaFileType.__members__.get(f"MOSTLY_{_canonical(plan.high)}")
+        known = gguf.LlamaFileType.__members__.get(f"MOSTLY_{canonical(plan.high)}")
         return int(known) if known is not None else int(gguf.LlamaFileType[f"MOSTLY_{label(plan)}"]) | GUESSED
     return int(gguf.LlamaFileType[f"MOSTLY_{label(plan)}"]) | GUESSED
 
 
-def _canonical(ftype: str) -> str:
-    """The name behind llama-quantize's short ones."""
+def canonical(ftype: str) -> str:
+    """Return the name behind llama-quantize's short ones."""
     return f"{ftype}_M" if ftype in ("Q3_K", "Q4_K", "Q5_K") else ftype
 
 

@@ -12,7 +12,7 @@ from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.types import Budget, Plan
 from luq_gguf.llamacpp import quantize
 from luq_gguf.method import orders, ranking, tensor_types, two_type_plan
-from luq_gguf.run import serialization
+from luq_gguf.run import model_files, serialization
 from luq_gguf.run.session import Session
 
 PLAN_FILES = ("plan.json", "tensor-types.txt")
@@ -59,5 +59,6 @@ def save_plan(session: Session, plan: Plan, predictor: Predictor | None = None) 
         overrides = quantize.overrides(session.spec.source, plan)
         atomic.write_text(run.file("tensor-types.txt"), tensor_types.to_text(overrides))
 
+    model_files.adopt(run)
     run.run_stage("plan", hash_of(plan.to_json()), PLAN_FILES, make)
     return plan

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+from collections.abc import Sequence
 
 from luq_gguf.core.errors import ConversionError
 from luq_gguf.core.hashing import hash_of
@@ -20,49 +21,57 @@ from luq_gguf.run.session import Session
 _MIXES = "with importance"  # of the uniform files: version 0.1.0 compared with mixes that llama-quantize makes without
 
 
-def estimate(session: Session, plan: Plan) -> UniformBaseline | None:
-    """Return the largest uniform file that fits; None where none does, or errors cannot be computed.
+def estimate(session: Session, plans: Sequence[Plan]) -> list[UniformBaseline | None]:
+    """Return for each plan the largest uniform file that fits; None where none does, or errors cannot be computed.
 
-    They come from a few rows of each matrix, weighed by importance: an estimate, kept in the run folder.
+    They come from a few rows of each matrix, weighed by importance: estimates, kept in the run folder. Those of several
+    plans are computed together, as the tables of the smallest types alone take seconds.
     """
-    run, name = session.run, ".work/foreseen.json"
-    how = (quant_error.HOW, sampled_errors.ROWS, _MIXES)
-    key = hash_of(quantization_stage.quantized_key(run, session.spec, plan), how)
+    run, how = session.run, (quant_error.HOW, sampled_errors.ROWS, _MIXES)
+    keys = [hash_of(quantization_stage.quantized_key(run, session.spec, plan), how) for plan in plans]
+    names = [f".work/foreseen/{key}.json" for key in keys]
 
     def make() -> None:
-        baseline = _compare(session, plan)
-        serialization.write_json(run.file(name), baseline and baseline.to_json())
+        run.file(names[0]).parent.mkdir(exist_ok=True)
+        new = [number for number, name in enumerate(names) if not run.file(name).exists()]  # others: of an earlier run
+        for number, baseline in zip(new, _compare(session, [plans[number] for number in new]), strict=True):
+            serialization.write_json(run.file(names[number]), baseline and baseline.to_json())
 
-    run.run_stage("foreseen", key, [name], make)
-    if serialization.read_json(run.file(name), "convert") is None:
-        return None
-    return serialization.read_value(run.file(name), UniformBaseline, "convert")
+    run.run_stage("foreseen", hash_of(keys), names, make)
+    contents = [serialization.read_json(run.file(name), "convert") for name in names]
+    return [
+        None if content is None else serialization.read_value(run.file(name), UniformBaseline, "convert")
+        for content, name in zip(contents, names, strict=True)
+    ]
 
 
-def _compare(session: Session, plan: Plan) -> UniformBaseline | None:
+def _compare(session: Session, plans: Sequence[Plan]) -> list[UniformBaseline | None]:
     spec, reporter = session.spec, session.reporter
-
-    def size(ftype: str) -> int:  # the list ascends
-        return variants.uniform_plan(spec, ftype).predicted_file_bytes
-
-    fitting = bisect.bisect_right(uniform.FTYPES, plan.predicted_file_bytes, key=size)
-    if not fitting:
-        return None
-    ftype = uniform.FTYPES[fitting - 1]
-    baseline = variants.uniform_plan(spec, ftype)
-    matrices = quantize.overrides(spec.source, plan)
-    types = {name: {plan.tensor_types[name], baseline.tensor_types[name]} for name in matrices}
+    uniform_plans = {ftype: variants.uniform_plan(spec, ftype) for ftype in uniform.FTYPES}
+    sizes = [uniform_plans[ftype].predicted_file_bytes for ftype in uniform.FTYPES]  # they ascend
+    fitting = [bisect.bisect_right(sizes, plan.predicted_file_bytes) for plan in plans]
+    baselines = [uniform.FTYPES[number - 1] if number else None for number in fitting]
+    compared = [(plan, uniform_plans[ftype]) for plan, ftype in zip(plans, baselines, strict=True) if ftype]
+    if not compared:
+        return [None] * len(plans)
+    matrices = quantize.overrides(spec.source, compared[0][0])
+    types = {name: {either.tensor_types[name] for pair in compared for either in pair} for name in matrices}
     f16 = quantization_stage.make_f16(session)
     reporter.info("comparing with uniform files at the same size, on a few rows of each matrix")
     try:
         errors = sampled_errors.sampled_errors(f16, session.imatrix, types)
     except ConversionError as error:  # of a type that cannot be read back: a conversion does not fail for a hint
         reporter.info(f"the files could not be compared: {error.message}")
-        return None
-    ours, theirs = (
-        sum(errors[name][candidate.tensor_types[name]] for name in matrices) for candidate in (plan, baseline)
+        return [None] * len(plans)
+
+    def error_sum(plan: Plan) -> float:
+        return sum(errors[name][plan.tensor_types[name]] for name in matrices)
+
+    estimates = iter(
+        UniformBaseline(uniform.name_of(ftype), other.predicted_file_bytes, error_sum(other), error_sum(plan))
+        for (plan, other), ftype in zip(compared, filter(None, baselines), strict=True)
     )
-    return UniformBaseline(uniform.name_of(ftype), baseline.predicted_file_bytes, theirs, ours)
+    return [next(estimates) if ftype else None for ftype in baselines]
 
 
 def line(baseline: UniformBaseline | None) -> str | None:

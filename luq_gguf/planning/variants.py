@@ -8,14 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import gguf
 import numpy as np
 
 from luq_gguf.benchmarking.type_benchmark import Geometry
 from luq_gguf.core.errors import BudgetError, DiskSpaceError
 from luq_gguf.core.hashing import content_of, hash_of
-from luq_gguf.core.types import Plan
+from luq_gguf.core.types import STOCK, Plan
 from luq_gguf.core.units import format_size, padded
-from luq_gguf.llamacpp import quantize
+from luq_gguf.llamacpp import labels, quantize
 from luq_gguf.llamacpp.gguf import imatrix, quant_error, reader
 from luq_gguf.method import two_type_plan
 from luq_gguf.method.mixed_precision import SearchSpace, Types
@@ -218,6 +219,17 @@ def uniform_plan(spec: ModelSpec, ftype: str) -> Plan:
     """Return the plan that has llama-quantize's own types of a file type."""
     types, _ = quantize.stock_types(spec.llama, spec.source, ftype, spec.has_imatrix)
     return plan_of(spec, types, "uniform")
+
+
+def stock_plan(spec: ModelSpec, ftype: str) -> Plan:
+    """Return the plan of llama-quantize's own file of a file type, as a file of its own. Raises BudgetError where there
+    is no such type."""
+    name = ftype.upper()
+    if f"MOSTLY_{labels.canonical(name)}" not in gguf.LlamaFileType.__members__ or name in two_type_plan.UNQUANTIZED:
+        raise BudgetError(
+            f"--also {ftype}: llama-quantize does not have this file type.", "Give types such as Q4_K_M,IQ3_XXS."
+        )
+    return replace(uniform_plan(spec, name), ranking=STOCK, high=name, low_layers=())
 
 
 def layer_bits(spec: ModelSpec, plan: Plan) -> float:

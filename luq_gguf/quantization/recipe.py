@@ -23,8 +23,10 @@ NAME = "recipe.json"
 TYPES = "tensor-types.txt"
 
 
-def write(session: Session, plan: Plan, name: str, f16: str, entries: Mapping[str, str | int]) -> None:
-    """Write recipe.json for the LUQ file `name`, made from the 16-bit file `f16`, into the run folder.
+def write(
+    session: Session, plan: Plan, name: str, f16: str, entries: Mapping[str, str | int], folder: Path, stage: str
+) -> None:
+    """Write recipe.json for the file `name` of a stage, made from the 16-bit file `f16`, beside its tensor-types.txt.
 
     Commands are lists of arguments that run in the folder of the `inputs`; CHECKPOINT stands for
     the checkpoint's folder. `read_differently` says what has to be changed in it before, which is seldom anything, and
@@ -34,8 +36,8 @@ def write(session: Session, plan: Plan, name: str, f16: str, entries: Mapping[st
     record = run.read()
     given, imatrix_name = session.spec.given, session.spec.imatrix_name
     inputs = {imatrix_name: _digest(session, imatrix_name)}
-    if run.file(TYPES).is_file():
-        inputs[TYPES] = sha256_of(run.file(TYPES))
+    if (folder / TYPES).is_file():
+        inputs[TYPES] = sha256_of(folder / TYPES)
     content = {
         "checkpoint": {
             "name": checkpoint.folder.name,
@@ -60,11 +62,9 @@ def write(session: Session, plan: Plan, name: str, f16: str, entries: Mapping[st
             ],
             "quantize": ["llama-quantize", *quantize.arguments(TYPES, f16, name, plan.high, entries, imatrix_name)],
         },
-        "outputs": {
-            output: fact["sha256"] for stage in ("quantize", "mmproj") for output, fact in run.outputs(stage).items()
-        },
+        "outputs": {output: fact["sha256"] for made in (stage, "mmproj") for output, fact in run.outputs(made).items()},
     }
-    serialization.write_json(run.file(NAME), content)
+    serialization.write_json(folder / NAME, content)
 
 
 def _shown(checkpoint: Checkpoint) -> list[str]:

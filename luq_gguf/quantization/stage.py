@@ -12,7 +12,7 @@ from luq_gguf.core import atomic, checkpoint_view
 from luq_gguf.core.errors import BudgetError, RunFolderError
 from luq_gguf.core.hashing import content_of, hash_of
 from luq_gguf.core.reporter import Reporter
-from luq_gguf.core.types import Budget, Plan, QuantizedModel, RunOptions
+from luq_gguf.core.types import STOCK, Budget, Plan, QuantizedModel, RunOptions
 from luq_gguf.hf import llava
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.llamacpp import converter, labels, quantize, tools
@@ -21,16 +21,24 @@ from luq_gguf.method import tensor_types, two_type_plan
 from luq_gguf.method.orders import MEASURED_OPTIONS
 from luq_gguf.quantization import recipe, slices
 from luq_gguf.quantization.checks import check_same_columns, check_same_tensors
-from luq_gguf.run import provenance, structure
+from luq_gguf.run import model_files, provenance, serialization, structure
 from luq_gguf.run.disk import check_disk
 from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import ModelSpec, safe_name
 from luq_gguf.run.session import Session, is_edited, open_planned
 
 
-def file_name(checkpoint: Checkpoint, plan: Plan) -> str:
-    """Return the name of a planned file: NAME-LUQ12-IQ1M-Q4KM-IQ3_XS_LUQ.gguf (`labels.file_name`)."""
-    return labels.file_name(safe_name(checkpoint.name), plan)
+def file_name(run: RunFolder, checkpoint: Checkpoint, plan: Plan) -> str:
+    """Return the name of a planned file: NAME-LUQ12-IQ1M-Q4KM-IQ3_XS_LUQ.gguf (`labels.file_name`). A best plan has its
+    bits in the name where another size of it already has the name without."""
+    model = safe_name(checkpoint.name)
+    name = labels.file_name(model, plan)
+    if plan.ranking != "best":
+        return name
+    folder, others = labels.folder_of(name), model_files.listed(run)
+    same = [file for file in others if labels.folder_of(file.name) == folder]
+    is_taken = any(file.plan.tensor_types != plan.tensor_types for file in same)
+    return labels.file_name(model, plan, with_bits=is_taken)
 
 
 def mmproj_name(checkpoint: Checkpoint) -> str | None:
@@ -144,19 +152,28 @@ def write_quantized(session: Session, plan: Plan, stage: str, name: str, *, in_s
     """Quantize by the plan under a stage's and a file's name, from the 16-bit GGUF, which is made if it is missing; or
     in slices, without one."""
     run, spec = session.run, session.spec
-    entries = _entries(spec, plan)
-    key = hash_of(quantized_key(run, spec, plan), sorted(entries.items()))
+    entries, key = _entries(spec, plan), _file_key(session, plan)
 
     def make() -> None:
         if in_slices:
             slices.quantize_slices(session, plan, run.file(name), key, entries)
         else:
-            quantize_plan(session, plan, run.file(name), stage.replace("bank-", "variant "))
+            quantize_plan(session, plan, run.file(name), _label(stage, name))
 
+    run.share_stage(stage, key, [name])
     run.run_stage(stage, key, [name], make)
     written = reader.read(run.file(name))
     digest = run.read()["stages"][stage]["outputs"][name]["sha256"]
     return QuantizedModel(run.file(name), written.n_bytes, digest, written.types)
+
+
+def _file_key(session: Session, plan: Plan) -> str:
+    """The key of a file whose header says what it is."""
+    return hash_of(quantized_key(session.run, session.spec, plan), sorted(_entries(session.spec, plan).items()))
+
+
+def _label(stage: str, name: str) -> str:
+    return f"quantize {labels.tag_of(name)}" if model_files.is_stage(stage) else stage.replace("bank-", "variant ")
 
 
 def quantize_plan(session: Session, plan: Plan, path: Path, label: str = "quantize") -> None:
@@ -194,15 +211,47 @@ def make_file(session: Session, plan: Plan, *, needs_f16: bool = False) -> Quant
     and the verified LUQ file. A caller that still needs the 16-bit file (`needs_f16`) calls `drop_f16` itself."""
     run, checkpoint, options = session.run, session.spec.checkpoint, session.options
     make_mmproj(session)
-    written = write_quantized(session, plan, "quantize", file_name(checkpoint, plan), in_slices=options.low_disk)
+    name, stage = file_name(run, checkpoint, plan), model_files.LAST
+    written = write_quantized(session, plan, stage, name, in_slices=options.low_disk)
     slices.clear(run)
-    recipe.write(session, plan, written.path.name, f16_name(checkpoint), _entries(session.spec, plan))
+    recipe.write(session, plan, name, f16_name(checkpoint), _entries(session.spec, plan), run.path, stage)
+    model_files.keep(run, name)
     if options.keep_f16:
         make_f16(session)
         run.hash_outputs("f16")
     elif not needs_f16:
         drop_f16(session)
     return written
+
+
+def make_stock(session: Session, plan: Plan) -> QuantizedModel:
+    """Make llama-quantize's own file of a file type (`variants.stock_plan`) beside the LUQ files of a run folder."""
+    run, checkpoint = session.run, session.spec.checkpoint
+    make_mmproj(session)
+    name = file_name(run, checkpoint, plan)
+    stage, folder = model_files.stage_of(name), model_files.folder_of(run, name)
+    written = write_quantized(session, plan, stage, name, in_slices=session.options.low_disk)
+    slices.clear(run)
+    folder.mkdir(parents=True, exist_ok=True)
+    serialization.write_json(folder / "plan.json", plan.to_json())
+    atomic.write_text(folder / recipe.TYPES, tensor_types.to_text(quantize.overrides(session.spec.source, plan)))
+    recipe.write(session, plan, name, f16_name(checkpoint), _entries(session.spec, plan), folder, stage)
+    return written
+
+
+def forget_others(session: Session) -> None:
+    """Drop the records of files that this checkpoint, with this importance and this llama.cpp, would not become: they
+    do not belong to what is made from now on."""
+    model_files.adopt(session.run)
+    for file in model_files.listed(session.run):
+        stage = model_files.stage_of(file.name)
+        record = session.run.read()["stages"].get(stage)
+        if record and record["key"] != _file_key(session, file.plan):
+            model_files.forget(session.run, file.name)
+            session.reporter.info(
+                f"{file.name} was made from other weights or importance, or by another llama.cpp: it stays, but is no "
+                "longer listed with the files of this folder"
+            )
 
 
 def drop_f16(session: Session) -> None:
@@ -226,7 +275,7 @@ def make_layer_variants(session: Session) -> tuple[Path, Path]:
 def make_baseline(session: Session, plan: Plan) -> QuantizedModel:
     """Make the file to compare with: every tensor's stock type under the plan's high ftype, with the same imatrix."""
     spec = session.spec
-    stock = two_type_plan.make_plan(spec.tensors, plan.order, Budget(low_layers=0), labels.STOCK)
+    stock = two_type_plan.make_plan(spec.tensors, plan.order, Budget(low_layers=0), STOCK)
     name = f"{safe_name(spec.checkpoint.name)}-{plan.high}.gguf"
     return write_quantized(session, stock, "baseline", name)
 

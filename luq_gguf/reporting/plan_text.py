@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from luq_gguf.core.types import BEST, Plan
+from luq_gguf.core.types import BEST, STOCK, Plan
 from luq_gguf.core.units import format_size
 from luq_gguf.method.tensor_types import layer_of
 from luq_gguf.method.two_type_plan import ENDS, UNQUANTIZED
@@ -23,6 +23,16 @@ def describe(plan: Plan) -> str:
     ends = [f"{name.removesuffix('.weight')} {plan.tensor_types[name]}" for name in ENDS if name in plan.tensor_types]
     chosen = "best of many types" if plan.ranking == BEST else "types edited by hand"
     return f"{chosen}, matrices of {len(plan.order)} layers: {counted}; {', '.join(ends)}"
+
+
+def kind(plan: Plan) -> str:
+    """Return in a few words what kind of file a plan gives."""
+    if plan.ranking == STOCK:
+        return "llama-quantize's own mix"
+    if plan.is_mixed:
+        return "best of many types" if plan.ranking == BEST else "types edited by hand"
+    rule = "" if plan.ranking == "entropy" else f", by {plan.ranking}"
+    return f"{len(plan.low_layers)} of {len(plan.order)} layers in {plan.low}{rule}"
 
 
 def rules_line(plan: Plan) -> str | None:

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 from rich.table import Table
+from rich.text import Text
 
 from luq_gguf.core.json_value import given
 from luq_gguf.core.measurements import Estimate, EvalResult, Metrics, ReferenceComparison, Spread
 from luq_gguf.core.speeds import Bench, Samples, TypeSpeeds
 from luq_gguf.core.sweeps import CalibrationMix, Sweep
+from luq_gguf.core.types import Plan, QuantizedModel
 from luq_gguf.core.units import format_bpw, format_size
 from luq_gguf.method.metrics import intervals
 from luq_gguf.method.metrics.intervals import format_ratio
 from luq_gguf.method.orders import is_seeded
 from luq_gguf.method.uniform import ftype_of
-from luq_gguf.reporting import comparison_text
+from luq_gguf.reporting import comparison_text, plan_text
+
+
+def files_table(files: Sequence[tuple[QuantizedModel, Plan]]) -> Table:
+    """Make a table of model files, one per row, the smallest first."""
+    table = Table(title="Files")
+    for name in ("file", "contents", "size", "bpw"):
+        table.add_column(name, justify="right" if name in ("size", "bpw") else "left", overflow="fold")
+    for model, plan in sorted(files, key=lambda file: file[0].n_bytes):
+        table.add_row(Text(model.path.name), plan_text.kind(plan), format_size(model.n_bytes), format_bpw(plan.bpw))
+    return table
 
 
 def eval_table(result: EvalResult) -> Table:

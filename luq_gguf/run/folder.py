@@ -204,6 +204,15 @@ class RunFolder:
         interrupts.check()  # only now: a finished stage is never lost
         return True
 
+    def share_stage(self, stage: str, key: str, outputs: Iterable[str]) -> None:
+        """Record a stage as done where another one has written the same outputs from the same inputs."""
+        stages, names = self.read()["stages"], set(outputs)
+        for other, record in stages.items():
+            if record["key"] == key and set(record["outputs"]) == names:
+                if other != stage and stages.get(stage) != record:
+                    self.update(stages=stages | {stage: record})
+                return
+
     def forget(self, stage: str) -> None:
         """Drop a stage's record, so that it runs again."""
         stages = self.read()["stages"]

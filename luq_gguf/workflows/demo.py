@@ -20,7 +20,8 @@ from luq_gguf.method.metrics.intervals import share_bounds
 from luq_gguf.planning.stage import PlanRequest
 from luq_gguf.quantization import stage as quantization_stage
 from luq_gguf.run.preflight import safe_name
-from luq_gguf.workflows import easy_vqa, pipeline
+from luq_gguf.workflows import easy_vqa
+from luq_gguf.workflows.convert import Conversion, convert
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class FileResult:
 class Demo:
     """What the demo made and measured; `files` are 16-bit, Q4_K_M, LUQ."""
 
-    converted: pipeline.Conversion
+    converted: Conversion
     questions: tuple[easy_vqa.Question, ...]
     files: tuple[FileResult, ...]
 
@@ -83,7 +84,7 @@ def run(out: Path, options: RunOptions, reporter: Reporter, *, model: str, low_l
     calibration = CalibrationSet(easy_vqa.write_set(data / "train", "train", 256, data=source), samples=256)
     options = replace(options, keep_f16=True, overwrite=True)  # a demo's folder holds nothing but demos
     wanted = PlanRequest(Budget(low_layers=low_layers))
-    converted = pipeline.convert(str(checkpoint), run_dir, wanted, calibration, options, reporter)
+    converted = convert(str(checkpoint), run_dir, wanted, calibration, options, reporter)
     baseline = quantization_stage.baseline(run_dir, options, reporter)
     f16 = run_dir / f"{safe_name(checkpoint.name)}-F16.gguf"
     pool = easy_vqa.questions("test", source)

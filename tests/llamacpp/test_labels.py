@@ -6,7 +6,7 @@ from dataclasses import replace
 import gguf
 import pytest
 
-from luq_gguf.core.types import Plan
+from luq_gguf.core.types import STOCK, Plan
 from luq_gguf.llamacpp import labels
 from luq_gguf.llamacpp.gguf import metadata, mmproj, reader, validate
 
@@ -73,7 +73,7 @@ def test_the_file_type_is_exact_for_stock_files_and_marked_as_guessed_for_others
     q4_k_m, iq3_xs = int(gguf.LlamaFileType.MOSTLY_Q4_K_M), int(gguf.LlamaFileType.MOSTLY_IQ3_XS)
     assert labels.file_type(plan(n_low=0)) == q4_k_m
     assert labels.file_type(plan(high="Q4_K", n_low=0)) == q4_k_m
-    assert labels.file_type(replace(plan(ranking=labels.STOCK, n_low=0))) == q4_k_m
+    assert labels.file_type(replace(plan(ranking=STOCK, n_low=0))) == q4_k_m
     assert labels.file_type(plan()) == iq3_xs | 1024
     assert labels.file_type(plan(ranking="best", n_low=0)) == iq3_xs | 1024
 

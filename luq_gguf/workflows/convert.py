@@ -1,0 +1,256 @@
+"""`convert`: from a checkpoint to files of one or of several sizes, which share the profile and the 16-bit file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from luq_gguf.calibration.stage import make_profile
+from luq_gguf.core.agreement import Agreement
+from luq_gguf.core.calibration_set import CalibrationSet
+from luq_gguf.core.errors import BudgetError, ToolsError
+from luq_gguf.core.hashing import hash_of
+from luq_gguf.core.plan_quality import UniformBaseline
+from luq_gguf.core.reporter import Reporter
+from luq_gguf.core.shown_pictures import ShownPictures
+from luq_gguf.core.types import Plan, Profile, QuantizedModel, RunOptions
+from luq_gguf.diagnostics import verify
+from luq_gguf.hf import datasets
+from luq_gguf.llamacpp import tools
+from luq_gguf.method import two_type_plan
+from luq_gguf.planning import rules, uniform_baseline, variants
+from luq_gguf.planning import stage as planning_stage
+from luq_gguf.planning.stage import PlanRequest
+from luq_gguf.publishing import card
+from luq_gguf.publishing import upload as publication
+from luq_gguf.publishing.access import Target
+from luq_gguf.publishing.upload import Upload
+from luq_gguf.quantization import stage as quantization_stage
+from luq_gguf.quantization.stage import check_slices, drop_f16, make_f16, mmproj_name
+from luq_gguf.reporting.plan_text import better_line
+from luq_gguf.run import given_imatrix
+from luq_gguf.run.disk import check_disk
+from luq_gguf.run.folder import RunFolder
+from luq_gguf.run.given_imatrix import LoadedImatrix
+from luq_gguf.run.preflight import claim
+from luq_gguf.run.session import Session, open_session
+from luq_gguf.workflows import against, pictures
+
+
+@dataclass(frozen=True)
+class MadeFile:
+    """A model file, the plan that it was made by, and the estimate of llama-quantize's own file at its size."""
+
+    model: QuantizedModel
+    plan: Plan
+    uniform_baseline: UniformBaseline | None = None
+
+    @property
+    def better(self) -> str | None:
+        """Return a sentence where another file at the same size is measured, or predicted, to be better."""
+        return better_line(self.plan) or uniform_baseline.line(self.uniform_baseline)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "model": str(self.model.path),
+            "low_layers": list(self.plan.low_layers),
+            "ranking": self.plan.ranking,
+            "n_bytes": self.model.n_bytes,
+            "bpw": self.plan.bpw,
+            "predicted_bytes": self.plan.predicted_bytes,
+            "predicted_file_bytes": self.plan.predicted_file_bytes,
+            "sha256": self.model.sha256,
+            "better": self.better,
+        }
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What `convert` made. `files` are all model files of this conversion in the order in which they were made;
+    `model`, `plan` and `uniform_baseline` are of the last LUQ file among them."""
+
+    run_dir: Path
+    model: QuantizedModel
+    mmproj: Path | None
+    plan: Plan
+    profile: Profile
+    uniform_baseline: UniformBaseline | None = None
+    upload: Upload | None = None
+    agreement: Agreement | None = None
+    pictures: ShownPictures = field(default_factory=ShownPictures)
+    files: tuple[MadeFile, ...] = ()
+
+    @property
+    def better(self) -> str | None:
+        """Return a sentence where another file at the same size is measured, or predicted, to be better."""
+        return MadeFile(self.model, self.plan, self.uniform_baseline).better
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "run_dir": str(self.run_dir),
+            "model": str(self.model.path),
+            "mmproj": str(self.mmproj) if self.mmproj else None,
+            "low_layers": list(self.plan.low_layers),
+            "n_bytes": self.model.n_bytes,
+            "bpw": self.plan.bpw,
+            "predicted_bytes": self.plan.predicted_bytes,
+            "predicted_file_bytes": self.plan.predicted_file_bytes,
+            "sha256": self.model.sha256,
+            "better": self.better,
+            "foreseen": self.uniform_baseline and self.uniform_baseline.to_json(),
+            **({"files": [file.to_json() for file in self.files]} if len(self.files) > 1 else {}),
+            **({"upload": self.upload.to_json()} if self.upload else {}),
+            **({"image_tokens": self.pictures.limits.to_json()} if self.pictures.limits else {}),
+            **({"against": self.agreement.to_json()} if self.agreement else {}),
+        }
+
+
+def convert(
+    model: str,
+    out: Path,
+    plan_requests: PlanRequest | Sequence[PlanRequest],
+    calibration: CalibrationSet,
+    options: RunOptions = RunOptions(),
+    reporter: Reporter = Reporter(),
+    *,
+    also: Sequence[str] = (),
+    target: Target | None = None,
+    base_model: str | None = None,
+    check: bool = False,
+) -> Conversion:
+    """Run all stages, resuming at the first one whose inputs changed, and publish the result where a target is given.
+
+    There is a file for each plan request, which differ in their budgets alone, and llama-quantize's own file of each
+    file type in `also`. With `check`, the 16-bit file is compared with the checkpoint in transformers; in slices, the
+    last file that was written. What has to be measured for a plan is measured on the calibration's questions where the
+    request names none.
+    """
+    requests = (plan_requests,) if isinstance(plan_requests, PlanRequest) else tuple(plan_requests)
+    if not requests:
+        raise BudgetError("No budget was given.", "Give at least one.")
+    check_slices(options, measures=requests[0].measures)
+    if target:
+        publication.check(target, base_model)  # hours before it is needed
+    converted = _convert(model, out, requests, calibration, options, reporter, base_model, also, check=check)
+    if not target:
+        return converted
+    published = publication.upload(out, target, base_model=base_model, reporter=reporter)
+    return replace(converted, upload=published)
+
+
+def _convert(
+    model: str,
+    out: Path,
+    requests: Sequence[PlanRequest],
+    calibration: CalibrationSet,
+    options: RunOptions,
+    reporter: Reporter,
+    base_model: str | None,
+    also: Sequence[str],
+    *,
+    check: bool,
+) -> Conversion:
+    first = requests[0]
+    if first.questions.source is None:
+        if first.measures and calibration.images:
+            reporter.info("files are measured on questions of --calib, as there is no --eval")
+        questions = replace(first.questions, source=calibration.images)
+        requests = [replace(request, questions=questions) for request in requests]
+    given = load_imatrix(first.imatrix)
+    with RunFolder(out, create=True, overwrite=options.overwrite) as run:
+        claim(run, model, overwrite=options.overwrite, subfolder=options.subfolder)
+        if base_model and run.read().get("base_model") != base_model:
+            run.update(base_model=base_model, licence=dict(card.read_base_card(base_model, None).licence))
+        dataset = datasets.source_name(calibration.sources[0] or datasets.DEFAULT_IMAGES)
+        session = open_session(
+            run, model, options, reporter, low=first.low, high=first.high, dataset=dataset, given=given
+        )
+        session = rules.obeying(session, first.rules)
+        prepared = [planning_stage.prepare(session, request) for request in requests]
+        stock_plans = [variants.stock_plan(session.spec, ftype) for ftype in dict.fromkeys(also)]
+        largest = two_type_plan.file_bytes(session.spec.tensors, ())
+        needed = len(requests) * largest + sum(plan.predicted_file_bytes for plan in stock_plans)
+        check_disk(session, needed, needs_f16=first.measures)
+        store_imatrix(session)
+        profile = make_profile(session, calibration)
+        session = session.with_dataset(profile)
+        quantization_stage.forget_others(session)
+        stock, luq = dict[Path, MadeFile](), dict[Path, MadeFile]()
+        for stock_plan in stock_plans:
+            made = quantization_stage.make_stock(session, stock_plan)
+            _check_loads(session, made)
+            stock[made.path] = MadeFile(made, stock_plan)
+        for inputs in prepared:
+            plan = planning_stage.make(session, profile, inputs)
+            made = _made(session, plan)
+            if luq.pop(made.path, None):
+                reporter.info(f"two of the budgets give the same file, {made.path.name}")
+            luq[made.path] = MadeFile(made, plan)
+        files = tuple(luq.values())
+        if not (first.measures or options.low_disk):
+            baselines = uniform_baseline.estimate(session, [file.plan for file in files])
+            files = tuple(replace(f, uniform_baseline=b) for f, b in zip(files, baselines, strict=True))
+        return finished(session, profile, (*stock.values(), *files), check=check)
+
+
+def quantized(session: Session, profile: Profile, plan: Plan) -> Conversion:
+    """Quantize as planned."""
+    return finished(session, profile, (MadeFile(_made(session, plan), plan),), check=False)
+
+
+def _made(session: Session, plan: Plan) -> QuantizedModel:
+    """Make a LUQ file, and load it; the 16-bit file stays for others."""
+    made = quantization_stage.make_file(session, plan, needs_f16=True)
+    _check_loads(session, made)
+    return made
+
+
+def finished(session: Session, profile: Profile, files: tuple[MadeFile, ...], *, check: bool) -> Conversion:
+    """Return what was made; the 16-bit file is compared first, where that is asked for, and deleted unless it is to be
+    kept."""
+    checkpoint, options, reporter = session.spec.checkpoint, session.options, session.reporter
+    run, last, agreement, vision = session.run, files[-1], None, _mmproj(session)
+    if check:
+        compared = last.model.path if options.low_disk else make_f16(session)
+        agreement = against.check_written(compared, vision, checkpoint, run, options, reporter)
+    if not options.keep_f16:
+        drop_f16(session)
+    shown = pictures.shown_of(session, last.model.path, vision)
+    return Conversion(
+        run.path, last.model, vision, last.plan, profile, last.uniform_baseline,
+        agreement=agreement, pictures=shown, files=files,
+    )  # fmt: skip
+
+
+def _mmproj(session: Session) -> Path | None:
+    name = mmproj_name(session.spec.checkpoint)
+    return session.run.file(name) if name else None
+
+
+def _check_loads(session: Session, made: QuantizedModel) -> None:
+    """Load what was written once in the pinned llama.cpp, unless these files have been."""
+    vision = _mmproj(session)
+    try:
+        build = tools.pinned_build()
+    except ToolsError:
+        session.reporter.info("the files were not loaded to check them: the pinned llama.cpp has not been built")
+        return
+    facts = session.run.outputs("mmproj").values() if vision else ()
+    key = hash_of(made.sha256, [fact["sha256"] for fact in facts], build.name)
+    run, stages = session.run, ("check", f"check {made.path.name}")  # of the last file, and of each
+    run.share_stage(stages[1], key, [])
+    run.run_stage(stages[1], key, [], lambda: verify.check_runs(made.path, vision, session.options.threads))
+    run.share_stage(stages[0], key, [])
+
+
+def load_imatrix(path: Path | None) -> LoadedImatrix | None:
+    """Read another publisher's importance matrix, before anything heavy."""
+    return given_imatrix.load(path) if path else None
+
+
+def store_imatrix(session: Session) -> None:
+    """Keep a given importance matrix in the run folder."""
+    if session.spec.given:
+        given_imatrix.store(session.run, session.spec.given)
