@@ -39,6 +39,7 @@ from luq_gguf.workflows import against as comparison
 from luq_gguf.workflows import bench as benches
 from luq_gguf.workflows import choose as choosing
 from luq_gguf.workflows import convert as conversion
+from luq_gguf.workflows import evaluate as evaluation
 from luq_gguf.workflows import pictures as picture_files
 from luq_gguf.workflows import pipeline
 from luq_gguf.workflows.bench import ShapeRequest
@@ -186,7 +187,7 @@ def evaluate(
     compare `against`, the same questions are asked to it in transformers, and the result says what is lost on the way
     from there to the file.
     """
-    return pipeline.evaluate(
+    return evaluation.evaluate(
         _path(file),
         _path(reference) if reference else None,
         _questions(questions),

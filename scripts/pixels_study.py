@@ -25,7 +25,7 @@ from luq_gguf.core.types import Budget, RunOptions
 from luq_gguf.evaluation.questions import QuestionSet
 from luq_gguf.planning.stage import PlanRequest
 from luq_gguf.run.preflight import safe_name
-from luq_gguf.workflows import easy_vqa, pipeline
+from luq_gguf.workflows import easy_vqa, evaluate
 from luq_gguf.workflows.convert import convert
 
 MODELS = Path(__file__).resolve().parents[1] / "tests" / "models"
@@ -65,7 +65,7 @@ def measure(args: argparse.Namespace, name: str, seed: int, questions: QuestionS
     for pixels in (PROCESSOR, DEPLOYED):
         for label, path, f16 in files(args, name, seed, pixels):
             for fitted in (False, True):
-                result = pipeline.evaluate(path, f16, questions, fit_images=fitted)
+                result = evaluate.evaluate(path, f16, questions, fit_images=fitted)
                 assert result.kld is not None
                 yield Figure(name, label, seed, pixels, fitted, result.kld.mean)
 

@@ -12,11 +12,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from msgspec import UNSET
 
 from luq_gguf.core import machine
 from luq_gguf.core.errors import EvaluationError
 from luq_gguf.core.reporter import Reporter
-from luq_gguf.core.speeds import BUSY, Bench, BenchConditions, BenchMachine, BenchRow, LlamaBuild, Ratio, Samples
+from luq_gguf.core.speeds import (
+    BUSY,
+    ON_CPU,
+    Bench,
+    BenchConditions,
+    BenchMachine,
+    BenchRow,
+    LlamaBuild,
+    Ratio,
+    Samples,
+)
 from luq_gguf.core.units import format_size
 from luq_gguf.llamacpp import gpu, llama_bench, tools
 from luq_gguf.llamacpp.gguf import shards
@@ -146,6 +157,8 @@ def bench(
     if offload and offload.why_not:
         reporter.info(f"answers about an image are not timed: {offload.why_not}")
     elif request.image or any(arm.mmproj for arm in arms):
+        if offload is None and measuring_machine.layers_on not in (UNSET, ON_CPU):
+            reporter.info("answers about an image are timed on the CPU; --gpu-layers N times them on the GPU, too")
         _bench_images(arms, measured, request, offload, lambda: save(so_far()), reporter)
     if max(others) > BUSY >= busy:
         sentence = f"other programs used up to {max(others):.0%} of this machine during the measurement"

@@ -209,7 +209,8 @@ def _seconds(
             path = Path(folder) / f"{layers.kind}-{layers.count}-{layers.head}.gguf"
             if not path.exists():
                 layer_file(path, geometry, layers.kind, layers.count, head=layers.head)
-            run = llama_bench.run(llama, path, llama_bench.Workload((threads,), (PROMPT,), GENERATE, REPETITIONS))
+            workload = llama_bench.Workload((threads,), (PROMPT,), GENERATE, REPETITIONS, gpu_layers=0)
+            run = llama_bench.run(llama, path, workload)
             for what, key in (("decode", (threads, 0, GENERATE)), ("prefill", (threads, PROMPT, 0))):
                 sustained = run.tps[key][REPETITIONS // 2 :]
                 samples[what].setdefault(layers, []).extend(1 / tps for tps in sustained)

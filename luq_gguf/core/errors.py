@@ -105,7 +105,7 @@ class CheckpointError(InputError):
 
 
 class DeviceError(InputError):
-    """The --device does not exist, or does not compute."""
+    """The --device does not exist or does not compute, or the llama.cpp in use cannot run layers on a GPU."""
 
 
 class CalibrationError(InputError):

@@ -10,6 +10,7 @@ from msgspec import UNSET, UnsetType
 from luq_gguf.core.json_value import JsonValue
 
 BUSY = 0.1  # share of all cores' time used by others, above which the user and the model card are told
+ON_CPU = "all layers on the CPU"  # where the layers ran, in bench.json
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from luq_gguf.llamacpp.gguf.metadata import CHECKPOINT
 from luq_gguf.llamacpp.gguf.reader import GGUFInfo
 from luq_gguf.llamacpp.runtime.client import Limits, LlamaClient
 from luq_gguf.method import tensor_types
-from luq_gguf.run import serialization
+from luq_gguf.run import model_files, serialization
 from luq_gguf.run.folder import RunFolder
 
 # Stages whose files belong to a run; those of others may have been deleted.
@@ -65,18 +65,21 @@ def _folder(run: RunFolder, threads: int | None) -> Iterator[Check]:
         yield Check.failed("run.json", error.message, error.hint)
         return
     yield Check.passed("run.json", f"stages done: {', '.join(stages) or 'none'}")
+    recorded = set[str]()  # the file that was made last is in two records
     for stage in stages:
         for name, fact in run.outputs(stage).items():
-            yield _output(run.file(name), name, fact, lasting=stage in LASTING)
-    model, vision = _only(run, "quantize"), _only(run, "mmproj")
+            if name not in recorded:
+                yield _output(run.file(name), name, fact, lasting=stage in LASTING or model_files.is_stage(stage))
+            recorded.add(name)
+    models, vision = [run.file(name) for name in model_files.names(run)], _only(run, "mmproj")
     imatrices = [run.file(name) for name in (header_only.IMATRIX_NAME, COPY)]
     written = [run.file(name) for stage in stages for name in run.outputs(stage) if name.endswith(".gguf")]
     for path in written:
-        if path not in (model, vision, *imatrices) and path.is_file():
+        if path not in (*models, vision, *imatrices) and path.is_file():
             yield from _structure(path)
-    if model is None:
+    if not models:
         yield Check.failed("model file", "none has been written", f"Run luq-gguf quantize {run.path}.")
-    if model and model.is_file():
+    for model in filter(Path.is_file, models):
         yield from _files(model, vision if vision and vision.is_file() else None, threads, run)
     for path in filter(Path.is_file, imatrices):
         yield from _imatrix(path)
@@ -173,7 +176,9 @@ def _weights(info: GGUFInfo) -> Check:
 def _types(info: GGUFInfo, run: RunFolder) -> Check:
     name = f"{info.path.name}: types"
     try:
-        planned = serialization.read_plan(run.file("plan.json"))
+        is_last = info.path.name in run.outputs(model_files.LAST)  # of which plan.json should be the plan
+        path = run.file("plan.json") if is_last else model_files.plan_file(run, info.path.name)
+        planned = serialization.read_plan(path)
     except LuqError as error:
         return Check.failed(name, error.message, error.hint)
     wrong = tensor_types.differences(planned.tensor_types, info.types)

@@ -225,6 +225,8 @@ def evaluate(
             threads=target.threads,
             kept_tokens_per_position=reference.top if reference else None,
             interval=f"95%, percentile bootstrap over samples; none for fewer than {intervals.LEAST}",
+            gpu_layers=target.gpu.layers if target.gpu else UNSET,
+            gpus=target.gpu.devices if target.gpu else UNSET,
         ),
         n_scored=UNSET if scores is None or len(scores) == len(data.samples) else len(scores),
     )

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from luq_gguf.core.errors import DeviceError
 from luq_gguf.core.hashing import contents_of, hash_of
+from luq_gguf.core.speeds import ON_CPU
 from luq_gguf.llamacpp import tools
 from luq_gguf.llamacpp.tools import LlamaCpp
 
+_LIBRARIES = {"BLAS", "ZenDNN", "zDNN"}  # what llama.cpp lists beside GPUs and runs no layers on
 _DEVICE = re.compile(r"^\s+(\w+): (.+?)(?: \(\d+ MiB, \d+ MiB free\))?\s*$")
 _NEEDED = ("libllama.so", "libmtmd.so", "libggml.so")
 
@@ -56,15 +58,16 @@ def callable_offload(layers: int | None) -> Offload | None:
 
 
 def devices_in(text: str) -> tuple[str, ...]:
-    """Return the devices of llama-bench's list, such as "CUDA0: NVIDIA H200"."""
+    """Return the GPUs of llama-bench's list of devices, such as "CUDA0: NVIDIA H200"."""
     lines = text.partition("Available devices:")[2].splitlines()
-    return tuple(f"{match[1]}: {match[2]}" for match in map(_DEVICE.match, lines) if match)
+    devices = [match for match in map(_DEVICE.match, lines) if match and match[1] not in _LIBRARIES]
+    return tuple(f"{match[1]}: {match[2]}" for match in devices)
 
 
 def placement(n_gpu_layers: int, gpus: str) -> str:
     """Return where layers ran, from what llama-bench says of a run."""
     if not n_gpu_layers or not gpus:
-        return "all layers on the CPU"
+        return ON_CPU
     if n_gpu_layers < 0:
         return f"all layers on {gpus}"
     return f"up to {n_gpu_layers} layers on {gpus}, others on the CPU"

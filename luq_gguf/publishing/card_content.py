@@ -10,7 +10,7 @@ from luq_gguf.core.measurements import Benchmark, EvalResult, largest
 from luq_gguf.core.picture_geometry import LimitOptions
 from luq_gguf.core.profile_facts import CalibrationFacts
 from luq_gguf.core.shown_pictures import ShownPictures
-from luq_gguf.core.speeds import BUSY, Bench
+from luq_gguf.core.speeds import BUSY, ON_CPU, Bench
 from luq_gguf.core.types import Plan
 from luq_gguf.core.units import format_bpw, format_size
 from luq_gguf.llamacpp import converter_child, labels, tools
@@ -145,7 +145,7 @@ def _measured(artifacts: RunArtifacts) -> tuple[list[str], dict[str, list[str]],
         _add_speed(artifacts, heads, cells)
         bench = artifacts.bench
         conditions.append(
-            f"Speed: {cell(bench.machine.cpu)}, {bench.most_threads} threads, medians of "
+            f"Speed: {cell(bench.machine.cpu)}{_layers_on(bench)}, {bench.most_threads} threads, medians of "
             f"{bench.conditions.repetitions} repetitions; ratios have the interval in which another run of the same "
             "command is expected to fall (95%)."
         )
@@ -163,6 +163,12 @@ def _benchmarks(results: Sequence[EvalResult]) -> dict[str, Benchmark]:
             if name not in measured or benchmark.n_samples > measured[name].n_samples:
                 measured[name] = benchmark
     return measured
+
+
+def _layers_on(bench: Bench) -> str:
+    """Where the layers ran, if not all of them on the CPU."""
+    layers_on = given(bench.machine.layers_on)
+    return f", {cell(layers_on)}" if layers_on and layers_on != ON_CPU else ""
 
 
 def _busy(bench: Bench) -> str | None:

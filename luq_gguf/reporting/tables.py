@@ -36,6 +36,8 @@ def eval_table(result: EvalResult) -> Table:
     against = f"\nagainst {result.reference}" if result.reference else ""
     data = f"\n{result.n_samples} samples of {result.conditions.data}" if result.n_samples else ""
     data += ", with fitted pictures" if result.conditions.has_fitted_images else ""
+    gpu_layers = given(result.conditions.gpu_layers)
+    data += f"\n--gpu-layers {gpu_layers} on {', '.join(given(result.conditions.gpus) or ())}" if gpu_layers else ""
     table = Table(title=f"{result.file}{against}{data}")
     for name in ("", "value", "95% interval", "median", "90%", "99%"):
         table.add_column(name, justify="left" if not name else "right", no_wrap=True)

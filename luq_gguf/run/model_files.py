@@ -57,6 +57,12 @@ def folder_of(run: RunFolder, name: str) -> Path:
     return run.file(FOLDER) / labels.folder_of(name)
 
 
+def plan_file(run: RunFolder, name: str) -> Path:
+    """Return the plan.json that a model file was made by: its own, or the folder's, as older versions have it."""
+    own = folder_of(run, name) / OWN[0]
+    return own if own.is_file() else run.file(OWN[0])
+
+
 def names(run: RunFolder) -> list[str]:
     """Return the names of the model files, in the order in which they were first made."""
     stages = run.read()["stages"]
@@ -69,10 +75,8 @@ def listed(run: RunFolder) -> tuple[ModelFile, ...]:
     files = []
     for name in names(run):
         fact = run.outputs(stage_of(name)).get(name) or run.outputs(LAST)[name]
-        folder = folder_of(run, name)
-        folder = folder if (folder / OWN[0]).is_file() else run.path
-        plan = serialization.read_plan(folder / OWN[0])
-        files.append(ModelFile(name, fact["n_bytes"], fact["sha256"], plan, folder))
+        path = plan_file(run, name)
+        files.append(ModelFile(name, fact["n_bytes"], fact["sha256"], serialization.read_plan(path), path.parent))
     return tuple(sorted(files, key=lambda file: (file.n_bytes, file.name)))
 
 

@@ -77,6 +77,13 @@ def test_the_machine_and_the_build_are_told(benched):
     assert {"cpu", "features", "physical_cores", "memory_bytes", "governor", "llama_cpp_commit", "build"} <= set(told)
     assert told["cpu"] == machine.cpu_name()
     assert 0 <= told["busy_share_before"] <= 1
+    assert told["layers_on"] == "all layers on the CPU"
+
+
+def test_types_are_measured_on_the_cpu(cli):
+    done = cli("bench", "--types", "--gpu-layers", 4)
+    assert done.returncode == 2
+    assert "--types measures this CPU; leave --gpu-layers out." in done.stderr
 
 
 def test_the_report_shows_it(cli, benched, run):

@@ -134,6 +134,7 @@ def measure(
                         folder / "llama-server.log",
                         threads=target.threads,
                         n_ctx=target.n_ctx,
+                        gpu_layers=target.gpu.layers if target.gpu else None,
                         progress=lambda done, total: reporter.progress("llama-server", done, total),
                     )
                     address = stack.enter_context(serving)
