@@ -202,6 +202,26 @@ def evaluate(
     )
 
 
+def evaluate_run(
+    run: Source,
+    questions: QuestionSet | Source | None = None,
+    *,
+    threads: int | None = None,
+    gpu_layers: int | None = None,
+    fit_images: bool = False,
+    against: Source | None = None,
+    options: RunOptions = RunOptions(),
+    reporter: Reporter = Reporter(),
+) -> tuple[EvalResult, ...]:
+    """Measure all model files of a run folder on the same questions or text, against its 16-bit file, and write the
+    results to eval.json. The 16-bit file and the one of the high ftype are made where they are missing; the rest is as
+    for `evaluate`."""
+    return evaluation.evaluate_run(
+        _path(run), _questions(questions), threads=threads, gpu_layers=gpu_layers, fit_images=fit_images,
+        model=_text(against), options=options, reporter=reporter,
+    )  # fmt: skip
+
+
 def sweep(
     run: Source,
     questions: QuestionSet | Source,

@@ -61,6 +61,7 @@ calls = {
     "plan": lambda: luq_gguf.plan(none, budget),
     "quantize": lambda: luq_gguf.quantize(none),
     "evaluate": lambda: luq_gguf.evaluate(none),
+    "evaluate_run": lambda: luq_gguf.evaluate_run(none),
     "sweep": lambda: luq_gguf.sweep(none, "questions.jsonl"),
     "bench": lambda: luq_gguf.bench(none),
     "bench_types": lambda: luq_gguf.bench_types(shape="none"),

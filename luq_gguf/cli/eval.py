@@ -16,7 +16,7 @@ FILE = options.UserPath(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command("eval")
-@click.argument("file", type=FILE)
+@click.argument("file", metavar="FILE|RUN_DIR", type=options.UserPath(exists=True, path_type=Path))
 @click.option("--reference", type=FILE, help="The 16-bit GGUF file of the same checkpoint, for KL divergence.")
 @options.questions
 @options.benchmarks
@@ -49,7 +49,8 @@ def command(
     as_json: bool,
     **rest: Any,
 ) -> None:
-    """Measure FILE on questions about images, on text, or on benchmarks.
+    """Measure FILE on questions about images, on text, or on benchmarks; or all model files of a run folder on the same
+    questions, against its 16-bit file, which is made for that if it is not there.
 
     In a run folder, the result is also written to eval.json. Measurements are kept: repeating one takes no time, and an
     interrupted one resumes where it stopped.
@@ -59,23 +60,26 @@ def command(
     """
     from luq_gguf import api
 
+    questions, benchmarks = options.make_questions(rest), options.make_benchmarks(rest)
+    shared: dict[str, Any] = {
+        "threads": threads, "gpu_layers": gpu_layers, "fit_images": fit_images, "against": against,
+        "options": options.make_run_options(rest),
+    }  # fmt: skip
     with progress() as reporter:
-        result = api.evaluate(
-            file,
-            options.make_questions(rest),
-            reference=reference,
-            mmproj=mmproj,
-            threads=threads,
-            fit_images=fit_images,
-            gpu_layers=gpu_layers,
-            benchmarks=options.make_benchmarks(rest),
-            against=against,
-            options=options.make_run_options(rest),
-            reporter=reporter,
-        )
+        if file.is_dir():
+            if reference or mmproj or benchmarks:
+                raise click.UsageError("--reference, --mmproj and --benchmarks are for a FILE, not for a run folder.")
+            results = api.evaluate_run(file, questions, **shared, reporter=reporter)
+        else:
+            files = {"reference": reference, "mmproj": mmproj, "benchmarks": benchmarks}
+            results = (api.evaluate(file, questions, **files, **shared, reporter=reporter),)
     if as_json:
-        output.print_json(result.to_json())
+        contents = [result.to_json() for result in results]
+        output.print_json({"files": contents} if file.is_dir() else contents[0])
         return
-    output.print_table(tables.eval_table(result))
-    if compared := given(result.against):
-        output.print_table(tables.reference_table(compared))
+    for result in results:
+        output.print_table(tables.eval_table(result))
+        if compared := given(result.against):
+            output.print_table(tables.reference_table(compared))
+    if len(results) > 1:
+        output.print_table(tables.evals_table(results))

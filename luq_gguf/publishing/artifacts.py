@@ -17,8 +17,9 @@ from luq_gguf.core.types import Plan, Profile
 from luq_gguf.llamacpp.gguf import header_only, mmproj, reader
 from luq_gguf.method import tensor_types
 from luq_gguf.quantization import recipe
-from luq_gguf.run import given_imatrix, provenance, serialization
+from luq_gguf.run import given_imatrix, model_files, provenance, serialization
 from luq_gguf.run.folder import RunFolder
+from luq_gguf.run.model_files import ModelFile
 
 COMPARED = ("quantize", "baseline", "f16")  # stages for whose files a card may show figures
 MEASUREMENTS = ("eval.json", "bench.json", "sweep.json", "alpha.json")
@@ -35,8 +36,9 @@ class OutputFile:
 
 @dataclass(frozen=True)
 class RunArtifacts:
-    """A finished run: `model` is the LUQ file, and `compared` are the files beside it for which figures are shown too
-    (baseline and 16-bit; they may have been deleted). `evals` and `speeds` have their entries of eval.json and
+    """A finished run: `model` is the LUQ file that was made last, `others` are the folder's other model files, the
+    smallest first, and `compared` files that are not published, but for which figures are shown too (baseline and
+    16-bit; they may have been deleted). `evals` and `speeds` have their entries of eval.json and
     bench.json."""
 
     run: RunFolder
@@ -46,10 +48,16 @@ class RunArtifacts:
     model: OutputFile
     mmproj: OutputFile | None
     imatrix: OutputFile
+    others: tuple[ModelFile, ...]
     compared: tuple[OutputFile, ...]
     evals: Mapping[str, tuple[EvalResult, ...]]
     speeds: Mapping[str, BenchRow]
     bench: Bench | None
+
+    @property
+    def models(self) -> tuple[OutputFile, ...]:
+        """All model files, the one that was made last first."""
+        return (self.model, *map(_output, self.others))
 
     @property
     def base_model(self) -> str | None:
@@ -80,8 +88,11 @@ def collect(run: RunFolder) -> RunArtifacts:
     vision = run.outputs("mmproj")
     if vision:
         mmproj.check_pair(run.file(model.name), run.file(_only(run, "mmproj").name))
-    compared = tuple(file for stage in COMPARED[1:] if stage in stages and (file := _compared_file(run, stage)))
-    files_by_name = {file.name: file for file in (model, *compared)}
+    others = _others(run, model)
+    own = {model.name, *(file.name for file in others)}
+    beside = (_compared_file(run, stage) for stage in COMPARED[1:] if stage in stages)
+    compared = tuple(file for file in beside if file and file.name not in own)
+    files_by_name = {file.name: file for file in (model, *map(_output, others), *compared)}
     bench, speeds = _speeds(run, files_by_name)
     return RunArtifacts(
         run,
@@ -91,6 +102,7 @@ def collect(run: RunFolder) -> RunArtifacts:
         model,
         _only(run, "mmproj") if vision else None,
         _only(run, given_imatrix.STAGE) if plan.imatrix else _calibrated(run),
+        others,
         compared,
         _evals(run, files_by_name, model),
         speeds,
@@ -101,6 +113,23 @@ def collect(run: RunFolder) -> RunArtifacts:
 def _calibrated(run: RunFolder) -> OutputFile:
     """The calibration's importance matrix."""
     return OutputFile(header_only.IMATRIX_NAME, *_facts(run.outputs("profile")[header_only.IMATRIX_NAME]))
+
+
+def _others(run: RunFolder, model: OutputFile) -> tuple[ModelFile, ...]:
+    """The other model files. Raises RunFolderError where one is missing or was changed."""
+    model_files.adopt(run)
+    others = tuple(file for file in model_files.listed(run) if file.name != model.name)
+    for file in others:
+        if run.changed(model_files.stage_of(file.name)):
+            raise RunFolderError(
+                f"{file.name} is missing, or is not what run.json says was written.",
+                "Run the luq-gguf convert that made it again.",
+            )
+    return others
+
+
+def _output(file: ModelFile) -> OutputFile:
+    return OutputFile(file.name, file.n_bytes, file.sha256)
 
 
 def _compared_file(run: RunFolder, stage: str) -> OutputFile | None:
@@ -184,3 +213,9 @@ def companions(artifacts: RunArtifacts) -> Iterator[Path]:
     yield from (run.file(name) for name in ("profile.json", "plan.json", "tensor-types.txt"))
     yield from (run.file(name) for name in (recipe.NAME, *MEASUREMENTS) if run.file(name).exists())
     yield run.file("report.html")
+
+
+def companions_of(artifacts: RunArtifacts, file: ModelFile) -> Iterator[Path]:
+    """Yield the small files that are published with another model file of the folder."""
+    yield artifacts.run.file(artifacts.imatrix.name)
+    yield from (path for name in model_files.OWN if (path := file.folder / name).exists())

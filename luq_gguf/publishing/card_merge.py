@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,12 +34,15 @@ def mark(key: str, body: str) -> str:
     return f"{BEGIN}{key} {_digest(body)} -->\n{body}<!-- luq-gguf: end {key} -->\n"
 
 
-def merge(present: str | None, ours: str, key: str, repo: str, *, overwrite: bool) -> MergedCard:
+def merge(
+    present: str | None, ours: str, key: str, repo: str, *, others: Sequence[str] = (), overwrite: bool
+) -> MergedCard:
     """Return the card `present` of a repository with the section about the file `key` from `ours`, a whole card of that
     file alone, in the place of an older one or at its end.
 
-    Metadata that `present` has stay; base models, tags and results are added. Raises UploadError where somebody edited
-    the section, or where the metadata cannot be read, unless that may be overwritten.
+    Sections about the files `others`, which `ours` is about too, make way for it. Metadata that `present` has stay;
+    base models, tags and results are added. Raises UploadError where somebody edited a section, or where the metadata
+    cannot be read, unless that may be overwritten.
     """
     data, body = _split(ours)
     section = mark(key, body)
@@ -51,17 +54,31 @@ def merge(present: str | None, ours: str, key: str, repo: str, *, overwrite: boo
         if overwrite:
             return MergedCard(_join(_dump(data), section), kept=False)
         raise UploadError(f"The metadata of README.md in {repo} is not valid YAML.", _HINT) from None
-    pattern = re.compile(
-        rf"{BEGIN}{re.escape(key)} (\w+) -->\n(.*?)<!-- luq-gguf: end {re.escape(key)} -->\n?", re.DOTALL
-    )
-    old = pattern.search(around)
-    if old and _digest(old[2]) != old[1] and not overwrite:
-        raise UploadError(f"The section about {key} in README.md of {repo} was edited there.", _HINT)
-    text = around[: old.start()] + section + around[old.end() :] if old else around.rstrip() + "\n\n" + section
+    found = {name: match for name in (key, *others) if (match := _section(name).search(around))}
+    for name, match in found.items():
+        if _digest(match[2]) != match[1] and not overwrite:
+            raise UploadError(f"The section about {name} in README.md of {repo} was edited there.", _HINT)
+    if found:
+        place = found.get(key) or min(found.values(), key=lambda match: match.start())
+        before, after = _without(found, around[: place.start()]), _without(found, around[place.end() :])
+        text, rest = before + section + after, before + after
+    else:
+        text, rest = around.rstrip() + "\n\n" + section, around
     merged = _merged(there, data)
     raw = _EDGE.match(present)
     head = raw[1] if raw and merged == there else _dump(merged)
-    return MergedCard(_join(head, text), kept=bool(pattern.sub("", around).strip()))
+    return MergedCard(_join(head, text), kept=bool(rest.strip()))
+
+
+def _section(key: str) -> re.Pattern[str]:
+    name = re.escape(key)
+    return re.compile(rf"{BEGIN}{name} (\w+) -->\n(.*?)<!-- luq-gguf: end {name} -->\n?", re.DOTALL)
+
+
+def _without(keys: Iterable[str], text: str) -> str:
+    for key in keys:
+        text = _section(key).sub("", text)
+    return text
 
 
 def _digest(body: str) -> str:

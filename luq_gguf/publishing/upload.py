@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,11 +113,14 @@ def upload(
                 dry_run=True, exists=standing.exists, unchecked=unchecked,
             )  # fmt: skip
         if any(not file.path.exists() for file in missing):  # shards of an earlier upload, gone from the Hub since
-            run.forget("shards")
+            for name in shards:
+                run.forget(_stage(finished, name))
             shards = _shards(finished, largest, reporter)
-        title = f"{finished.profile.model}: {finished.model.name}"
+        n_files = len(finished.others) + 1
+        title = f"{finished.profile.model}: {finished.model.name if n_files == 1 else f'{n_files} files'}"
         done = publish.publish(target, standing, files, title, reporter.info, replaceable=replaceable)
-        shutil.rmtree(run.file(SHARDS), ignore_errors=True)
+        for folder in run.work.glob(f"{Path(SHARDS).name}*"):
+            shutil.rmtree(folder, ignore_errors=True)
         sent = {file.name: file.sha256 for file in files}
         run.update(
             upload={
@@ -133,27 +136,35 @@ def upload(
         )
 
 
-def _shards(finished: RunArtifacts, largest: int, reporter: Reporter) -> tuple[OutputFile, ...]:
-    """The model's files as the Hub takes them: itself, or its shards. They are named though they may be gone again."""
-    run, model = finished.run, finished.model
+def _shards(finished: RunArtifacts, largest: int, reporter: Reporter) -> dict[str, tuple[OutputFile, ...]]:
+    """Each model's files as the Hub takes them, the main one's first: itself, or its shards. They are named though they
+    may be gone again."""
+    return {file.name: _shards_of(finished, file, largest, reporter) for file in finished.models}
+
+
+def _shards_of(finished: RunArtifacts, model: OutputFile, largest: int, reporter: Reporter) -> tuple[OutputFile, ...]:
+    run, is_main = finished.run, model == finished.model
     if model.n_bytes <= largest:
         return (model,)
-    key = hash_of(model.sha256, largest)
-    record = run.read()["stages"].get("shards")
+    key, stage = hash_of(model.sha256, largest), _stage(finished, model.name)
+    folder = SHARDS if is_main else f"{SHARDS}-{labels.folder_of(model.name)}"
+    record = run.read()["stages"].get(stage)
     if not record or record.get("key") != key:
         reporter.info(f"{model.name} is split into shards: the Hub accepts files of at most {largest / 1e9:.0f} GB")
-        shutil.rmtree(run.file(SHARDS), ignore_errors=True)
-        paths = split.split(tools.find(), run.file(model.name), run.file(SHARDS), largest)
-        names = [f"{SHARDS}/{path.name}" for path in paths]
-        run.run_stage("shards", key, names, lambda: None)
-    return tuple(
-        OutputFile(name, fact["n_bytes"], fact["sha256"]) for name, fact in sorted(run.outputs("shards").items())
-    )
+        shutil.rmtree(run.file(folder), ignore_errors=True)
+        paths = split.split(tools.find(), run.file(model.name), run.file(folder), largest)
+        names = [f"{folder}/{path.name}" for path in paths]
+        run.run_stage(stage, key, names, lambda: None)
+    return tuple(OutputFile(name, fact["n_bytes"], fact["sha256"]) for name, fact in sorted(run.outputs(stage).items()))
+
+
+def _stage(finished: RunArtifacts, name: str) -> str:
+    return "shards" if name == finished.model.name else f"shards {name}"
 
 
 def _files(
     finished: RunArtifacts,
-    shards: Sequence[OutputFile],
+    shards: Mapping[str, Sequence[OutputFile]],
     target: Target,
     base_model: str | None,
     there: Path | None,
@@ -161,18 +172,22 @@ def _files(
 ) -> tuple[File, ...]:
     """All that goes into the repository; the card is written on the way.
 
-    At its top are what programs look for there and the card. What belongs to this file alone is in a folder of its own,
+    At its top are what programs look for there and the card. What belongs to one file alone is in a folder of its own,
     since a repository may have several files.
     """
     run = finished.run
-    names = [Path(file.name).name for file in shards]
+    names = {model: [Path(file.name).name for file in files] for model, files in shards.items()}
     folder, imatrix = labels.folder_of(finished.model.name), finished.imatrix
     licence = _write_card(finished, names, target, base_model, there, reporter)
-    large = [*shards, *([finished.mmproj] if finished.mmproj else [])]
+    large = [file for files in shards.values() for file in files]
+    large += [finished.mmproj] if finished.mmproj else []
     files = [File(run.file(file.name), Path(file.name).name, file.n_bytes, file.sha256) for file in large]
     files.append(File(run.file(imatrix.name), f"{folder}/{imatrix.name}", imatrix.n_bytes, imatrix.sha256))
     small = [*artifacts.companions(finished), *(run.file(name) for name in card_content.FIGURES)]
     files += [_file(path, f"{folder}/{path.relative_to(run.path)}") for path in small]
+    for other in finished.others:
+        own = labels.folder_of(other.name)
+        files += [_file(path, f"{own}/{path.name}") for path in artifacts.companions_of(finished, other)]
     files += [_file(licence, f"{folder}/{licence.name}")] if licence else []
     return (_file(run.file(CARD), CARD), *files)
 
@@ -219,7 +234,7 @@ def _replaceable(
 
 def _write_card(
     finished: RunArtifacts,
-    names: Sequence[str],
+    names: Mapping[str, Sequence[str]],
     target: Target,
     base_model: str | None,
     there: Path | None,
@@ -253,7 +268,8 @@ def _write_card(
     text = card.render(facts, base, base_model, card_content.results(finished), publisher)
     whole = there is None or (sha256_of(there) in (ours, sent.get(CARD)) and card_merge.BEGIN not in there.read_text())
     present = None if there is None or whole else there.read_text(encoding="utf-8", errors="replace")
-    merged = card_merge.merge(present, text, folder, target.repo, overwrite=target.overwrite_card)
+    others = [labels.folder_of(other.name) for other in finished.others]
+    merged = card_merge.merge(present, text, folder, target.repo, others=others, overwrite=target.overwrite_card)
     if merged.kept:
         reporter.info(f"{CARD} in {target.repo} is kept; only the section about {folder} is written")
     atomic.write_text(path, merged.text)

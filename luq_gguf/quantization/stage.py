@@ -290,7 +290,7 @@ def compared_files(
     run_dir: Path, options: RunOptions = RunOptions(), reporter: Reporter = Reporter(), *, model: str | None = None
 ) -> tuple[list[Path], Path | None]:
     """Return a run folder's 16-bit file, the one of the plan's high ftype and the LUQ file, made where they are
-    missing; and the mmproj."""
+    missing, and its other model files; and the mmproj. Raises RunFolderError where one of these is missing."""
     with RunFolder(run_dir) as run:
         session, planned = open_planned(run, model, replace(options, keep_f16=True), reporter)
         if is_edited(run, planned):
@@ -298,5 +298,10 @@ def compared_files(
         check_disk(session, planned.predicted_file_bytes)
         luq_file = make_file(session, planned)
         stock = make_baseline(session, planned)
-        name = mmproj_name(session.spec.checkpoint)
-        return [make_f16(session), stock.path, luq_file.path], run.file(name) if name else None
+        others = [name for name in model_files.names(run) if run.file(name) not in (stock.path, luq_file.path)]
+        for name in others:
+            if not run.file(name).is_file():
+                raise RunFolderError(f"{name} is missing.", "Run the luq-gguf convert that made it again.")
+        files = [make_f16(session), stock.path, *(run.file(name) for name in others), luq_file.path]
+        half = mmproj_name(session.spec.checkpoint)
+        return files, run.file(half) if half else None

@@ -21,6 +21,25 @@ from luq_gguf.method.uniform import ftype_of
 from luq_gguf.reporting import comparison_text, plan_text
 
 
+def evals_table(results: Sequence[EvalResult]) -> Table:
+    """Make a table of several files' figures on the same data, one file per row."""
+    table = Table(title="All files")
+    heads = ("file", "mean KLD, nats", "same top token", "accuracy", "change", "perplexity")
+    for name in heads:
+        table.add_column(name, justify="right" if name != "file" else "left", overflow="fold")
+    for result in results:
+        accuracy, change = result.accuracy, given(result.accuracy_change)
+        cells = [
+            f"{result.kld.mean:.2e}" if result.kld else "",
+            "" if result.same_top is None else f"{result.same_top:.1%}",
+            f"{accuracy.value:.1%}" if accuracy else "",
+            f"{change.value:+.1%}" if change else "",
+            f"{result.perplexity:.4f}" if result.perplexity else "",
+        ]
+        table.add_row(Text(result.file), *cells)
+    return table
+
+
 def files_table(files: Sequence[tuple[QuantizedModel, Plan]]) -> Table:
     """Make a table of model files, one per row, the smallest first."""
     table = Table(title="Files")

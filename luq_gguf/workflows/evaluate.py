@@ -1,4 +1,4 @@
-"""`eval`: one file, measured on questions, text or benchmarks, in its run folder or by itself."""
+"""`eval`: one file, measured on questions, text or benchmarks, in its run folder or by itself; or all of a folder."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from luq_gguf.evaluation.questions import QuestionSet, shared_with_calibration
 from luq_gguf.hf.checkpoint import Checkpoint, open_checkpoint
 from luq_gguf.llamacpp import gpu
 from luq_gguf.llamacpp.gguf import shards
+from luq_gguf.quantization import stage as quantization_stage
 from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder
 from luq_gguf.workflows import eval_against
@@ -85,6 +86,29 @@ def evaluate(
                 reporter.info(caveat)
             serialization.add_eval(run.file("eval.json"), result)
     return result
+
+
+def evaluate_run(
+    run_dir: Path,
+    questions: QuestionSet,
+    *,
+    threads: int | None = None,
+    gpu_layers: int | None = None,
+    fit_images: bool = False,
+    model: str | None = None,
+    options: RunOptions = RunOptions(),
+    reporter: Reporter = Reporter(),
+) -> tuple[EvalResult, ...]:
+    """Measure all model files of a run folder on the same questions against its 16-bit file; that and the file of the
+    high ftype are made where they are missing."""
+    (f16, *files), half = quantization_stage.compared_files(run_dir, options, reporter)
+    return tuple(
+        evaluate(
+            file, f16, questions, mmproj=half, threads=threads, gpu_layers=gpu_layers, fit_images=fit_images,
+            model=model, options=options, reporter=reporter,
+        )
+        for file in files
+    )  # fmt: skip
 
 
 def _reference_model(model: str, options: RunOptions) -> Checkpoint:
