@@ -67,6 +67,9 @@ def test_names_say_rule_count_and_types():
     assert labels.folder_of("M-LUQ6-IQ1M-Q4KM-IQ3_XS_LUQ.gguf") == "M-LUQ6-IQ1M-Q4KM"
     assert labels.folder_of("M-LUQ6-IQ1_M-Q4_K_M.gguf") == "M-LUQ6-IQ1_M-Q4_K_M", "as an older version named it"
     assert labels.tag_of("M-LUQ6-IQ1_M-Q4_K_M.gguf") == "LUQ6-IQ1_M-Q4_K_M"
+    assert labels.file_name("M", best, with_bits=True) == "M-LUQ-best-IQ3XXS-Q5K-3.90bpw-Q3_K_M_LUQ.gguf"
+    stock = labels.file_name("M-7B", plan(high="Q4_K_M", n_low=0, ranking=STOCK))
+    assert (stock, labels.folder_of(stock), labels.tag_of(stock)) == ("M-7B-Q4_K_M.gguf", "M-7B-Q4KM", "Q4_K_M")
 
 
 def test_the_file_type_is_exact_for_stock_files_and_marked_as_guessed_for_others():

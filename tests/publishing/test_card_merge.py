@@ -70,3 +70,15 @@ def test_metadata_that_cannot_be_read_is_refused_until_they_may_be_overwritten(h
     with pytest.raises(UploadError, match="not valid YAML"):
         merge(broken)
     assert metadata(merge(broken, overwrite=True))["license"] == "mit"
+
+
+def test_one_section_about_several_files_takes_the_place_of_theirs():
+    both = "Before.\n\n" + merge(merge(None), OTHER, "M-LUQ12").split("---\n", 2)[2] + "\nBehind.\n"
+    ours = OURS.replace("# Six", "# All sizes")
+    whole = card_merge.merge(both, ours, "M-LUQ4", "me/files", others=["M-LUQ6", "M-LUQ12"], overwrite=False).text
+    assert whole.count("<!-- luq-gguf: begin") == 1
+    assert "# Twelve" not in whole
+    assert whole.index("Before.") < whole.index("# All sizes") < whole.index("Behind.")
+    edited = both.replace("More.", "Much more.")
+    with pytest.raises(UploadError, match="about M-LUQ12 in README"):
+        card_merge.merge(edited, ours, "M-LUQ4", "me/files", others=["M-LUQ6", "M-LUQ12"], overwrite=False)
