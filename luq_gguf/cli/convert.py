@@ -56,8 +56,9 @@ def command(model: str, out: Path, repo: str | None, *, check: bool, as_json: bo
     if as_json:
         output.print_json(result.to_json())
         return
-    output.print_table(output.profile_table(result.profile, result.plan.low_layers))
-    click.echo(output.agreement_line(result.profile))
+    if result.profile:
+        output.print_table(output.profile_table(result.profile, result.plan.low_layers))
+        click.echo(output.agreement_line(result.profile))
     for line in output.plan_lines(result.plan):
         click.echo(line)
     click.echo(f"model   {result.model.path}  ({format_size(result.model.n_bytes)}, every tensor as planned)")

@@ -16,7 +16,7 @@ from luq_gguf.reporting.progress import progress
 @options.threads
 @options.files
 @options.imatrix
-@click.option("--model", help="The checkpoint, if it is not where the profile found it.")
+@options.profiled_model
 @options.trust
 @options.permissions()
 @options.as_json

@@ -24,6 +24,7 @@ _COUNTED = {  # by a budget, without and with one of memory
     True: "the text model's file, the mmproj, the KV cache and all buffers",
 }
 BEST, EDITED = "best", "edited"  # rankings of plans that are not an order of layers
+NAMED = "named"  # the ranking of a plan whose layers become low in the order in which a user has named them
 COLUMNS = "columns."  # prefix of a matrix's column energies in profile.safetensors
 
 

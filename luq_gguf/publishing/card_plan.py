@@ -19,6 +19,7 @@ WHY = {name: order.why for name, order in ORDERS.items()} | {
     "best": "Types were chosen for the least KL divergence at the given size, by the errors that they cause in each "
     "matrix, weighted by the KL divergence of measured files. This is not the LUQ rule, which has two types and orders "
     "layers by entropy",
+    "named": "Low layers are those that were named, in that order, which is not the LUQ rule",
     "edited": "Types were chosen by hand, which is not the LUQ rule: plan.json was edited",
 }
 

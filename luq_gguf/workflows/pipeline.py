@@ -10,7 +10,7 @@ from luq_gguf.calibration.stage import make_profile
 from luq_gguf.core import atomic
 from luq_gguf.core.agreement import Agreement
 from luq_gguf.core.calibration_set import CalibrationSet
-from luq_gguf.core.errors import RunFolderError, ToolsError
+from luq_gguf.core.errors import CalibrationError, RunFolderError, ToolsError
 from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.plan_quality import UniformBaseline
 from luq_gguf.core.reporter import Reporter
@@ -22,7 +22,7 @@ from luq_gguf.evaluation.questions import QuestionSet
 from luq_gguf.hf import datasets
 from luq_gguf.llamacpp import quantize, tools
 from luq_gguf.method import tensor_types, two_type_plan
-from luq_gguf.planning import edited, rules, uniform_baseline, variants
+from luq_gguf.planning import edited, rules, uniform_baseline, unprofiled, variants
 from luq_gguf.planning import stage as planning_stage
 from luq_gguf.planning.meter import make_meter
 from luq_gguf.planning.ordered import save_plan
@@ -33,13 +33,11 @@ from luq_gguf.publishing.access import Target
 from luq_gguf.publishing.upload import Upload
 from luq_gguf.quantization.stage import check_slices, drop_f16, make_f16, make_file, mmproj_name
 from luq_gguf.reporting.plan_text import better_line
-from luq_gguf.run import given_imatrix, serialization
 from luq_gguf.run.disk import check_disk
 from luq_gguf.run.folder import RunFolder
-from luq_gguf.run.given_imatrix import LoadedImatrix
-from luq_gguf.run.preflight import claim, model_of
+from luq_gguf.run.preflight import claim
 from luq_gguf.run.session import Session, load_spec_for_profile, open_planned, open_session
-from luq_gguf.workflows import against, pictures
+from luq_gguf.workflows import against, pictures, profiled_runs
 from luq_gguf.workflows import sweep as sweep_workflow
 from luq_gguf.workflows.calibration_mix import CalibrationMixRequest, measure_mixes
 from luq_gguf.workflows.calibration_mix import check as check_mix
@@ -53,7 +51,7 @@ class Conversion:
     model: QuantizedModel
     mmproj: Path | None
     plan: Plan
-    profile: Profile
+    profile: Profile | None  # of a GGUF file there may be none
     uniform_baseline: UniformBaseline | None = None
     upload: Upload | None = None
     agreement: Agreement | None = None
@@ -125,7 +123,7 @@ def _convert(
         if plan_request.measures and calibration.images:
             reporter.info("files are measured on questions of --calib, as there is no --eval")
         plan_request = replace(plan_request, questions=replace(plan_request.questions, source=calibration.images))
-    given = _given(plan_request.imatrix)
+    given = profiled_runs.given(plan_request.imatrix)
     with RunFolder(out, create=True, overwrite=options.overwrite) as run:
         claim(run, model, overwrite=options.overwrite, subfolder=options.subfolder)
         if base_model and run.read().get("base_model") != base_model:
@@ -138,7 +136,7 @@ def _convert(
         prepared = planning_stage.prepare(session, plan_request)
         largest = two_type_plan.file_bytes(session.spec.tensors, ())
         check_disk(session, largest, needs_f16=plan_request.measures)
-        _store(session)
+        profiled_runs.store(session)
         profile = make_profile(session, calibration)
         session = session.with_dataset(profile)
         plan = planning_stage.make(session, profile, prepared)
@@ -147,12 +145,17 @@ def _convert(
 
 
 def _converted(
-    session: Session, profile: Profile, plan: Plan, baseline: UniformBaseline | None = None, *, check: bool = False
+    session: Session,
+    profile: Profile | None,
+    plan: Plan,
+    baseline: UniformBaseline | None = None,
+    *,
+    check: bool = False,
 ) -> Conversion:
     """Quantize as planned."""
     needs_f16 = check and not session.options.low_disk
     run, made = session.run, make_file(session, plan, needs_f16=needs_f16)
-    name = mmproj_name(session.spec.checkpoint)
+    name = mmproj_name(session.spec)
     vision = run.file(name) if name else None
     _check_loads(session, made, vision)
     agreement = None
@@ -198,27 +201,15 @@ def plan(
     *,
     model: str | None = None,
 ) -> Plan:
-    """Run the plan stage alone, in a profiled run folder."""
-    given = _given(plan_request.imatrix)
-    with RunFolder(run_dir) as run:
-        profiled = serialization.read_profile(run.file("profile.json"))
-        where = model or model_of(run)
+    """Run the plan stage alone, in a profiled run folder, or in a new one for the GGUF file `model`."""
+    given = profiled_runs.given(plan_request.imatrix)
+    with profiled_runs.run_folder(run_dir, model) as run:
         types = {"low": plan_request.low, "high": plan_request.high}
-        session = open_session(run, where, options, reporter, **types, given=given)
+        session, profiled = profiled_runs.open_run(run, model, options, reporter, **types, given=given)
         session = rules.obeying(session, plan_request.rules)
-        prepared = planning_stage.prepare(session, plan_request)
-        _store(session)
-        return planning_stage.make(session.with_dataset(profiled), profiled, prepared)
-
-
-def _given(path: Path | None) -> LoadedImatrix | None:
-    """Another publisher's importance matrix, read before anything heavy."""
-    return given_imatrix.load(path) if path else None
-
-
-def _store(session: Session) -> None:
-    if session.spec.given:
-        given_imatrix.store(session.run, session.spec.given)
+        prepared = planning_stage.prepare(session, plan_request, profiled=profiled is not None)
+        profiled_runs.store(session)
+        return planning_stage.make(session, profiled, prepared)
 
 
 def quantize_plan(
@@ -232,11 +223,11 @@ def quantize_plan(
     """Run the quantize stage alone, with plan.json as it is, even if somebody has edited it: what else it says
     follows the types then. Importance from another publisher's file, `imatrix`, takes the place of the plan's."""
     check_slices(options)
-    given = _given(imatrix)
-    with RunFolder(run_dir) as run:
-        profiled = serialization.read_profile(run.file("profile.json"))
+    given = profiled_runs.given(imatrix)
+    with profiled_runs.run_folder(run_dir, model) as run:
+        profiled = profiled_runs.profile_of(run, model)
         session, planned = open_planned(run, model, options, reporter, given=given)
-        session = session.with_dataset(profiled)
+        session = session.with_dataset(profiled) if profiled else session
         spec = session.spec
         if not set(planned.low_layers) <= set(range(spec.tensors.n_layers)):
             raise RunFolderError(
@@ -245,8 +236,8 @@ def quantize_plan(
                 "Run luq-gguf plan again.",
             )
         before, planned = planned, edited.checked(session, planned)
-        if given:
-            _store(session)
+        profiled_runs.store(session)
+        if given or spec.given_facts != planned.imatrix:
             planned = variants.with_imatrix(spec, planned)
         if planned != before:
             save_plan(session, planned)
@@ -265,18 +256,29 @@ def sweep(
     *,
     mix_request: CalibrationMixRequest | None = None,
     model: str | None = None,
+    imatrix: Path | None = None,
 ) -> Sweep:
-    """Measure many choices of low layers of a profiled run folder's model; with `mix_request`, also what alpha does."""
-    with RunFolder(run_dir) as run:
-        profiled = serialization.read_profile(run.file("profile.json"))
-        where = model or model_of(run)
-        session = open_session(run, where, options, reporter, low=request.low, high=request.high)
-        if mix_request:
+    """Measure many choices of low layers of a profiled run folder's model, or of the GGUF file `model`; with
+    `mix_request`, also what alpha does. Importance is that of another publisher's file, `imatrix`, where it is given.
+    """
+    given = profiled_runs.given(imatrix)
+    with profiled_runs.run_folder(run_dir, model) as run:
+        types = {"low": request.low, "high": request.high}
+        session, profiled = profiled_runs.open_run(run, model, options, reporter, **types, given=given)
+        if profiled is None:
+            request = replace(request, orders=unprofiled.sweepable(session, request.orders))
+        if mix_request and (session.spec.file or given or profiled is None):
+            raise CalibrationError(
+                "--alpha profiles the model again and compares its importance, which needs the checkpoint.",
+                "Leave --alpha out, or give --model the checkpoint, without --imatrix.",
+            )
+        if mix_request and profiled:
             check_mix(session, profiled, mix_request)
+        profiled_runs.store(session)
         meter = make_meter(session, questions)()
         swept = sweep_workflow.sweep(session, profiled, meter, request)
         if "best" in request.orders:
             swept = planning_stage.add_best_points(session, profiled, meter, swept)
-        if mix_request:
+        if mix_request and profiled:
             swept = replace(swept, alpha=measure_mixes(session, profiled, meter, mix_request))
         return swept
