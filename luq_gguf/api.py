@@ -153,6 +153,7 @@ def plan(
 def quantize(
     run: Source,
     *,
+    rules: PlanRules = PlanRules(),
     imatrix: Source | None = None,
     model: Source | None = None,
     options: RunOptions = RunOptions(),
@@ -160,9 +161,12 @@ def quantize(
 ) -> Conversion:
     """Write the GGUF file and mmproj of a run folder's plan.json, and compare every tensor's type with the plan.
 
-    Importance is that of the GGUF file `imatrix`, where it is given, in place of the plan's.
+    `rules` change the plan before: layers become high, head and embeddings get types. Importance is that of the GGUF
+    file `imatrix`, where it is given, in place of the plan's.
     """
-    return pipeline.quantize_plan(_path(run), options, reporter, model=_text(model), imatrix=_file(imatrix))
+    return pipeline.quantize_plan(
+        _path(run), options, reporter, model=_text(model), imatrix=_file(imatrix), obeyed=rules
+    )
 
 
 def evaluate(

@@ -59,7 +59,7 @@ def command(artifacts: RunArtifacts, base_model: str | None) -> str:
     parts += [f"--calib-text {text}"] if text else []
     parts.append(f"--alpha {facts.alpha:g} --samples {facts.n_multimodal + (facts.n_text or 0)}")
     parts.append(f"--seed {facts.seed}")
-    parts += plan.rules.options
+    parts += plan.rules.options if plan.ranking != EDITED else ()  # whose types obey them
     given = [f"--imatrix {shlex.quote(plan.imatrix.file)}"] if plan.imatrix else []
     if plan.ranking == EDITED:
         copied = shlex.quote(f"{labels.folder_of(artifacts.model.name)}/plan.json")

@@ -24,7 +24,7 @@ from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder
 
 STAGE = "imatrix"
-_FEW = 5  # names in a sentence
+_FEW = 20  # names in a sentence: other models have thousands
 _LOCAL = re.compile(r"[/~\\]|[A-Za-z]:[/\\]")  # how a path of somebody's machine begins
 
 

@@ -13,6 +13,7 @@ from luq_gguf.core.calibration_set import CalibrationSet
 from luq_gguf.core.errors import CalibrationError, RunFolderError, ToolsError
 from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.plan_quality import UniformBaseline
+from luq_gguf.core.plan_rules import PlanRules
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.shown_pictures import ShownPictures
 from luq_gguf.core.sweeps import Sweep
@@ -219,9 +220,11 @@ def quantize_plan(
     *,
     model: str | None = None,
     imatrix: Path | None = None,
+    obeyed: PlanRules = PlanRules(),
 ) -> Conversion:
     """Run the quantize stage alone, with plan.json as it is, even if somebody has edited it: what else it says
-    follows the types then. Importance from another publisher's file, `imatrix`, takes the place of the plan's."""
+    follows the types then. Importance from another publisher's file, `imatrix`, takes the place of the plan's. Types
+    that rules forbid (`obeyed`) are replaced in the plan."""
     check_slices(options)
     given = profiled_runs.given(imatrix)
     with profiled_runs.run_folder(run_dir, model) as run:
@@ -239,6 +242,7 @@ def quantize_plan(
         profiled_runs.store(session)
         if given or spec.given_facts != planned.imatrix:
             planned = variants.with_imatrix(spec, planned)
+        planned = edited.obeying(session, planned, obeyed) if obeyed else planned
         if planned != before:
             save_plan(session, planned)
         overrides = quantize.overrides(session.spec.source, planned)
