@@ -132,7 +132,8 @@ def plan(
 ) -> Plan:
     """Choose a type for every tensor of a profiled run folder's model, and write plan.json and tensor-types.txt.
 
-    `model` is the checkpoint, if it is not where the profile found it; the rest is as for `convert`.
+    `model` is the checkpoint, if it is not where the profile found it, or a GGUF file in its place, which needs no
+    profile where `rank` measures files or `rules` name the layers; the rest is as for `convert`.
     """
     wanted = PlanRequest(
         budget,
@@ -153,6 +154,7 @@ def plan(
 def quantize(
     run: Source,
     *,
+    rules: PlanRules = PlanRules(),
     imatrix: Source | None = None,
     model: Source | None = None,
     options: RunOptions = RunOptions(),
@@ -160,9 +162,12 @@ def quantize(
 ) -> Conversion:
     """Write the GGUF file and mmproj of a run folder's plan.json, and compare every tensor's type with the plan.
 
-    Importance is that of the GGUF file `imatrix`, where it is given, in place of the plan's.
+    `rules` change the plan before: layers become high, head and embeddings get types. Importance is that of the GGUF
+    file `imatrix`, where it is given, in place of the plan's.
     """
-    return pipeline.quantize_plan(_path(run), options, reporter, model=_text(model), imatrix=_file(imatrix))
+    return pipeline.quantize_plan(
+        _path(run), options, reporter, model=_text(model), imatrix=_file(imatrix), obeyed=rules
+    )
 
 
 def evaluate(
@@ -233,19 +238,28 @@ def sweep(
     low: str = "IQ1_M",
     high: str = "Q4_K_M",
     mix: CalibrationMixRequest | None = None,
+    imatrix: Source | None = None,
     model: Source | None = None,
     options: RunOptions = RunOptions(),
     reporter: Reporter = Reporter(),
 ) -> Sweep:
     """Measure files of a profiled run folder's model with more and more low layers (None: each number), in several
-    orders, beside uniform files; `mix` also profiles it again with other multimodal shares.
+    orders, beside uniform files; `mix` also profiles it again with other multimodal shares. `model` and `imatrix` are
+    as for `plan`.
 
     sweep.json is written after each point, and an interrupted sweep resumes where it stopped.
     """
     counts = None if low_layers is None else tuple(low_layers)
     request = SweepRequest(counts, tuple(rankings), random_seeds, tuple(uniform_types), low, high)
     return pipeline.sweep(
-        _path(run), request, _questions(questions), options, reporter, mix_request=mix, model=_text(model)
+        _path(run),
+        request,
+        _questions(questions),
+        options,
+        reporter,
+        mix_request=mix,
+        model=_text(model),
+        imatrix=_file(imatrix),
     )
 
 

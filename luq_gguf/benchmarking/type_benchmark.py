@@ -23,7 +23,7 @@ from luq_gguf.method.speed_model import SpeedTable, TypeRate
 from luq_gguf.method.tensor_types import layer_of
 from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder
-from luq_gguf.run.preflight import load_model_spec, model_of
+from luq_gguf.run.session import open_profiled
 
 CANDIDATES = (
     "IQ1_S", "IQ1_M", "TQ1_0", "TQ2_0", "IQ2_XXS", "IQ2_XS", "IQ2_S", "Q2_K", "IQ3_XXS", "IQ3_S", "Q3_K", "IQ4_XS",
@@ -265,7 +265,6 @@ def geometry(
 ) -> Geometry:
     """Return the shapes and types of a run folder's model."""
     with RunFolder(run_dir) as run:
-        where = model or model_of(run)
         options = RunOptions(trust_remote_code=trust_remote_code, allow_fallback=True)
-        spec = load_model_spec(run, where, options, reporter)
+        spec = open_profiled(run, model, options, reporter).spec
         return Geometry(spec.source, spec.tensors)

@@ -67,8 +67,9 @@ def command(
     if as_json:
         output.print_json(result.to_json())
         return
-    output.print_table(output.profile_table(result.profile, result.plan.low_layers))
-    click.echo(output.agreement_line(result.profile))
+    if result.profile:
+        output.print_table(output.profile_table(result.profile, result.plan.low_layers))
+        click.echo(output.agreement_line(result.profile))
     several = len(result.files) > 1
     if several:
         output.print_table(tables.files_table([(file.model, file.plan) for file in result.files]))

@@ -39,7 +39,8 @@ def command(
     if as_json:
         output.print_json(done.to_json())
         return
-    output.print_table(output.profile_table(done.converted.profile, done.converted.plan.low_layers))
+    if done.converted.profile:
+        output.print_table(output.profile_table(done.converted.profile, done.converted.plan.low_layers))
     table = Table(title="The same questions for all three files, through llama.cpp")
     for name in ("image", "question", "correct answer", *(f.label for f in done.files)):
         table.add_column(name)

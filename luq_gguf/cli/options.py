@@ -196,6 +196,11 @@ gpu_layers = click.option(
     "--gpu-layers", type=click.IntRange(0),
     help="Layers to run on a GPU, if LUQ_LLAMA_CPP is a llama.cpp built for one.",
 )  # fmt: skip
+profiled_model = click.option(
+    "--model",
+    help="The checkpoint, if it is not where the profile found it; or a GGUF file in F16, BF16 or Q8_0 to quantize in "
+    "its place.",
+)
 imatrix = click.option(
     "--imatrix", metavar="FILE", type=UserPath(exists=True, dir_okay=False, path_type=Path),
     help="Take importance from this GGUF file of llama-imatrix instead of the calibration.",

@@ -18,13 +18,14 @@ from luq_gguf.reporting.progress import progress
 @options.rules
 @options.imatrix
 @click.option("--seed", default=0, show_default=True, help="Seed for --rank random and --plan best.")
-@click.option("--model", help="The checkpoint, if it is not where the profile found it.")
+@options.profiled_model
 @options.threads
 @options.trust
 @options.permissions("--allow-fallback")
 @options.as_json
 def command(run_dir: Path, seed: int, *, as_json: bool, **rest: Any) -> None:
-    """Write plan.json and tensor-types.txt into RUN_DIR, a run folder that luq-gguf profile has made."""
+    """Write plan.json and tensor-types.txt into RUN_DIR, a run folder that luq-gguf profile has made, or a new one for
+    a GGUF file."""
     wanted, how = options.make_plan_arguments(rest), options.make_run_options(rest)
     if isinstance(wanted["budget"], list):
         raise click.UsageError("A plan has one budget: luq-gguf convert takes several, and makes a file of each.")

@@ -15,8 +15,9 @@ from luq_gguf.reporting.progress import progress
 @click.argument("run_dir", type=options.UserPath(path_type=Path))
 @options.threads
 @options.files
+@options.rules
 @options.imatrix
-@click.option("--model", help="The checkpoint, if it is not where the profile found it.")
+@options.profiled_model
 @options.trust
 @options.permissions()
 @options.as_json
@@ -29,12 +30,12 @@ def command(
     **rest: Any,
 ) -> None:
     """Write the GGUF file and mmproj of RUN_DIR's plan.json, and compare every tensor's type with the plan."""
-    how = options.make_run_options(rest)
+    how, obeyed = options.make_run_options(rest), options.make_rules(rest)
     from luq_gguf import api
     from luq_gguf.core.units import format_size
 
     with progress() as reporter:
-        result = api.quantize(run_dir, model=model, imatrix=imatrix, options=how, reporter=reporter)
+        result = api.quantize(run_dir, rules=obeyed, model=model, imatrix=imatrix, options=how, reporter=reporter)
     if as_json:
         output.print_json(result.to_json())
         return

@@ -43,7 +43,8 @@ from luq_gguf.reporting.progress import progress
 @click.option("--calib-samples", default=128, show_default=True, help="For --alpha: its --samples.")
 @click.option("--calib-seed", default=0, show_default=True, help="For --alpha: its --seed.")
 @options.device
-@click.option("--model", help="The checkpoint, if it is not where the profile found it.")
+@options.imatrix
+@options.profiled_model
 @options.threads
 @options.trust
 @options.permissions("--allow-fallback")

@@ -25,6 +25,7 @@ _COUNTED = {  # by a budget, without and with one of memory
 }
 BEST, EDITED, STOCK = "best", "edited", "stock"  # rankings of plans that are not an order of layers; the last is
 # that of the types of llama-quantize's own file
+NAMED = "named"  # the ranking of a plan whose layers become low in the order in which a user has named them
 COLUMNS = "columns."  # prefix of a matrix's column energies in profile.safetensors
 
 

@@ -121,9 +121,10 @@ def open_checkpoint(
         name = _name_of(folder) or (None if subfolder else Path(os.path.abspath(folder)).name)  # a link's own
         return _open_folder(_inside(folder, subfolder), trust_remote_code=trust_remote_code, name=name)
     if folder.exists():
-        raise CheckpointError(
-            f"{model} is a file, not a checkpoint folder.", "Give the folder with config.json and *.safetensors."
-        )
+        hint = "Give the folder with config.json and *.safetensors."
+        if folder.suffix == ".gguf":
+            hint += " A GGUF file is quantized by luq-gguf plan RUN --model FILE, and luq-gguf quantize RUN."
+        raise CheckpointError(f"{model} is a file, not a checkpoint folder.", hint)
     if not _HUB_ID.match(model):
         raise CheckpointError(
             f"{model}: no such folder.", "Give a checkpoint folder or a Hub id such as Qwen/Qwen2.5-VL-7B-Instruct."

@@ -188,11 +188,12 @@ def quantize(
     *,
     entries: Entries | None = None,
     imatrix_name: str = header_only.IMATRIX_NAME,
+    requantize: bool = False,
     threads: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Run llama-quantize in the source's folder with relative paths, because it writes the imatrix's path into the
-    file; `entries` are set in its header.
+    """Run llama-quantize in the folder of the types' file with relative paths, because it writes the imatrix's path
+    into the file; `entries` are set in its header. `requantize`: the source may be quantized already.
 
     The file is read again and every tensor's type compared with the plan. Raises VerificationError, naming the
     tensors, after removing a file that differs.
@@ -203,15 +204,17 @@ def quantize(
             on_progress(int(match[1]), int(match[2]))
 
     with atomic.whole(out) as part:
-        written = os.path.relpath(part, source.parent)
-        words = arguments(types_file.name, source.name, written, plan.high, entries or {}, imatrix_name)
+        folder = types_file.parent
+        source_name, written = os.path.relpath(source, folder), os.path.relpath(part, folder)
+        words = arguments(types_file.name, source_name, written, plan.high, entries or {}, imatrix_name)
+        words = ["--allow-requantize", *words] if requantize else words
         count = threads or machine.cores(logical=True)  # by itself it takes all, whatever a container allows
         command: list[str | Path] = [llama.tool("llama-quantize"), *words, str(count)]
         child.run(
             command,
             child.Failure(ConversionError, "llama-quantize", killed=_WITH_LESS),
             on_line=on_line,
-            cwd=source.parent,
+            cwd=folder,
             into=out.parent,
         )
         verify(part, plan)

@@ -27,6 +27,11 @@ def rank_by(figures: Mapping[int, float]) -> tuple[int, ...]:
     return tuple(sorted(figures, key=lambda layer: (figures[layer], layer)))
 
 
+def without_entropies(n_layers: int) -> tuple[LayerEntropy, ...]:
+    """Return layers of which nothing is known, all alike: an order that does not go by entropy can be made of them."""
+    return tuple(LayerEntropy(layer, 0.0, 0.0, 0, {}) for layer in range(n_layers))
+
+
 def near_ties(layers: Sequence[LayerEntropy], order: Sequence[int]) -> tuple[tuple[int, int], ...]:
     """Return neighbours in the order whose entropies differ by no more than the spread of their difference over
     seeds."""

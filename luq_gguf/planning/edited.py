@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from luq_gguf.core.errors import RunFolderError
+from luq_gguf.core.plan_rules import PlanRules
 from luq_gguf.core.types import EDITED, Plan
 from luq_gguf.llamacpp import quantize
 from luq_gguf.llamacpp.gguf import imatrix, reader
-from luq_gguf.planning import variants
+from luq_gguf.planning import rules, variants
 from luq_gguf.run.session import Session, is_edited
 
 _HINT = "Choose another type for it, or run luq-gguf plan again."
@@ -48,6 +49,45 @@ def checked(session: Session, plan: Plan) -> Plan:
         return plan
     session.reporter.info("plan.json was edited: its types are quantized as they are")
     return replace(variants.plan_of(spec, types, EDITED), order=plan.order)
+
+
+def obeying(session: Session, plan: Plan, wanted: PlanRules) -> Plan:
+    """Return the plan with the types that rules ask for, where it has others: layers that may not be low are high, and
+    nothing becomes low for it. What was measured or promised of the former types is left out.
+
+    A plan of many types is one edited by hand then. Raises what `rules.obeying` raises.
+    """
+    tensors, n_layers = rules.obeying(session, wanted).spec.tensors, session.spec.tensors.n_layers
+    named = rules.tensors_with_types(tensors.rules)
+    high = {c.name: c.high_type for c in tensors.choices if c.layer in tensors.kept or c.name in named}
+    types = {**plan.tensor_types, **high}
+    both = _together(plan.rules, tensors.rules, n_layers)
+    if types == plan.tensor_types:
+        return replace(plan, rules=both)
+    changed = variants.plan_of(session.spec, types, EDITED if plan.is_mixed else plan.ranking)
+    if plan.is_mixed:
+        return replace(changed, order=plan.order, rules=both)
+    low = tuple(layer for layer in plan.low_layers if layer not in tensors.kept)
+    return replace(
+        changed,
+        low=plan.low,
+        low_layers=low,
+        order=plan.order,
+        near_ties=plan.near_ties,
+        unsettled=plan.unsettled,
+        budget={"low_layers": len(low)},
+        rules=both,
+    )
+
+
+def _together(before: PlanRules, after: PlanRules, n_layers: int) -> PlanRules:
+    """What a plan obeys that has obeyed other rules before: nothing that they kept is low."""
+    output, embedding = after.output_type or before.output_type, after.embedding_type or before.embedding_type
+    kept = before.kept(n_layers), after.kept(n_layers)
+    if all(kept):
+        return PlanRules(tuple(sorted(kept[0] | kept[1])), None, output, embedding)
+    of_layers = before if kept[0] else after
+    return PlanRules(of_layers.keep, of_layers.low_only, output, embedding)
 
 
 def _check_type(name: str, kind: str, shape: tuple[int, ...]) -> None:

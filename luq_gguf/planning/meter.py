@@ -21,7 +21,7 @@ from luq_gguf.evaluation import pictures, scoring
 from luq_gguf.evaluation.logprobs import EvalTarget
 from luq_gguf.evaluation.questions import QuestionSet, shared_with_calibration
 from luq_gguf.llamacpp import tools
-from luq_gguf.llamacpp.gguf import splice
+from luq_gguf.llamacpp.gguf import shards, splice
 from luq_gguf.method import two_type_plan
 from luq_gguf.method.metrics import vqa
 from luq_gguf.planning import variants
@@ -94,7 +94,9 @@ class Meter:
     def sixteen_bit(self) -> Figures:
         """Measure the reference itself."""
         evaluated = evaluation.evaluate(self._reference, self._reference, self._data, self._work, metric=self._metric)
-        return Figures(self._reference.model.stat().st_size, 16.0, evaluated.result.metrics, average_bits=16.0)
+        file, n_bytes = self._spec.file, shards.n_bytes(self._reference.model)
+        bits = file.bpw if file else 16.0
+        return Figures(n_bytes, bits, evaluated.result.metrics, average_bits=bits)
 
     def conditions(self) -> MeterConditions:
         """Return what all points share."""

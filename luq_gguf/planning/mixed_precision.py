@@ -116,7 +116,7 @@ def choices(
 
 def best_plan(
     session: Session,
-    profile: Profile,
+    profile: Profile | None,
     request: BestRequest,
     chosen: Choices,
     make_meter: Callable[[], Meter],
@@ -200,12 +200,14 @@ def _label(spec: ModelSpec, plan: Plan, ranking: str | None = None) -> Plan:
     return variants.plan_of(spec, plan.tensor_types, ranking or plan.ranking)
 
 
-def _rivals(spec: ModelSpec, profile: Profile, candidates: Candidates, most_bytes: int) -> dict[str, Plan]:
+def _rivals(spec: ModelSpec, profile: Profile | None, candidates: Candidates, most_bytes: int) -> dict[str, Plan]:
     """What is to be beaten: the largest uniform file that fits, the largest of those that the variants can make, and
-    LUQ's of the same bytes."""
+    LUQ's of the same bytes, which needs a profile."""
     fit = list(_uniform(spec, most_bytes).items())
     inside = [(name, plan) for name, plan in fit if candidates.as_choice(plan.tensor_types)]
     rivals = dict([*fit[:1], *inside[:N_UNIFORM_STARTS]])
+    if profile is None:
+        return rivals
     try:
         order = orders.rank(profile.layers, "entropy")
         plan = two_type_plan.make_plan(spec.tensors, order, Budget(n_bytes=most_bytes), "entropy")

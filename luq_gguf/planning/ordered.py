@@ -9,9 +9,10 @@ from luq_gguf.benchmarking.predict import Predictor, tps_of
 from luq_gguf.core import atomic
 from luq_gguf.core.errors import RunFolderError
 from luq_gguf.core.hashing import hash_of
-from luq_gguf.core.types import Budget, Plan
+from luq_gguf.core.types import Budget, Plan, Profile
 from luq_gguf.llamacpp import quantize
 from luq_gguf.method import orders, ranking, tensor_types, two_type_plan
+from luq_gguf.planning import unprofiled
 from luq_gguf.run import model_files, serialization
 from luq_gguf.run.session import Session
 
@@ -20,6 +21,7 @@ PLAN_FILES = ("plan.json", "tensor-types.txt")
 
 def ordered_plan(
     session: Session,
+    profile: Profile | None,
     budget: Budget,
     *,
     rule: str = "entropy",
@@ -30,21 +32,22 @@ def ordered_plan(
 ) -> Plan:
     """Return the plan that takes layers in an order until the budget is met. Raises RunFolderError and BudgetError.
 
-    `predictor` is needed for a budget of speed. `order` is given where the rule needs more than the profile's
-    entropies; `measured` is added to the plan's budget.
+    `predictor` is needed for a budget of speed. `order` is given where the rule needs more than the entropies of the
+    `profile`; `measured` is added to the plan's budget.
     """
-    spec, profile = session.spec, serialization.read_profile(session.run.file("profile.json"))
-    if len(profile.layers) != spec.tensors.n_layers:
+    spec = session.spec
+    if profile and len(profile.layers) != spec.tensors.n_layers:
         raise RunFolderError(
             f"profile.json is from a model with {len(profile.layers)} layers, but {spec.checkpoint.name} has "
             f"{spec.tensors.n_layers}.",
             "Run luq-gguf profile again.",
         )
-    ranked = order if order is not None else orders.rank(profile.layers, rule, seed)
-    sign = orders.ORDERS[rule].sign
-    ties = ranking.near_ties(profile.layers, two_type_plan.may_be_low(spec.tensors, ranked)) if sign else ()
+    layers, rankings = unprofiled.layers_of(spec, profile), profile.rankings if profile else {}
+    ranked = order if order is not None else orders.rank(layers, rule, seed)
+    sign = orders.ORDERS[rule].sign if rule in orders.ORDERS else 0
+    ties = ranking.near_ties(layers, two_type_plan.may_be_low(spec.tensors, ranked)) if sign else ()
     plan = two_type_plan.make_plan(spec.tensors, ranked, budget, rule, ties, tps_of(predictor))
-    doubtful = ranking.unsettled(profile.rankings, len(plan.low_layers), sign, spec.tensors.kept)
+    doubtful = ranking.unsettled(rankings, len(plan.low_layers), sign, spec.tensors.kept)
     return replace(plan, unsettled=doubtful, budget={**plan.budget, **(measured or {})}, imatrix=spec.given_facts)
 
 

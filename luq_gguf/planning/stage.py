@@ -16,12 +16,12 @@ from luq_gguf.core.memory_use import ContextShape
 from luq_gguf.core.plan_rules import PlanRules
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.sweeps import Sweep, SweepPoint
-from luq_gguf.core.types import Budget, Plan, Profile
+from luq_gguf.core.types import NAMED, Budget, Plan, Profile
 from luq_gguf.evaluation.questions import QuestionSet, check_questions
 from luq_gguf.hf.processor import PictureCheck
 from luq_gguf.method import orders, quality_bound, two_type_plan
 from luq_gguf.method.uniform import is_uniform
-from luq_gguf.planning import memory_budget, variants
+from luq_gguf.planning import memory_budget, unprofiled, variants
 from luq_gguf.planning import mixed_precision as mixed_precision_planning
 from luq_gguf.planning.memory_budget import MemoryRoom
 from luq_gguf.planning.meter import Meter, make_meter
@@ -103,17 +103,22 @@ def _check_budget(budget: Budget, *, best: bool) -> None:
 @dataclass(frozen=True)
 class PlanInputs:
     """A request that can be met, with what the preflight learnt: speeds, where they matter, the best plan's choices,
-    and what a budget of memory leaves for the file, which is the request's budget then."""
+    and what a budget of memory leaves for the file, which is the request's budget then. `named` is the order of layers
+    where the user has named them in place of a profile."""
 
     request: PlanRequest
     predictor: Predictor | None
     choices: Choices | None = None
     room: MemoryRoom | None = None
+    named: tuple[int, ...] | None = None
 
 
-def prepare(session: Session, request: PlanRequest) -> PlanInputs:
-    """Raise, before the profile, which takes hours, where no plan is possible: BudgetError, EvaluationError."""
-    spec, budget, room = session.spec, request.budget, None
+def prepare(session: Session, request: PlanRequest, *, profiled: bool = True) -> PlanInputs:
+    """Raise, before the profile, which takes hours, where no plan is possible: BudgetError, EvaluationError.
+    `profiled`: whether there is or will be one."""
+    spec, budget, room, named = session.spec, request.budget, None, None
+    if not profiled and not request.best:
+        named = unprofiled.named_order(session, request.rules, request.rule)
     if budget.memory_bytes is not None:
         room = memory_budget.measure(session, budget.memory_bytes, request.context)
         if not request.best:
@@ -121,7 +126,8 @@ def prepare(session: Session, request: PlanRequest) -> PlanInputs:
         budget = room.budget(budget)
         request = replace(request, budget=budget)
     if request.measures:
-        check_questions(budget, request.questions, session.run, PictureCheck(spec.checkpoint))
+        picture_check = None if spec.file else PictureCheck(spec.checkpoint)
+        check_questions(budget, request.questions, session.run, picture_check)
     if not request.best:
         two_type_plan.check_budget(spec.tensors, budget)
     if request.measures:
@@ -140,7 +146,7 @@ def prepare(session: Session, request: PlanRequest) -> PlanInputs:
         return PlanInputs(request, speeds, choices, room)
     if budget.decode_tps is not None:
         two_type_plan.low_layer_count(spec.tensors, range(spec.tensors.n_layers), budget, tps_of(speeds))
-    return PlanInputs(request, speeds, room=room)
+    return PlanInputs(request, speeds, room=room, named=named)
 
 
 def _measured_on(request: PlanRequest, spec: ModelSpec) -> QuestionSet:
@@ -159,13 +165,18 @@ def _check_context(session: Session, questions: QuestionSet) -> None:
     questions.check_context(session.spec.source.path, mmproj, samples)
 
 
-def make(session: Session, profile: Profile, prepared: PlanInputs) -> Plan:
-    """Make and write the plan; where the order, the budget or the types need it, files are measured first."""
+def make(session: Session, profile: Profile | None, prepared: PlanInputs) -> Plan:
+    """Make and write the plan; where the order, the budget or the types need it, files are measured first. Without a
+    profile (of a GGUF file) layers are taken as they are named or measured."""
     request, speeds = prepared.request, prepared.predictor
     budget, rule, spec = request.budget, request.rule, session.spec
     counted = prepared.room.content() if prepared.room else {}
+    named = prepared.named
+    rule = NAMED if named else rule
     if not request.measures:
-        plan = ordered_plan(session, budget, rule=rule, seed=request.seed, measured=counted, predictor=speeds)
+        plan = ordered_plan(
+            session, profile, budget, rule=rule, seed=request.seed, order=named, measured=counted, predictor=speeds
+        )
         return save_plan(session, plan, speeds)
     if request.best and prepared.choices:
         metering = make_meter(session, _measured_on(request, spec))
@@ -177,13 +188,13 @@ def make(session: Session, profile: Profile, prepared: PlanInputs) -> Plan:
     if rule in orders.MEASURED:
         order = measured_order(session, profile, request, meter, speeds)
     else:
-        order = orders.rank(profile.layers, rule, request.seed)
+        order = named or orders.rank(unprofiled.layers_of(spec, profile), rule, request.seed)
     noted: dict[str, object] = counted | {"measured_on": meter.conditions().to_json()}
     if budget.is_quality:
         free = two_type_plan.may_be_low(spec.tensors, order)
         layer_budget, tried = _within_quality(budget, free, meter, session.reporter)
         budget, noted = layer_budget, noted | tried
-    plan = ordered_plan(session, budget, rule=rule, order=order, measured=noted, predictor=speeds)
+    plan = ordered_plan(session, profile, budget, rule=rule, order=order, measured=noted, predictor=speeds)
     return save_plan(session, _with_figures(session, plan, meter), speeds)
 
 
@@ -204,13 +215,13 @@ def _within_quality(
 
 
 def measured_order(
-    session: Session, profile: Profile, request: PlanRequest, meter: Meter, predictor: Predictor | None
+    session: Session, profile: Profile | None, request: PlanRequest, meter: Meter, predictor: Predictor | None
 ) -> tuple[int, ...]:
     """Return the layers in an order that files are measured for. An order that grows is measured as far as the budget
     needs it, or completely where only measuring can tell how far."""
     spec, reporter = session.spec, session.reporter
     order, budget = orders.ORDERS[request.rule], request.budget
-    layers = [layer for layer in profile.layers if layer.layer not in spec.tensors.kept]
+    layers = [layer for layer in unprofiled.layers_of(spec, profile) if layer.layer not in spec.tensors.kept]
     n_layers = len(layers)
     assert order.n_files
     most = order.n_files(n_layers, n_layers)
@@ -242,7 +253,7 @@ def measured_order(
     return (*ranked, *sorted(spec.tensors.kept))
 
 
-def add_best_points(session: Session, profile: Profile, meter: Meter, swept: Sweep) -> Sweep:
+def add_best_points(session: Session, profile: Profile | None, meter: Meter, swept: Sweep) -> Sweep:
     """Add the best plans at the sizes of a sweep's uniform files to its points, and write sweep.json."""
     sizes = sorted({point.n_bytes for point in swept.points if is_uniform(point.order)})
     for n_bytes in sizes:

@@ -17,7 +17,7 @@ from luq_gguf.core.types import Plan, Profile
 from luq_gguf.llamacpp.gguf import header_only, mmproj, reader
 from luq_gguf.method import tensor_types
 from luq_gguf.quantization import recipe
-from luq_gguf.run import given_imatrix, model_files, provenance, serialization
+from luq_gguf.run import gguf_source, given_imatrix, model_files, provenance, serialization
 from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.model_files import ModelFile
 
@@ -68,6 +68,7 @@ class RunArtifacts:
 def collect(run: RunFolder) -> RunArtifacts:
     """Collect a finished run. Raises RunFolderError naming what is missing, was changed or belongs to another file."""
     facts, stages = run.read(), run.read()["stages"]
+    gguf_source.check_described(run, by="upload")
     for stage, command in (("profile", "profile"), ("plan", "plan"), ("quantize", "quantize")):
         if stage not in stages:
             raise RunFolderError(

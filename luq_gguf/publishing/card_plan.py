@@ -19,6 +19,7 @@ WHY = {name: order.why for name, order in ORDERS.items()} | {
     "best": "Types were chosen for the least KL divergence at the given size, by the errors that they cause in each "
     "matrix, weighted by the KL divergence of measured files. This is not the LUQ rule, which has two types and orders "
     "layers by entropy",
+    "named": "Low layers are those that were named, in that order, which is not the LUQ rule",
     "edited": "Types were chosen by hand, which is not the LUQ rule: plan.json was edited",
 }
 
@@ -58,7 +59,7 @@ def command(artifacts: RunArtifacts, base_model: str | None) -> str:
     parts += [f"--calib-text {text}"] if text else []
     parts.append(f"--alpha {facts.alpha:g} --samples {facts.n_multimodal + (facts.n_text or 0)}")
     parts.append(f"--seed {facts.seed}")
-    parts += plan.rules.options
+    parts += plan.rules.options if plan.ranking != EDITED else ()  # whose types obey them
     given = [f"--imatrix {shlex.quote(plan.imatrix.file)}"] if plan.imatrix else []
     if plan.ranking == EDITED:
         copied = shlex.quote(f"{labels.folder_of(artifacts.model.name)}/plan.json")

@@ -15,6 +15,7 @@ from luq_gguf.core.hashing import sha256_of
 from luq_gguf.core.types import Plan
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.llamacpp import converter, converter_child, quantize, tools
+from luq_gguf.llamacpp.gguf import shards
 from luq_gguf.llamacpp.gguf.metadata import CHECKPOINT
 from luq_gguf.run import given_imatrix, provenance, serialization
 from luq_gguf.run.session import Session
@@ -28,11 +29,12 @@ def write(
 ) -> None:
     """Write recipe.json for the file `name` of a stage, made from the 16-bit file `f16`, beside its tensor-types.txt.
 
-    Commands are lists of arguments that run in the folder of the `inputs`; CHECKPOINT stands for
-    the checkpoint's folder. `read_differently` says what has to be changed in it before, which is seldom anything, and
-    `view` in which form the converter is shown it, where that is another: its command needs luq-gguf then.
+    Commands are lists of arguments that run in the folder of the `inputs`; CHECKPOINT stands for the checkpoint's
+    folder. A GGUF file in its place is not converted. `read_differently` says what has to be changed in it before,
+    which is seldom anything, and `view` in which form the converter is shown it, where that is another: its command
+    needs luq-gguf then.
     """
-    run, checkpoint, pin = session.run, session.spec.checkpoint, tools.pin()
+    run, checkpoint, pin, file = session.run, session.spec.checkpoint, tools.pin(), session.spec.file
     record = run.read()
     given, imatrix_name = session.spec.given, session.spec.imatrix_name
     inputs = {imatrix_name: _digest(session, imatrix_name)}
@@ -40,12 +42,13 @@ def write(
         inputs[TYPES] = sha256_of(folder / TYPES)
     content = {
         "checkpoint": {
-            "name": checkpoint.folder.name,
+            "name": file.path.name if file else checkpoint.folder.name,
             "hub_id": provenance.base_model(record),
             "revision": checkpoint.revision,
             CHECKPOINT: entries[CHECKPOINT],
             "read_differently": [*checkpoint.notes, *_changed_files(checkpoint.folder)],
         }
+        | ({"sha256": shards.sha256(file.path)} if file else {})
         | ({"view": checkpoint_view.to_json(checkpoint.view)} if checkpoint.view else {}),
         "versions": {
             "luq-gguf": __version__,
@@ -56,15 +59,22 @@ def write(
         "inputs": inputs,
         **({"imatrix": given.facts.to_json()} if given else {}),
         "commands": {
-            "convert": [
-                *_shown(checkpoint),
-                *converter.arguments("CHECKPOINT", f16, checkpoint.name, checkpoint.converter_options),
+            **({} if file else {"convert": _conversion(checkpoint, f16)}),
+            "quantize": [
+                "llama-quantize",
+                *(["--allow-requantize"] if file and file.is_quantized else []),
+                *quantize.arguments(TYPES, f16, name, plan.high, entries, imatrix_name),
             ],
-            "quantize": ["llama-quantize", *quantize.arguments(TYPES, f16, name, plan.high, entries, imatrix_name)],
         },
         "outputs": {output: fact["sha256"] for made in (stage, "mmproj") for output, fact in run.outputs(made).items()},
     }
     serialization.write_json(folder / NAME, content)
+
+
+def _conversion(checkpoint: Checkpoint, f16: str) -> list[str]:
+    """The command that makes the 16-bit file."""
+    arguments = converter.arguments("CHECKPOINT", f16, checkpoint.name, checkpoint.converter_options)
+    return [*_shown(checkpoint), *arguments]
 
 
 def _shown(checkpoint: Checkpoint) -> list[str]:

@@ -41,8 +41,11 @@ def file_name(run: RunFolder, checkpoint: Checkpoint, plan: Plan) -> str:
     return labels.file_name(model, plan, with_bits=is_taken)
 
 
-def mmproj_name(checkpoint: Checkpoint) -> str | None:
-    return f"mmproj-{safe_name(checkpoint.name)}-F16.gguf" if checkpoint.has_vision else None
+def mmproj_name(spec: ModelSpec) -> str | None:
+    """Return the name of the vision half's file; None for a model that reads text only."""
+    if spec.file:
+        return spec.file.mmproj.name if spec.file.mmproj else None
+    return f"mmproj-{safe_name(spec.checkpoint.name)}-F16.gguf" if spec.checkpoint.has_vision else None
 
 
 def f16_name(checkpoint: Checkpoint) -> str:
@@ -50,11 +53,14 @@ def f16_name(checkpoint: Checkpoint) -> str:
 
 
 def make_mmproj(session: Session) -> Path | None:
-    """Write the vision half to a 16-bit mmproj file; None for a model that reads text only."""
+    """Write the vision half to a 16-bit mmproj file, or copy the one beside a GGUF file; None for a model that reads
+    text only."""
     run, spec = session.run, session.spec
-    name = mmproj_name(spec.checkpoint)
+    name = mmproj_name(spec)
     if name is None:
         return None
+    if spec.file and spec.file.mmproj:
+        return _copy_mmproj(run, spec.file.mmproj)
 
     def on_progress(share: float) -> None:
         session.reporter.progress("vision half to F16", share, 1.0)
@@ -88,9 +94,23 @@ def make_mmproj(session: Session) -> Path | None:
     return run.file(name)
 
 
+def _copy_mmproj(run: RunFolder, theirs: Path) -> Path:
+    path = run.file(theirs.name)
+
+    def make() -> None:
+        if not (path.exists() and path.samefile(theirs)):
+            with atomic.whole(path) as part:
+                shutil.copyfile(theirs, part)
+
+    run.run_stage("mmproj", hash_of("gguf", content_of(theirs)), [path.name], make)
+    return path
+
+
 def make_f16(session: Session) -> Path:
-    """Write the text half to a 16-bit GGUF file."""
+    """Write the text half to a 16-bit GGUF file. A GGUF file in the checkpoint's place is taken as it is."""
     run, spec = session.run, session.spec
+    if spec.file:
+        return spec.file.path
     path = run.file(f16_name(spec.checkpoint))
 
     def make() -> None:
@@ -128,6 +148,8 @@ def conversion_key(spec: ModelSpec) -> str:
     """Return the key of both halves in 16 bits: the checkpoint's contents and names, the form in which the converter is
     shown it, what it is told, and the converter."""
     checkpoint = spec.checkpoint
+    if spec.file:
+        return hash_of(checkpoint.fingerprint, tools.identity(spec.llama))
     shown = *checkpoint_view.in_key(checkpoint.view), *checkpoint.converter_options
     return hash_of(checkpoint.fingerprint, checkpoint.described, tools.identity(spec.llama), *shown)
 
@@ -140,8 +162,11 @@ def quantized_key(run: RunFolder, spec: ModelSpec, plan: Plan) -> str:
 
 
 def _checkpoint_key(spec: ModelSpec) -> str:
-    """What the text file and the mmproj of one checkpoint have in common, and those of others do not."""
-    return hash_of(spec.checkpoint.fingerprint)
+    """What the text file and the mmproj of one checkpoint have in common, and those of others do not. A file that is
+    quantized again keeps it."""
+    own = hash_of(spec.checkpoint.fingerprint)
+    known = spec.file.checkpoint if spec.file else None
+    return known if known and len(known) == len(own) else own  # of another length it would not be what was predicted
 
 
 def _entries(spec: ModelSpec, plan: Plan) -> dict[str, str | int]:
@@ -190,6 +215,7 @@ def quantize_plan(session: Session, plan: Plan, path: Path, label: str = "quanti
         types,
         entries=_entries(spec, plan),
         imatrix_name=spec.imatrix_name,
+        requantize=spec.file is not None and spec.file.is_quantized,
         threads=session.options.threads,
         on_progress=lambda done, total: session.reporter.progress(f"{label}: tensors", done, total),
     )
@@ -209,13 +235,15 @@ def check_slices(options: RunOptions, *, measures: bool = False) -> None:
 def make_file(session: Session, plan: Plan, *, needs_f16: bool = False) -> QuantizedModel:
     """Run the quantize stage: write the mmproj, the 16-bit GGUF file (deleted afterwards unless kept; none in slices)
     and the verified LUQ file. A caller that still needs the 16-bit file (`needs_f16`) calls `drop_f16` itself."""
-    run, checkpoint, options = session.run, session.spec.checkpoint, session.options
+    run, spec, options = session.run, session.spec, session.options
     make_mmproj(session)
-    name, stage = file_name(run, checkpoint, plan), model_files.LAST
-    written = write_quantized(session, plan, stage, name, in_slices=options.low_disk)
+    name, stage = file_name(run, spec.checkpoint, plan), model_files.LAST
+    written = write_quantized(session, plan, stage, name, in_slices=options.low_disk and not spec.file)
     slices.clear(run)
-    recipe.write(session, plan, name, f16_name(checkpoint), _entries(session.spec, plan), run.path, stage)
+    recipe.write(session, plan, name, _source_name(spec), _entries(spec, plan), run.path, stage)
     model_files.keep(run, name)
+    if spec.file:
+        return written
     if options.keep_f16:
         make_f16(session)
         run.hash_outputs("f16")
@@ -224,18 +252,24 @@ def make_file(session: Session, plan: Plan, *, needs_f16: bool = False) -> Quant
     return written
 
 
+def _source_name(spec: ModelSpec) -> str:
+    """The name of the file that is quantized."""
+    return spec.file.path.name if spec.file else f16_name(spec.checkpoint)
+
+
 def make_stock(session: Session, plan: Plan) -> QuantizedModel:
     """Make llama-quantize's own file of a file type (`variants.stock_plan`) beside the LUQ files of a run folder."""
-    run, checkpoint = session.run, session.spec.checkpoint
+    run, spec = session.run, session.spec
     make_mmproj(session)
-    name = file_name(run, checkpoint, plan)
+    name = file_name(run, spec.checkpoint, plan)
     stage, folder = model_files.stage_of(name), model_files.folder_of(run, name)
-    written = write_quantized(session, plan, stage, name, in_slices=session.options.low_disk)
+    in_slices = session.options.low_disk and not spec.file
+    written = write_quantized(session, plan, stage, name, in_slices=in_slices)
     slices.clear(run)
     folder.mkdir(parents=True, exist_ok=True)
     serialization.write_json(folder / "plan.json", plan.to_json())
-    atomic.write_text(folder / recipe.TYPES, tensor_types.to_text(quantize.overrides(session.spec.source, plan)))
-    recipe.write(session, plan, name, f16_name(checkpoint), _entries(session.spec, plan), folder, stage)
+    atomic.write_text(folder / recipe.TYPES, tensor_types.to_text(quantize.overrides(spec.source, plan)))
+    recipe.write(session, plan, name, _source_name(spec), _entries(spec, plan), folder, stage)
     return written
 
 
@@ -255,7 +289,9 @@ def forget_others(session: Session) -> None:
 
 
 def drop_f16(session: Session) -> None:
-    """Delete the 16-bit GGUF file."""
+    """Delete the 16-bit GGUF file that this run has made."""
+    if session.spec.file:
+        return
     session.run.file(f16_name(session.spec.checkpoint)).unlink(missing_ok=True)
     session.run.forget("f16")
 
@@ -303,5 +339,5 @@ def compared_files(
             if not run.file(name).is_file():
                 raise RunFolderError(f"{name} is missing.", "Run the luq-gguf convert that made it again.")
         files = [make_f16(session), stock.path, *(run.file(name) for name in others), luq_file.path]
-        half = mmproj_name(session.spec.checkpoint)
+        half = mmproj_name(session.spec)
         return files, run.file(half) if half else None

@@ -10,13 +10,14 @@ from luq_gguf.core import atomic
 from luq_gguf.llamacpp.gguf import mmproj, reader
 from luq_gguf.method.tensor_types import layer_of
 from luq_gguf.reporting import page, type_map
-from luq_gguf.run import serialization
+from luq_gguf.run import gguf_source, serialization
 from luq_gguf.run.folder import RunFolder
 
 
 def report(run_dir: Path) -> list[Path]:
     """Write report.html and the figures of a run folder; return the files that were written."""
     with RunFolder(run_dir) as run:
+        gguf_source.check_described(run, by="report")
         folder = run.file("figures")
         folder.mkdir(exist_ok=True)
         profiled = serialization.read_profile(run.file("profile.json"))

@@ -10,6 +10,8 @@ import struct
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
+
 from luq_gguf.core import atomic
 from luq_gguf.core.errors import CalibrationError, GGUFFileError, RunFolderError
 from luq_gguf.core.given_imatrix import COPY, GivenImatrix
@@ -18,10 +20,11 @@ from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import ImportanceMatrix
 from luq_gguf.llamacpp.gguf import imatrix, reader
 from luq_gguf.method import importance
+from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder
 
 STAGE = "imatrix"
-_FEW = 5  # names in a sentence
+_FEW = 20  # names in a sentence: other models have thousands
 _LOCAL = re.compile(r"[/~\\]|[A-Za-z]:[/\\]")  # how a path of somebody's machine begins
 
 
@@ -130,3 +133,13 @@ def stored(run: RunFolder, facts: GivenImatrix) -> LoadedImatrix:
             f"Add --imatrix with {facts.file}.",
         )
     return LoadedImatrix(facts, imatrix.read(run.file(COPY)), 512)
+
+
+def recorded(run: RunFolder) -> LoadedImatrix | None:
+    """Return the importance matrix that a run folder was given last; None where it has none. Raises RunFolderError
+    where its copy is another now."""
+    if STAGE not in run.read()["stages"]:
+        return None
+    with serialization.reading(run.file("run.json"), "plan"):
+        facts = msgspec.convert(run.read()["imatrix"], GivenImatrix)
+    return stored(run, facts)

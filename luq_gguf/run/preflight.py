@@ -16,6 +16,7 @@ from luq_gguf.core import atomic, paths
 from luq_gguf.core.clip_vision import ClipVision
 from luq_gguf.core.errors import CheckpointError, RunFolderError
 from luq_gguf.core.given_imatrix import COPY, GivenImatrix, why_without
+from luq_gguf.core.model_file import ModelFile
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.tensor_sources import MatrixSource, TensorSource, matrix_source
 from luq_gguf.core.types import ModelTensors, Profile, RunOptions
@@ -51,7 +52,8 @@ class ModelSpec:
 
     `matrices` are those whose importance will be known, with their sources in transformers; `clip` is set where the
     vision half is LLaVA's, which luq-gguf writes itself, and `provenance` are entries about the base model that the
-    converter does not know. `given` is what importance is taken from, where that is not the calibration's.
+    converter does not know. `given` is what importance is taken from, where that is not the calibration's. `file` is
+    set where a GGUF file is in the checkpoint's place, which is no more than its name and contents then.
     """
 
     checkpoint: Checkpoint
@@ -62,6 +64,7 @@ class ModelSpec:
     clip: ClipVision | None = None
     provenance: Mapping[str, str | int] = field(default_factory=dict)
     given: LoadedImatrix | None = None
+    file: ModelFile | None = None
 
     @property
     def has_imatrix(self) -> frozenset[str]:
@@ -185,8 +188,7 @@ def load_model_spec(
         entries=labels.of_same_size(origin),
         imatrix_name=COPY if given else header_only.IMATRIX_NAME,
     )
-    _check_fallbacks(tensors, reporter, allow=options.allow_fallback)
-    _tell_without_importance(tensors, given.facts if given else None, reporter)
+    check_tensors(tensors, given.facts if given else None, reporter, allow_fallback=options.allow_fallback)
     return ModelSpec(checkpoint, llama, source, matrices, tensors, clip, origin, given)
 
 
@@ -279,6 +281,15 @@ def _calibratable(
     names = TensorNames(info.arch, info.n_layers, info.types)
     shapes = {tensor.name: tensor.shape[::-1] for tensor in info.tensors}
     return len(decoder_layers(model)), matrix_sources(model, names, shapes, walked)
+
+
+def check_tensors(
+    tensors: ModelTensors, given: GivenImatrix | None, reporter: Reporter, *, allow_fallback: bool
+) -> None:
+    """Raise CheckpointError for rows that the low type's blocks do not divide, unless other types are allowed for them,
+    and name what never becomes low."""
+    _check_fallbacks(tensors, reporter, allow=allow_fallback)
+    _tell_without_importance(tensors, given, reporter)
 
 
 def _check_fallbacks(tensors: ModelTensors, reporter: Reporter, *, allow: bool) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import Plan, Profile, RunOptions
-from luq_gguf.run import given_imatrix, serialization
+from luq_gguf.run import gguf_source, given_imatrix, serialization
 from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.given_imatrix import LoadedImatrix
 from luq_gguf.run.preflight import ModelSpec, claim, load_model_spec, model_of, with_dataset
@@ -50,6 +50,27 @@ def open_session(
     return Session(run, spec, options, reporter)
 
 
+def open_profiled(
+    run: RunFolder,
+    model: str | None,
+    options: RunOptions = RunOptions(),
+    reporter: Reporter = Reporter(),
+    *,
+    low: str = "IQ1_M",
+    high: str = "Q4_K_M",
+    given: LoadedImatrix | None = None,
+) -> Session:
+    """Open the same for a run folder whose model is not calibrated any more: that of run.json, or `model`, which may
+    be a GGUF file. Raises what `load_model_spec` and `gguf_source.load_spec` raise."""
+    where, types = model or model_of(run), {"low": low, "high": high}
+    if not gguf_source.is_gguf(where):
+        return open_session(run, where, options, reporter, **types, given=given)
+    if run.read().get("model") is None:
+        claim(run, where, overwrite=options.overwrite)
+    spec = gguf_source.load_spec(run, where, options, reporter, **types, given=given)
+    return Session(run, spec, options, reporter)
+
+
 def load_spec_for_profile(
     run: RunFolder, model: str, options: RunOptions = RunOptions(), reporter: Reporter = Reporter()
 ) -> Session:
@@ -76,8 +97,7 @@ def open_planned(
     plan. `given` importance takes the place of the plan's. Raises RunFolderError."""
     planned = serialization.read_plan(run.file("plan.json"))
     accepted = replace(options, allow_fallback=True)  # by whoever made the plan
-    where = model or model_of(run)
     if given is None and planned.imatrix:
         given = given_imatrix.stored(run, planned.imatrix)
-    session = open_session(run, where, accepted, reporter, low=planned.low, high=planned.high, given=given)
+    session = open_profiled(run, model, accepted, reporter, low=planned.low, high=planned.high, given=given)
     return session, planned

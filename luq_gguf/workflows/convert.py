@@ -30,13 +30,11 @@ from luq_gguf.publishing.upload import Upload
 from luq_gguf.quantization import stage as quantization_stage
 from luq_gguf.quantization.stage import check_slices, drop_f16, make_f16, mmproj_name
 from luq_gguf.reporting.plan_text import better_line
-from luq_gguf.run import given_imatrix
 from luq_gguf.run.disk import check_disk
 from luq_gguf.run.folder import RunFolder
-from luq_gguf.run.given_imatrix import LoadedImatrix
 from luq_gguf.run.preflight import claim
 from luq_gguf.run.session import Session, open_session
-from luq_gguf.workflows import against, pictures
+from luq_gguf.workflows import against, pictures, profiled_runs
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class Conversion:
     model: QuantizedModel
     mmproj: Path | None
     plan: Plan
-    profile: Profile
+    profile: Profile | None  # of a GGUF file there may be none
     uniform_baseline: UniformBaseline | None = None
     upload: Upload | None = None
     agreement: Agreement | None = None
@@ -158,7 +156,7 @@ def _convert(
             reporter.info("files are measured on questions of --calib, as there is no --eval")
         questions = replace(first.questions, source=calibration.images)
         requests = [replace(request, questions=questions) for request in requests]
-    given = load_imatrix(first.imatrix)
+    given = profiled_runs.given(first.imatrix)
     with RunFolder(out, create=True, overwrite=options.overwrite) as run:
         claim(run, model, overwrite=options.overwrite, subfolder=options.subfolder)
         if base_model and run.read().get("base_model") != base_model:
@@ -173,7 +171,7 @@ def _convert(
         largest = two_type_plan.file_bytes(session.spec.tensors, ())
         needed = len(requests) * largest + sum(plan.predicted_file_bytes for plan in stock_plans)
         check_disk(session, needed, needs_f16=first.measures)
-        store_imatrix(session)
+        profiled_runs.store(session)
         profile = make_profile(session, calibration)
         session = session.with_dataset(profile)
         quantization_stage.forget_others(session)
@@ -195,7 +193,7 @@ def _convert(
         return finished(session, profile, (*stock.values(), *files), check=check)
 
 
-def quantized(session: Session, profile: Profile, plan: Plan) -> Conversion:
+def quantized(session: Session, profile: Profile | None, plan: Plan) -> Conversion:
     """Quantize as planned."""
     return finished(session, profile, (MadeFile(_made(session, plan), plan),), check=False)
 
@@ -207,7 +205,7 @@ def _made(session: Session, plan: Plan) -> QuantizedModel:
     return made
 
 
-def finished(session: Session, profile: Profile, files: tuple[MadeFile, ...], *, check: bool) -> Conversion:
+def finished(session: Session, profile: Profile | None, files: tuple[MadeFile, ...], *, check: bool) -> Conversion:
     """Return what was made; the 16-bit file is compared first, where that is asked for, and deleted unless it is to be
     kept."""
     checkpoint, options, reporter = session.spec.checkpoint, session.options, session.reporter
@@ -225,7 +223,7 @@ def finished(session: Session, profile: Profile, files: tuple[MadeFile, ...], *,
 
 
 def _mmproj(session: Session) -> Path | None:
-    name = mmproj_name(session.spec.checkpoint)
+    name = mmproj_name(session.spec)
     return session.run.file(name) if name else None
 
 
@@ -243,14 +241,3 @@ def _check_loads(session: Session, made: QuantizedModel) -> None:
     run.share_stage(stages[1], key, [])
     run.run_stage(stages[1], key, [], lambda: verify.check_runs(made.path, vision, session.options.threads))
     run.share_stage(stages[0], key, [])
-
-
-def load_imatrix(path: Path | None) -> LoadedImatrix | None:
-    """Read another publisher's importance matrix, before anything heavy."""
-    return given_imatrix.load(path) if path else None
-
-
-def store_imatrix(session: Session) -> None:
-    """Keep a given importance matrix in the run folder."""
-    if session.spec.given:
-        given_imatrix.store(session.run, session.spec.given)

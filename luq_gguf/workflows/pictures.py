@@ -62,7 +62,7 @@ def fit(
 def shown_of(session: Session, model: Path, mmproj: Path | None) -> ShownPictures:
     """Return how llama.cpp shows pictures to the model of a run's files, which is asked once and kept in run.json.
     Nothing is known where it cannot be asked: it is said why, and the files are as good without."""
-    if mmproj is None:
+    if mmproj is None or session.spec.file:  # which has no processor to compare with
         return ShownPictures()
     run, checkpoint = session.run, session.spec.checkpoint
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from luq_gguf.core.errors import BudgetError
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.sweeps import Sweep, SweepPoint
-from luq_gguf.core.types import Profile
+from luq_gguf.core.types import LayerEntropy, Profile
 from luq_gguf.method import uniform
 from luq_gguf.method.orders import MEASURED, ORDERS, SWEPT, UNMEASURED, Measure, is_seeded, rank
+from luq_gguf.planning import unprofiled
 from luq_gguf.planning.meter import Meter
 from luq_gguf.run import serialization
 from luq_gguf.run.session import Session
@@ -42,8 +43,9 @@ class SweepRequest:
                 raise BudgetError(f"There is no order of layers named {name}.", f"Give {', '.join(ORDERS)} or best.")
 
 
-def sweep(session: Session, profile: Profile, meter: Meter, request: SweepRequest) -> Sweep:
+def sweep(session: Session, profile: Profile | None, meter: Meter, request: SweepRequest) -> Sweep:
     """Measure all points, and write sweep.json after each one. Raises BudgetError."""
+    layers = unprofiled.layers_of(session.spec, profile)
     run, reporter, n = session.run, session.reporter, session.spec.tensors.n_layers
     counts = sorted(set(request.counts if request.counts is not None else range(n + 1)))
     if counts and counts[-1] > n:
@@ -58,10 +60,10 @@ def sweep(session: Session, profile: Profile, meter: Meter, request: SweepReques
         reporter.progress("points", done, total)
 
     measured_orders = [name for name in ORDERS if name in request.orders and name in MEASURED]
-    orders = {name: _sets(profile, *name, counts) for name in _unmeasured(request)}
+    orders = {name: _sets(layers, *name, counts) for name in _unmeasured(request)}
     for name in (name for name in measured_orders if ORDERS[name].grows):
-        orders[name, 0] = _sets(profile, name, 0, counts, _steps_measured(meter, name, n, counts, reporter))
-    chosen = {frozenset(layers) for sets in orders.values() for layers in sets}
+        orders[name, 0] = _sets(layers, name, 0, counts, _steps_measured(meter, name, n, counts, reporter))
+    chosen = {frozenset(low) for sets in orders.values() for low in sets}
     total = len(chosen) + len(request.uniform) + 1
     finished_orders = [name for name in measured_orders if not ORDERS[name].grows]
     total += sum(
@@ -74,7 +76,7 @@ def sweep(session: Session, profile: Profile, meter: Meter, request: SweepReques
         return kld
 
     for name in finished_orders:
-        orders[name, 0] = _sets(profile, name, 0, counts, measure)
+        orders[name, 0] = _sets(layers, name, 0, counts, measure)
     points: list[SweepPoint] = []
     seen: set[frozenset[int]] = set()
 
@@ -83,10 +85,10 @@ def sweep(session: Session, profile: Profile, meter: Meter, request: SweepReques
         serialization.write_json(run.file("sweep.json"), Sweep(tuple(points), meter.conditions()).to_json())
 
     for (name, seed), sets in orders.items():
-        for layers in sets:
-            add(SweepPoint.of(name, meter.low(layers), seed=seed, low_layers=tuple(layers)))
-            if frozenset(layers) not in seen:
-                seen.add(frozenset(layers))
+        for low in sets:
+            add(SweepPoint.of(name, meter.low(low), seed=seed, low_layers=tuple(low)))
+            if frozenset(low) not in seen:
+                seen.add(frozenset(low))
                 tick(total)
     for ftype in request.uniform:
         add(SweepPoint.of(uniform.name_of(ftype), meter.uniform(ftype)))
@@ -114,13 +116,13 @@ def _steps_measured(meter: Meter, name: str, n_layers: int, counts: Sequence[int
 
 
 def _sets(
-    profile: Profile, name: str, seed: int, counts: Sequence[int], measure: Measure | None = None
+    layers: Sequence[LayerEntropy], name: str, seed: int, counts: Sequence[int], measure: Measure | None = None
 ) -> list[tuple[int, ...]]:
     """The layers that an order has low at these numbers of layers."""
     if measure is None:
-        ranked = rank(profile.layers, name, seed)
+        ranked = rank(layers, name, seed)
         return [ranked[:count] for count in counts]
-    steps = ORDERS[name].steps(profile.layers, seed, measure)
+    steps = ORDERS[name].steps(layers, seed, measure)
     choices = list(itertools.islice(steps, max(counts, default=0) + 1))
     return [choices[count] for count in counts]
 

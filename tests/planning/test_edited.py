@@ -102,3 +102,29 @@ def test_an_impossible_edit_is_refused_by_the_tensors_name(cli, small, tmp_path,
     assert done.returncode == 2
     assert words in done.stderr
     assert small.model.name in {path.name for path in run.iterdir()}
+
+
+def test_rules_of_quantize_change_the_plan_and_the_plan_stays_as_they_made_it(cli, small, tmp_path):
+    run = small.copy(tmp_path / "run").folder
+    before = json.loads((run / "plan.json").read_text())
+    kept, low = before["low_layers"][0], before["low_layers"][1:]
+    asked = ("--threads", 1, "--keep-f16", "--json")
+    done = cli("quantize", run, "--keep", kept, "--output-type", "Q8_0", *asked)
+    assert done.returncode == 0, done.stderr
+    result, plan = json.loads(done.stdout), json.loads((run / "plan.json").read_text())
+    assert (plan["low_layers"], plan["ranking"]) == (low, "entropy")
+    assert plan["rules"] == {"keep": [kept], "output_type": "Q8_0"}
+    info = reader.read(run / result["model"])
+    assert info.types == plan["tensor_types"]
+    assert info.types["output.weight"] == "Q8_0"
+    assert info.n_bytes == plan["predicted_file_bytes"] == result["n_bytes"]
+    assert (run / result["model"]).name.startswith("tiny-qwen2.5-vl-LUQ5-Q2K-Q4KM-")
+    words = card_plan.command(artifacts.collect(RunFolder(run)), None)
+    planned = cli("plan", run, *words[words.index("--keep") :].split(), "--json")
+    assert json.loads(planned.stdout)["tensor_types"] == plan["tensor_types"]
+    again = cli("quantize", run, *asked)
+    assert json.loads(again.stdout) == result
+    done = cli("quantize", run, "--low-only", low[-1], *asked)
+    plan = json.loads((run / "plan.json").read_text())
+    assert plan["low_layers"] == [low[-1]]
+    assert plan["rules"] == {"keep": [n for n in range(12) if n != low[-1]], "output_type": "Q8_0"}
