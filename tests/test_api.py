@@ -101,7 +101,7 @@ def test_each_function_is_called_when_every_module_has_been_imported(tmp_path):
     done = python(EVERYTHING, tmp_path, env=tools.bindings_environment())
     assert done.returncode == 0, done.stderr
     refusals = [line.split("|") for line in done.stdout.splitlines()]
-    assert len(refusals) == 12, done.stdout
+    assert len(refusals) == 13, done.stdout
     assert all(kind.endswith("Error") and message and hint for _, kind, message, hint in refusals), done.stdout
     assert list(tmp_path.iterdir()) == []
 

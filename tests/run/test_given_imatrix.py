@@ -99,9 +99,9 @@ def test_the_folder_is_verified_and_nothing_is_made_again(cli, run):
 
 @qwen
 def test_the_card_says_whose_it_is(run):
-    content = card_content.make_card_content(
-        artifacts.collect(RunFolder(run)), "lab/little", ["a-LUQ6.gguf"], card.BaseCard({}, None, None), None, {}
-    )
+    collected = artifacts.collect(RunFolder(run))
+    shards = {collected.model.name: [collected.model.name]}
+    content = card_content.make_card_content(collected, "lab/little", shards, card.BaseCard({}, None, None), None, {})
     assert "of columns is that of `Little-VL.imatrix.gguf`, which another publisher made" in content.calibration
     assert "--imatrix Little-VL.imatrix.gguf" in content.command
     assert any("imatrix-given.gguf" in row.name for row in content.files)
