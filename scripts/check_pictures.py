@@ -139,12 +139,16 @@ def rows_of(subject: Subject, folder: Path) -> Iterator[Row]:
 
 
 def _row(name: str, size: Size, gap: PictureGap, quantized: float, largest: float) -> Row:
-    fitted = "cannot be fitted" if gap.fitted is None else f"{gap.fitted:.1e}"
+    fitted = "cannot be fitted" if gap.fitted is None else _figure(gap.fitted)
     if gap.fitted_limits:
         fitted += f" with `{' '.join(gap.fitted_limits)}`"
     views = _cell(gap.views.processor), _cell(gap.views.libmtmd)
     is_mended = gap.fitted is None or gap.fitted <= largest
-    return Row((name, _size(size), *views, f"{gap.as_is:.1e}", fitted, f"{quantized:.1e}"), is_mended)
+    return Row((name, _size(size), *views, _figure(gap.as_is), fitted, _figure(quantized)), is_mended)
+
+
+def _figure(kld: float) -> str:
+    return f"{kld:.1e}" if np.isfinite(kld) else "not finite in llama.cpp"
 
 
 def _size(size: Size) -> str:

@@ -76,8 +76,9 @@ class PictureViews:
 
     @property
     def agree(self) -> bool:
-        """Whether both compute the same pixels, as far as sizes tell."""
-        return self.processor == self.libmtmd
+        """Whether both compute the same pixels, as far as sizes tell. Bars of the same size may differ: in their color,
+        and in whether they were added before the picture was resized."""
+        return self.processor == self.libmtmd and self.processor.how != PADDED
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that JSON has of it."""

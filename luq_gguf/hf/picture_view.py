@@ -95,7 +95,8 @@ class ProcessorEye:
             ) from None
         pieces = self._pieces(outputs)
         content = pieces[0]
-        is_padded = len(np.unique(np.round(outputs["pixel_values"].numpy(), 3))) > 3  # white, in each of three channels
+        values = outputs["pixel_values"].float().numpy()
+        is_padded = len(np.unique(np.round(values, 3))) > 3  # white, in each of three channels
         if len(pieces) == 1 and not is_padded:
             content = self._before_cropping(white, pieces[0])
         elif len(pieces) == 1:
@@ -143,10 +144,13 @@ class ProcessorEye:
 
     def fitted(self, picture: Image) -> Image:
         """Return an RGB picture as the processor computes it, before its values are scaled: resized with its filter,
-        and cropped. Raises CheckpointError where that is not a picture, as in tiles."""
+        cropped, or with its bars. Raises CheckpointError where that is not a picture, as in tiles."""
         from PIL import Image
 
         view = self.view(picture.size)
+        padded = self._padded(picture, view) if view.how == PADDED else None
+        if padded:
+            return padded
         if view.how in (TILED, PADDED):
             raise CheckpointError(
                 f"The processor of {self._checkpoint.name} has a picture of {picture.width} x {picture.height} pixels "
@@ -160,6 +164,25 @@ class ProcessorEye:
             return resized
         left, top = (resized.width - view.width) // 2, (resized.height - view.height) // 2
         return resized.crop((left, top, left + view.width, top + view.height))
+
+    def _padded(self, picture: Image, view: PictureView) -> Image | None:
+        """The picture with the processor's bars, from its values, which are scaled back; None where these are patches
+        and not a picture."""
+        from PIL import Image
+
+        images = self._processor.image_processor
+        with process_state.TORCH:
+            values = images(images=[picture], return_tensors="pt")["pixel_values"].float().numpy()
+        if values.shape[-3:] != (3, view.height, view.width) or values.size != 3 * view.height * view.width:
+            return None
+        values = values.reshape(3, view.height, view.width)
+        if images.do_normalize:
+            mean, deviation = (np.array(getattr(images, name)) for name in ("image_mean", "image_std"))
+            values = values * deviation[:, None, None] + mean[:, None, None]
+        if images.do_rescale:
+            values = values / images.rescale_factor
+        pixels = np.clip(np.round(values), 0, 255).astype(np.uint8)
+        return Image.fromarray(pixels.transpose(1, 2, 0))
 
     @property
     def resample(self) -> str:

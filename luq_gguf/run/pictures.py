@@ -46,7 +46,16 @@ class PictureGeometry:
         """Return an RGB picture of which libmtmd makes what the processor makes of this one, given the token limits
         that `needed` tells; the same picture where both make the same of it. One that both resize alike is resized
         with the processor's filter. Raises CheckpointError where no picture can be that."""
-        return self.processor.fitted(picture) if self.changes(picture.size) else picture
+        if not self.changes(picture.size):
+            return picture
+        made = self.processor.fitted(picture)
+        if self.libmtmd.view(made.size).n_pieces != self.processor.view(picture.size).n_pieces:
+            raise CheckpointError(
+                f"llama.cpp cuts a picture of {made.width} x {made.height} pixels into tiles, which this model's own "
+                "processor does not do.",
+                "Give llama.cpp the picture as it is.",
+            )
+        return made
 
     def needed(self, size: Size) -> LimitOptions:
         """Return what llama.cpp's tools must be told so that libmtmd takes a fitted picture of a size as it is."""

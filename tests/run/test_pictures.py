@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import nullcontext
 
 import numpy as np
@@ -122,3 +123,22 @@ def test_a_header_of_llavas_mmproj_is_the_file_without_its_weights(models, tmp_p
 def test_saved_pieces_of_another_form_are_refused(saved):
     with pytest.raises(ValueError, match="libmtmd"):
         saved_chunk.picture_sizes(saved)
+
+
+def test_bars_of_the_processor_are_in_the_fitted_picture(models, tmp_path):
+    """Both sides pad to a square, but not in the same color, so sizes alone do not say that they agree."""
+    for path in (models / LLAVA).iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    path = tmp_path / "processor_config.json"
+    content = json.loads(path.read_text())
+    images = content["image_processor"] | {"image_processor_type": "LlavaImageProcessor", "do_pad": True}
+    path.unlink()
+    path.write_text(json.dumps(content | {"image_processor": images}))
+    with open_geometry(open_checkpoint(str(tmp_path))) as geometry:
+        views = geometry.views((150, 100))
+        assert (views.processor.how, views.libmtmd.how, views.agree) == ("padded", "padded", False)
+        picture, processor = _drawn((150, 100)), geometry.processor._processor.image_processor
+        fitted = geometry.fitted(picture)
+    assert fitted.size == views.processor.size
+    before, after = (processor(images=[image], return_tensors="pt")["pixel_values"] for image in (picture, fitted))
+    assert abs(before - after).max() < 0.01, "half a step of 255, normalized"
