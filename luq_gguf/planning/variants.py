@@ -227,7 +227,7 @@ def stock_plan(spec: ModelSpec, ftype: str) -> Plan:
     name = ftype.upper()
     if f"MOSTLY_{labels.canonical(name)}" not in gguf.LlamaFileType.__members__ or name in two_type_plan.UNQUANTIZED:
         raise BudgetError(
-            f"--also {ftype}: llama-quantize does not have this file type.", "Give types such as Q4_K_M,IQ3_XXS."
+            f"--also {ftype} is not a quantized file type of llama-quantize.", "Give types such as Q4_K_M,IQ3_XXS."
         )
     return replace(uniform_plan(spec, name), ranking=STOCK, high=name, low_layers=())
 
