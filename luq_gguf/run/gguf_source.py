@@ -83,7 +83,8 @@ def load_spec(
     def make() -> None:
         with atomic.whole(skeleton) as part:
             _write_skeleton(part, info)
-        load_check.check(skeleton, checkpoint.name)
+        if words := load_check.refusal(skeleton):
+            raise GGUFFileError(f"libllama cannot load {path.name}: {words}", "Give the file of a model that it knows.")
 
     if not skeleton.exists():
         run.forget("door")

@@ -61,6 +61,12 @@ def test_a_build_for_the_cpu_is_refused_in_a_sentence(cli, small, tmp_path, comm
     assert not list(tmp_path.iterdir())
 
 
+def test_types_are_measured_on_the_cpu(cli):
+    done = cli("bench", "--types", "--gpu-layers", 4)
+    assert done.returncode == 2
+    assert "--types measures this CPU; leave --gpu-layers out." in done.stderr
+
+
 def test_the_libraries_of_a_build_must_be_there_and_of_the_pinned_version(llama, tmp_path):
     own = replace(llama, pinned=False)
     assert gpu._why_not(own) == ""

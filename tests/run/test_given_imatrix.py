@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,6 +123,20 @@ def test_a_plan_leaves_high_what_they_did_not_measure_and_another_takes_the_cali
     done = cli("plan", copied, "--low", "Q2_K", "--low-layers", 6)
     assert done.returncode == 0, done.stderr
     assert (copied / "plan.json").read_bytes() == (small.folder / "plan.json").read_bytes()
+
+
+@qwen
+def test_convert_takes_it_with_rules_and_keeps_the_profile_that_it_made(cli, small, theirs, tmp_path):
+    copied = small.copy(tmp_path / "run")
+    done = cli(*copied.arguments, "--imatrix", theirs, "--keep", "0,-1", "--output-type", "Q8_0", "--threads", 1)
+    assert done.returncode == 0, done.stderr
+    plan = json.loads((copied.folder / "plan.json").read_text())
+    assert not {0, 11} & set(plan["low_layers"])
+    assert len(plan["low_layers"]) == 6
+    assert (plan["imatrix"]["file"], plan["rules"]["output_type"]) == (theirs.name, "Q8_0")
+    assert reader.read(Path(json.loads(done.stdout)["model"])).types == plan["tensor_types"]
+    stages = [json.loads((folder / "run.json").read_text())["stages"] for folder in (copied.folder, small.folder)]
+    assert stages[0]["profile"] == stages[1]["profile"]
 
 
 @qwen

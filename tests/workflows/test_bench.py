@@ -80,12 +80,6 @@ def test_the_machine_and_the_build_are_told(benched):
     assert told["layers_on"] == "all layers on the CPU"
 
 
-def test_types_are_measured_on_the_cpu(cli):
-    done = cli("bench", "--types", "--gpu-layers", 4)
-    assert done.returncode == 2
-    assert "--types measures this CPU; leave --gpu-layers out." in done.stderr
-
-
 def test_the_report_shows_it(cli, benched, run):
     done = cli("report", run)
     assert done.returncode == 0, done.stderr
