@@ -105,7 +105,8 @@ def calib(tmp_path) -> Path:
 def spec_of(folder: Path) -> SimpleNamespace:
     llama = LlamaCpp(folder, folder / "convert.py", pinned=True, libraries=None)
     checkpoint = open_checkpoint(str(folder))
-    return SimpleNamespace(checkpoint=checkpoint, llama=llama, tensors=model(), imatrix_name="imatrix.gguf", file=None)
+    parts = {"tensors": model(), "imatrix_name": "imatrix.gguf", "file": None}
+    return SimpleNamespace(checkpoint=checkpoint, llama=llama, **parts)
 
 
 def the_plan():

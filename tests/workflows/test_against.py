@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from luq_gguf.core.agreement import Agreement, Positions, SampleAgreement
 from luq_gguf.core.images import open_rgb
@@ -66,6 +67,8 @@ def test_a_file_is_compared_as_it_is_and_other_tokens_are_named(cli, small, tiny
 @one_model
 def test_prompts_with_two_pictures_in_one_turn_and_in_two_agree(small, tiny_model, tmp_path):
     images = [sample.images[0] for sample in drawn.samples(tmp_path)]
+    with Image.open(images[1]) as wide:  # of another shape libmtmd would make other tokens
+        wide.resize((drawn.SIDE, drawn.SIDE)).save(images[1])
     turns = (
         Turn("system", ("answer with one word",)),
         Turn("user", (None, "what is the color of the shape?")),
