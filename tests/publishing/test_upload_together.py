@@ -7,7 +7,7 @@ from uploader import REPO
 
 from luq_gguf.core.speeds import BenchMachine
 from luq_gguf.llamacpp import labels
-from luq_gguf.publishing import card_content
+from luq_gguf.publishing import card_table
 from luq_gguf.run import serialization
 
 pytestmark = pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
@@ -106,5 +106,5 @@ def test_a_bench_beside_other_work_says_so_on_the_card(run, before, during):
     (run / "bench.json").write_text(json.dumps(content))
     bench = serialization.read_bench(run / "bench.json")
     assert isinstance(bench.machine, BenchMachine)
-    sentence = card_content._busy(bench)
+    sentence = card_table.busy(bench)
     assert (sentence is not None and "used up to 89% of this machine" in sentence) == (max(before, during) > 0.1)
