@@ -159,7 +159,9 @@ def test_a_uniform_file_that_is_better_is_told_where_the_sweep_was_of_the_same_t
     conditions = MeterConditions("f16", "easy", "0f", 4, 0, "auto", 4, low, "Q4_K_M")
     (run / "sweep.json").write_text(json.dumps(Sweep(points, conditions).to_json()))
     found = artifacts.collect(RunFolder(run))
-    facts = card_content.make_card_content(found, REPO, {found.model.name: [found.model.name]}, BaseCard({}, ()), None, {})
+    facts = card_content.make_card_content(
+        found, REPO, {found.model.name: [found.model.name]}, BaseCard({}, ()), None, {}
+    )
     said = [line for line in facts.conditions if "Q3_K_S file measured better" in line]
     assert bool(said) == told
 
