@@ -92,14 +92,14 @@ class Subject:
     def samples(self, size: Size, folder: Path) -> list[Sample]:
         """Questions with pictures of one size: what a trained model learned about, or else coloured blocks."""
         if self.family:
-            return [Sample(QUESTION, picture) for picture in pictures_of(size, folder, 2)]
+            return [Sample(QUESTION, (picture,)) for picture in pictures_of(size, folder, 2)]
         path = easy_vqa.write_set(folder / "easy-vqa", "test", 8)
         samples = []
         for number, row in enumerate(map(json.loads, path.read_text().splitlines())):
             place = folder / f"{size[0]}x{size[1]}-{number}.png"
             with Image.open(path.parent / row["image"]) as picture:
                 picture.convert("RGB").resize(size, Image.Resampling.BICUBIC).save(place)
-            samples.append(Sample(row["prompt"], place))
+            samples.append(Sample(row["prompt"], (place,)))
         return samples
 
 
@@ -164,7 +164,7 @@ def _quantized(f16: Path, q4: Path, mmproj: Path, samples: list[Sample], gap: Pi
     rows = []
     for file in (f16, q4):
         with LlamaClient(file, mmproj, n_ctx=N_CTX, threads=1) as client:
-            rows.append([client.score(sample.prompt, sample.image).log_probabilities for sample in samples])
+            rows.append([client.score(sample.conversation, sample.images).log_probabilities for sample in samples])
     behind = [pair.n_before for pair in gap.predictions]
     return float(np.concatenate([kl_divergence(a[n:], b[n:]) for a, b, n in zip(*rows, behind, strict=True)]).mean())
 

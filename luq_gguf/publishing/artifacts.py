@@ -182,7 +182,7 @@ def _evals(
                 f"Run luq-gguf eval {run.file(name)} again, or delete eval.json.",
             )
         by_file[name] = (*by_file.get(name, ()), result)
-    if model.name not in by_file:
+    if not by_file:
         raise RunFolderError(
             f"eval.json describes {results[0].file}, not {model.name}.",
             f"Run luq-gguf eval {run.file(model.name)}, or delete eval.json.",

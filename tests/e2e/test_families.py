@@ -79,7 +79,7 @@ class Conversion:
         return measure(self.family, self.model, self.f16, self.mmproj, self.folder)
 
     def gap(self):
-        samples = [Sample(QUESTION, picture) for picture in pictures_of(NOT_SQUARE, self.folder, 1)]
+        samples = [Sample(QUESTION, (picture,)) for picture in pictures_of(NOT_SQUARE, self.folder, 1)]
         checkpoint, files = open_checkpoint(str(self.model)), (self.f16, self.mmproj)
         with open_geometry(checkpoint, files) as geometry:
             return measure_gap(self.family.as_llama_cpp, checkpoint, files, geometry, samples, self.folder)

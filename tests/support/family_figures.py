@@ -111,7 +111,7 @@ def measure(
     """Compare a 16-bit file with transformers, which is made to compute as llama.cpp where the family says how, unless
     `as_is`."""
     shown = pictures(folder, family.side, 2) if family.image else [None, None]
-    samples = [Sample(QUESTION, (picture,)) for picture in shown]
+    samples = [Sample(QUESTION, (picture,) if picture else ()) for picture in shown]
     with family.as_llama_cpp() if family.as_llama_cpp and not as_is else nullcontext():
         pairs = against.predictions(
             f16, mmproj, open_checkpoint(str(model)), samples, Placement(torch.device("cpu"), exact=True), threads=1
