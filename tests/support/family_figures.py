@@ -131,12 +131,13 @@ def measure_gap(
     pictures of one size. transformers is shown each picture as it is, and llama.cpp this one and the fitted one, which
     is written into `folder`. `as_llama_cpp` is as in Family."""
     fitted, limits, refusal = [], LimitOptions(), ""
-    size = read_picture(samples[0].image).size
+    size = read_picture(samples[0].images[0]).size
     views = geometry.views(size)
     try:
         for sample in samples:
-            written = geometry.write(sample.image, folder / f"fitted-{sample.image.name}").written
-            fitted.append(replace(sample, image=written))
+            (picture,) = sample.images
+            written = geometry.write(picture, folder / f"fitted-{picture.name}").written
+            fitted.append(replace(sample, images=(written,)))
         limits = geometry.needed(size)
     except PictureError as error:
         refusal = error.message
