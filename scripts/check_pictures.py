@@ -135,7 +135,8 @@ def rows_of(subject: Subject, folder: Path) -> Iterator[Row]:
     except Exception as error:  # the other models are tried all the same
         if not isinstance(error, LuqError):
             traceback.print_exc()
-        yield Row((subject.name, "", f"fails: {type(error).__name__}: {error}", "", "", "", ""), is_as_expected=False)
+        reason = f"fails: {type(error).__name__}: {error}".replace(f"{folder}/", "")
+        yield Row((subject.name, "", reason, "", "", "", ""), is_as_expected=False)
 
 
 def _row(name: str, size: Size, gap: PictureGap, quantized: float, largest: float) -> Row:

@@ -95,8 +95,7 @@ class ProcessorEye:
             ) from None
         pieces = self._pieces(outputs)
         content = pieces[0]
-        values = outputs["pixel_values"].float().numpy()
-        is_padded = len(np.unique(np.round(values, 3))) > 3  # white, in each of three channels
+        is_padded = self._is_padded(outputs)
         if len(pieces) == 1 and not is_padded:
             content = self._before_cropping(white, pieces[0])
         elif len(pieces) == 1:
@@ -104,6 +103,16 @@ class ProcessorEye:
         return PictureView.of(
             size, pieces, self._count(outputs["input_ids"][0].tolist(), pieces), content, pads=is_padded
         )
+
+    def _is_padded(self, outputs: dict[str, Any]) -> bool:
+        """Whether what is made of a white picture has values besides those of white: one for each way in which a
+        channel is normalized."""
+        images, n_white = self._processor.image_processor, 3
+        scales = [getattr(images, name, None) for name in ("image_mean", "image_std")]
+        # Gemma 4's patches are followed by empty ones, which are no bars.
+        if "image_position_ids" not in outputs and all(isinstance(scale, list | tuple) for scale in scales):
+            n_white = len(set(zip(*scales, strict=True)))
+        return len(np.unique(np.round(outputs["pixel_values"].float().numpy(), 3))) > n_white
 
     def _pieces(self, outputs: dict[str, Any]) -> tuple[Size, ...]:
         """The sizes in pixels of what the vision half computes: read from the grid of patches, or from the pixels'
@@ -149,7 +158,7 @@ class ProcessorEye:
 
         view = self.view(picture.size)
         padded = self._padded(picture, view) if view.how == PADDED else None
-        if padded:
+        if padded is not None:
             return padded
         if view.how in (TILED, PADDED):
             raise CheckpointError(
@@ -176,10 +185,10 @@ class ProcessorEye:
         if values.shape[-3:] != (3, view.height, view.width) or values.size != 3 * view.height * view.width:
             return None
         values = values.reshape(3, view.height, view.width)
-        if images.do_normalize:
+        if getattr(images, "do_normalize", False):
             mean, deviation = (np.array(getattr(images, name)) for name in ("image_mean", "image_std"))
             values = values * deviation[:, None, None] + mean[:, None, None]
-        if images.do_rescale:
+        if getattr(images, "do_rescale", False):
             values = values / images.rescale_factor
         pixels = np.clip(np.round(values), 0, 255).astype(np.uint8)
         return Image.fromarray(pixels.transpose(1, 2, 0))

@@ -26,6 +26,9 @@ COST = (
 )
 
 
+SAME_BARS = "llama.cpp and the model's own processor both add bars, which may differ in color."
+
+
 def size(pixels: Size) -> str:
     """Return "640 x 480"."""
     return f"{pixels[0]} x {pixels[1]}"
@@ -62,9 +65,11 @@ def verdict(views: PictureViews) -> str:
     """Return a sentence on whether the model sees the same on both sides, and what to do."""
     if views.agree:
         return "The model sees the same picture in llama.cpp as in transformers."
+    if views.processor == views.libmtmd:
+        return f"{SAME_BARS} luq-gguf fit makes a picture that has the processor's."
     counts = (views.processor.n_tokens, views.libmtmd.n_tokens)
     tokens = "" if counts[0] == counts[1] else f" ({counts[1]} tokens instead of {counts[0]})"
-    mended = views.processor.how not in (PADDED, TILED)
+    mended = views.processor.how != TILED
     advice = " luq-gguf fit makes a picture of which it sees the same." if mended else ""
     return f"In llama.cpp the model sees another picture than in transformers{tokens}.{advice}"
 
@@ -113,6 +118,8 @@ def example_sentence(views: PictureViews) -> str:
         f"{size(view.size)} pixels, {view.n_tokens} tokens, {what(view, views.size)}"
         for view in (views.processor, views.libmtmd)
     )
+    if processor == libmtmd:
+        return f"Of a picture of {size(views.size)} pixels both sides make {processor}. {SAME_BARS}"
     return (
         f"Of a picture of {size(views.size)} pixels the model's own processor makes {processor}; llama.cpp makes "
         f"{libmtmd}."
@@ -124,6 +131,7 @@ def shown_lines(shown: ShownPictures, run: str) -> list[str]:
     it; nothing where it does as the processor does, or where that is not known."""
     lines = [limits_sentence(shown.limits)] if shown.limits else []
     if shown.differs and shown.example:
-        mended = f" luq-gguf fit PICTURES --model {run} --out DIR mends that." if shown.rule else ""
+        can_be_fitted = shown.rule or shown.example.processor.how == PADDED
+        mended = f" luq-gguf fit PICTURES --model {run} --out DIR mends that." if can_be_fitted else ""
         lines.append(example_sentence(shown.example) + mended)
     return lines

@@ -125,15 +125,25 @@ def test_saved_pieces_of_another_form_are_refused(saved):
         saved_chunk.picture_sizes(saved)
 
 
-def test_bars_of_the_processor_are_in_the_fitted_picture(models, tmp_path):
+HALVES = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}  # white and grey have one value each in all channels
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"image_processor_type": "LlavaImageProcessor", "do_pad": True},
+        {"image_processor_type": "JanusImageProcessor", "size": {"height": 112, "width": 112}} | HALVES,
+    ],
+    ids=lambda settings: settings["image_processor_type"],
+)
+def test_bars_of_the_processor_are_in_the_fitted_picture(models, tmp_path, settings):
     """Both sides pad to a square, but not in the same color, so sizes alone do not say that they agree."""
     for path in (models / LLAVA).iterdir():
         (tmp_path / path.name).symlink_to(path)
     path = tmp_path / "processor_config.json"
     content = json.loads(path.read_text())
-    images = content["image_processor"] | {"image_processor_type": "LlavaImageProcessor", "do_pad": True}
     path.unlink()
-    path.write_text(json.dumps(content | {"image_processor": images}))
+    path.write_text(json.dumps(content | {"image_processor": content["image_processor"] | settings}))
     with open_geometry(open_checkpoint(str(tmp_path))) as geometry:
         views = geometry.views((150, 100))
         assert (views.processor.how, views.libmtmd.how, views.agree) == ("padded", "padded", False)
