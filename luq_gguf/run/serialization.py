@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import isfinite
@@ -122,6 +123,8 @@ def read_plan(path: Path) -> Plan:
         )
         if not 0 < plan.predicted_bytes <= plan.predicted_file_bytes < 2**63:
             raise ValueError("not the size of a file")
+        if not re.fullmatch(r"\w[\w.-]*", plan.ranking):  # part of the file's name
+            raise ValueError("not a ranking")
         return plan
 
 
