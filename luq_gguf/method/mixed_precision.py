@@ -11,6 +11,7 @@ import numpy as np
 
 from luq_gguf.method import knapsack, sensitivity
 from luq_gguf.method.knapsack import Options
+from luq_gguf.method.racing import Aim, Measurement
 from luq_gguf.method.sensitivity import Sensitivity, TensorGroup
 
 BLOCKS = 10  # blocks of layers that are measured apart, at most
@@ -19,6 +20,7 @@ PROBE_NOISE = 0.3  # standard deviation of log KLD of files far from the budget:
 GAP = 1e-3  # of an estimate that is off by a tenth
 SHORTLIST = 200  # swaps whose standard error is computed
 Types = tuple[int, ...]
+Measure = Callable[[Types, Aim], Measurement]
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,8 @@ class Constraints:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The types with the least measured KLD, everything that was measured (in order), and the predictions for them.
+    """The types with the least measured KLD, everything that was measured (in order; some on a few questions), and the
+    predictions for them.
 
     `predicted` and `predicted_error` are in nats, from all files but this one; `bound` is the least KLD that any choice
     can have by the final estimate, `estimate` the least that the knapsack found.
@@ -117,38 +120,53 @@ class SearchResult:
     bound: float
     n_swaps: int
     n_helped: int
-    measured: dict[Types, float] = field(repr=False)
+    measured: dict[Types, Measurement] = field(repr=False)
 
 
 class Search:
     """What has been measured so far, and what to measure next."""
 
-    def __init__(self, space: SearchSpace, constraints: Constraints, measure: Callable[[Types], float]) -> None:
+    def __init__(self, space: SearchSpace, constraints: Constraints, measure: Measure) -> None:
         self._space, self._constraints, self._measure = space, constraints, measure
-        self.measured: dict[Types, float] = {}
+        self.measured: dict[Types, Measurement] = {}
+        self._taught: set[Types] = set()  # measured on a few questions, to learn from
 
-    def try_types(self, types: Types) -> float:
-        """Return the KLD of a file, which is measured once."""
+    def try_types(self, types: Types, *, few: bool = False) -> None:
+        """Measure a file once: on a few questions, or for as long as it may be better than the best so far."""
+        if types not in self.measured or (types in self._taught and not few):
+            self.measured[types] = self._measure(types, Aim(None if few else self._best, few=few))
+            (self._taught.add if few and not self.measured[types].is_whole else self._taught.discard)(types)
+
+    def try_whole(self, types: Types) -> None:
+        """Measure a file once, on all questions."""
         if types not in self.measured:
-            self.measured[types] = self._measure(types)
-        return self.measured[types]
+            self.measured[types] = self._measure(types, Aim())
+
+    def is_new(self, types: Types) -> bool:
+        """Return whether a file has not been compared with the best one yet."""
+        return types not in self.measured or types in self._taught
 
     @property
     def best(self) -> Types:
-        """Return the file within the limits that measured best."""
-        within = [types for types in self.measured if self._constraints.met(self._space, types)]
-        return min(within, key=lambda types: (self.measured[types], types))
+        """Return the file within the limits that measured best on all questions."""
+        best = self._best
+        assert best is not None
+        return best
+
+    @property
+    def _best(self) -> Types | None:
+        whole = [types for types, kld in self.measured.items() if kld.is_whole]
+        within = [types for types in whole if self._constraints.met(self._space, types)]
+        return min(within, key=lambda types: (self.measured[types].kld, types), default=None)
 
     def learnt(self, but: Types | None = None) -> Sensitivity:
         """Return sensitivities from everything that has been measured, except `but`."""
-        used = [types for types in self.measured if types != but]
+        used = {types: measured for types, measured in self.measured.items() if types != but}
         errors = np.array([self._space.tensor_group_errors(types) for types in used])
-        noise = np.array(
-            [sensitivity.NOISE if self._constraints.met(self._space, types) else PROBE_NOISE for types in used]
-        )
-        return sensitivity.fit(
-            self._space.tensor_groups, errors, np.array([self.measured[types] for types in used]), noise
-        )
+        known = [sensitivity.NOISE if self._constraints.met(self._space, types) else PROBE_NOISE for types in used]
+        noise = np.hypot(known, [measured.error for measured in used.values()])
+        klds = np.array([measured.kld for measured in used.values()])
+        return sensitivity.fit(self._space.tensor_groups, errors, klds, noise)
 
     def solve(self, sensitivities: np.ndarray, gap: float = GAP) -> knapsack.Allocation:
         """Return the knapsack's choice; nearly the best is good enough for a file to measure."""
@@ -163,12 +181,12 @@ class Search:
         for types in probes(self._space, self._constraints.n_bytes):
             if self._constraints.enough() and self.measured:
                 break
-            self.try_types(types)
+            self.try_types(types, few=True)
         rng = np.random.default_rng(seed)
         for turn in range(CHOICES):
             sensitivity = self.learnt()
             types = self._space.spread(self.solve(sensitivity.values).choice)
-            if turn and types in self.measured:
+            if turn and not self.is_new(types):
                 types = self._space.spread(self.solve(sensitivity.drawn(rng)).choice)
             self.try_types(types)
             if self._constraints.enough():
@@ -184,14 +202,15 @@ class Search:
             if types is None:
                 break
             tried += 1
-            helped += self.try_types(types) < self.measured[best]
+            self.try_types(types)
+            helped += self.best != best
         return tried, helped
 
     def _next(self) -> Types | None:
         sensitivity = self.learnt()
         optimum = self._space.spread(self.solve(sensitivity.values).choice)
         expected = [sensitivity.predict(self._space.tensor_group_errors(types))[0] for types in (optimum, self.best)]
-        if optimum not in self.measured and expected[0] < expected[1]:
+        if self.is_new(optimum) and expected[0] < expected[1]:
             return optimum
         return self._best_swap(sensitivity)
 
@@ -222,7 +241,7 @@ class Search:
             for move in pair:
                 types[space.choice_group == moves.groups[move]] = moves.kinds[move]
             candidate = space.first(tuple(int(kind) for kind in types))
-            if candidate not in self.measured and self._constraints.met(space, candidate):
+            if self.is_new(candidate) and self._constraints.met(space, candidate):
                 return candidate
         return None
 
@@ -300,11 +319,12 @@ def most_files(space: SearchSpace, most_bytes: int, swaps: int, n_starts: int) -
 def search(
     space: SearchSpace,
     constraints: Constraints,
-    measure: Callable[[Types], float],
+    measure: Measure,
     starts: Sequence[Types] = (),
     seed: int = 0,
 ) -> SearchResult:
-    """Return the best types found. `starts` are files to begin with, if they are within the limits.
+    """Return the best types found. `starts` are files to begin with, if they are within the limits. `measure` is told
+    what a file is measured for: one that is not to teach alone, without a file to beat, is measured on all questions.
 
     Raises BudgetError where no choice is within them.
     """
@@ -312,11 +332,11 @@ def search(
     state.solve(np.ones(len(space.tensor_groups)))  # raises before anything is measured
     for types in map(space.first, starts):
         if constraints.met(space, types):
-            state.try_types(types)
+            state.try_whole(types)
     state.probe(seed)
     n_swaps, n_helped = state.swap()
     best, final = state.best, state.learnt()
     predicted = state.learnt(but=best).predict(space.tensor_group_errors(best))
     optimum = state.solve(final.values, gap=0.0)
-    kld = state.measured[best]
+    kld = state.measured[best].kld
     return SearchResult(best, kld, *predicted, optimum.cost, optimum.bound, n_swaps, n_helped, state.measured)

@@ -7,12 +7,18 @@ import pytest
 from builders import entropies
 
 from luq_gguf.core.errors import BudgetError
-from luq_gguf.method import greedy, knapsack, mixed_precision
+from luq_gguf.method import greedy, knapsack, mixed_precision, racing
 from luq_gguf.method.mixed_precision import Constraints, SearchSpace
 from luq_gguf.method.orders import ORDERS
+from luq_gguf.method.racing import Aim, Measurement
 from luq_gguf.method.sensitivity import TensorGroup
 
 N_LAYERS, ERRORS, SIZES = 6, np.array([0.5, 0.1, 0.02, 0.004]), np.array([28, 42, 72, 105])
+
+
+def whole(kld):
+    """Measures all questions, whatever for."""
+    return lambda types, aim: Measurement(kld(types))
 
 
 def make_space(by_tensor=True, seconds=None):
@@ -49,7 +55,7 @@ def test_a_sum_is_searched_to_near_the_best_there_is(seed):
     space, true = make_space(), sensitivities(seed)
     most = 1000 + 64 * 13 * 60
     best = knapsack.solve(space.costs(true), space.options, most)
-    found = mixed_precision.search(space, Constraints(most), kld_of(space, true), seed=seed)
+    found = mixed_precision.search(space, Constraints(most), whole(kld_of(space, true)), seed=seed)
     assert space.file_bytes(found.types) <= most
     assert found.kld == pytest.approx(kld_of(space, true)(found.types))
     assert found.kld <= 1.2 * best.cost  # no matrix is measured alone
@@ -68,18 +74,20 @@ def test_what_it_begins_with_is_never_beaten_by_its_end_and_nothing_is_measured_
 
     starts = [(0,) * 12 + (3,), (1,) * 12 + (3,), (2,) * 13]
     most = max(space.file_bytes(types) for types in starts[:2])
-    found = mixed_precision.search(space, Constraints(most), measure, starts)
+    found = mixed_precision.search(space, Constraints(most), whole(measure), starts)
     assert found.kld <= min(kld(types) for types in starts if space.file_bytes(types) <= most)
     assert len(seen) == len(set(seen)) <= mixed_precision.most_files(space, most, 16, len(starts))
-    assert found.measured[found.types] == min(v for t, v in found.measured.items() if space.file_bytes(t) <= most)
+    assert found.kld == min(v.kld for t, v in found.measured.items() if space.file_bytes(t) <= most)
 
 
 def test_the_same_seed_searches_the_same_and_a_search_that_must_end_has_a_result():
     space, true = make_space(), sensitivities(1)
     most = 1000 + 64 * 13 * 50
-    one, other = (mixed_precision.search(space, Constraints(most), kld_of(space, true), seed=3) for _ in range(2))
+    one, other = (
+        mixed_precision.search(space, Constraints(most), whole(kld_of(space, true)), seed=3) for _ in range(2)
+    )
     assert list(one.measured) == list(other.measured)
-    short = mixed_precision.search(space, Constraints(most, enough=lambda: True), kld_of(space, true))
+    short = mixed_precision.search(space, Constraints(most, enough=lambda: True), whole(kld_of(space, true)))
     assert len(short.measured) <= 2
     assert space.file_bytes(short.types) <= most
 
@@ -91,7 +99,7 @@ def test_no_room_is_told_before_anything_is_measured():
         raise AssertionError("measured")
 
     with pytest.raises(BudgetError):
-        mixed_precision.search(space, Constraints(1000 + 64 * 13 * 28 - 1), measure)
+        mixed_precision.search(space, Constraints(1000 + 64 * 13 * 28 - 1), whole(measure))
     smallest = knapsack.smallest_bytes(space.options)
     assert smallest == 1000 + 64 * 13 * 28
 
@@ -100,7 +108,7 @@ def test_a_bound_on_speed_holds_for_swaps_too():
     seconds = np.tile([4.0, 1.0, 2.0, 3.0], (13, 1)) / 1000
     space, true = make_space(seconds=seconds), sensitivities(2)
     constraints = Constraints(1000 + 64 * 13 * 60, seconds=0.020)
-    found = mixed_precision.search(space, constraints, kld_of(space, true))
+    found = mixed_precision.search(space, constraints, whole(kld_of(space, true)))
     assert space.token_seconds(found.types) <= 0.020
     assert constraints.met(space, found.types)
 
@@ -145,7 +153,7 @@ def test_options_that_change_nothing_do_not_hide_those_that_do():
             for values in (plain.errors, plain.n_bytes, plain.same)]  # fmt: skip
     space = SearchSpace(plain.tensor_groups, plain.tensor_group, plain.choice_group, *wide, (0, 1, 2, 3), 1000)
     true, constraints = sensitivities(5), Constraints(1000 + 64 * 13 * 60)
-    one, other = (mixed_precision.search(s, constraints, kld_of(s, true)) for s in (plain, space))
+    one, other = (mixed_precision.search(s, constraints, whole(kld_of(s, true))) for s in (plain, space))
     assert other.n_swaps > 0
     assert other.kld == pytest.approx(one.kld, rel=0.05)
 
@@ -162,7 +170,49 @@ def test_a_single_type_leaves_nothing_to_search():
         (0,),
         0,
     )
-    found = mixed_precision.search(one, Constraints(10**9), kld_of(one, sensitivities(0)))
+    found = mixed_precision.search(one, Constraints(10**9), whole(kld_of(one, sensitivities(0))))
     assert found.types == (0,) * 13
     assert len(found.measured) == 1
     assert found.n_swaps == 0
+
+
+def raced(klds_of, n):
+    """Measures questions one after the other as racing asks; counts them."""
+    known, spent = {}, []
+
+    def measure(types, aim):
+        sums, measured = klds_of(types), []
+        rival = known.get(aim.to_beat, next(iter(known.values()), sums))
+        while len(measured) < n and (aim == Aim() or racing.goes_on(measured, rival, aim)):
+            measured.append(sums[len(measured)])
+        spent.append(len(measured))
+        total = racing.estimate(measured, rival)
+        if total.is_whole:
+            known[types] = sums
+        return Measurement(total.kld / n, total.error)
+
+    return measure, spent
+
+
+def test_a_race_finds_as_good_files_with_half_of_the_questions():
+    """Questions differ by a factor of three, and files by a tenth in each."""
+    n, gains, spent, saved = 64, [], 0, 0
+    for seed in range(4):
+        space, true = make_space(), sensitivities(seed)
+        kld, constraints = kld_of(space, true), Constraints(1000 + 64 * 13 * 60)
+        weights = np.random.default_rng(seed).lognormal(0, 1, n)
+
+        def klds_of(types, kld=kld, weights=weights):
+            return kld(types) * weights * np.random.default_rng(types).lognormal(0, 0.1, n)
+
+        def of_all(types, klds_of=klds_of):
+            return klds_of(types).mean()
+
+        full = mixed_precision.search(space, constraints, whole(of_all), [(1,) * 13], seed=seed)
+        measure, counts = raced(klds_of, n)
+        found = mixed_precision.search(space, constraints, measure, [(1,) * 13], seed=seed)
+        assert found.measured[found.types].is_whole
+        gains.append(kld(found.types) / kld(full.types))
+        spent, saved = spent + sum(counts), saved + n * len(full.measured)
+    assert np.mean(gains) <= 1.05
+    assert spent <= 0.5 * saved
