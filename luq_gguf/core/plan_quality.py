@@ -31,6 +31,8 @@ class PredictedKld(JsonValue):
     swaps_measured: int | UnsetType = UNSET
     swaps_that_helped: int | UnsetType = UNSET
     budget_left_bytes: int | UnsetType = UNSET
+    positions_measured: int | UnsetType = UNSET
+    positions_saved: int | UnsetType = UNSET
 
 
 @dataclass(frozen=True)

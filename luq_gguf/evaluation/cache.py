@@ -7,7 +7,7 @@ is named after its first case. Its tensors are named <case>.<what>.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +20,11 @@ PART = 16  # prompts or chunks of text
 Arrays = dict[str, np.ndarray]
 
 
-def names(data: EvalData) -> Iterator[list[str]]:
-    """Yield the names of the cases of every part."""
+def names(data: EvalData, size: int = PART) -> Iterator[list[str]]:
+    """Yield the names of the cases of every part of that size."""
     for kind, count in (("q", len(data.samples)), ("t", len(data.chunks))):
         cases = [f"{kind}{number}" for number in range(count)]
-        yield from (cases[at : at + PART] for at in range(0, count, PART))
+        yield from (cases[at : at + size] for at in range(0, count, size))
 
 
 def path(folder: Path, cases: Sequence[str]) -> Path:
@@ -40,9 +40,11 @@ def save(folder: Path, cases: Sequence[str], arrays: Arrays, answers: Mapping[st
         save_file(contiguous, part, metadata={"answers": json.dumps(dict(answers))})
 
 
-def read(folder: Path, data: EvalData) -> Iterator[tuple[str, Arrays, str | None]]:
-    """Yield all cases as name, arrays and answer (None for a chunk of text)."""
-    for cases in names(data):
+def read(
+    folder: Path, data: EvalData, parts: Iterable[Sequence[str]] | None = None
+) -> Iterator[tuple[str, Arrays, str | None]]:
+    """Yield the cases of all parts, or of the given ones, as name, arrays and answer (None for a chunk of text)."""
+    for cases in parts or names(data):
         arrays, answers = _read_part(path(folder, cases))
         for name in cases:
             yield name, _of(name, arrays), answers.get(name)

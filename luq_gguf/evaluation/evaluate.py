@@ -163,14 +163,14 @@ def evaluate(
     work: Path,
     *,
     metric: str = "auto",
-    scratch: Path | None = None,
+    cases: Sequence[Case] | None = None,
     reporter: Reporter = Reporter(),
     check: bool = False,
 ) -> Evaluation:
     """Measure a file, and the reference if it has not been measured on this data yet.
 
-    Measurements are kept in `work`, but those of the file itself in `scratch` if that is given. With `check`, what does
-    not fit in the context is refused before anything is measured (EvaluationError).
+    Measurements are kept in `work`; the file's own may be given (`cases`). With `check`, what does not fit in the
+    context is refused before anything is measured (EvaluationError).
     """
     if data.chunks and target.n_ctx < CHUNK:
         raise EvaluationError(
@@ -190,13 +190,13 @@ def evaluate(
         told = partial(reporter.progress, name)
         folder = measure_reference(reference, data, work, told, check=check)
         theirs = reference_answers(folder, data)
-        floor = noise_floor(target, data, scratch or work)
+        floor = noise_floor(target, data, work)
     told = partial(reporter.progress, target.model.name)
-    cases = compare(target, data, folder, work, told, scratch, check=check and reference is None)
+    cases = cases or compare(target, data, folder, work, told, check=check and reference is None)
     answers = [case.answer or "" for case in cases if case.name[0] == "q"]
     scores = scoring.scores(answers, data, chosen)
     before = None if scores is None or theirs is None else scoring.scores(theirs, data, chosen)
-    different = _different(data)
+    different = set(_different(data))
     asked, read = ([case for case in cases if case.name[0] == kind and case.name in different] for kind in "qt")
     main = asked or read
     same = [case.same_top for case in main if case.same_top is not None]
@@ -233,17 +233,24 @@ def evaluate(
     return Evaluation(result, scores, tuple(cases))
 
 
-def _different(data: EvalData) -> set[str]:
+def main_cases(data: EvalData) -> list[str]:
+    """Return the names of the cases that a mean divergence is over: different prompts, or texts where there are
+    none."""
+    names = _different(data)
+    return [name for name in names if name[0] == "q"] or names
+
+
+def _different(data: EvalData) -> list[str]:
     """Return the names of the cases of different prompts and chunks: what differs in its answers alone has the same
     divergence, which would count twice."""
     prompts = [(sample.images, sample.conversation) for sample in data.samples]
-    found: set[str] = set()
+    names: list[str] = []
     for kind, contents in (("q", prompts), ("t", data.chunks)):
         first: dict[object, int] = {}
         for number, content in enumerate(contents):
             first.setdefault(content, number)
-        found |= {f"{kind}{number}" for number in first.values()}
-    return found
+        names += [f"{kind}{number}" for number in first.values()]
+    return names
 
 
 def _divergence(main: Sequence[Case], cases: Sequence[Case], floor: float | None) -> Divergence | None:

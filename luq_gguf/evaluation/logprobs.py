@@ -8,9 +8,10 @@ with them while its own are in memory. A part is a few prompts; a killed measure
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -119,23 +120,59 @@ def measure_reference(
     return folder
 
 
+Measure = Callable[[LlamaClient, str], tuple[Arrays, str | None]]
+
+
 def compare(
     target: EvalTarget,
     data: EvalData,
     reference: Path | None,
     work: Path,
     progress: Callable[[float, float], None] = lambda done, total: None,
-    scratch: Path | None = None,
     *,
     check: bool = False,
 ) -> list[Case]:
     """Return a file's answers and, with a reference's folder, its divergences; what was measured before is read.
 
-    `work` keeps what is shared between files, such as image embeddings, and the figures too unless `scratch` does;
-    `check` is that of `measure_reference`, for a file without a reference.
+    `work` keeps the figures, and what is shared between files, such as image embeddings; `check` is that of
+    `measure_reference`, for a file without a reference.
     Raises EvaluationError if the file tokenizes a prompt differently from the reference.
     """
-    folder = _folder(scratch or work, f"file-{reference.name if reference else 'alone'}", target, data)
+    folder = _folder(work, f"file-{reference.name if reference else 'alone'}", target, data)
+    measure_missing(target, data, folder, work, _comparison(target, data, reference), progress, check=check)
+    return _checked(target, [_case(*kept) for kept in measurement_cache.read(folder, data)])
+
+
+def race(
+    target: EvalTarget,
+    data: EvalData,
+    reference: Path,
+    work: Path,
+    folder: Path,
+    order: Sequence[str],
+    goes_on: Callable[[Sequence[Case]], bool] = lambda cases: True,
+    make: Callable[[], None] = lambda: None,
+) -> list[Case]:
+    """Return what `compare` does, but of the cases in an order, and of as many as `goes_on` asks for after each.
+    `folder` keeps the file's figures case by case; `make` makes the file, if something of it is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    cases: list[Case] = []
+    with ExitStack() as stack:
+        measure = _comparison(target, data, reference)
+        client: LlamaClient | None = None
+        for name in order:
+            if not goes_on(cases):
+                break
+            if not measurement_cache.path(folder, [name]).exists():
+                if client is None:
+                    make()
+                    client = stack.enter_context(_client(target, work))
+                _measure_part(client, [name], data, folder, measure)
+            cases += [_case(*kept) for kept in measurement_cache.read(folder, data, [[name]])]
+    return _checked(target, cases)
+
+
+def _comparison(target: EvalTarget, data: EvalData, reference: Path | None) -> Measure:
     reference_arrays = measurement_cache.Reference(reference) if reference else None
 
     def measure(client: LlamaClient, name: str) -> tuple[Arrays, str | None]:
@@ -159,8 +196,10 @@ def compare(
                 arrays["missing"] = full_kld - arrays["kld"][at : at + 1]
         return arrays, scored.answer
 
-    measure_missing(target, data, folder, work, measure, progress, check=check)
-    cases = [_case(name, arrays, answer) for name, arrays, answer in measurement_cache.read(folder, data)]
+    return measure
+
+
+def _checked(target: EvalTarget, cases: list[Case]) -> list[Case]:
     for values in (value for case in cases for value in (case.kld, case.nll) if value is not None):
         _check_finite(values, target.model)  # of figures that were kept by a version that did not look
     return cases
@@ -247,7 +286,7 @@ def measure_missing(
     data: EvalData,
     folder: Path,
     work: Path,
-    measure: Callable[[LlamaClient, str], tuple[Arrays, str | None]],
+    measure: Measure,
     progress: Callable[[float, float], None],
     *,
     check: bool,
@@ -257,18 +296,28 @@ def measure_missing(
     done = total - sum(map(len, missing))
     if not missing:
         return
-    name = data.name.split(" + ")[0]
     if check:
         numbers = [int(case[1:]) for names in missing for case in names if case[0] == "q"]
         asked = {number: data.samples[number] for number in numbers}
         room = {"n_ctx": target.n_ctx, "max_tokens": target.max_tokens}
-        check_context(target.model, target.mmproj, name, asked, **room, image_tokens=target.image_tokens)
+        check_context(target.model, target.mmproj, _set_name(data), asked, **room, image_tokens=target.image_tokens)
+    with _client(target, work) as client:
+        for names in missing:
+            _measure_part(client, names, data, folder, measure, partial(_tell, progress, done, total))
+            done += len(names)
+
+
+def _tell(progress: Callable[[float, float], None], before: int, total: int, done: int) -> None:
+    progress(before + done, total)
+
+
+def _client(target: EvalTarget, work: Path) -> LlamaClient:
     embeddings = None
     if target.mmproj:
         made_by = (HOW, tools.identity(), content_of(target.mmproj), *target.circumstances)
         embeddings = work / f"images-{hash_of(*made_by)[:16]}"
         embeddings.mkdir(exist_ok=True)
-    with LlamaClient(
+    return LlamaClient(
         target.model,
         target.mmproj,
         threads=target.threads,
@@ -277,24 +326,36 @@ def measure_missing(
         embeddings=embeddings,
         image_tokens=target.image_tokens,
         gpu=target.gpu,
-    ) as client:
-        for names in missing:
-            arrays: Arrays = {}
-            answers: dict[str, str] = {}
-            for case in names:
-                try:
-                    case_arrays, answer = measure(client, case)
-                except RunnerError as error:
-                    if case[0] != "q":
-                        raise
-                    place = place_of(name, number := int(case[1:]), data.samples[number])
-                    raise RunnerError(f"{place}: {error.message}", error.hint) from None
-                arrays |= {f"{case}.{key}": np.ascontiguousarray(value) for key, value in case_arrays.items()}
-                if answer is not None:
-                    answers[case] = answer
-                done += 1
-                progress(done, total)
-            measurement_cache.save(folder, names, arrays, answers)
+    )
+
+
+def _measure_part(
+    client: LlamaClient,
+    names: Sequence[str],
+    data: EvalData,
+    folder: Path,
+    measure: Measure,
+    progress: Callable[[int], None] = lambda done: None,
+) -> None:
+    arrays: Arrays = {}
+    answers: dict[str, str] = {}
+    for done, case in enumerate(names, 1):
+        try:
+            case_arrays, answer = measure(client, case)
+        except RunnerError as error:
+            if case[0] != "q":
+                raise
+            place = place_of(_set_name(data), number := int(case[1:]), data.samples[number])
+            raise RunnerError(f"{place}: {error.message}", error.hint) from None
+        arrays |= {f"{case}.{key}": np.ascontiguousarray(value) for key, value in case_arrays.items()}
+        if answer is not None:
+            answers[case] = answer
+        progress(done)
+    measurement_cache.save(folder, names, arrays, answers)
+
+
+def _set_name(data: EvalData) -> str:
+    return data.name.split(" + ")[0]
 
 
 def _case(name: str, arrays: Arrays, answer: str | None) -> Case:

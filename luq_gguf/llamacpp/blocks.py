@@ -46,20 +46,23 @@ def random_rows(ggml: ctypes.CDLL, kind: str, n_columns: int, n_rows: int) -> by
     return quantized_rows(ggml, kind, weights, np.ones((1, n_columns), np.float32)).tobytes()
 
 
-def quantized_rows(ggml: ctypes.CDLL, kind: str, weights: np.ndarray, importance: np.ndarray) -> np.ndarray:
-    """Quantize rows of float32 weights [n_rows, n_columns] to rows of a type's bytes; importance [n_rows or 1,
-    n_columns]."""
+def quantized_rows(ggml: ctypes.CDLL, kind: str, weights: np.ndarray, importance: np.ndarray | None) -> np.ndarray:
+    """Quantize rows of float32 weights [n_rows, n_columns] to rows of a type's bytes.
+
+    `importance` is [n_rows or 1, n_columns or 1]; None, as llama-quantize has it where no importance is known.
+    """
     number, (n_rows, n_columns) = gguf.GGMLQuantizationType[kind].value, weights.shape
     block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
     out = np.zeros((n_rows, n_columns // block * size), np.uint8)
     weights = np.ascontiguousarray(weights, np.float32)
-    columns = np.ascontiguousarray(np.broadcast_to(importance, weights.shape), np.float32)
+    columns = None
+    if importance is not None:
+        columns = np.ascontiguousarray(np.broadcast_to(importance, weights.shape), np.float32)
     ggml.ggml_quantize_init(number)
 
     def quantize(row: int) -> None:
-        ggml.ggml_quantize_chunk(
-            number, weights[row].ctypes.data, out[row].ctypes.data, 0, 1, n_columns, columns[row].ctypes.data
-        )
+        told = None if columns is None else columns[row].ctypes.data
+        ggml.ggml_quantize_chunk(number, weights[row].ctypes.data, out[row].ctypes.data, 0, 1, n_columns, told)
 
     with ThreadPoolExecutor(machine.cores(logical=True)) as pool:
         list(pool.map(quantize, range(n_rows)))

@@ -12,7 +12,7 @@ import shutil
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,8 +173,8 @@ def run(
 class Output:
     """The last lines that a program has written; each was handed to `on_line`."""
 
-    def __init__(self, on_line: Callable[[str], None]) -> None:
-        self.lines: deque[str] = deque(maxlen=20_000)
+    def __init__(self, on_line: Callable[[str], None] = lambda line: None, lines: Iterable[str] = ()) -> None:
+        self.lines: deque[str] = deque(lines, maxlen=20_000)
         self._on_line = on_line
 
     def add(self, line: str) -> None:

@@ -8,28 +8,58 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cache as cache_of
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from luq_gguf.core.hashing import content_of, hash_of
+from luq_gguf.core.json_value import JsonValue
 from luq_gguf.core.measurements import Figures, SharedCounts
 from luq_gguf.core.sweeps import MeterConditions
 from luq_gguf.core.types import Budget, EvalData, Plan
+from luq_gguf.evaluation import cache, pictures, scoring
 from luq_gguf.evaluation import evaluate as evaluation
-from luq_gguf.evaluation import pictures, scoring
-from luq_gguf.evaluation.logprobs import EvalTarget
+from luq_gguf.evaluation.logprobs import Case, EvalTarget, measure_reference, race
 from luq_gguf.evaluation.questions import QuestionSet, shared_with_calibration
 from luq_gguf.llamacpp import tools
 from luq_gguf.llamacpp.gguf import shards, splice
-from luq_gguf.method import two_type_plan
+from luq_gguf.method import racing, two_type_plan
 from luq_gguf.method.metrics import vqa
+from luq_gguf.method.racing import Aim, Measurement
 from luq_gguf.planning import variants
 from luq_gguf.quantization import stage as quantization_stage
 from luq_gguf.quantization.stage import make_f16, make_mmproj
 from luq_gguf.run import serialization
 from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.session import Session
+
+_HOW = 2  # in what form points are kept: those of other numbers are not read
+
+
+@dataclass(frozen=True)
+class WholePoint(JsonValue):
+    """A file that was measured on all questions: its figures, and the sums of its divergence, in nats, over the
+    positions of each different question (of each text, where there are no questions), and how many these are."""
+
+    figures: Figures
+    sums: tuple[float, ...]
+    counts: tuple[int, ...]
+
+    def in_order(self, order: Sequence[int]) -> np.ndarray:
+        """Return the sums in another order of the questions."""
+        return np.array(self.sums)[list(order)]
+
+
+@dataclass(frozen=True)
+class Point:
+    """What is known of a file's divergence, on how many positions, and its figures where these are all."""
+
+    measurement: Measurement
+    n_positions: int
+    figures: Figures | None = None
 
 
 class Meter:
@@ -45,6 +75,8 @@ class Meter:
         self._run, self._spec, self._home = session.run, session.spec, home or session.run
         self._work = self._home.work / "eval"
         self._points = self._home.work / "points"
+        self._whole: dict[str, WholePoint] = {}
+        self._fixed_order: tuple[int, ...] | None = None
         for folder in (self._work, self._points):
             folder.mkdir(exist_ok=True)
 
@@ -74,8 +106,7 @@ class Meter:
 
     def spliced(self, plan: Plan, sources: Sequence[Path]) -> Figures:
         """Measure a file that is spliced from the tensors of others."""
-        path = self._points / "point.gguf"
-        return self._measured(plan, path, lambda: splice.splice(sources, plan.tensor_types, path))
+        return _figures(self.race(plan, lambda: sources, Aim()))
 
     def uniform(self, ftype: str) -> Figures:
         """Measure llama-quantize's own file of a file type, with the same importance matrix."""
@@ -84,12 +115,18 @@ class Meter:
 
     def quantized(self, plan: Plan) -> Figures:
         """Measure the file that llama-quantize writes for a plan."""
+        return _figures(self.written(plan))
+
+    def written(self, plan: Plan) -> Point:
+        """Measure the file that llama-quantize writes for a plan, with its positions."""
         path = self._points / "uniform.gguf"
+        return self._point(plan, path, lambda: quantization_stage.quantize_plan(self._session, plan, path), Aim())
 
-        def make() -> None:
-            quantization_stage.quantize_plan(self._session, plan, path)
-
-        return self._measured(plan, path, make)
+    def race(self, plan: Plan, sources: Callable[[], Sequence[Path]], aim: Aim, rival: Plan | None = None) -> Point:
+        """Measure a file that is spliced from others on as many questions as an aim asks for, beside a `rival` that was
+        measured on all of them."""
+        path = self._points / "point.gguf"
+        return self._point(plan, path, lambda: splice.splice(sources(), plan.tensor_types, path), aim, rival)
 
     def sixteen_bit(self) -> Figures:
         """Measure the reference itself."""
@@ -117,27 +154,94 @@ class Meter:
     def _shared(self) -> SharedCounts:
         return shared_with_calibration(self._home, self._data.samples)
 
+    def _point(self, plan: Plan, path: Path, make: Callable[[], None], aim: Aim, rival: Plan | None = None) -> Point:
+        key = self._key(plan)
+        cached, folder = self._points / f"{key}.json", self._points / key
+        beaten = self._whole.get(self._key(rival)) if rival else next(iter(self._whole.values()), None)
+        rival_sums = beaten.in_order(self._order) if beaten and aim != Aim() else None
+        if cached.exists():
+            whole = serialization.read_value(cached, WholePoint, "sweep")
+            measured = [] if rival_sums is None else _as_raced(whole.in_order(self._order), rival_sums, aim)
+        else:
+            make = cache_of(make)  # once, and only if something is to be measured
+            cases = self._race(replace(self._reference, model=path), folder, aim, rival_sums, make)
+            measured = [sum_of(case) for case in cases]
+            if rival_sums is None or len(measured) == len(self._names):
+                make()
+                whole = self._finished(plan, path, folder)
+                serialization.write_json(cached, whole.to_json())
+                shutil.rmtree(folder)
+            path.unlink(missing_ok=True)
+        if beaten and rival_sums is not None and len(measured) < len(self._names):
+            total = racing.estimate(measured, rival_sums)
+            n_positions = sum(beaten.counts[number] for number in self._order[: len(measured)])
+            return Point(replace(total, kld=total.kld / sum(beaten.counts)), n_positions)
+        self._whole[key] = whole
+        return Point(Measurement(whole.figures.metrics.divergence.mean), sum(whole.counts), whole.figures)
+
+    def _race(
+        self, target: EvalTarget, folder: Path, aim: Aim, rival_sums: np.ndarray | None, make: Callable[[], None]
+    ) -> list[Case]:
+        reference = measure_reference(self._reference, self._data, self._work)
+        order = [self._names[number] for number in self._order]
+
+        def goes_on(cases: Sequence[Case]) -> bool:
+            return rival_sums is None or racing.goes_on([sum_of(case) for case in cases], rival_sums, aim)
+
+        return race(target, self._data, reference, self._work, folder, order, goes_on, make)
+
+    def _finished(self, plan: Plan, path: Path, folder: Path) -> WholePoint:
+        """What is known of a file that was measured on all questions; on texts too, where the data have both."""
+        target, everything = replace(self._reference, model=path), [n for part in cache.names(self._data) for n in part]
+        reference = measure_reference(self._reference, self._data, self._work)
+        cases = race(target, self._data, reference, self._work, folder, everything)
+        evaluated = evaluation.evaluate(
+            target, self._reference, self._data, self._work, metric=self._metric, cases=cases
+        )
+        main = [case for case in cases if case.name in set(self._names)]
+        figures = Figures(path.stat().st_size, plan.bpw, evaluated.result.metrics)
+        counts = tuple(0 if case.kld is None else len(case.kld) for case in main)
+        return WholePoint(figures, tuple(sum_of(case) for case in main), counts)
+
+    @cached_property
+    def _names(self) -> list[str]:
+        """The names of the cases that a mean divergence is over."""
+        return list(evaluation.main_cases(self._data))
+
+    @property
+    def _order(self) -> tuple[int, ...]:
+        """The order of these cases in a race: by the first files that were measured on all of them, before any race."""
+        if self._fixed_order is None:
+            sums = np.array([whole.sums for whole in self._whole.values()]).reshape(-1, len(self._names))
+            order = racing.order(sums)
+            if len(sums) < racing.LEAST_FILES:
+                return order
+            self._fixed_order = order
+        return self._fixed_order
+
     def _key(self, plan: Plan) -> str:
         """The reference's contents stand for the checkpoint's."""
         imatrix = content_of(self._session.imatrix)
         made_by = (imatrix, dict(plan.tensor_types), plan.high, tools.identity(self._spec.llama))
-        return hash_of(self._data.sha256, self._metric, vqa.RULES, self._reference.key(), made_by)
+        return hash_of(_HOW, self._data.sha256, self._metric, vqa.RULES, self._reference.key(), made_by)
 
-    def _measured(self, plan: Plan, path: Path, make: Callable[[], None]) -> Figures:
-        cached = self._points / f"{self._key(plan)}.json"
-        if cached.exists():
-            return serialization.read_value(cached, Figures, "sweep")
-        make()
-        target = replace(self._reference, model=path)
-        scratch = self._points / "scratch"
-        evaluated = evaluation.evaluate(
-            target, self._reference, self._data, self._work, metric=self._metric, scratch=scratch
-        )
-        figures = Figures(path.stat().st_size, plan.bpw, evaluated.result.metrics)
-        serialization.write_json(cached, figures.to_json())
-        path.unlink()
-        shutil.rmtree(scratch)
-        return figures
+
+def _as_raced(sums: np.ndarray, rival: np.ndarray, aim: Aim) -> list[float]:
+    """What a race would have measured of a file: the same search finds the same, whatever was measured since."""
+    measured: list[float] = []
+    while racing.goes_on(measured, rival, aim):
+        measured.append(float(sums[len(measured)]))
+    return measured
+
+
+def _figures(point: Point) -> Figures:
+    assert point.figures  # of all questions
+    return point.figures
+
+
+def sum_of(case: Case) -> float:
+    """Return the divergence of a case, summed over its positions, in nats."""
+    return 0.0 if case.kld is None else float(case.kld.sum(dtype=np.float64))
 
 
 def make_meter(session: Session, questions: QuestionSet) -> Callable[[], Meter]:

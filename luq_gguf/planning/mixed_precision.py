@@ -13,15 +13,15 @@ from luq_gguf.core.errors import BudgetError
 from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.measurements import Figures
 from luq_gguf.core.plan_quality import ComparedFile, LowestKld, MeasuredKld, PredictedKld
-from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import Budget, Plan, Profile
 from luq_gguf.core.units import format_size
 from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.method import knapsack, mixed_precision, orders, two_type_plan, uniform
 from luq_gguf.method.mixed_precision import SearchResult, SearchSpace, Types
+from luq_gguf.method.racing import Aim, Measurement
 from luq_gguf.method.speed_model import SpeedTable
 from luq_gguf.planning import variants
-from luq_gguf.planning.meter import Meter
+from luq_gguf.planning.meter import Meter, Point
 from luq_gguf.planning.variants import TYPES, Candidates
 from luq_gguf.run.preflight import ModelSpec
 from luq_gguf.run.session import Session
@@ -125,32 +125,33 @@ def best_plan(
     """Return the best plan found, with its predicted and measured KL divergence, and that of the files to beat."""
     spec, reporter, budget = session.spec, session.reporter, chosen.budget
     began, most = time.monotonic(), chosen.most_bytes(spec)
-    variant_files = variants.make(session, chosen.candidates)
-    space = chosen.space(spec, variants.errors_of(session, chosen.candidates, variant_files))
+    variants.check_space(session, chosen.candidates)
+    space = chosen.space(spec, variants.errors_of(session, chosen.candidates))
     meter = make_meter()
     rivals = _rivals(spec, profile, chosen.candidates, most)
-    measure = _PlanMeter(
-        meter, variant_files, mixed_precision.most_files(space, most, request.swaps, len(rivals)), reporter
-    )
+    n_files = mixed_precision.most_files(space, most, request.swaps, len(rivals))
+    measure = _PlanMeter(session, meter, chosen.candidates, n_files)
     starts: list[Types] = []
     rival_figures: dict[str, Figures] = {}
     for name, plan in rivals.items():
         types = chosen.candidates.as_choice(plan.tensor_types)
         starts += [types] if types else []
-        rival_figures[name] = measure(_label(spec, plan), spliced=chosen.candidates.holds(plan.tensor_types))
-
-    def kld_of(types: Types) -> float:
-        return _kld(measure(variants.plan_of(spec, chosen.candidates.as_types(types), "best")))
+        rival_figures[name] = measure.whole(_label(spec, plan))
 
     def enough() -> bool:
         return request.minutes is not None and time.monotonic() - began > 60 * request.minutes
 
     slowest = None if budget.decode_tps is None else 1 / budget.decode_tps
     constraints = mixed_precision.Constraints(most, slowest, swaps=request.swaps, enough=enough)
-    result = mixed_precision.search(space, constraints, kld_of, starts, seed)
+    result = mixed_precision.search(space, constraints, measure.types, starts, seed)
     plan = variants.plan_of(spec, chosen.candidates.as_types(result.types), "best")
-    figures = measure(plan)
-    predicted: PredictedKld | None = _predicted(result, space, most)
+    figures = measure.whole(plan)
+    share = measure.n_saved / (measure.n_positions + measure.n_saved)
+    reporter.info(
+        f"best: {len(result.measured)} files measured on {measure.n_positions} positions; racing saved {share:.0%} of "
+        "what they have on all questions"
+    )
+    predicted: PredictedKld | None = _predicted(result, space, most, measure)
     rival = min(rival_figures, key=lambda name: _kld(rival_figures[name]), default=None)
     may_win = slowest is None and rival is not None and chosen.candidates.obeys(rivals[rival].tensor_types)
     if may_win and rival and _kld(rival_figures[rival]) < result.kld:  # of types that the variants do not hold
@@ -167,26 +168,55 @@ def best_plan(
 
 
 class _PlanMeter:
-    """Measures plans, each once, and says after the first how long all will take."""
+    """Measures plans, each once, says after the first how long all will take, and counts positions."""
 
-    def __init__(self, meter: Meter, variant_files: Sequence[Path], most: int, reporter: Reporter) -> None:
-        self._meter, self._variants, self._most, self._reporter = meter, variant_files, most, reporter
-        self._seen: set[str] = set()
+    def __init__(self, session: Session, meter: Meter, candidates: Candidates, most: int) -> None:
+        self._session, self._meter, self._candidates, self._most = session, meter, candidates, most
+        self._positions: dict[str, int] = {}  # of each file
         conditions = meter.conditions()
         data = f"{conditions.n_samples} questions" if conditions.n_samples else f"{conditions.n_chunks} chunks of text"
-        reporter.info(f"best: up to {self._most} files to measure, each on {data}; measurements are kept")
+        session.reporter.info(f"best: up to {most} files to measure, each on {data} or some of them; they are kept")
 
-    def __call__(self, plan: Plan, *, spliced: bool = True) -> Figures:
-        started = time.monotonic()
-        figures = self._meter.spliced(plan, self._variants) if spliced else self._meter.quantized(plan)
-        self._seen.add(hash_of(dict(plan.tensor_types)))
-        if len(self._seen) == 2:  # the first measured the 16-bit file too
+    def whole(self, plan: Plan) -> Figures:
+        """Measure a plan on all questions."""
+        if self._candidates.holds(plan.tensor_types):
+            point = self._counted(plan, lambda: self._meter.race(plan, lambda: self._sources(plan), Aim()))
+        else:
+            point = self._counted(plan, lambda: self._meter.written(plan))
+        assert point.figures
+        return point.figures
+
+    def types(self, types: Types, aim: Aim) -> Measurement:
+        """Measure a choice of types as far as is asked for."""
+        plan, rival = self._plan(types), self._plan(aim.to_beat) if aim.to_beat else None
+        return self._counted(plan, lambda: self._meter.race(plan, lambda: self._sources(plan), aim, rival)).measurement
+
+    @property
+    def n_positions(self) -> int:
+        """How many positions the measured figures are from."""
+        return sum(self._positions.values())
+
+    @property
+    def n_saved(self) -> int:
+        """How many more it would have been on all questions."""
+        return max(self._positions.values()) * len(self._positions) - self.n_positions
+
+    def _counted(self, plan: Plan, measure: Callable[[], Point]) -> Point:
+        started, reporter = time.monotonic(), self._session.reporter
+        point = measure()
+        self._positions[hash_of(dict(plan.tensor_types))] = point.n_positions
+        n_files = len(self._positions)
+        if n_files == 2:  # the first measured the 16-bit file too
             each = time.monotonic() - started
-            self._reporter.info(
-                f"a file takes {each:.0f} s: at most {max(1, round(each * self._most / 60))} min in total"
-            )
-        self._reporter.progress("files measured", len(self._seen), self._most)
-        return figures
+            reporter.info(f"a file takes {each:.0f} s: at most {max(1, round(each * self._most / 60))} min in total")
+        reporter.progress("files measured", n_files, self._most)
+        return point
+
+    def _plan(self, types: Types) -> Plan:
+        return variants.plan_of(self._session.spec, self._candidates.as_types(types), "best")
+
+    def _sources(self, plan: Plan) -> list[Path]:
+        return variants.make(self._session, self._candidates, plan.tensor_types)
 
 
 def measured_kld(figures: Figures, meter: Meter) -> MeasuredKld:
@@ -235,7 +265,7 @@ def _compared(name: str, figures: Figures) -> ComparedFile:
     return ComparedFile(name, figures.n_bytes, kld.mean, kld.low, kld.high)
 
 
-def _predicted(result: SearchResult, space: SearchSpace, most_bytes: int) -> PredictedKld:
+def _predicted(result: SearchResult, space: SearchSpace, most_bytes: int, measure: _PlanMeter) -> PredictedKld:
     return PredictedKld(
         value=result.predicted,
         error=result.predicted_error,
@@ -244,6 +274,8 @@ def _predicted(result: SearchResult, space: SearchSpace, most_bytes: int) -> Pre
         swaps_measured=result.n_swaps,
         swaps_that_helped=result.n_helped,
         budget_left_bytes=most_bytes - space.file_bytes(result.types),
+        positions_measured=measure.n_positions,
+        positions_saved=measure.n_saved,
     )
 
 

@@ -284,7 +284,7 @@ def add_best_points(session: Session, profile: Profile | None, meter: Meter, swe
             continue
         plan = mixed_precision_planning.best_plan(session, profile, best, choices, lambda: meter)
         if choices.candidates.as_choice(plan.tensor_types):
-            figures = meter.spliced(plan, variants.make(session, choices.candidates))
+            figures = meter.spliced(plan, variants.make(session, choices.candidates, plan.tensor_types))
         else:
             figures = meter.quantized(plan)
         figures = replace(figures, average_bits=variants.layer_bits(session.spec, plan))

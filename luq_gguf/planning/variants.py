@@ -4,7 +4,7 @@ type costs each matrix, in bytes and in error."""
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,8 +16,8 @@ from luq_gguf.core.errors import BudgetError, DiskSpaceError
 from luq_gguf.core.hashing import content_of, hash_of
 from luq_gguf.core.types import STOCK, Plan
 from luq_gguf.core.units import format_size, padded
-from luq_gguf.llamacpp import labels, quantize
-from luq_gguf.llamacpp.gguf import imatrix, quant_error, reader
+from luq_gguf.llamacpp import labels, quantize, sampled_errors, tools
+from luq_gguf.llamacpp.gguf import quant_error, reader
 from luq_gguf.method import two_type_plan
 from luq_gguf.method.mixed_precision import SearchSpace, Types
 from luq_gguf.method.sensitivity import TensorGroup
@@ -65,6 +65,13 @@ class Candidates:
             return tuple(self.types[name].index(types[name]) for name in self.names)
         except ValueError:
             return None
+
+    def needed(self, types: Mapping[str, str], made: Collection[str]) -> list[str]:
+        """Return the types whose variants hold these types of all matrices together, in their order: those that are
+        `made` where they do, others only for what these do not hold."""
+        preferred = sorted(range(len(self.kinds)), key=lambda number: self.kinds[number] not in made)
+        first = {next(n for n in preferred if self.types[name][n] == types[name]) for name in self.names}
+        return [self.kinds[number] for number in sorted(first)]
 
 
 def candidates(spec: ModelSpec, kinds: Sequence[str], *, by_tensor: bool) -> Candidates:
@@ -151,26 +158,41 @@ def _seconds(
     return np.array([[of(name, kind) for kind in candidates.types[name]] for name in candidates.names])
 
 
-def make(session: Session, candidates: Candidates) -> list[Path]:
-    """Return the files of all variants, in the types' order; existing files are kept. Raises DiskSpaceError."""
-    run, spec = session.run, session.spec
-    (run.work / "bank").mkdir(exist_ok=True)
-    plans = [
-        plan_of(spec, candidates.as_types((number,) * len(candidates.names)), "bank")
-        for number in range(len(candidates.kinds))
-    ]
-    names = [f".work/bank/all-{kind}.gguf" for kind in candidates.kinds]
-    missing = sum(p.predicted_file_bytes for p, n in zip(plans, names, strict=True) if not run.file(n).exists())
-    free = shutil.disk_usage(run.path).free
+def check_space(session: Session, candidates: Candidates) -> None:
+    """Raise DiskSpaceError where there is no room for the variants of all types, as there may have to be."""
+    run, free = session.run, shutil.disk_usage(session.run.path).free
+    missing = sum(
+        _plan(session.spec, candidates, kind).predicted_file_bytes
+        for kind in candidates.kinds
+        if not run.file(_name(kind)).exists()
+    )
     if missing > free:
         raise DiskSpaceError(
-            f"The quantized variants of {len(names)} types need {format_size(missing)} more, but {run.path} has "
-            f"{format_size(free)} free.",
+            f"The quantized variants of {len(candidates.kinds)} types need {format_size(missing)} more, but {run.path} "
+            f"has {format_size(free)} free.",
             "Free some space, or give fewer --types.",
         )
-    for kind, plan, name in zip(candidates.kinds, plans, names, strict=True):
-        quantization_stage.write_quantized(session, plan, f"bank-{kind}", name)
-    return [run.file(name) for name in names]
+
+
+def make(session: Session, candidates: Candidates, types: Mapping[str, str]) -> list[Path]:
+    """Return the variants' files that a file of these types is spliced from, in the types' order. Those that do not
+    exist yet are made: many a type is never wanted."""
+    run = session.run
+    (run.work / "bank").mkdir(exist_ok=True)
+    kinds = candidates.needed(types, [kind for kind in candidates.kinds if run.file(_name(kind)).exists()])
+    for kind in kinds:
+        plan = _plan(session.spec, candidates, kind)
+        quantization_stage.write_quantized(session, plan, f"bank-{kind}", _name(kind))
+    return [run.file(_name(kind)) for kind in kinds]
+
+
+def _name(kind: str) -> str:
+    return f".work/bank/all-{kind}.gguf"
+
+
+def _plan(spec: ModelSpec, candidates: Candidates, kind: str) -> Plan:
+    number = candidates.kinds.index(kind)
+    return plan_of(spec, candidates.as_types((number,) * len(candidates.names)), "bank")
 
 
 def plan_of(spec: ModelSpec, types: Mapping[str, str], ranking: str) -> Plan:
@@ -239,24 +261,26 @@ def layer_bits(spec: ModelSpec, plan: Plan) -> float:
     return 8 * n_bytes / sum(choice.n_weights for choice in inside)
 
 
-def errors_of(session: Session, candidates: Candidates, variant_files: Sequence[Path]) -> dict[str, list[float]]:
-    """Return relative output errors of every matrix in every type, measured once on the variants' files."""
-    run = session.run
+def errors_of(session: Session, candidates: Candidates) -> dict[str, list[float]]:
+    """Return relative output errors of every matrix in every type, from some of its rows that ggml quantizes on the
+    spot: no variant is needed for them."""
+    run, spec = session.run, session.spec
     name = ".work/bank/errors.json"
-    stages = run.read()["stages"]
-    made = [fact["sha256"] for kind in candidates.kinds for fact in stages[f"bank-{kind}"]["outputs"].values()]
-    source = (session.spec.checkpoint.fingerprint, content_of(session.imatrix))
-    key = hash_of(made, list(candidates.kinds), source, quant_error.HOW, quant_error.ROWS)
+    wanted = {matrix: candidates.types[matrix][: len(candidates.kinds)] for matrix in candidates.names}
+    how = (quant_error.HOW, quant_error.ROWS, tools.identity(spec.llama))
+    key = hash_of(wanted, spec.checkpoint.fingerprint, content_of(session.imatrix), how)
 
     def make() -> None:
-        errors = quant_error.relative_errors(
+        (run.work / "bank").mkdir(exist_ok=True)
+        errors = sampled_errors.sampled_errors(
             quantization_stage.make_f16(session),
-            variant_files,
-            candidates.names,
-            imatrix.read(session.imatrix),
+            session.imatrix,
+            wanted,
+            quant_error.ROWS,
             lambda done, total: session.reporter.progress("errors of matrices", done, total),
         )
-        serialization.write_json(run.file(name), errors)
+        listed = {matrix: [errors[matrix][kind] for kind in kinds] for matrix, kinds in wanted.items()}
+        serialization.write_json(run.file(name), listed)
 
     run.run_stage("errors", key, [name], make)
     content: dict[str, list[float]] = serialization.read_json(run.file(name), "plan")

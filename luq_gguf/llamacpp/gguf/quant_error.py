@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import gguf
@@ -16,31 +16,12 @@ HOW = 2  # in what way errors are weighed: kept ones of other numbers are not re
 ROWS = 128  # of a matrix: a thousand columns each make the mean of so many exact to less than a percent
 
 
-def relative_errors(
-    source: Path,
-    files: Sequence[Path],
-    names: Collection[str],
-    importance: ImportanceMatrix,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, list[float]]:
-    """Return, for every name and each file, sum(m (w - q)^2) / sum(m w^2) over rows spread evenly over the matrix.
-
-    w is the 16-bit weight, q what the file has for it, m the mean squared input of its column (1 where no importance is
-    known): the relative error of the matrix's output for inputs whose columns are independent.
-    """
-    originals, others = tensors_of(source), [tensors_of(path) for path in files]
-    errors: dict[str, list[float]] = {}
-    for done, name in enumerate(names, 1):
-        rows = rows_of(originals[name], ROWS)
-        weights = values_of(originals[name], rows)
-        columns = columns_of(importance, originals[name], rows)
-        errors[name] = [share_lost(weights, values_of(tensors[name], rows), columns) for tensors in others]
-        progress(done, len(names))
-    return errors
-
-
 def share_lost(weights: np.ndarray, quantized: np.ndarray, columns: np.ndarray) -> float:
-    """Return the relative error of the output."""
+    """Return the relative error of the output, sum(m (w - q)^2) / sum(m w^2), over some rows of a matrix.
+
+    w is the 16-bit weight, q what a quantized file has for it, m the mean squared input of its column (1 where no
+    importance is known): the error for inputs whose columns are independent.
+    """
     return float(((weights - quantized) ** 2 * columns).sum()) / (float((weights**2 * columns).sum()) or 1.0)
 
 
