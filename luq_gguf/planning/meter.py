@@ -164,7 +164,14 @@ class Meter:
             measured = [] if rival_sums is None else _as_raced(whole.in_order(self._order), rival_sums, aim)
         else:
             make = cache_of(make)  # once, and only if something is to be measured
-            cases = self._race(replace(self._reference, model=path), folder, aim, rival_sums, make)
+            target = replace(self._reference, model=path)
+
+            def goes_on(cases: Sequence[Case]) -> bool:
+                return rival_sums is None or racing.goes_on([sum_of(case) for case in cases], rival_sums, aim)
+
+            reference = measure_reference(self._reference, self._data, self._work)
+            order = [self._names[number] for number in self._order]
+            cases = race(target, self._data, reference, self._work, folder, order, goes_on, make)
             measured = [sum_of(case) for case in cases]
             if rival_sums is None or len(measured) == len(self._names):
                 make()
@@ -178,17 +185,6 @@ class Meter:
             return Point(replace(total, kld=total.kld / sum(beaten.counts)), n_positions)
         self._whole[key] = whole
         return Point(Measurement(whole.figures.metrics.divergence.mean), sum(whole.counts), whole.figures)
-
-    def _race(
-        self, target: EvalTarget, folder: Path, aim: Aim, rival_sums: np.ndarray | None, make: Callable[[], None]
-    ) -> list[Case]:
-        reference = measure_reference(self._reference, self._data, self._work)
-        order = [self._names[number] for number in self._order]
-
-        def goes_on(cases: Sequence[Case]) -> bool:
-            return rival_sums is None or racing.goes_on([sum_of(case) for case in cases], rival_sums, aim)
-
-        return race(target, self._data, reference, self._work, folder, order, goes_on, make)
 
     def _finished(self, plan: Plan, path: Path, folder: Path) -> WholePoint:
         """What is known of a file that was measured on all questions; on texts too, where the data have both."""
