@@ -1,4 +1,4 @@
-"""Sizes in bytes and bits per weight for people, and sizes padded to an alignment."""
+"""Sizes in bytes, bits per weight and times for people, and sizes padded to an alignment."""
 
 from __future__ import annotations
 
@@ -21,6 +21,14 @@ def format_bpw(bpw: float) -> str:
     """Return bits per weight as text that is never less than the number, so that it can be given back as a target."""
     thousandths = ceil(bpw * 1000)
     return f"{(thousandths + (thousandths / 1000 < bpw)) / 1000:.3f}"
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a time as text with its two largest units: 7.3 s, 2 min 05 s, 3 h 20 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def padded(n_bytes: int, alignment: int) -> int:

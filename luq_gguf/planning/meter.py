@@ -32,7 +32,7 @@ from luq_gguf.method.racing import Aim, Measurement
 from luq_gguf.planning import variants
 from luq_gguf.quantization import stage as quantization_stage
 from luq_gguf.quantization.stage import make_f16, make_mmproj
-from luq_gguf.run import serialization
+from luq_gguf.run import durations, serialization
 from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.session import Session
 
@@ -171,7 +171,8 @@ class Meter:
 
             reference = measure_reference(self._reference, self._data, self._work)
             order = [self._names[number] for number in self._order]
-            cases = race(target, self._data, reference, self._work, folder, order, goes_on, make)
+            with self._run.timed(durations.MEASURE):
+                cases = race(target, self._data, reference, self._work, folder, order, goes_on, make)
             measured = [sum_of(case) for case in cases]
             if rival_sums is None or len(measured) == len(self._names):
                 make()

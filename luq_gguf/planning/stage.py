@@ -141,7 +141,7 @@ def prepare(session: Session, request: PlanRequest, *, profiled: bool = True) ->
     if not request.best:
         two_type_plan.check_budget(spec.tensors, budget)
     if request.measures:
-        _check_context(session, _measured_on(request, spec))
+        _check_context(session, measured_on(request, spec))
     speeds = predictor(session, required=budget.decode_tps is not None, wanted=request.predict_speed)
     if request.best:
         has_speeds = speeds is not None
@@ -159,7 +159,7 @@ def prepare(session: Session, request: PlanRequest, *, profiled: bool = True) ->
     return PlanInputs(request, speeds, room=room, named=named)
 
 
-def _measured_on(request: PlanRequest, spec: ModelSpec) -> QuestionSet:
+def measured_on(request: PlanRequest, spec: ModelSpec) -> QuestionSet:
     """What files are measured on: for the best plan, which measures many, few questions and divergence alone."""
     if not request.best:
         return request.questions
@@ -184,7 +184,7 @@ def make(session: Session, profile: Profile | None, prepared: PlanInputs) -> Pla
     budget, spec, named = request.budget, session.spec, prepared.named
     counted, rule = prepared.counted, prepared.rule
     if request.best and prepared.choices:
-        metering = make_meter(session, _measured_on(request, spec))
+        metering = make_meter(session, measured_on(request, spec))
         plan = mixed_precision_planning.best_plan(
             session, profile, request.best, prepared.choices, metering, request.seed
         )

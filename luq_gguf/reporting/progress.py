@@ -14,6 +14,7 @@ from typing import Any
 
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.terminal import is_dumb, is_plain
+from luq_gguf.core.units import format_seconds
 
 LINE_SECONDS = 30.0  # between lines of a stage in a log
 TENTH_SECONDS = 5.0  # the same where another tenth of the stage is done
@@ -142,7 +143,9 @@ class _Log:
                 self._end(name, "done", now)
             elif self._is_due(stage, now, share):
                 stage.written, stage.written_share = now, share
-                self._write(f"{name}: {_state(done, total)} after {_duration(now - stage.began)}{_left(stage, now)}")
+                self._write(
+                    f"{name}: {_state(done, total)} after {format_seconds(now - stage.began)}{_left(stage, now)}"
+                )
 
     def _is_due(self, stage: _Stage, now: float, share: float) -> bool:
         waited = now - stage.written
@@ -151,7 +154,7 @@ class _Log:
     def _end(self, name: str, word: str, now: float) -> None:
         stage = self._open.pop(name)
         self._ended.add(name)
-        self._write(f"{name}: {word}, {_state(stage.done, stage.total)} in {_duration(now - stage.began)}")
+        self._write(f"{name}: {word}, {_state(stage.done, stage.total)} in {format_seconds(now - stage.began)}")
 
     def close(self, word: str) -> None:
         """Tell how stages end that did not come to their total, which may have been an upper bound."""
@@ -166,15 +169,11 @@ def _state(done: float, total: float) -> str:
 
 def _left(stage: _Stage, now: float) -> str:
     gained = stage.done - stage.at_first
-    return f", about {_duration((now - stage.began) * (stage.total - stage.done) / gained)} left" if gained > 0 else ""
-
-
-def _duration(seconds: float) -> str:
-    """Return a time with its two largest units: 7.3 s, 2 min 05 s, 3 h 20 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+    return (
+        f", about {format_seconds((now - stage.began) * (stage.total - stage.done) / gained)} left"
+        if gained > 0
+        else ""
+    )
 
 
 @contextmanager

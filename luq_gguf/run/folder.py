@@ -10,8 +10,8 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -37,6 +37,7 @@ class RunFolder:
     def __init__(self, path: Path, *, create: bool = False, overwrite: bool = False) -> None:
         self.path = path
         self.work = path / ".work"
+        self.seconds: dict[str, float] = {}  # that this process has spent in stages, without those inside of them
         self.versions = {"luq_gguf": __version__}  # of what makes stages; the preflight adds others
         # The system ends it with our process, however that ends; a soft lock, a file that is there, would stay.
         self._lock = FileLock(path / ".lock", timeout=0, thread_local=False, fallback_to_soft=False)
@@ -188,8 +189,9 @@ class RunFolder:
         if self.is_done(stage, key) and set(outputs) == set(self.outputs(stage)):  # a file may have another name now
             return False
         interrupts.check()
-        started = time.monotonic()
-        make()
+        with self.timed(stage):
+            started = time.monotonic()
+            make()
         peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
         peak *= 1 if platform.system() == "Darwin" else 1024
         record = {
@@ -203,6 +205,16 @@ class RunFolder:
         self.update(stages=stages | {stage: record})
         interrupts.check()  # only now: a finished stage is never lost
         return True
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Count the seconds inside this context to a stage, but for those of stages inside of it."""
+        started, before = time.monotonic(), sum(self.seconds.values())
+        try:
+            yield
+        finally:
+            inside = sum(self.seconds.values()) - before
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - started - inside
 
     def share_stage(self, stage: str, key: str, outputs: Iterable[str]) -> None:
         """Record a stage as done where another one has written the same outputs from the same inputs."""

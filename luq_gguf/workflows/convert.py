@@ -16,6 +16,7 @@ from luq_gguf.core.plan_quality import UniformBaseline
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.shown_pictures import ShownPictures
 from luq_gguf.core.types import Plan, Profile, QuantizedModel, RunOptions
+from luq_gguf.core.units import format_seconds
 from luq_gguf.diagnostics import verify
 from luq_gguf.hf import datasets
 from luq_gguf.llamacpp import tools
@@ -30,11 +31,12 @@ from luq_gguf.publishing.upload import Upload
 from luq_gguf.quantization import stage as quantization_stage
 from luq_gguf.quantization.stage import check_slices, drop_f16, make_f16, mmproj_name
 from luq_gguf.reporting.plan_text import better_line
+from luq_gguf.run import durations
 from luq_gguf.run.disk import check_disk
 from luq_gguf.run.folder import RunFolder
 from luq_gguf.run.preflight import claim
 from luq_gguf.run.session import Session, open_session
-from luq_gguf.workflows import against, pictures, profiled_runs
+from luq_gguf.workflows import against, expected_work, pictures, profiled_runs
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,10 @@ def _convert(
         largest = two_type_plan.file_bytes(session.spec.tensors, ())
         needed = len(requests) * largest + sum(plan.predicted_file_bytes for plan in stock_plans)
         check_disk(session, needed, needs_f16=first.measures)
+        is_new = not run.outputs("profile") and not run.outputs("quantize")
+        work = expected_work.work(session, calibration, prepared, stock_plans)
+        ahead = durations.expected(work, options.threads)
+        reporter.info(ahead.sentence())
         profiled_runs.store(session)
         profile = make_profile(session, calibration)
         session = session.with_dataset(profile)
@@ -189,7 +195,13 @@ def _convert(
         files = {file.model.path: file for file in luq}
         if len(files) < len(luq):
             reporter.info(f"{len(luq) - len(files)} of the budgets give the same file as another one")
-        return finished(session, profile, (*stock.values(), *files.values()), check=check)
+        made_files = finished(session, profile, (*stock.values(), *files.values()), check=check)
+        took = durations.spent(run.seconds)
+        run.update(durations={"expected_seconds": ahead.to_json(), "seconds": took.to_json()})
+        reporter.info(f"took {format_seconds(took.total)}: {took.listed()}")
+        if is_new:
+            durations.learn(work, took, options.threads)
+        return made_files
 
 
 def _planned_file(session: Session, profile: Profile, inputs: PlanInputs) -> MadeFile:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 
+from luq_gguf.core.units import format_seconds
 from luq_gguf.reporting import progress
 
 STAGES = """
@@ -39,7 +40,7 @@ def test_a_log_has_begin_end_and_now_and_then_a_share():
     calls = [(second, "samples", second, 100.0) for second in range(101)]
     assert log_of(*calls) == [
         "samples: begins",
-        *(f"samples: {n}/100 after {progress._duration(n)}, about {progress._duration(100 - n)} left"
+        *(f"samples: {n}/100 after {format_seconds(n)}, about {format_seconds(100 - n)} left"
           for n in range(10, 100, 10)),
         "samples: done, 100/100 in 1 min 40 s",
     ]  # fmt: skip
