@@ -1,8 +1,8 @@
 """How long the parts of a conversion will take on this machine, and how long they took.
 
-What is expected is a product: work, counted in weights, times what a weight takes a core. These rates were measured once
-(AMD Zen 4, one core) and are corrected by what conversions have taken on the machine at hand, which is kept per machine.
-They are estimates, and said to be.
+What is expected is a product: work, counted in weights, times what a weight takes a core. These rates were measured
+once (AMD Zen 4, one core) and are corrected by what conversions have taken on the machine at hand, which is kept per
+machine. They are estimates, and said to be.
 """
 
 from __future__ import annotations
