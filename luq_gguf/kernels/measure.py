@@ -18,8 +18,8 @@ import numpy as np
 from luq_gguf.core import machine
 from luq_gguf.core.errors import KernelsError
 from luq_gguf.core.speeds import Ratio
-from luq_gguf.kernels.ggml import BLOCK, IQ1_M, Ggml, Product, random_blocks
 from luq_gguf.llamacpp import child, tools
+from luq_gguf.llamacpp.ggml_products import BLOCK, IQ1_M, Ggml, Product, random_blocks
 from luq_gguf.method.metrics.intervals import paired_ratio
 
 N_ROWS, N_COLUMNS = 18944, 3584  # the largest matrix of a 7B model

@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from luq_gguf.benchmarking import type_benchmark
+from luq_gguf.benchmarking import type_benchmark, type_products
 from luq_gguf.core import machine
 from luq_gguf.core.errors import BudgetError
 from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.measurements import Figures
 from luq_gguf.core.plan_quality import ComparedFile, LowestKld, MeasuredKld, PredictedKld
+from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import Budget, Plan, Profile
 from luq_gguf.core.units import format_size
 from luq_gguf.llamacpp.gguf import reader
@@ -27,6 +28,7 @@ from luq_gguf.run.preflight import ModelSpec
 from luq_gguf.run.session import Session
 
 N_UNIFORM_STARTS = 3  # uniform files that the search begins with
+LARGE = 50_000_000  # weights: a smaller model is fast in every type
 USEFUL = 0.5  # of Q4_K's decode speed: types below are not chosen unless they are named
 
 
@@ -67,38 +69,26 @@ def choices(
     budget: Budget,
     request: BestRequest,
     *,
-    measured_speed: bool,
-    measure: bool = False,
     refusal: Callable[[int, str], BudgetError] | None = None,
 ) -> Choices:
     """Return types and sizes. Raises BudgetError, naming the smallest possible file, where the budget is below it.
 
-    `measured_speed`: whether types that are known to be slow here are left out, where none are named; with `measure`,
-    what is not known is measured for that. `refusal` makes the error of the smallest file, in bytes and in words, where
-    the size follows from another budget.
+    Where no types are named, those that a large model would be slow with here are left out. `refusal` makes the error
+    of the smallest file, in bytes and in words, where the size follows from another budget.
     """
     spec, reporter = session.spec, session.reporter
     kinds = tuple(reader.check_type(kind, "--types") for kind in request.types or TYPES)
+    geometry, threads = type_benchmark.Geometry(spec.source, spec.tensors), session.options.threads
+    if request.types is None and spec.tensors.n_weights >= LARGE:
+        kinds = _useful(
+            kinds, type_products.decode_rates(geometry, threads, {*kinds, "Q4_K"}, reporter) or {}, reporter
+        )
     speeds = None
-    if budget.decode_tps is not None or (measured_speed and request.types is None):
-        geometry, threads = type_benchmark.Geometry(spec.source, spec.tensors), session.options.threads
-        of = (geometry, threads or machine.cores())
+    if budget.decode_tps is not None:
         compared = sorted({*kinds, "Q4_K"})
-        if measure or budget.decode_tps is not None:
-            speeds = type_benchmark.measured_rates(*of, reporter, compared)
-        else:
-            speeds = type_benchmark.known_rates(*of, compared)
-    if speeds and request.types is None:
-        slow = [
-            k
-            for k in kinds
-            if speeds.rates[k].decode_weights_per_second < USEFUL * speeds.rates["Q4_K"].decode_weights_per_second
-        ]
-        if slow:
-            reporter.info(f"left out, slower than {USEFUL:g} times Q4_K's decode speed here: {', '.join(slow)}")
-        kinds = tuple(kind for kind in kinds if kind not in slow)
+        speeds = type_benchmark.measured_rates(geometry, threads or machine.cores(), reporter, compared)
     candidates = variants.candidates(spec, kinds, by_tensor=request.by_tensor)
-    chosen = Choices(candidates, budget, speeds if budget.decode_tps is not None else None, request.by_tensor)
+    chosen = Choices(candidates, budget, speeds, request.by_tensor)
     most = chosen.most_bytes(spec)
     smallest = knapsack.smallest_bytes(chosen.space(spec).options)
     if most < smallest and refusal:
@@ -112,6 +102,15 @@ def choices(
             "--types.",
         )
     return chosen
+
+
+def _useful(kinds: tuple[str, ...], rates: Mapping[str, float], reporter: Reporter) -> tuple[str, ...]:
+    """The types that decode at a useful speed here; all, where that is not known."""
+    least = USEFUL * rates.get("Q4_K", 0.0)
+    slow = [kind for kind in kinds if rates.get(kind, least) < least]
+    if slow:
+        reporter.info(f"left out, slower than {USEFUL:g} times Q4_K's decode speed here: {', '.join(slow)}")
+    return tuple(kind for kind in kinds if kind not in slow)
 
 
 def best_plan(

@@ -32,8 +32,8 @@ from luq_gguf.run import serialization
 from luq_gguf.run.preflight import ModelSpec
 from luq_gguf.run.session import Session
 
-SEARCHED, SEARCHED_LARGE, SMALL = 64, 8, 50_000_000  # questions of a larger set that the best plan is searched with; 64
-# for a model of fewer weights than SMALL: the search of a large one should take no longer than its variants
+SEARCHED, SEARCHED_LARGE = 64, 8  # questions of a larger set that the best plan is searched with, the second for a
+# large model: its search should take no longer than its variants
 SEARCHED_TOKENS = 8  # of an answer: a longer one costs its decoding in every file
 
 
@@ -144,13 +144,10 @@ def prepare(session: Session, request: PlanRequest, *, profiled: bool = True) ->
         _check_context(session, measured_on(request, spec))
     speeds = predictor(session, required=budget.decode_tps is not None, wanted=request.predict_speed)
     if request.best:
-        has_speeds = speeds is not None
         choices = mixed_precision_planning.choices(
             session,
             budget,
             request.best,
-            measured_speed=has_speeds,
-            measure=request.predict_speed,
             refusal=room.refusal if room else None,
         )
         return PlanInputs(request, speeds, choices, room)
@@ -163,7 +160,7 @@ def measured_on(request: PlanRequest, spec: ModelSpec) -> QuestionSet:
     """What files are measured on: for the best plan, which measures many, few questions and divergence alone."""
     if not request.best:
         return request.questions
-    most = SEARCHED if spec.tensors.n_weights < SMALL else SEARCHED_LARGE
+    most = SEARCHED if spec.tensors.n_weights < mixed_precision_planning.LARGE else SEARCHED_LARGE
     samples = request.questions.samples or most
     return replace(request.questions, samples=samples, max_tokens=SEARCHED_TOKENS, metric="none")
 
@@ -279,7 +276,7 @@ def add_best_points(session: Session, profile: Profile | None, meter: Meter, swe
     for n_bytes in sizes:
         budget, best = Budget(n_bytes=n_bytes), BestRequest()
         try:
-            choices = mixed_precision_planning.choices(session, budget, best, measured_speed=False)
+            choices = mixed_precision_planning.choices(session, budget, best)
         except BudgetError:  # below what these types can do
             continue
         plan = mixed_precision_planning.best_plan(session, profile, best, choices, lambda: meter)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_programs import FORMS, Program, aarch64, compile_program, sanitized, write_grid
 
-from luq_gguf.kernels import ggml
+from luq_gguf.llamacpp import ggml_products as ggml
 from luq_gguf.llamacpp.gguf import reader
 
 COLUMNS = (1, 2, 3, 4, 7, 8, 33, 64, 130)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from luq_gguf.kernels.ggml import F16, F32, IQ1_M, IQ1_S, Ggml, Product, random_blocks
+from luq_gguf.llamacpp.ggml_products import F16, F32, IQ1_M, IQ1_S, Ggml, Product, random_blocks
 
 SHAPES = [(1, 256), (2, 512), (3, 256), (8, 768), (33, 256), (64, 512), (2, 3, 512), (2, 2, 3, 256)]
 

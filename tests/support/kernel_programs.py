@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from luq_gguf.kernels import build, ggml
+from luq_gguf.kernels import build
+from luq_gguf.llamacpp import ggml_products as ggml
 
 FORMS = {"as in use": 0, "column by column": 1, "matrix": 2}
 

@@ -7,6 +7,7 @@ the caller.
 from __future__ import annotations
 
 import ctypes
+import itertools
 from collections.abc import Sequence
 from ctypes import POINTER, c_bool, c_char_p, c_int, c_int64, c_size_t, c_void_p
 from pathlib import Path
@@ -117,16 +118,37 @@ class Ggml:
 
     def kernels(self) -> int | None:
         """Return the kernels' buffer type, if the CPU backend lists it."""
-        register = self.ggml_backend_cpu_reg()
-        device = self.ggml_backend_reg_dev_get(register, 0)
-        address = self.ggml_backend_reg_get_proc_address(register, b"ggml_backend_dev_get_extra_bufts")
-        listed = ctypes.CFUNCTYPE(POINTER(c_void_p), c_void_p)(address)(device)
-        for buffer_type in iter(listed):
-            if not buffer_type:
-                return None
-            if self.ggml_backend_buft_name(buffer_type) == BUFFER_NAME.encode():
-                return int(buffer_type)
-        return None
+        named = (each for each in self._extra() if self.ggml_backend_buft_name(each) == BUFFER_NAME.encode())
+        return next(named, None)
+
+    def buffer_for(self, kind: BlockType, n_in: int, n_out: int) -> int:
+        """Return the buffer type that llama.cpp puts a matrix of this type and shape in."""
+        return next((each for each in self._extra() if self._offers(each, kind, n_in, n_out)), self.stock())
+
+    def _extra(self) -> list[int]:
+        """The CPU backend's buffer types that keep weights in another form than a file's."""
+        address = self.ggml_backend_reg_get_proc_address(
+            self.ggml_backend_cpu_reg(), b"ggml_backend_dev_get_extra_bufts"
+        )
+        listed = ctypes.CFUNCTYPE(POINTER(c_void_p), c_void_p)(address)(self._device) if address else ()
+        return [int(each) for each in itertools.takewhile(bool, iter(listed))]
+
+    @property
+    def _device(self) -> int:
+        return int(self.ggml_backend_reg_dev_get(self.ggml_backend_cpu_reg(), 0))
+
+    def _offers(self, buffer_type: int, kind: BlockType, n_in: int, n_out: int) -> bool:
+        """Whether the backend has the product of a matrix in this buffer type with a vector."""
+        held, rest = (self.ggml_init(_Params(_TENSOR_OVERHEAD, None, no_alloc=True)) for _ in range(2))
+        weights = self.ggml_new_tensor(held, kind.number, 2, (c_int64 * 2)(n_in, n_out))
+        vector = self.ggml_new_tensor(rest, F32, 2, (c_int64 * 2)(n_in, 1))
+        result = self.ggml_mul_mat(rest, weights, vector)
+        buffer = self.ggml_backend_alloc_ctx_tensors_from_buft(held, buffer_type)
+        offered = bool(self.ggml_backend_dev_supports_op(self._device, result))
+        self.ggml_backend_buffer_free(buffer)
+        for context in (held, rest):
+            self.ggml_free(context)
+        return offered
 
     def dequantize(self, blocks: Bytes, kind: BlockType = IQ1_M) -> Floats:
         """Convert blocks, in rows of bytes, to weights."""
