@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-LEAST_FILES = 2  # measured on all questions, before their order can be told
 LEAST = 4  # questions that an error is estimated from
 FEW = 0.25  # of the questions, for a file that only teaches
 SURE = 0.98  # probability with which a file that is dropped is not the better one, at one look
@@ -47,10 +46,10 @@ def order(sums: np.ndarray) -> tuple[int, ...]:
 
     `sums` [n_files, n_questions] are divergences of whole files, in nats, summed over each question's positions. Every
     next question is the one with which the logarithms of the files' shares of their total differ least; of equal ones,
-    the first. With fewer than LEAST_FILES it is the order of the questions.
+    the first. With fewer than two files it is the order of the questions.
     """
     n_files, n = sums.shape
-    if n_files < LEAST_FILES:
+    if n_files < 2:
         return tuple(range(n))
     scaled = np.maximum(sums, 1e-12)
     scaled = scaled / scaled.sum(axis=1, keepdims=True)

@@ -76,7 +76,6 @@ class Meter:
         self._work = self._home.work / "eval"
         self._points = self._home.work / "points"
         self._whole: dict[str, WholePoint] = {}
-        self._fixed_order: tuple[int, ...] | None = None
         for folder in (self._work, self._points):
             folder.mkdir(exist_ok=True)
 
@@ -170,7 +169,7 @@ class Meter:
                 return rival_sums is None or racing.goes_on([sum_of(case) for case in cases], rival_sums, aim)
 
             reference = measure_reference(self._reference, self._data, self._work)
-            order = [self._names[number] for number in self._order]
+            order = self._names if rival_sums is None else [self._names[number] for number in self._order]
             with self._run.timed(durations.MEASURE):
                 cases = race(target, self._data, reference, self._work, folder, order, goes_on, make)
             measured = [sum_of(case) for case in cases]
@@ -205,16 +204,10 @@ class Meter:
         """The names of the cases that a mean divergence is over."""
         return list(evaluation.main_cases(self._data))
 
-    @property
+    @cached_property
     def _order(self) -> tuple[int, ...]:
-        """The order of these cases in a race: by the first files that were measured on all of them, before any race."""
-        if self._fixed_order is None:
-            sums = np.array([whole.sums for whole in self._whole.values()]).reshape(-1, len(self._names))
-            order = racing.order(sums)
-            if len(sums) < racing.LEAST_FILES:
-                return order
-            self._fixed_order = order
-        return self._fixed_order
+        """The order of these cases in races: by the files that were measured on all of them before the first race."""
+        return racing.order(np.array([whole.sums for whole in self._whole.values()]))
 
     def _key(self, plan: Plan) -> str:
         """The reference's contents stand for the checkpoint's."""
