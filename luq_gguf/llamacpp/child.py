@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import PIPE, STDOUT, Popen
+from subprocess import PIPE, STDOUT, Popen, TimeoutExpired
 from typing import IO, Any
 
 from luq_gguf.core import interrupts
@@ -71,6 +71,14 @@ def end(child: Popen[str]) -> None:
         if stream:
             with suppress(BrokenPipeError):
                 stream.close()
+
+
+def wait(child: Popen[str]) -> int:
+    """Wait for the end of a child that writes to a file, and return its exit code."""
+    while True:
+        interrupts.check()
+        with suppress(TimeoutExpired):
+            return child.wait(timeout=0.2)
 
 
 @contextmanager

@@ -8,10 +8,13 @@ is run as a child process; JOB is a JSON file that says what is wanted and where
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from subprocess import STDOUT
 
 import gguf
 import numpy as np
@@ -25,24 +28,43 @@ from luq_gguf.llamacpp.gguf import quant_error
 ROWS = 16
 
 
-def sampled_errors(source: Path, imatrix: Path, types: Mapping[str, Collection[str]]) -> dict[str, dict[str, float]]:
-    """Return relative output errors (llamacpp/gguf/quant_error.py) of each matrix in each of its `types` types: name ->
-    type -> error."""
+Errors = dict[str, dict[str, float]]
+
+
+@contextmanager
+def computing(source: Path, imatrix: Path, types: Mapping[str, Collection[str]]) -> Iterator[Callable[[], Errors]]:
+    """Compute `sampled_errors` inside this context, beside what else is done in it; yield a function that waits for
+    them. The tables of the smallest types take seconds of a single core."""
     with tempfile.TemporaryDirectory() as folder:
-        job, out = Path(folder) / "job.json", Path(folder) / "out.json"
+        job, out, log = (Path(folder) / name for name in ("job.json", "out.json", "log.txt"))
         listed = {name: sorted(kinds) for name, kinds in types.items()}
         job.write_text(json.dumps({"source": str(source), "imatrix": str(imatrix), "out": str(out), "wanted": listed}))
         command: list[str | Path] = [tools.python(), "-m", "luq_gguf.llamacpp.sampled_errors", job]
-        child.run(command, child.Failure(ConversionError, "ggml's quantizer"))
-        errors: dict[str, dict[str, float]] = json.loads(out.read_text())
-        return errors
+        with log.open("w") as file, child.started(command, os.environ, stdout=file, stderr=STDOUT) as running:
+
+            def wait() -> Errors:
+                code = child.wait(running)
+                output = child.Output(lambda line: None)
+                output.lines.extend(log.read_text(errors="replace").splitlines())
+                child.check(code, output, child.Failure(ConversionError, "ggml's quantizer"), None)
+                errors: Errors = json.loads(out.read_text())
+                return errors
+
+            yield wait
+
+
+def sampled_errors(source: Path, imatrix: Path, types: Mapping[str, Collection[str]]) -> Errors:
+    """Return relative output errors (llamacpp/gguf/quant_error.py) of each matrix in each of its `types` types: name ->
+    type -> error."""
+    with computing(source, imatrix, types) as wait:
+        return wait()
 
 
 def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text())
     tensors = quant_error.tensors_of(Path(job["source"]))
     importance, ggml = imatrix_file.read(Path(job["imatrix"])), blocks.library()
-    errors: dict[str, dict[str, float]] = {}
+    errors: Errors = {}
     for name, kinds in job["wanted"].items():
         rows = quant_error.rows_of(tensors[name], ROWS)
         weights = quant_error.values_of(tensors[name], rows)

@@ -112,6 +112,16 @@ class PlanInputs:
     room: MemoryRoom | None = None
     named: tuple[int, ...] | None = None
 
+    @property
+    def rule(self) -> str:
+        """Return the rule of the order."""
+        return NAMED if self.named else self.request.rule
+
+    @property
+    def counted(self) -> dict[str, object]:
+        """Return what a budget of memory has counted."""
+        return self.room.content() if self.room else {}
+
 
 def prepare(session: Session, request: PlanRequest, *, profiled: bool = True) -> PlanInputs:
     """Raise, before the profile, which takes hours, where no plan is possible: BudgetError, EvaluationError.
@@ -169,15 +179,10 @@ def make(session: Session, profile: Profile | None, prepared: PlanInputs) -> Pla
     """Make and write the plan; where the order, the budget or the types need it, files are measured first. Without a
     profile (of a GGUF file) layers are taken as they are named or measured."""
     request, speeds = prepared.request, prepared.predictor
-    budget, rule, spec = request.budget, request.rule, session.spec
-    counted = prepared.room.content() if prepared.room else {}
-    named = prepared.named
-    rule = NAMED if named else rule
     if not request.measures:
-        plan = ordered_plan(
-            session, profile, budget, rule=rule, seed=request.seed, order=named, measured=counted, predictor=speeds
-        )
-        return save_plan(session, plan, speeds)
+        return save_plan(session, unmeasured(session, profile, prepared), speeds)
+    budget, spec, named = request.budget, session.spec, prepared.named
+    counted, rule = prepared.counted, prepared.rule
     if request.best and prepared.choices:
         metering = make_meter(session, _measured_on(request, spec))
         plan = mixed_precision_planning.best_plan(
@@ -196,6 +201,21 @@ def make(session: Session, profile: Profile | None, prepared: PlanInputs) -> Pla
         budget, noted = layer_budget, noted | tried
     plan = ordered_plan(session, profile, budget, rule=rule, order=order, measured=noted, predictor=speeds)
     return save_plan(session, _with_figures(session, plan, meter), speeds)
+
+
+def unmeasured(session: Session, profile: Profile | None, prepared: PlanInputs) -> Plan:
+    """Return the plan of a request that no file has to be measured for."""
+    request = prepared.request
+    return ordered_plan(
+        session,
+        profile,
+        request.budget,
+        rule=prepared.rule,
+        seed=request.seed,
+        order=prepared.named,
+        measured=prepared.counted,
+        predictor=prepared.predictor,
+    )
 
 
 def _within_quality(

@@ -22,7 +22,7 @@ from luq_gguf.llamacpp import tools
 from luq_gguf.method import two_type_plan
 from luq_gguf.planning import rules, uniform_baseline, variants
 from luq_gguf.planning import stage as planning_stage
-from luq_gguf.planning.stage import PlanRequest
+from luq_gguf.planning.stage import PlanInputs, PlanRequest
 from luq_gguf.publishing import card
 from luq_gguf.publishing import upload as publication
 from luq_gguf.publishing.access import Target
@@ -175,22 +175,26 @@ def _convert(
         profile = make_profile(session, calibration)
         session = session.with_dataset(profile)
         quantization_stage.forget_others(session)
-        stock, luq = dict[Path, MadeFile](), dict[Path, MadeFile]()
-        for stock_plan in stock_plans:
-            made = quantization_stage.make_stock(session, stock_plan)
-            _check_loads(session, made)
-            stock[made.path] = MadeFile(made, stock_plan)
-        for inputs in prepared:
-            plan = planning_stage.make(session, profile, inputs)
-            made = _made(session, plan)
-            if luq.pop(made.path, None):
-                reporter.info(f"two of the budgets give the same file, {made.path.name}")
-            luq[made.path] = MadeFile(made, plan)
-        files = tuple(luq.values())
-        if not (first.measures or options.low_disk):
-            baselines = uniform_baseline.estimate(session, [file.plan for file in files])
-            files = tuple(replace(f, uniform_baseline=b) for f, b in zip(files, baselines, strict=True))
-        return finished(session, profile, (*stock.values(), *files), check=check)
+        measures = first.measures or options.low_disk
+        compared = [] if measures else [planning_stage.unmeasured(session, profile, inputs) for inputs in prepared]
+        stock = dict[Path, MadeFile]()
+        with uniform_baseline.comparing(session, compared) as baselines:
+            for stock_plan in stock_plans:
+                made = quantization_stage.make_stock(session, stock_plan)
+                _check_loads(session, made)
+                stock[made.path] = MadeFile(made, stock_plan)
+            luq = [_planned_file(session, profile, inputs) for inputs in prepared]
+            if compared:
+                luq = [replace(f, uniform_baseline=b) for f, b in zip(luq, baselines(), strict=True)]
+        files = {file.model.path: file for file in luq}
+        if len(files) < len(luq):
+            reporter.info(f"{len(luq) - len(files)} of the budgets give the same file as another one")
+        return finished(session, profile, (*stock.values(), *files.values()), check=check)
+
+
+def _planned_file(session: Session, profile: Profile, inputs: PlanInputs) -> MadeFile:
+    plan = planning_stage.make(session, profile, inputs)
+    return MadeFile(_made(session, plan), plan)
 
 
 def quantized(session: Session, profile: Profile | None, plan: Plan) -> Conversion:
