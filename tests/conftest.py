@@ -212,8 +212,8 @@ class Run:
         return self.folder / f"{Path(self.arguments[1]).name}-F16.gguf"
 
     def copy(self, folder: Path) -> Run:
-        """To be changed: the shared one is for all tests to read."""
-        shutil.copytree(self.folder, folder)
+        """To be changed: the shared one is for all tests to read. It is as it was made, without others' figures."""
+        shutil.copytree(self.folder, folder, ignore=shutil.ignore_patterns("eval.json"))
         moved = {key: value and str(folder / Path(value).name) for key, value in self.result.items()
                  if key in ("model", "mmproj")}  # fmt: skip
         arguments = tuple(folder if part == self.folder else part for part in self.arguments)
