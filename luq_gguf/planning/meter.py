@@ -1,7 +1,8 @@
 """Measures choices of layers and of types as files, against the 16-bit one.
 
-Every choice of layers is spliced from the variants of all layers low and none, measured and deleted; its figures are
-kept under a key of all that they depend on, so what was measured once is not measured again.
+Every choice of layers is spliced from the variants of all layers low and none, into the file of the choice before,
+and measured; its figures are kept under a key of all that they depend on, so what was measured once is not measured
+again. The file lies where a run folder keeps what is half-written, so that it ends with the run, however that ends.
 """
 
 from __future__ import annotations
@@ -12,16 +13,18 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+from luq_gguf.core import atomic
 from luq_gguf.core.hashing import content_of, hash_of
 from luq_gguf.core.measurements import Figures, SharedCounts
 from luq_gguf.core.sweeps import MeterConditions
 from luq_gguf.core.types import Budget, EvalData, Plan
 from luq_gguf.evaluation import evaluate as evaluation
 from luq_gguf.evaluation import pictures, scoring
-from luq_gguf.evaluation.logprobs import EvalTarget
+from luq_gguf.evaluation.logprobs import FLOOR, EvalTarget
 from luq_gguf.evaluation.questions import QuestionSet, shared_with_calibration
 from luq_gguf.llamacpp import tools
-from luq_gguf.llamacpp.gguf import shards, splice
+from luq_gguf.llamacpp.gguf import shards
+from luq_gguf.llamacpp.gguf.splice import Point
 from luq_gguf.method import two_type_plan
 from luq_gguf.method.metrics import vqa
 from luq_gguf.planning import variants
@@ -39,18 +42,30 @@ class Meter:
     """
 
     def __init__(
-        self, session: Session, reference: EvalTarget, data: EvalData, metric: str, home: RunFolder | None = None
+        self,
+        session: Session,
+        reference: EvalTarget,
+        data: EvalData,
+        metric: str,
+        home: RunFolder | None = None,
+        point: Point | None = None,
     ) -> None:
         self._session, self._reference, self._data, self._metric = session, reference, data, metric
         self._run, self._spec, self._home = session.run, session.spec, home or session.run
         self._work = self._home.work / "eval"
         self._points = self._home.work / "points"
-        for folder in (self._work, self._points):
+        self._files = self._home.work / f"points{atomic.SUFFIX}"
+        for folder in (self._work, self._points, self._files):
             folder.mkdir(exist_ok=True)
+        self._point = point or Point(self._files / "point.gguf")
 
     def with_importance_of(self, session: Session) -> Meter:
         """Return a meter that measures files quantized with another run folder's importance matrix."""
-        return Meter(session, self._reference, self._data, self._metric, self._home)
+        return Meter(session, self._reference, self._data, self._metric, self._home, self._point)
+
+    def close(self) -> None:
+        """Remove the file of the last choice, where its room is wanted; what is measured later is written whole."""
+        self._point.remove()
 
     @cached_property
     def _variants(self) -> tuple[Path, Path]:
@@ -74,8 +89,7 @@ class Meter:
 
     def spliced(self, plan: Plan, sources: Sequence[Path]) -> Figures:
         """Measure a file that is spliced from the tensors of others."""
-        path = self._points / "point.gguf"
-        return self._measured(plan, path, lambda: splice.splice(sources, plan.tensor_types, path))
+        return self._measured(plan, self._point.path, lambda: self._point.become(sources, plan.tensor_types))
 
     def uniform(self, ftype: str) -> Figures:
         """Measure llama-quantize's own file of a file type, with the same importance matrix."""
@@ -84,12 +98,15 @@ class Meter:
 
     def quantized(self, plan: Plan) -> Figures:
         """Measure the file that llama-quantize writes for a plan."""
-        path = self._points / "uniform.gguf"
+        path = self._files / "uniform.gguf"
 
         def make() -> None:
+            self.close()
             quantization_stage.quantize_plan(self._session, plan, path)
 
-        return self._measured(plan, path, make)
+        figures = self._measured(plan, path, make)
+        path.unlink(missing_ok=True)
+        return figures
 
     def sixteen_bit(self) -> Figures:
         """Measure the reference itself."""
@@ -121,21 +138,21 @@ class Meter:
         """The reference's contents stand for the checkpoint's."""
         imatrix = content_of(self._session.imatrix)
         made_by = (imatrix, dict(plan.tensor_types), plan.high, tools.identity(self._spec.llama))
-        return hash_of(self._data.sha256, self._metric, vqa.RULES, self._reference.key(), made_by)
+        return hash_of(self._data.sha256, self._metric, vqa.RULES, FLOOR, self._reference.key(), made_by)
 
-    def _measured(self, plan: Plan, path: Path, make: Callable[[], None]) -> Figures:
-        cached = self._points / f"{self._key(plan)}.json"
+    def _measured(self, plan: Plan, path: Path, make: Callable[[], object]) -> Figures:
+        key = self._key(plan)
+        cached = self._points / f"{key}.json"
         if cached.exists():
             return serialization.read_value(cached, Figures, "sweep")
         make()
-        target = replace(self._reference, model=path)
+        target = replace(self._reference, model=path, made_of=key)
         scratch = self._points / "scratch"
         evaluated = evaluation.evaluate(
             target, self._reference, self._data, self._work, metric=self._metric, scratch=scratch
         )
         figures = Figures(path.stat().st_size, plan.bpw, evaluated.result.metrics)
         serialization.write_json(cached, figures.to_json())
-        path.unlink()
         shutil.rmtree(scratch)
         return figures
 

@@ -155,6 +155,7 @@ def best_plan(
     may_win = slowest is None and rival is not None and chosen.candidates.obeys(rivals[rival].tensor_types)
     if may_win and rival and _kld(rival_figures[rival]) < result.kld:  # of types that the variants do not hold
         plan, figures, predicted = _label(spec, rivals[rival], "best"), rival_figures[rival], None
+    meter.close()
     budget_content: dict[str, object] = {key: value for key, value in vars(budget).items() if value is not None}
     budget_content |= {"types": list(chosen.candidates.kinds), "per": "tensor" if chosen.by_tensor else "layer"}
     return replace(
