@@ -33,7 +33,8 @@ HOW = 2  # in what way prompts and pictures are measured: what was kept of other
 TOP = 1024  # tokens kept of a position; smaller vocabularies are kept whole
 CONTROLS = 64  # positions kept with all of the vocabulary, to say what the rest's single bucket costs
 FLOOR_TOKENS, FLOOR_BATCH = 96, 16  # on both sides of the 64 at which ggml changes to other products
-FLOOR = ("last", FLOOR_TOKENS, FLOOR_BATCH)  # how the noise floor is measured: in the keys of what holds one
+FLOOR_KEPT = 32  # positions of the noise floor: those behind the 64th
+FLOOR = (FLOOR_TOKENS, FLOOR_BATCH, FLOOR_KEPT)  # how it is measured: in the keys of what holds one
 CHUNK = 512  # tokens of text read at once, the second half is scored: as llama-perplexity does
 
 
@@ -183,7 +184,7 @@ def reference_answers(folder: Path, data: EvalData) -> list[str]:
 
 
 def noise_floor(target: EvalTarget, data: EvalData, work: Path) -> float:
-    """Return the mean KLD, in nats, of a file from itself at the last FLOOR_BATCH of FLOOR_TOKENS tokens of the data's
+    """Return the mean KLD, in nats, of a file from itself at the last FLOOR_KEPT of FLOOR_TOKENS tokens of the data's
     text, once computed together and once FLOOR_BATCH at a time, as it was measured in `work` with all else.
 
     What differs is how sums are rounded: with more than 64 tokens at once, ggml takes other products for most types.
@@ -198,8 +199,8 @@ def _floor_file(work: Path, target: EvalTarget, data: EvalData) -> Path:
 def _measure_floor(client: LlamaClient, target: EvalTarget, data: EvalData, kept: Path) -> None:
     text = list(data.chunks[0]) if data.chunks else client.tokenize(" ".join(s.prompt for s in data.samples))[0]
     tokens = ((text or [0]) * FLOOR_TOKENS)[:FLOOR_TOKENS]
-    together = client.score_tokens(tokens, 0, FLOOR_TOKENS, last=FLOOR_BATCH)
-    apart = client.score_tokens(tokens, FLOOR_TOKENS - FLOOR_BATCH, FLOOR_BATCH)
+    together = client.score_tokens(tokens, 0, FLOOR_TOKENS, last=FLOOR_KEPT)
+    apart = client.score_tokens(tokens, FLOOR_TOKENS - FLOOR_KEPT, FLOOR_BATCH)
     _check_finite(together, target.model)
     floor = kld_metric.kl_from_top(kld_metric.keep_top(together, target.top), apart).mean()
     atomic.write_text(kept, json.dumps(float(floor)))

@@ -135,10 +135,13 @@ def score_tokens(
 
 
 def _save(out: Path, rows: list[np.ndarray]) -> None:
-    logits = np.concatenate(rows).astype(np.float64)
-    top = logits.max(axis=1, keepdims=True)
-    logits -= top + np.log(np.exp(logits - top).sum(axis=1, keepdims=True))
-    np.save(out, logits.astype(np.float32))
+    """Save log-probabilities of logits, a position at a time: one fits in a core's cache, all of a prompt do not."""
+    saved = np.concatenate(rows)
+    for row in saved:
+        logits = row.astype(np.float64)
+        top = logits.max()
+        row[:] = logits - (top + np.log(np.exp(logits - top).sum()))
+    np.save(out, saved)
 
 
 def reply(model: Model, request: dict[str, Any]) -> dict[str, Any]:
