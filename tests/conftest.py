@@ -43,6 +43,7 @@ MODELS = TESTS / "models"
 QUICK = (
     "calibration/test_merge", "calibration/test_reservoir", "cli/", "core/", "evaluation/benchmarks/test_lmms_eval",
     "hf/test_checkpoint", "hf/test_datasets", "hf/test_devices", "hf/test_slices", "hostile/test_reader",
+    "llamacpp/gguf/test_point",
     "llamacpp/runtime/test_chat_template", "llamacpp/test_children", "method/", "reporting/", "run/test_folder",
     "run/test_memory", "run/test_serialization", "vendor/test_build", "vendor/test_cpu",
     "e2e/test_convert.py::test_a_second_run_repeats_no_stage[tiny-qwen2.5-vl]",
@@ -61,6 +62,7 @@ SLOW = (
 # come first, and single tests fill the gaps in the end.
 TOGETHER = (
     "workflows/test_sweep.py", "e2e/test_answers.py", "planning/test_mixed_precision.py", "e2e/test_disturbed.py",
+    "planning/test_meter.py",
     "calibration/test_importance_agreement.py", "workflows/test_bench.py", "workflows/test_calibration_mix.py",
     "evaluation/benchmarks/test_run.py", "evaluation/test_evaluate.py", "evaluation/test_eval_against.py",
     "e2e/test_wheel.py", "kernels/test_stock.py", "evaluation/test_fitting.py", "run/test_pictures.py",

@@ -79,6 +79,14 @@ def asked_once(question: str, content: str, answer: Callable[[], bool]) -> bool:
     return given
 
 
+def settled(path: Path) -> tuple[str, ...] | None:
+    """Return what stands for a file's contents as long as it is the same: where it lies, its size and its times. None
+    where it was changed so lately that it may change again under the same times. Raises OSError."""
+    ctime = path.stat().st_ctime_ns
+    tick = _TICK if ctime % 10**9 else _COARSE_TICK
+    return tuple(_identity(path)) if time.time() - ctime / 1e9 >= tick else None
+
+
 def _identity(path: Path) -> list[str]:
     status = path.stat()  # as text: inodes and times may exceed what SQLite takes as an integer
     return [str(n) for n in (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)]

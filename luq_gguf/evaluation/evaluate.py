@@ -31,7 +31,7 @@ from luq_gguf.evaluation.logprobs import (
 )
 from luq_gguf.hf import datasets
 from luq_gguf.llamacpp import tools
-from luq_gguf.llamacpp.gguf import mmproj, reader
+from luq_gguf.llamacpp.gguf import mmproj, reader, validate
 from luq_gguf.llamacpp.runtime.client import LlamaClient
 from luq_gguf.method.metrics import intervals
 
@@ -138,22 +138,26 @@ def mmproj_beside(model: Path, given: Path | None, what: str) -> Path:
 
 def check_comparable(model: Path, reference: Path) -> None:
     """Raise EvaluationError if the reference is a different model: one with another shape or vocabulary."""
-    ours, theirs = reader.read(model), reader.read(reference)
+    ours, theirs = reader.read_tensors(model), reader.read_tensors(reference)
     facts = {
         "architecture": "general.architecture",
         "number of layers": f"{ours.arch}.block_count",
         "width": f"{ours.arch}.embedding_length",
-        "vocabulary": "tokenizer.ggml.tokens",
-        "chat template": "tokenizer.chat_template",
     }
-    for what, key in facts.items():
-        a, b = ours.metadata.get(key), theirs.metadata.get(key)
-        if a != b:
-            shown = "" if what in ("vocabulary", "chat template") else f": {a} and {b}"
-            raise EvaluationError(
-                f"{model.name} and {reference.name} are not the same model (different {what}{shown}).",
-                "Give --reference the 16-bit file of the same checkpoint.",
-            )
+    different = {
+        what: f": {ours.metadata.get(key)} and {theirs.metadata.get(key)}"
+        for what, key in facts.items()
+        if ours.metadata.get(key) != theirs.metadata.get(key)
+    }
+    for what, key in {"vocabulary": "tokenizer.ggml.tokens", "chat template": "tokenizer.chat_template"}.items():
+        if validate.entry(model, key) != validate.entry(reference, key):
+            different[what] = ""
+    if different:
+        what, shown = next(iter(different.items()))
+        raise EvaluationError(
+            f"{model.name} and {reference.name} are not the same model (different {what}{shown}).",
+            "Give --reference the 16-bit file of the same checkpoint.",
+        )
 
 
 def evaluate(
@@ -164,13 +168,15 @@ def evaluate(
     *,
     metric: str = "auto",
     cases: Sequence[Case] | None = None,
+    floor: float | None = None,
     reporter: Reporter = Reporter(),
     check: bool = False,
 ) -> Evaluation:
     """Measure a file, and the reference if it has not been measured on this data yet.
 
-    Measurements are kept in `work`; the file's own may be given (`cases`). With `check`, what does not fit in the
-    context is refused before anything is measured (EvaluationError).
+    Measurements are kept in `work`; the file's own may be given (`cases`, and its noise `floor`). With `check`, what
+    does not fit in the context is refused before anything is measured (EvaluationError). A file that was `made_of` the
+    reference's model is not compared with it, and has no sha256 in the result.
     """
     if data.chunks and target.n_ctx < CHUNK:
         raise EvaluationError(
@@ -183,16 +189,19 @@ def evaluate(
             'Add "answers" to the lines, or give --reference the 16-bit file of the same checkpoint.',
         )
     scoring.tell(chosen, data, reporter)
-    folder, floor, theirs = None, None, None
+    folder, theirs = None, None
     if reference:
-        check_comparable(target.model, reference.model)
+        if target.made_of is None:
+            check_comparable(target.model, reference.model)
         name = f"reference {reference.model.name}"
         told = partial(reporter.progress, name)
-        folder = measure_reference(reference, data, work, told, check=check)
+        is_reference = target.key() == reference.key()
+        folder = measure_reference(reference, data, work, told, check=check, floor=is_reference)
         theirs = reference_answers(folder, data)
-        floor = noise_floor(target, data, work)
     told = partial(reporter.progress, target.model.name)
-    cases = cases or compare(target, data, folder, work, told, check=check and reference is None)
+    if cases is None:
+        cases = compare(target, data, folder, work, told, check=check and reference is None)
+        floor = noise_floor(target, data, work) if reference else None
     answers = [case.answer or "" for case in cases if case.name[0] == "q"]
     scores = scoring.scores(answers, data, chosen)
     before = None if scores is None or theirs is None else scoring.scores(theirs, data, chosen)
@@ -203,7 +212,7 @@ def evaluate(
     nll = [case.nll for case in cases if case.nll is not None]
     result = EvalResult(
         file=target.model.name,
-        file_sha256=target.sha256,
+        file_sha256=UNSET if target.made_of else target.sha256,
         reference=reference.model.name if reference else None,
         n_samples=len(data.samples) or len(data.chunks),
         metric=scoring.metric_name(chosen),

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,8 @@ HOW = 2  # in what way prompts and pictures are measured: what was kept of other
 TOP = 1024  # tokens kept of a position; smaller vocabularies are kept whole
 CONTROLS = 64  # positions kept with all of the vocabulary, to say what the rest's single bucket costs
 FLOOR_TOKENS, FLOOR_BATCH = 96, 16  # on both sides of the 64 at which ggml changes to other products
+FLOOR_KEPT = 32  # positions of the noise floor: those behind the 64th
+FLOOR = (FLOOR_TOKENS, FLOOR_BATCH, FLOOR_KEPT)  # how it is measured: in the keys of what holds one
 CHUNK = 512  # tokens of text read at once, the second half is scored: as llama-perplexity does
 
 
@@ -41,7 +43,8 @@ CHUNK = 512  # tokens of text read at once, the second half is scored: as llama-
 class EvalTarget:
     """A file and how it is run. `mmproj` is only needed for images; without `answers`, a file that is compared with a
     reference does not generate answers of its own, which takes one token at a time. `image_tokens` are libmtmd's
-    --image-min-tokens and --image-max-tokens, None for its own limits. `gpu` says how many layers run on one."""
+    --image-min-tokens and --image-max-tokens, None for its own limits. `gpu` says how many layers run on one. `made_of`
+    is a key of all that a file was made of, which stands for its contents: it is not read for their hash then."""
 
     model: Path
     mmproj: Path | None = None
@@ -53,6 +56,7 @@ class EvalTarget:
     answers: bool = True
     image_tokens: tuple[int | None, int | None] = (None, None)
     gpu: Offload | None = None
+    made_of: str | None = None
 
     @cached_property
     def sha256(self) -> str:
@@ -63,8 +67,9 @@ class EvalTarget:
         """Return a hash that changes with the files and with what is asked of them, but not with settings of speed, nor
         with the context: what does not fit in it is refused before it is measured."""
         vision = content_of(self.mmproj) if self.mmproj else None
+        contents = self.made_of or self.sha256
         return hash_of(
-            HOW, tools.identity(), self.sha256, vision, self.max_tokens, self.top, self.answers, *self.circumstances
+            HOW, tools.identity(), contents, vision, self.max_tokens, self.top, self.answers, *self.circumstances
         )
 
     @property
@@ -99,9 +104,11 @@ def measure_reference(
     progress: Callable[[float, float], None] = lambda done, total: None,
     *,
     check: bool = False,
+    floor: bool = False,
 ) -> Path:
     """Measure a reference's log-probabilities as far as they are missing, and return the folder that has them. With
-    `check`, prompts that do not fit in the context are refused before the first is measured (EvaluationError)."""
+    `check`, prompts that do not fit in the context are refused before the first is measured (EvaluationError); with
+    `floor`, its own noise floor is measured too."""
     folder = _folder(work, "reference", target, data)
 
     def measure(client: LlamaClient, name: str) -> tuple[Arrays, str | None]:
@@ -116,7 +123,8 @@ def measure_reference(
             arrays["control"] = scored.rows[at : at + 1]
         return arrays, scored.answer
 
-    measure_missing(target, data, folder, work, measure, progress, check=check)
+    floor_file = _floor_file(work, target, data) if floor else None
+    measure_missing(target, data, folder, work, measure, progress, check=check, floor=floor_file)
     return folder
 
 
@@ -132,14 +140,18 @@ def compare(
     *,
     check: bool = False,
 ) -> list[Case]:
-    """Return a file's answers and, with a reference's folder, its divergences; what was measured before is read.
+    """Return a file's answers and, with a reference's folder, its divergences; what was measured before is read. Its
+    noise floor is measured with them, and a file that is the reference is not asked again: its divergence is 0.
 
     `work` keeps the figures, and what is shared between files, such as image embeddings; `check` is that of
     `measure_reference`, for a file without a reference.
     Raises EvaluationError if the file tokenizes a prompt differently from the reference.
     """
+    if reference and reference.name == _folder_name("reference", target, data):
+        return [_own_case(name, arrays, answer) for name, arrays, answer in measurement_cache.read(reference, data)]
     folder = _folder(work, f"file-{reference.name if reference else 'alone'}", target, data)
-    measure_missing(target, data, folder, work, _comparison(target, data, reference), progress, check=check)
+    measure, floor = _comparison(target, data, reference), _floor_file(work, target, data) if reference else None
+    measure_missing(target, data, folder, work, measure, progress, check=check, floor=floor)
     return _checked(target, [_case(*kept) for kept in measurement_cache.read(folder, data)])
 
 
@@ -151,24 +163,31 @@ def race(
     folder: Path,
     order: Sequence[str],
     goes_on: Callable[[Sequence[Case]], bool] = lambda cases: True,
-    make: Callable[[], None] = lambda: None,
+    make: Callable[[], object] = lambda: None,
 ) -> list[Case]:
     """Return what `compare` does, but of the cases in an order, and of as many as `goes_on` asks for after each.
-    `folder` keeps the file's figures case by case; `make` makes the file, if something of it is missing."""
+
+    `folder` keeps the file's figures case by case, and its noise floor behind all of them; `make` makes the file, if
+    something of it is missing.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    measure, floor = _comparison(target, data, reference), _floor_file(folder, target, data)
     cases: list[Case] = []
     with ExitStack() as stack:
-        measure = _comparison(target, data, reference)
-        client: LlamaClient | None = None
+
+        @cache
+        def client() -> LlamaClient:
+            make()
+            return stack.enter_context(_client(target, work))
+
         for name in order:
             if not goes_on(cases):
-                break
+                return _checked(target, cases)
             if not measurement_cache.path(folder, [name]).exists():
-                if client is None:
-                    make()
-                    client = stack.enter_context(_client(target, work))
-                _measure_part(client, [name], data, folder, measure)
+                _measure_part(client(), [name], data, folder, measure)
             cases += [_case(*kept) for kept in measurement_cache.read(folder, data, [[name]])]
+        if not floor.exists():
+            _measure_floor(client(), target, data, floor)
     return _checked(target, cases)
 
 
@@ -211,22 +230,26 @@ def reference_answers(folder: Path, data: EvalData) -> list[str]:
 
 
 def noise_floor(target: EvalTarget, data: EvalData, work: Path) -> float:
-    """Return the mean KLD, in nats, of a file from itself after FLOOR_TOKENS tokens of the data's text, once computed
-    together and once FLOOR_BATCH at a time. `work` keeps it.
+    """Return the mean KLD, in nats, of a file from itself at the last FLOOR_KEPT of FLOOR_TOKENS tokens of the data's
+    text, once computed together and once FLOOR_BATCH at a time, as it was measured in `work` with all else.
 
     What differs is how sums are rounded: with more than 64 tokens at once, ggml takes other products for most types.
     """
-    kept = work / f"floor-{hash_of(target.key(), data.sha256, FLOOR_TOKENS, FLOOR_BATCH)}.json"
-    if not kept.exists():
-        work.mkdir(parents=True, exist_ok=True)
-        with LlamaClient(target.model, threads=target.threads, n_ctx=FLOOR_TOKENS, gpu=target.gpu) as client:
-            text = list(data.chunks[0]) if data.chunks else client.tokenize(" ".join(s.prompt for s in data.samples))[0]
-            tokens = ((text or [0]) * FLOOR_TOKENS)[:FLOOR_TOKENS]
-            together, apart = (client.score_tokens(tokens, 0, n_batch) for n_batch in (FLOOR_TOKENS, FLOOR_BATCH))
-        _check_finite(together, target.model)
-        floor = kld_metric.kl_from_top(kld_metric.keep_top(together, target.top), apart).mean()
-        atomic.write_text(kept, json.dumps(float(floor)))
-    return float(json.loads(kept.read_text()))
+    return float(json.loads(_floor_file(work, target, data).read_text()))
+
+
+def _floor_file(work: Path, target: EvalTarget, data: EvalData) -> Path:
+    return work / f"floor-{hash_of(target.key(), data.sha256, FLOOR)}.json"
+
+
+def _measure_floor(client: LlamaClient, target: EvalTarget, data: EvalData, kept: Path) -> None:
+    text = list(data.chunks[0]) if data.chunks else client.tokenize(" ".join(s.prompt for s in data.samples))[0]
+    tokens = ((text or [0]) * FLOOR_TOKENS)[:FLOOR_TOKENS]
+    together = client.score_tokens(tokens, 0, FLOOR_TOKENS, last=FLOOR_KEPT)
+    apart = client.score_tokens(tokens, FLOOR_TOKENS - FLOOR_KEPT, FLOOR_BATCH)
+    _check_finite(together, target.model)
+    floor = kld_metric.kl_from_top(kld_metric.keep_top(together, target.top), apart).mean()
+    atomic.write_text(kept, json.dumps(float(floor)))
 
 
 @dataclass(frozen=True)
@@ -276,9 +299,13 @@ def _ints(tokens: np.ndarray | None) -> list[int] | None:
 
 
 def _folder(work: Path, what: str, target: EvalTarget, data: EvalData) -> Path:
-    folder = work / f"{what}-{target.key()}-{data.asked_sha256[:16]}"
+    folder = work / _folder_name(what, target, data)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _folder_name(what: str, target: EvalTarget, data: EvalData) -> str:
+    return f"{what}-{target.key()}-{data.asked_sha256[:16]}"
 
 
 def measure_missing(
@@ -290,13 +317,17 @@ def measure_missing(
     progress: Callable[[float, float], None],
     *,
     check: bool,
+    floor: Path | None = None,
 ) -> None:
+    """Measure the cases whose parts are not in `folder`, and the noise floor where the file `floor` is wanted and not
+    there: all with one loaded model."""
     missing = [names for names in measurement_cache.names(data) if not measurement_cache.path(folder, names).exists()]
     total = len(data.samples) + len(data.chunks)
     done = total - sum(map(len, missing))
-    if not missing:
+    wanted_floor = None if floor is None or floor.exists() else floor
+    if not missing and wanted_floor is None:
         return
-    if check:
+    if check and missing:
         numbers = [int(case[1:]) for names in missing for case in names if case[0] == "q"]
         asked = {number: data.samples[number] for number in numbers}
         room = {"n_ctx": target.n_ctx, "max_tokens": target.max_tokens}
@@ -305,6 +336,8 @@ def measure_missing(
         for names in missing:
             _measure_part(client, names, data, folder, measure, partial(_tell, progress, done, total))
             done += len(names)
+        if wanted_floor:
+            _measure_floor(client, target, data, wanted_floor)
 
 
 def _tell(progress: Callable[[float, float], None], before: int, total: int, done: int) -> None:
@@ -356,6 +389,14 @@ def _measure_part(
 
 def _set_name(data: EvalData) -> str:
     return data.name.split(" + ")[0]
+
+
+def _own_case(name: str, arrays: Arrays, answer: str | None) -> Case:
+    """What a reference's measurements say of itself."""
+    n, n_prompt = len(arrays["tokens"]), max(0, len(arrays["prompt"]) - 1) if name[0] == "q" else 0
+    missing = 0.0 if "control" in arrays else None
+    kld, same_top = np.zeros(n, np.float32), np.ones(n, np.bool_)
+    return Case(name, answer, n_prompt, kld, same_top, arrays.get("nll"), missing)
 
 
 def _case(name: str, arrays: Arrays, answer: str | None) -> Case:

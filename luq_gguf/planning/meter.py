@@ -1,7 +1,8 @@
 """Measures choices of layers and of types as files, against the 16-bit one.
 
-Every choice of layers is spliced from the variants of all layers low and none, measured and deleted; its figures are
-kept under a key of all that they depend on, so what was measured once is not measured again.
+Every choice of layers is spliced from the variants of all layers low and none, into the file of the choice before,
+and measured; its figures are kept under a key of all that they depend on, so what was measured once is not measured
+again. The file lies where a run folder keeps what is half-written, so that it ends with the run, however that ends.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from luq_gguf.core import atomic
 from luq_gguf.core.hashing import content_of, hash_of
 from luq_gguf.core.json_value import JsonValue
 from luq_gguf.core.measurements import Figures, SharedCounts
@@ -22,10 +24,11 @@ from luq_gguf.core.sweeps import MeterConditions
 from luq_gguf.core.types import Budget, EvalData, Plan
 from luq_gguf.evaluation import cache, pictures, scoring
 from luq_gguf.evaluation import evaluate as evaluation
-from luq_gguf.evaluation.logprobs import Case, EvalTarget, measure_reference, race
+from luq_gguf.evaluation.logprobs import FLOOR, Case, EvalTarget, measure_reference, noise_floor, race
 from luq_gguf.evaluation.questions import QuestionSet, shared_with_calibration
 from luq_gguf.llamacpp import tools
-from luq_gguf.llamacpp.gguf import shards, splice
+from luq_gguf.llamacpp.gguf import shards
+from luq_gguf.llamacpp.gguf.splice import Point
 from luq_gguf.method import racing, two_type_plan
 from luq_gguf.method.metrics import vqa
 from luq_gguf.method.racing import Aim, Measurement
@@ -40,7 +43,7 @@ _HOW = 2  # in what form points are kept: those of other numbers are not read
 
 
 @dataclass(frozen=True)
-class WholePoint(JsonValue):
+class WholeFile(JsonValue):
     """A file that was measured on all questions: its figures, and the sums of its divergence, in nats, over the
     positions of each different question (of each text, where there are no questions), and how many these are."""
 
@@ -54,7 +57,7 @@ class WholePoint(JsonValue):
 
 
 @dataclass(frozen=True)
-class Point:
+class RacedFile:
     """What is known of a file's divergence, on how many positions, and its figures where these are all."""
 
     measurement: Measurement
@@ -69,19 +72,31 @@ class Meter:
     """
 
     def __init__(
-        self, session: Session, reference: EvalTarget, data: EvalData, metric: str, home: RunFolder | None = None
+        self,
+        session: Session,
+        reference: EvalTarget,
+        data: EvalData,
+        metric: str,
+        home: RunFolder | None = None,
+        point: Point | None = None,
     ) -> None:
         self._session, self._reference, self._data, self._metric = session, reference, data, metric
         self._run, self._spec, self._home = session.run, session.spec, home or session.run
         self._work = self._home.work / "eval"
         self._points = self._home.work / "points"
-        self._whole: dict[str, WholePoint] = {}
-        for folder in (self._work, self._points):
+        self._whole: dict[str, WholeFile] = {}
+        self._files = self._home.work / f"points{atomic.SUFFIX}"
+        for folder in (self._work, self._points, self._files):
             folder.mkdir(exist_ok=True)
+        self._point = point or Point(self._files / "point.gguf")
 
     def with_importance_of(self, session: Session) -> Meter:
         """Return a meter that measures files quantized with another run folder's importance matrix."""
-        return Meter(session, self._reference, self._data, self._metric, self._home)
+        return Meter(session, self._reference, self._data, self._metric, self._home, self._point)
+
+    def close(self) -> None:
+        """Remove the file of the last choice, where its room is wanted; what is measured later is written whole."""
+        self._point.remove()
 
     @cached_property
     def _variants(self) -> tuple[Path, Path]:
@@ -116,16 +131,26 @@ class Meter:
         """Measure the file that llama-quantize writes for a plan."""
         return _figures(self.written(plan))
 
-    def written(self, plan: Plan) -> Point:
+    def written(self, plan: Plan) -> RacedFile:
         """Measure the file that llama-quantize writes for a plan, with its positions."""
-        path = self._points / "uniform.gguf"
-        return self._point(plan, path, lambda: quantization_stage.quantize_plan(self._session, plan, path), Aim())
+        path = self._files / "uniform.gguf"
 
-    def race(self, plan: Plan, sources: Callable[[], Sequence[Path]], aim: Aim, rival: Plan | None = None) -> Point:
+        def make() -> None:
+            self.close()
+            quantization_stage.quantize_plan(self._session, plan, path)
+
+        measured = self._raced(plan, path, make, Aim())
+        path.unlink(missing_ok=True)
+        return measured
+
+    def race(self, plan: Plan, sources: Callable[[], Sequence[Path]], aim: Aim, rival: Plan | None = None) -> RacedFile:
         """Measure a file that is spliced from others on as many questions as an aim asks for, beside a `rival` that was
         measured on all of them."""
-        path = self._points / "point.gguf"
-        return self._point(plan, path, lambda: splice.splice(sources(), plan.tensor_types, path), aim, rival)
+
+        def make() -> None:
+            self._point.become(sources(), plan.tensor_types)
+
+        return self._raced(plan, self._point.path, make, aim, rival)
 
     def sixteen_bit(self) -> Figures:
         """Measure the reference itself."""
@@ -153,17 +178,19 @@ class Meter:
     def _shared(self) -> SharedCounts:
         return shared_with_calibration(self._home, self._data.samples)
 
-    def _point(self, plan: Plan, path: Path, make: Callable[[], None], aim: Aim, rival: Plan | None = None) -> Point:
+    def _raced(
+        self, plan: Plan, path: Path, make: Callable[[], object], aim: Aim, rival: Plan | None = None
+    ) -> RacedFile:
         key = self._key(plan)
         cached, folder = self._points / f"{key}.json", self._points / key
         beaten = self._whole.get(self._key(rival)) if rival else next(iter(self._whole.values()), None)
         rival_sums = beaten.in_order(self._order) if beaten and aim != Aim() else None
         if cached.exists():
-            whole = serialization.read_value(cached, WholePoint, "sweep")
+            whole = serialization.read_value(cached, WholeFile, "sweep")
             measured = [] if rival_sums is None else _as_raced(whole.in_order(self._order), rival_sums, aim)
         else:
             make = cache_of(make)  # once, and only if something is to be measured
-            target = replace(self._reference, model=path)
+            target = replace(self._reference, model=path, made_of=key)
 
             def goes_on(cases: Sequence[Case]) -> bool:
                 return rival_sums is None or racing.goes_on([sum_of(case) for case in cases], rival_sums, aim)
@@ -175,29 +202,34 @@ class Meter:
             measured = [sum_of(case) for case in cases]
             if rival_sums is None or len(measured) == len(self._names):
                 make()
-                whole = self._finished(plan, path, folder)
+                whole = self._finished(plan, target, folder)
                 serialization.write_json(cached, whole.to_json())
                 shutil.rmtree(folder)
-            path.unlink(missing_ok=True)
         if beaten and rival_sums is not None and len(measured) < len(self._names):
             total = racing.estimate(measured, rival_sums)
             n_positions = sum(beaten.counts[number] for number in self._order[: len(measured)])
-            return Point(replace(total, kld=total.kld / sum(beaten.counts)), n_positions)
+            return RacedFile(replace(total, kld=total.kld / sum(beaten.counts)), n_positions)
         self._whole[key] = whole
-        return Point(Measurement(whole.figures.metrics.divergence.mean), sum(whole.counts), whole.figures)
+        return RacedFile(Measurement(whole.figures.metrics.divergence.mean), sum(whole.counts), whole.figures)
 
-    def _finished(self, plan: Plan, path: Path, folder: Path) -> WholePoint:
+    def _finished(self, plan: Plan, target: EvalTarget, folder: Path) -> WholeFile:
         """What is known of a file that was measured on all questions; on texts too, where the data have both."""
-        target, everything = replace(self._reference, model=path), [n for part in cache.names(self._data) for n in part]
+        everything = [name for part in cache.names(self._data) for name in part]
         reference = measure_reference(self._reference, self._data, self._work)
         cases = race(target, self._data, reference, self._work, folder, everything)
         evaluated = evaluation.evaluate(
-            target, self._reference, self._data, self._work, metric=self._metric, cases=cases
+            target,
+            self._reference,
+            self._data,
+            self._work,
+            metric=self._metric,
+            cases=cases,
+            floor=noise_floor(target, self._data, folder),
         )
         main = [case for case in cases if case.name in set(self._names)]
-        figures = Figures(path.stat().st_size, plan.bpw, evaluated.result.metrics)
+        figures = Figures(target.model.stat().st_size, plan.bpw, evaluated.result.metrics)
         counts = tuple(0 if case.kld is None else len(case.kld) for case in main)
-        return WholePoint(figures, tuple(sum_of(case) for case in main), counts)
+        return WholeFile(figures, tuple(sum_of(case) for case in main), counts)
 
     @cached_property
     def _names(self) -> list[str]:
@@ -213,7 +245,7 @@ class Meter:
         """The reference's contents stand for the checkpoint's."""
         imatrix = content_of(self._session.imatrix)
         made_by = (imatrix, dict(plan.tensor_types), plan.high, tools.identity(self._spec.llama))
-        return hash_of(_HOW, self._data.sha256, self._metric, vqa.RULES, self._reference.key(), made_by)
+        return hash_of(_HOW, self._data.sha256, self._metric, vqa.RULES, FLOOR, self._reference.key(), made_by)
 
 
 def _as_raced(sums: np.ndarray, rival: np.ndarray, aim: Aim) -> list[float]:
@@ -224,9 +256,9 @@ def _as_raced(sums: np.ndarray, rival: np.ndarray, aim: Aim) -> list[float]:
     return measured
 
 
-def _figures(point: Point) -> Figures:
-    assert point.figures  # of all questions
-    return point.figures
+def _figures(measured: RacedFile) -> Figures:
+    assert measured.figures  # of all questions
+    return measured.figures
 
 
 def sum_of(case: Case) -> float:

@@ -22,7 +22,7 @@ from luq_gguf.method.mixed_precision import SearchResult, SearchSpace, Types
 from luq_gguf.method.racing import Aim, Measurement
 from luq_gguf.method.speed_model import SpeedTable
 from luq_gguf.planning import variants
-from luq_gguf.planning.meter import Meter, Point
+from luq_gguf.planning.meter import Meter, RacedFile
 from luq_gguf.planning.variants import TYPES, Candidates
 from luq_gguf.run.preflight import ModelSpec
 from luq_gguf.run.session import Session
@@ -155,6 +155,7 @@ def best_plan(
     may_win = slowest is None and rival is not None and chosen.candidates.obeys(rivals[rival].tensor_types)
     if may_win and rival and _kld(rival_figures[rival]) < result.kld:  # of types that the variants do not hold
         plan, figures, predicted = _label(spec, rivals[rival], "best"), rival_figures[rival], None
+    meter.close()
     budget_content: dict[str, object] = {key: value for key, value in vars(budget).items() if value is not None}
     budget_content |= {"types": list(chosen.candidates.kinds), "per": "tensor" if chosen.by_tensor else "layer"}
     return replace(
@@ -200,7 +201,7 @@ class _PlanMeter:
         """How many more it would have been on all questions."""
         return max(self._positions.values()) * len(self._positions) - self.n_positions
 
-    def _counted(self, plan: Plan, measure: Callable[[], Point]) -> Point:
+    def _counted(self, plan: Plan, measure: Callable[[], RacedFile]) -> RacedFile:
         started, reporter = time.monotonic(), self._session.reporter
         point = measure()
         self._positions[hash_of(dict(plan.tensor_types))] = point.n_positions

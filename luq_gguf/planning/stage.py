@@ -197,7 +197,9 @@ def make(session: Session, profile: Profile | None, prepared: PlanInputs) -> Pla
         layer_budget, tried = _within_quality(budget, free, meter, session.reporter)
         budget, noted = layer_budget, noted | tried
     plan = ordered_plan(session, profile, budget, rule=rule, order=order, measured=noted, predictor=speeds)
-    return save_plan(session, _with_figures(session, plan, meter), speeds)
+    plan = _with_figures(session, plan, meter)
+    meter.close()
+    return save_plan(session, plan, speeds)
 
 
 def unmeasured(session: Session, profile: Profile | None, prepared: PlanInputs) -> Plan:

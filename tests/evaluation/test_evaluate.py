@@ -102,7 +102,9 @@ def test_the_noise_floor_is_what_the_file_s_own_types_do_with_other_batches(run,
             together, apart = whole.score_tokens(tokens, 0), cut.score_tokens(tokens, 0)
             assert np.array_equal(whole.score_tokens(tokens, 0, 16), apart)
             assert np.array_equal(whole.score_tokens(tokens, 0), together)
-        floors.append(kld.kl_divergence(together, apart).mean())
+            assert np.array_equal(whole.score_tokens(tokens, 0, 96, last=32), together[-32:])
+            assert np.array_equal(whole.score_tokens(tokens, 64, 16), apart[-32:])
+        floors.append(kld.kl_divergence(together, apart)[-32:].mean())
     assert floors[0] == pytest.approx(evaluated["kld"]["floor"], rel=1e-3, abs=1e-9)
     assert floors[0] > floors[1]
 

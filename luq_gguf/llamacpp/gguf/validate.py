@@ -12,11 +12,13 @@ import mmap
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import gguf
 
 from luq_gguf.core.errors import GGUFFileError
+from luq_gguf.core.hashing import settled
 from luq_gguf.core.units import padded
 
 MAX_STRING = 16 * 1024**2  # bytes; the longest in the wild are chat templates of some ten kilobytes
@@ -30,6 +32,7 @@ _UINT32, _STRING, _ARRAY = 4, 8, 9
 _WHOLE = {4: "<I", 5: "<i", 10: "<Q", 11: "<q"}  # value type: struct's form
 _TOLD = ("general.architecture", "general.type")
 _HINT = "Download or convert it again."
+_LENGTH = struct.Struct("<Q")
 
 
 class _DamageError(Exception):
@@ -44,7 +47,8 @@ class LongerHeaderError(Exception):
 class GGUFHeader:
     """Where a header ends (before padding), its alignment, and the name, type number and shape (columns first) of every
     tensor. Of the metadata it has the texts that luq-gguf wrote (`ours`), those that tell what a file is, and whole
-    numbers."""
+    numbers; of every entry where it lies, from its key to the end of its value; and where the tensors' descriptions
+    begin (`infos_at`)."""
 
     end: int
     alignment: int
@@ -52,6 +56,8 @@ class GGUFHeader:
     ours: Mapping[str, str] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
     numbers: Mapping[str, int] = field(default_factory=dict)
+    entries: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    infos_at: int = 0
 
 
 @dataclass
@@ -99,13 +105,39 @@ class _Cursor:
 
 def check(path: Path) -> GGUFHeader:
     """Return what a header says, without its metadata. Raises GGUFFileError, with what is wrong, where it contradicts
-    itself or the file."""
+    itself or the file.
+
+    The file is read once for it, as long as it stays as it is: the bank that a search splices files from is asked
+    hundreds of times, and a vocabulary is most of a header.
+    """
     if not path.is_file():
         raise GGUFFileError(f"{path} is not a file.", "Give the path of a .gguf file.")
     if path.stat().st_size == 0:
         raise GGUFFileError(f"{path} is empty.", _HINT)
+    identity = settled(path)
+    return _checked(path) if identity is None else _kept(path, identity)
+
+
+@lru_cache(maxsize=64)
+def _kept(path: Path, identity: tuple[str, ...]) -> GGUFHeader:
+    """`identity` tells one content of the file from another."""
+    return _checked(path)
+
+
+def _checked(path: Path) -> GGUFHeader:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return check_bytes(data, str(path))
+
+
+def entry(path: Path, key: str) -> bytes | None:
+    """Return an entry of a file's metadata as it stands there, with its key; None where there is none. Raises
+    GGUFFileError."""
+    place = check(path).entries.get(key)
+    if place is None:
+        return None
+    with path.open("rb") as file:
+        file.seek(place[0])
+        return file.read(place[1] - place[0])
 
 
 def check_bytes(data: mmap.mmap | bytes, name: str, n_bytes: int | None = None) -> GGUFHeader:
@@ -131,25 +163,30 @@ def _check(cursor: _Cursor) -> GGUFHeader:
         raise _DamageError(f"it claims to have {n_entries} metadata entries")
     if n_tensors > min(MAX_TENSORS, cursor.left() // 24):
         raise _DamageError(f"it claims to have {n_tensors} tensors")
-    alignment, texts, numbers = _check_entries(cursor, n_entries)
+    alignment, texts, numbers, entries = _check_entries(cursor, n_entries)
+    infos_at = cursor.at
     tensors = tuple(_check_tensors(cursor, n_tensors, alignment))
     ours = {key: text for key, text in texts.items() if key.startswith("luq.")}
     others = {key: text for key, text in texts.items() if key not in ours}
-    return GGUFHeader(cursor.at, alignment, tensors, ours, others, numbers)
+    return GGUFHeader(cursor.at, alignment, tensors, ours, others, numbers, entries, infos_at)
 
 
-def _check_entries(cursor: _Cursor, count: int) -> tuple[int, dict[str, str], dict[str, int]]:
-    """Walk over the metadata; the alignment that it sets, the texts of luq-gguf's own keys and of `_TOLD`, and whole
-    numbers."""
-    alignment, seen, texts, numbers = 32, set(), {}, {}
+def _check_entries(
+    cursor: _Cursor, count: int
+) -> tuple[int, dict[str, str], dict[str, int], dict[str, tuple[int, int]]]:
+    """Walk over the metadata; the alignment that it sets, the texts of luq-gguf's own keys and of `_TOLD`, whole
+    numbers, and where each entry lies."""
+    alignment, texts, numbers = 32, dict[str, str](), dict[str, int]()
+    entries: dict[str, tuple[int, int]] = {}
     for _ in range(count):
+        start = cursor.at
         key = cursor.name("a key", 65_535)
-        if not key or key in seen:
+        if not key or key in entries:
             raise _DamageError(f"the key {key!r} occurs twice" if key else "a key is empty")
-        seen.add(key)
         kind = cursor.number("<I", f"{key}'s type")
         at = cursor.at
         _check_value(cursor, kind, key)
+        entries[key] = (start, cursor.at)
         if (key.startswith("luq.") or key in _TOLD) and kind == _STRING:
             texts[key] = bytes(cursor.data[at + 8 : cursor.at]).decode(errors="replace")
         elif form := _WHOLE.get(kind):
@@ -158,7 +195,7 @@ def _check_entries(cursor: _Cursor, count: int) -> tuple[int, dict[str, str], di
             alignment = struct.unpack_from("<I", cursor.data, at)[0] if kind == _UINT32 else 0
             if alignment == 0 or alignment & (alignment - 1):
                 raise _DamageError("its alignment is not a power of two")
-    return alignment, texts, numbers
+    return alignment, texts, numbers, entries
 
 
 def _check_value(cursor: _Cursor, kind: int, key: str) -> None:
@@ -184,11 +221,27 @@ def _check_array(cursor: _Cursor, key: str) -> None:
     if kind != _STRING:
         cursor.skip(count * _SCALARS[kind], f"the array {key}")
         return
-    for _ in range(count):
+    for _ in range(count - _skip_strings(cursor, count)):
         length = cursor.number("<Q", f"the array {key}")
         cursor.skip(length, f"the array {key}")
         if length > MAX_STRING:
             raise _DamageError(f"the array {key} has a string of {length} bytes")
+
+
+def _skip_strings(cursor: _Cursor, count: int) -> int:
+    """Advance behind the strings of an array up to the first that is too long or not whole, and return how many they
+    are: a vocabulary has hundreds of thousands, for which calls would take most of the time."""
+    at, data, last, length_at = cursor.at, cursor.data, min(cursor.n_bytes, len(cursor.data)) - 8, _LENGTH.unpack_from
+    for number in range(count):
+        cursor.at = at
+        if at > last:
+            return number
+        length = length_at(data, at)[0]
+        if length > MAX_STRING or at + length > last:
+            return number
+        at += 8 + length
+    cursor.at = at
+    return count
 
 
 def _check_tensors(cursor: _Cursor, count: int, alignment: int) -> Iterator[tuple[str, int, tuple[int, ...]]]:

@@ -191,10 +191,12 @@ class LlamaClient:
         reply = self._request(tokenize=text)
         return list(reply["tokens"]), reply["bos"]
 
-    def score_tokens(self, tokens: Sequence[int], start: int, n_batch: int | None = None) -> np.ndarray:
+    def score_tokens(
+        self, tokens: Sequence[int], start: int, n_batch: int | None = None, *, last: int | None = None
+    ) -> np.ndarray:
         """Return log-probabilities after the tokens from `start` on, float32 [len(tokens) - start, n_vocab], computed
-        `n_batch` tokens at once (None: as many as the client's)."""
-        return self._scores(tokens=[int(token) for token in tokens], start=start, n_batch=n_batch)[1]
+        `n_batch` tokens at once (None: as many as the client's); of these only the `last`, where that is given."""
+        return self._scores(tokens=[int(token) for token in tokens], start=start, n_batch=n_batch, last=last)[1]
 
     def _scores(self, **request: Any) -> tuple[dict[str, Any], np.ndarray]:
         out = Path(self._folder.name) / "scores.npy"

@@ -6,7 +6,7 @@ Reads a JSON object a line from stdin and writes one a line to stdout; the first
     {"measure": turns, "images", "max_tokens", "forced": token ids or null, "out": path of .npy}
                                                         -> {"text", "tokens", "prompt", "forced", "n_prompt"}
     {"text", "images", "out"}                           -> {"tokens", "n_prompt"}
-    {"tokens": ids, "start", "out"}                     -> {}: of the tokens from `start` on
+    {"tokens": ids, "start", "last": n or null, "out"}  -> {}: of the tokens from `start` on, or the last n of them
     {"tokenize": text}                                  -> {"tokens", "bos": id or null}
     {"time": turns, "images", "max_tokens"}             -> {"encode_seconds", "first_token_seconds", "answer_seconds",
                                                             "n_prompt", "n_answer"}
@@ -118,7 +118,9 @@ def score(model: Model, text: str, images: list[str], out: Path) -> dict[str, An
     return {"tokens": tokens, "n_prompt": n_prompt}
 
 
-def score_tokens(model: Model, tokens: list[int], start: int, out: Path, n_batch: int | None) -> dict[str, Any]:
+def score_tokens(
+    model: Model, tokens: list[int], start: int, out: Path, n_batch: int | None, last: int | None
+) -> dict[str, Any]:
     model.clear()
     rows: list[np.ndarray] = []
     usual, model.n_batch = model.n_batch, n_batch or model.n_batch
@@ -128,15 +130,18 @@ def score_tokens(model: Model, tokens: list[int], start: int, out: Path, n_batch
         model.decode(tokens[start:], start, rows)
     finally:
         model.n_batch = usual
-    _save(out, rows)
+    _save(out, rows if last is None else [np.concatenate(rows)[-last:]])
     return {}
 
 
 def _save(out: Path, rows: list[np.ndarray]) -> None:
-    logits = np.concatenate(rows).astype(np.float64)
-    top = logits.max(axis=1, keepdims=True)
-    logits -= top + np.log(np.exp(logits - top).sum(axis=1, keepdims=True))
-    np.save(out, logits.astype(np.float32))
+    """Save log-probabilities of logits, a position at a time: one fits in a core's cache, all of a prompt do not."""
+    saved = np.concatenate(rows)
+    for row in saved:
+        logits = row.astype(np.float64)
+        top = logits.max()
+        row[:] = logits - (top + np.log(np.exp(logits - top).sum()))
+    np.save(out, saved)
 
 
 def reply(model: Model, request: dict[str, Any]) -> dict[str, Any]:
@@ -149,9 +154,8 @@ def reply(model: Model, request: dict[str, Any]) -> dict[str, Any]:
     if "text" in request:
         return score(model, request["text"], images, Path(request["out"]))
     if "tokens" in request:
-        return score_tokens(
-            model, request["tokens"], int(request["start"]), Path(request["out"]), request.get("n_batch")
-        )
+        start, out = int(request["start"]), Path(request["out"])
+        return score_tokens(model, request["tokens"], start, out, request.get("n_batch"), request.get("last"))
     if "time" in request:
         return time_answer(model, _turns(request["time"]), images, int(request["max_tokens"]))
     if "tokenize" in request:

@@ -32,11 +32,15 @@ def keep_top(log_probabilities: np.ndarray, k: int) -> TopLogprobs:
 
 
 def _log_rest(log_probabilities: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Log of the mass of all tokens that are not in `order` [n, k], float32 [n]; summed, never subtracted from 1."""
-    masses = np.exp(log_probabilities.astype(np.float64))
-    np.put_along_axis(masses, order.astype(np.int64), 0.0, axis=1)
+    """Log of the mass of all tokens that are not in `order` [n, k], float32 [n]; summed, never subtracted from 1. A row
+    at a time: one fits in a core's cache, all of a prompt do not."""
+    mass_of_rest = np.empty(len(order))
+    for number, (row, kept) in enumerate(zip(log_probabilities, order, strict=True)):
+        masses = np.exp(row.astype(np.float64))
+        masses[kept] = 0.0
+        mass_of_rest[number] = masses.sum()
     with np.errstate(divide="ignore"):
-        return np.asarray(np.log(masses.sum(axis=1)), dtype=np.float32)
+        return np.asarray(np.log(mass_of_rest), dtype=np.float32)
 
 
 def kl_from_top(reference: TopLogprobs, other: np.ndarray) -> np.ndarray:
