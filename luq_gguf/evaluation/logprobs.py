@@ -20,6 +20,7 @@ from luq_gguf.core.errors import EvaluationError, RunnerError
 from luq_gguf.core.hashing import content_of, hash_of
 from luq_gguf.core.types import EvalData
 from luq_gguf.evaluation import cache as measurement_cache
+from luq_gguf.evaluation import noise_floor
 from luq_gguf.evaluation.cache import Arrays
 from luq_gguf.evaluation.context import check_context, place_of
 from luq_gguf.llamacpp import tools
@@ -32,9 +33,6 @@ from luq_gguf.method.metrics.kld import TopLogprobs
 HOW = 2  # in what way prompts and pictures are measured: what was kept of other numbers is not read
 TOP = 1024  # tokens kept of a position; smaller vocabularies are kept whole
 CONTROLS = 64  # positions kept with all of the vocabulary, to say what the rest's single bucket costs
-FLOOR_TOKENS, FLOOR_BATCH = 96, 16  # on both sides of the 64 at which ggml changes to other products
-FLOOR_KEPT = 32  # positions of the noise floor: those behind the 64th
-FLOOR = (FLOOR_TOKENS, FLOOR_BATCH, FLOOR_KEPT)  # how it is measured: in the keys of what holds one
 CHUNK = 512  # tokens of text read at once, the second half is scored: as llama-perplexity does
 
 
@@ -183,27 +181,13 @@ def reference_answers(folder: Path, data: EvalData) -> list[str]:
     return [answer for _, _, answer in measurement_cache.read(folder, data) if answer is not None]
 
 
-def noise_floor(target: EvalTarget, data: EvalData, work: Path) -> float:
-    """Return the mean KLD, in nats, of a file from itself at the last FLOOR_KEPT of FLOOR_TOKENS tokens of the data's
-    text, once computed together and once FLOOR_BATCH at a time, as it was measured in `work` with all else.
-
-    What differs is how sums are rounded: with more than 64 tokens at once, ggml takes other products for most types.
-    """
+def read_noise_floor(target: EvalTarget, data: EvalData, work: Path) -> float:
+    """Return a file's noise floor, as it was measured in `work` with all else."""
     return float(json.loads(_floor_file(work, target, data).read_text()))
 
 
 def _floor_file(work: Path, target: EvalTarget, data: EvalData) -> Path:
-    return work / f"floor-{hash_of(target.key(), data.sha256, FLOOR)}.json"
-
-
-def _measure_floor(client: LlamaClient, target: EvalTarget, data: EvalData, kept: Path) -> None:
-    text = list(data.chunks[0]) if data.chunks else client.tokenize(" ".join(s.prompt for s in data.samples))[0]
-    tokens = ((text or [0]) * FLOOR_TOKENS)[:FLOOR_TOKENS]
-    together = client.score_tokens(tokens, 0, FLOOR_TOKENS, last=FLOOR_KEPT)
-    apart = client.score_tokens(tokens, FLOOR_TOKENS - FLOOR_KEPT, FLOOR_BATCH)
-    _check_finite(together, target.model)
-    floor = kld_metric.kl_from_top(kld_metric.keep_top(together, target.top), apart).mean()
-    atomic.write_text(kept, json.dumps(float(floor)))
+    return work / f"floor-{hash_of(target.key(), data.sha256, noise_floor.HOW)}.json"
 
 
 @dataclass(frozen=True)
@@ -296,7 +280,7 @@ def measure_missing(
         target.model,
         target.mmproj,
         threads=target.threads,
-        n_ctx=target.n_ctx,
+        n_ctx=max(target.n_ctx, noise_floor.TOKENS if wanted_floor else 0),
         n_batch=target.n_batch,
         embeddings=embeddings,
         image_tokens=target.image_tokens,
@@ -320,7 +304,9 @@ def measure_missing(
                 progress(done, total)
             measurement_cache.save(folder, names, arrays, answers)
         if wanted_floor:
-            _measure_floor(client, target, data, wanted_floor)
+            value = noise_floor.measure(client, data, target.top)
+            _check_finite(np.array(value), target.model)
+            atomic.write_text(wanted_floor, json.dumps(value))
 
 
 def _own_case(name: str, arrays: Arrays, answer: str | None) -> Case:

@@ -19,8 +19,8 @@ from luq_gguf.core.measurements import Figures, SharedCounts
 from luq_gguf.core.sweeps import MeterConditions
 from luq_gguf.core.types import Budget, EvalData, Plan
 from luq_gguf.evaluation import evaluate as evaluation
-from luq_gguf.evaluation import pictures, scoring
-from luq_gguf.evaluation.logprobs import FLOOR, EvalTarget
+from luq_gguf.evaluation import noise_floor, pictures, scoring
+from luq_gguf.evaluation.logprobs import EvalTarget
 from luq_gguf.evaluation.questions import QuestionSet, shared_with_calibration
 from luq_gguf.llamacpp import tools
 from luq_gguf.llamacpp.gguf import shards
@@ -138,7 +138,7 @@ class Meter:
         """The reference's contents stand for the checkpoint's."""
         imatrix = content_of(self._session.imatrix)
         made_by = (imatrix, dict(plan.tensor_types), plan.high, tools.identity(self._spec.llama))
-        return hash_of(self._data.sha256, self._metric, vqa.RULES, FLOOR, self._reference.key(), made_by)
+        return hash_of(self._data.sha256, self._metric, vqa.RULES, noise_floor.HOW, self._reference.key(), made_by)
 
     def _measured(self, plan: Plan, path: Path, make: Callable[[], object]) -> Figures:
         key = self._key(plan)
