@@ -26,7 +26,7 @@ from luq_gguf.evaluation.logprobs import (
     EvalTarget,
     compare,
     measure_reference,
-    noise_floor,
+    read_noise_floor,
     reference_answers,
 )
 from luq_gguf.hf import datasets
@@ -201,7 +201,7 @@ def evaluate(
     told = partial(reporter.progress, target.model.name)
     if cases is None:
         cases = compare(target, data, folder, work, told, check=check and reference is None)
-        floor = noise_floor(target, data, work) if reference else None
+        floor = read_noise_floor(target, data, work) if reference else None
     answers = [case.answer or "" for case in cases if case.name[0] == "q"]
     scores = scoring.scores(answers, data, chosen)
     before = None if scores is None or theirs is None else scoring.scores(theirs, data, chosen)

@@ -21,6 +21,7 @@ from luq_gguf.core.errors import EvaluationError, RunnerError
 from luq_gguf.core.hashing import content_of, hash_of
 from luq_gguf.core.types import EvalData
 from luq_gguf.evaluation import cache as measurement_cache
+from luq_gguf.evaluation import noise_floor
 from luq_gguf.evaluation.cache import Arrays
 from luq_gguf.evaluation.context import check_context, place_of
 from luq_gguf.llamacpp import tools
@@ -33,9 +34,6 @@ from luq_gguf.method.metrics.kld import TopLogprobs
 HOW = 2  # in what way prompts and pictures are measured: what was kept of other numbers is not read
 TOP = 1024  # tokens kept of a position; smaller vocabularies are kept whole
 CONTROLS = 64  # positions kept with all of the vocabulary, to say what the rest's single bucket costs
-FLOOR_TOKENS, FLOOR_BATCH = 96, 16  # on both sides of the 64 at which ggml changes to other products
-FLOOR_KEPT = 32  # positions of the noise floor: those behind the 64th
-FLOOR = (FLOOR_TOKENS, FLOOR_BATCH, FLOOR_KEPT)  # how it is measured: in the keys of what holds one
 CHUNK = 512  # tokens of text read at once, the second half is scored: as llama-perplexity does
 
 
@@ -229,27 +227,13 @@ def reference_answers(folder: Path, data: EvalData) -> list[str]:
     return [answer for _, _, answer in measurement_cache.read(folder, data) if answer is not None]
 
 
-def noise_floor(target: EvalTarget, data: EvalData, work: Path) -> float:
-    """Return the mean KLD, in nats, of a file from itself at the last FLOOR_KEPT of FLOOR_TOKENS tokens of the data's
-    text, once computed together and once FLOOR_BATCH at a time, as it was measured in `work` with all else.
-
-    What differs is how sums are rounded: with more than 64 tokens at once, ggml takes other products for most types.
-    """
+def read_noise_floor(target: EvalTarget, data: EvalData, work: Path) -> float:
+    """Return a file's noise floor, as it was measured in `work` with all else."""
     return float(json.loads(_floor_file(work, target, data).read_text()))
 
 
 def _floor_file(work: Path, target: EvalTarget, data: EvalData) -> Path:
-    return work / f"floor-{hash_of(target.key(), data.sha256, FLOOR)}.json"
-
-
-def _measure_floor(client: LlamaClient, target: EvalTarget, data: EvalData, kept: Path) -> None:
-    text = list(data.chunks[0]) if data.chunks else client.tokenize(" ".join(s.prompt for s in data.samples))[0]
-    tokens = ((text or [0]) * FLOOR_TOKENS)[:FLOOR_TOKENS]
-    together = client.score_tokens(tokens, 0, FLOOR_TOKENS, last=FLOOR_KEPT)
-    apart = client.score_tokens(tokens, FLOOR_TOKENS - FLOOR_KEPT, FLOOR_BATCH)
-    _check_finite(together, target.model)
-    floor = kld_metric.kl_from_top(kld_metric.keep_top(together, target.top), apart).mean()
-    atomic.write_text(kept, json.dumps(float(floor)))
+    return work / f"floor-{hash_of(target.key(), data.sha256, noise_floor.HOW)}.json"
 
 
 @dataclass(frozen=True)
@@ -354,7 +338,7 @@ def _client(target: EvalTarget, work: Path) -> LlamaClient:
         target.model,
         target.mmproj,
         threads=target.threads,
-        n_ctx=target.n_ctx,
+        n_ctx=max(target.n_ctx, noise_floor.TOKENS),
         n_batch=target.n_batch,
         embeddings=embeddings,
         image_tokens=target.image_tokens,
@@ -385,6 +369,12 @@ def _measure_part(
             answers[case] = answer
         progress(done)
     measurement_cache.save(folder, names, arrays, answers)
+
+
+def _measure_floor(client: LlamaClient, target: EvalTarget, data: EvalData, kept: Path) -> None:
+    value = noise_floor.measure(client, data, target.top)
+    _check_finite(np.array(value), target.model)
+    atomic.write_text(kept, json.dumps(value))
 
 
 def _set_name(data: EvalData) -> str:

@@ -24,7 +24,8 @@ from luq_gguf.core.sweeps import MeterConditions
 from luq_gguf.core.types import Budget, EvalData, Plan
 from luq_gguf.evaluation import cache, pictures, scoring
 from luq_gguf.evaluation import evaluate as evaluation
-from luq_gguf.evaluation.logprobs import FLOOR, Case, EvalTarget, measure_reference, noise_floor, race
+from luq_gguf.evaluation import noise_floor
+from luq_gguf.evaluation.logprobs import Case, EvalTarget, measure_reference, race, read_noise_floor
 from luq_gguf.evaluation.questions import QuestionSet, shared_with_calibration
 from luq_gguf.llamacpp import tools
 from luq_gguf.llamacpp.gguf import shards
@@ -224,7 +225,7 @@ class Meter:
             self._work,
             metric=self._metric,
             cases=cases,
-            floor=noise_floor(target, self._data, folder),
+            floor=read_noise_floor(target, self._data, folder),
         )
         main = [case for case in cases if case.name in set(self._names)]
         figures = Figures(target.model.stat().st_size, plan.bpw, evaluated.result.metrics)
@@ -245,7 +246,9 @@ class Meter:
         """The reference's contents stand for the checkpoint's."""
         imatrix = content_of(self._session.imatrix)
         made_by = (imatrix, dict(plan.tensor_types), plan.high, tools.identity(self._spec.llama))
-        return hash_of(_HOW, self._data.sha256, self._metric, vqa.RULES, FLOOR, self._reference.key(), made_by)
+        return hash_of(
+            _HOW, self._data.sha256, self._metric, vqa.RULES, noise_floor.HOW, self._reference.key(), made_by
+        )
 
 
 def _as_raced(sums: np.ndarray, rival: np.ndarray, aim: Aim) -> list[float]:

@@ -250,6 +250,15 @@ def test_the_top_part_of_the_vocabulary_states_what_it_misses(run, converted, qu
 
 
 @one_model
+def test_a_context_of_fewer_tokens_than_the_noise_floor_takes_is_enough(cli, run, converted, tmp_path):
+    (tmp_path / "set.jsonl").write_text('{"prompt": "what is it?"}\n')
+    how = ("--data", tmp_path / "set.jsonl", "--reference", run / converted.f16.name, "--max-tokens", 1, "--ctx", 32)
+    done = cli("eval", run / converted.model.name, *how, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["kld"]["floor"] > 0
+
+
+@one_model
 def test_the_same_question_many_times_is_one_and_has_no_interval(cli, run, converted, tmp_path):
     line = '{"prompt": "what is it?", "answers": ["a circle"]}\n'
     (tmp_path / "set.jsonl").write_text(line * 20 + line.replace("a circle", "a square"))

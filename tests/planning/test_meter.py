@@ -109,7 +109,7 @@ def test_a_point_that_was_being_written_is_written_anew(metering, monkeypatch):
     meter, files = metering.meter, metering.files
     meter.spliced(metering.plan(11), files)
     with monkeypatch.context() as patch:
-        patch.setattr(splice.file_ranges, "append", lambda *_: (_ for _ in ()).throw(OSError("the disk is full")))
+        patch.setattr(splice.file_ranges, "copy", lambda *_: (_ for _ in ()).throw(OSError("the disk is full")))
         with pytest.raises(OSError, match="the disk is full"):
             meter.spliced(metering.plan(7), files)
     plan = metering.plan(7)

@@ -8,7 +8,6 @@ seconds of copying.
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,6 +44,15 @@ class _Piece:
         dimensions = struct.pack(f"<I{len(self.shape)}Q", len(self.shape), *self.shape)
         return metadata.string(self.name) + dimensions + struct.pack("<IQ", self.kind, at)
 
+    def write(self, file: BinaryIO, at: int, alignment: int) -> int:
+        """Write the data into a file from its byte `at` on, with padding, and return where the next ones begin."""
+        with self.file.open("rb") as given:
+            file_ranges.copy(given, self.offset, self.n_bytes, file, at)
+        end = at + padded(self.n_bytes, alignment)
+        file.seek(at + self.n_bytes)
+        file.write(bytes(end - at - self.n_bytes))
+        return end
+
 
 def splice(
     files: Sequence[Path],
@@ -62,17 +70,18 @@ def splice(
     header = validate.check(files[0])
     pieces = _chosen(files, types, order)
     with atomic.whole(out) as part, part.open("wb") as file:
-        file.write(_head(files[0], header, pieces, changes or {}))
-        _append(pieces, header.alignment, file)
+        at = file.write(_head(files[0], header, pieces, changes))
+        for piece in pieces:
+            at = piece.write(file, at, header.alignment)
 
 
 class Point:
     """A file that is spliced from the tensors of others again and again, to be measured each time.
 
-    Only what lies behind the first tensor that is another one than before is written. What has changed lies at the
-    end, in the order in which it did: a search changes the same few matrices in turns, and llama.cpp finds tensors by
-    their names. What it holds is known to this object alone, and not while it is written: a file that an earlier
-    process left is written anew.
+    Only what has changed is written: llama.cpp finds tensors by their names, so one that is another than before goes
+    where one of its size was, and what finds no such place goes to the end, with what has to move for that. What the
+    file holds is known to this object alone, and not while it is written: a file that an earlier process left is
+    written anew.
     """
 
     def __init__(self, path: Path) -> None:
@@ -84,21 +93,23 @@ class Point:
         """Make it a file with each tensor in the given type, as `splice` does, and return how many bytes were written.
         Raises VerificationError as that does."""
         header = validate.check(files[0])
-        wanted = _chosen(files, types, None)
-        known = set(wanted)
-        before = [piece for piece in self._pieces if piece in known and piece.contents is not None]
-        stays = set(before)
-        pieces = [*before, *(piece for piece in wanted if piece not in stays)]
-        head = _head(files[0], header, pieces, {})
+        pieces = _arranged(self._pieces, _chosen(files, types, None), header.alignment)
+        head = _head(files[0], header, pieces)
         old = self._pieces if len(head) == self._head_bytes else ()
-        n_kept = next((n for n, piece in enumerate(old) if n == len(before) or before[n] != piece), len(old))
-        end = len(head) + sum(padded(piece.n_bytes, header.alignment) for piece in pieces[:n_kept])
+        at = n_bytes = len(head)
         self._pieces = ()
-        with self.path.open("r+b" if n_kept else "wb") as file:
-            file.truncate(end)
+        with self.path.open("r+b" if old else "wb") as file:
             file.write(head)
-            _append(pieces[n_kept:], header.alignment, file)
-            n_bytes = len(head) + file.seek(0, os.SEEK_END) - end
+            stays = True  # nothing before has moved
+            for number, piece in enumerate(pieces):
+                before = old[number] if number < len(old) else None
+                end = at + padded(piece.n_bytes, header.alignment)
+                if not stays or piece != before or piece.contents is None:
+                    piece.write(file, at, header.alignment)
+                    n_bytes += end - at
+                stays = stays and before is not None and at + padded(before.n_bytes, header.alignment) == end
+                at = end
+            file.truncate(at)
         self._pieces, self._head_bytes = tuple(pieces), len(head)
         return n_bytes
 
@@ -106,6 +117,26 @@ class Point:
         """Remove the file; the next one is written whole."""
         self._pieces = ()
         self.path.unlink(missing_ok=True)
+
+
+def _arranged(old: Sequence[_Piece], wanted: Sequence[_Piece], alignment: int) -> list[_Piece]:
+    """The wanted pieces in an order of which as much as possible lies where it lay in the old one."""
+    known, fitting = set(old), dict[int, list[_Piece]]()
+    for piece in wanted:
+        if piece not in known:
+            fitting.setdefault(padded(piece.n_bytes, alignment), []).append(piece)
+    staying, placed = set(wanted), list[_Piece]()
+    for piece in old:
+        if piece in staying:
+            placed.append(piece)
+        elif others := fitting.get(padded(piece.n_bytes, alignment)):
+            placed.append(others.pop(0))
+        else:
+            break
+    done = set(placed)
+    moved = [piece for piece in old if piece in staying and piece not in done]
+    done.update(moved)
+    return [*placed, *moved, *(piece for piece in wanted if piece not in done)]
 
 
 def _chosen(files: Sequence[Path], types: Mapping[str, str], order: Iterable[str] | None) -> list[_Piece]:
@@ -133,24 +164,17 @@ def _pieces(file: Path) -> dict[str, _Piece]:
     return pieces
 
 
-def _head(path: Path, header: GGUFHeader, pieces: Sequence[_Piece], changes: Mapping[str, str]) -> bytes:
+def _head(path: Path, header: GGUFHeader, pieces: Sequence[_Piece], changes: Mapping[str, str] | None = None) -> bytes:
     """Magic, counts, metadata and the tensors' descriptions: all that stands before the data of these pieces. Entries
     that change stay in their places."""
     with path.open("rb") as file:
         raw = file.read(header.infos_at)
-    changed = {header.entries[key]: (key, text) for key, text in changes.items() if key in header.entries}
+    changed = {header.entries[key]: (key, text) for key, text in (changes or {}).items() if key in header.entries}
     for (start, end), (key, text) in sorted(changed.items(), reverse=True):
         raw = raw[:start] + metadata.entry(key, text) + raw[end:]
-    head, at = raw[:8] + struct.pack("<Q", len(pieces)) + raw[16:], 0
+    parts, at = [raw[:8], struct.pack("<Q", len(pieces)), raw[16:]], 0
     for piece in pieces:
-        head += piece.info(at)
+        parts.append(piece.info(at))
         at += padded(piece.n_bytes, header.alignment)
-    return head.ljust(padded(len(head), header.alignment), b"\0")
-
-
-def _append(pieces: Iterable[_Piece], alignment: int, file: BinaryIO) -> None:
-    """Append the pieces' data to a file, each with its padding."""
-    for piece in pieces:
-        with piece.file.open("rb") as given:
-            file_ranges.append(given, piece.offset, piece.n_bytes, file)
-        file.write(bytes(padded(piece.n_bytes, alignment) - piece.n_bytes))
+    n_bytes = sum(map(len, parts))
+    return b"".join([*parts, bytes(padded(n_bytes, header.alignment) - n_bytes)])
