@@ -21,7 +21,7 @@ from luq_gguf.evaluation.questions import QuestionSet, check_questions
 from luq_gguf.hf.processor import PictureCheck
 from luq_gguf.method import orders, quality_bound, two_type_plan
 from luq_gguf.method.uniform import is_uniform
-from luq_gguf.planning import memory_budget, unprofiled, variants
+from luq_gguf.planning import foretold, memory_budget, unprofiled, variants
 from luq_gguf.planning import mixed_precision as mixed_precision_planning
 from luq_gguf.planning.memory_budget import MemoryRoom
 from luq_gguf.planning.meter import Meter, make_meter
@@ -75,6 +75,11 @@ class PlanRequest:
         """Return whether files are measured for it."""
         return self.best is not None or self.rule in orders.MEASURED or self.budget.is_quality
 
+    @property
+    def needs_f16(self) -> bool:
+        """Return whether the 16-bit file is needed for it: to measure files, or to quantize rows."""
+        return self.measures or self.rule in orders.FORETOLD
+
 
 def _check_budget(budget: Budget, *, best: bool) -> None:
     """Exactly one of the seven; for the best plan a size, and with it a speed if wanted. Raises BudgetError."""
@@ -117,6 +122,8 @@ def prepare(session: Session, request: PlanRequest, *, profiled: bool = True) ->
     """Raise, before the profile, which takes hours, where no plan is possible: BudgetError, EvaluationError.
     `profiled`: whether there is or will be one."""
     spec, budget, room, named = session.spec, request.budget, None, None
+    if request.rule in orders.FORETOLD:
+        foretold.check(session, request.rule, profiled=profiled)
     if not profiled and not request.best:
         named = unprofiled.named_order(session, request.rules, request.rule)
     if budget.memory_bytes is not None:
@@ -173,6 +180,8 @@ def make(session: Session, profile: Profile | None, prepared: PlanInputs) -> Pla
     counted = prepared.room.content() if prepared.room else {}
     named = prepared.named
     rule = NAMED if named else rule
+    if rule in orders.FORETOLD:
+        named = foretold.order(session, profile, rule, request.seed)
     if not request.measures:
         plan = ordered_plan(
             session, profile, budget, rule=rule, seed=request.seed, order=named, measured=counted, predictor=speeds
