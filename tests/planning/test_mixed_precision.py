@@ -7,7 +7,7 @@ import pytest
 from gguf_parts import but_labels
 
 from luq_gguf.llamacpp import sampled_errors
-from luq_gguf.llamacpp.gguf import reader, splice
+from luq_gguf.llamacpp.gguf import imatrix, quant_error, reader, splice
 from luq_gguf.planning import variants
 from luq_gguf.quantization import stage as quantization_stage
 from luq_gguf.run import serialization
@@ -111,15 +111,18 @@ def test_predicted_bytes_of_any_choice_are_exact(run, tiny_model, tmp_path):
 
 def test_errors_of_a_few_rows_are_those_of_the_bank(planned, run):
     """Quantized on the spot by the same quantizer with the same importance; they differ by which rows are looked at."""
-    errors = json.loads((run / ".work" / "bank" / "errors.json").read_text())
     kinds = TYPES.split(",")
+    bank_files = [run / ".work" / "bank" / f"all-{kind}.gguf" for kind in kinds]
     f16 = next(path for path in run.glob("*-F16.gguf") if not path.name.startswith("mmproj-"))
-    names = [name for name in errors if name.startswith(("blk.0.", "blk.7."))]
+    foretold = json.loads((run / "fisher.json").read_text())
+    names = [name for name in foretold["errors"] if name.startswith(("blk.0.", "blk.7."))]
+    errors = quant_error.relative_errors(f16, bank_files, names, imatrix.read(run / "imatrix.gguf"))
     found = sampled_errors.sampled_errors(f16, run / "imatrix.gguf", dict.fromkeys(names, kinds))
     assert len(names) == 14
     for name in names:
         for kind, error in zip(kinds, errors[name], strict=True):
             assert found[name][kind] == pytest.approx(error, rel=0.3), (name, kind)
+            assert foretold["errors"][name][kind] == pytest.approx(error, rel=1e-3), (name, kind)
         assert errors[name] == sorted(errors[name], reverse=True), "more bits lose less"
 
 
