@@ -23,6 +23,8 @@ _MULTIPLY = (torch.bmm, Tensor.bmm, torch.matmul, Tensor.matmul)
 
 # which product, number of the expert, rows of its input [n, n_in], the tokens they come from [n]
 ExpertHook = Callable[[str, int, Tensor, Tensor], None]
+# name of the parameter, number of the expert, rows of its input [n, n_in] and output [n, n_out], their tokens [n]
+ProductHook = Callable[[str, int, Tensor, Tensor, Tensor], None]
 
 
 def register() -> None:
@@ -125,23 +127,37 @@ def set_hook(module: nn.Module, hook: ExpertHook) -> Callable[[], None]:
     return undo
 
 
+def set_product_hook(module: nn.Module, hook: ProductHook) -> Callable[[], None] | None:
+    """Call `hook` with inputs and outputs of every expert's products from now on, until what is returned is called;
+    None where the module is computed by other code, which shows no outputs."""
+    if not is_experts(module):
+        return None
+    object.__setattr__(module, "_luq_products", hook)
+    return lambda: object.__setattr__(module, "_luq_products", None)
+
+
 def forward(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
     """Return outputs [n_tokens, n_out] of the experts that a router has chosen for each token, weighted and summed.
 
     hidden [n_tokens, n_in]; top_k_index and top_k_weights [n_tokens, k].
     """
     hook: ExpertHook | None = getattr(experts, "_luq_hook", None)
+    show: ProductHook | None = getattr(experts, "_luq_products", None)
     result = torch.zeros_like(hidden)
     entry = "gate_up_proj" if experts.has_gate else "up_proj"
     for expert in sorted(set(top_k_index.flatten().tolist())):
         tokens, slots = torch.where(top_k_index == expert)
         x = hidden[tokens]
         y = _linear(experts, entry, expert, x)
+        if show:
+            show(entry, expert, x, y, tokens)
         y = experts._apply_gate(y) if experts.has_gate else experts.act_fn(y)
         if hook:
             hook(INTO, expert, x, tokens)
             hook(OUT_OF, expert, y, tokens)
-        y = _linear(experts, "down_proj", expert, y)
+        x, y = y, _linear(experts, "down_proj", expert, y)
+        if show:
+            show("down_proj", expert, x, y, tokens)
         if getattr(experts, "has_post_expert_norm", False):
             y = experts.post_expert_norm(y)
         result.index_add_(0, tokens, (y * top_k_weights[tokens, slots, None]).to(result.dtype))

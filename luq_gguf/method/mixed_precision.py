@@ -28,8 +28,9 @@ class SearchSpace:
     """The matrices of a model and what each may become. Arrays are [n_tensors, n_types].
 
     `tensor_group` and `choice_group` [n_tensors] number each matrix's sensitivity and what is chosen together with it;
-    `errors` are relative output errors; `same` numbers the first type that is the same one for this matrix; `plain`
-    [n_types] are types that all matrices can have alike; `seconds` of a decoded token, where a speed is asked for.
+    `errors` are relative output errors, or nats that they are foretold to cost (`prior` says how sure either is);
+    `same` numbers the first type that is the same one for this matrix; `plain` [n_types] are types that all matrices
+    can have alike; `seconds` of a decoded token, where a speed is asked for.
     """
 
     tensor_groups: tuple[TensorGroup, ...]
@@ -42,6 +43,7 @@ class SearchSpace:
     fixed_bytes: int
     seconds: np.ndarray | None = None
     fixed_seconds: float = 0.0
+    prior: sensitivity.Prior = sensitivity.LEARNED
 
     @cached_property
     def options(self) -> Options:
@@ -166,7 +168,7 @@ class Search:
         known = [sensitivity.NOISE if self._constraints.met(self._space, types) else PROBE_NOISE for types in used]
         noise = np.hypot(known, [measured.error for measured in used.values()])
         klds = np.array([measured.kld for measured in used.values()])
-        return sensitivity.fit(self._space.tensor_groups, errors, klds, noise)
+        return sensitivity.fit(self._space.tensor_groups, errors, klds, noise, self._space.prior)
 
     def solve(self, sensitivities: np.ndarray, gap: float = GAP) -> knapsack.Allocation:
         """Return the knapsack's choice; nearly the best is good enough for a file to measure."""
@@ -290,7 +292,10 @@ def _other_options(space: SearchSpace, types: Types) -> tuple[np.ndarray, np.nda
 
 def probes(space: SearchSpace, most_bytes: int) -> list[Types]:
     """Return files that tell sensitivities apart: every matrix in the largest type; and each part of all layers, and
-    each block of layers, in the type whose uniform file is nearest to the budget."""
+    each block of layers, in the type whose uniform file is nearest to the budget. None where they are foretold: files
+    near the budget correct that."""
+    if space.prior != sensitivity.LEARNED:
+        return []
     n = len(space.tensor_group)
     sizes = {kind: space.file_bytes((kind,) * n) for kind in space.plain}
     largest = max(sizes, key=sizes.__getitem__)

@@ -27,6 +27,7 @@ class Order:
     against files' sizes too.
     n_files: (layers, low layers) -> how many files it measures at most; None where it measures none. counted: what is
     counted while it does. grows: whether only so many are measured as the number of low layers needs.
+    foretold: whether `measure` is what a backward pass foretells (method/fisher.py), so that no file is needed.
     """
 
     steps: Callable[[Sequence[LayerEntropy], int, Measure], Steps]
@@ -40,6 +41,7 @@ class Order:
     n_files: Callable[[int, int], int] | None = None
     counted: str = ""
     grows: bool = False
+    foretold: bool = False
 
     def all_layers(
         self,
@@ -91,6 +93,15 @@ ORDERS: Mapping[str, Order] = {
         "Low layers were drawn at random, which is not the LUQ rule",
         seeded=True,
     ),
+    "fisher": Order(
+        _alone,
+        "least predicted KLD alone first",
+        _line("#b35806", "D", "-"),
+        "Layers became low in the order of the KL divergence that gradients of the model (Fisher information) predict "
+        "for each alone, which is not the LUQ rule",
+        by_size=True,
+        foretold=True,
+    ),
     "kld": Order(
         _alone,
         "least KLD alone first",
@@ -115,7 +126,9 @@ ORDERS: Mapping[str, Order] = {
 }
 MEASURED = tuple(name for name, order in ORDERS.items() if order.n_files)
 MEASURED_OPTIONS = ", ".join(f"--rank {name}" for name in MEASURED)  # in sentences
-UNMEASURED = tuple(name for name in ORDERS if name not in MEASURED)
+FORETOLD = tuple(name for name, order in ORDERS.items() if order.foretold)
+WHOLE_OPTIONS = ", ".join(f"--rank {name}" for name in (*MEASURED, *FORETOLD))  # those that need a 16-bit file
+UNMEASURED = tuple(name for name in ORDERS if name not in (*MEASURED, *FORETOLD))
 SWEPT = tuple(name for name, order in ORDERS.items() if order.by_default)
 
 
@@ -123,7 +136,7 @@ def rank(layers: Sequence[LayerEntropy], name: str, seed: int = 0) -> tuple[int,
     """Return layer numbers in one of the UNMEASURED orders, beginning with the one to quantize first."""
 
     def measure(low: tuple[int, ...]) -> float:
-        raise ValueError(f"the order {name} is measured")
+        raise ValueError(f"the order {name} is measured or foretold")
 
     return ORDERS[name].all_layers(layers, seed, measure)
 

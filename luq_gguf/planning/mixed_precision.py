@@ -17,11 +17,11 @@ from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import Budget, Plan, Profile
 from luq_gguf.core.units import format_size
 from luq_gguf.llamacpp.gguf import reader
-from luq_gguf.method import knapsack, mixed_precision, orders, two_type_plan, uniform
+from luq_gguf.method import knapsack, mixed_precision, orders, sensitivity, two_type_plan, uniform
 from luq_gguf.method.mixed_precision import SearchResult, SearchSpace, Types
 from luq_gguf.method.racing import Aim, Measurement
 from luq_gguf.method.speed_model import SpeedTable
-from luq_gguf.planning import variants
+from luq_gguf.planning import foretold, variants
 from luq_gguf.planning.meter import Meter, RacedFile
 from luq_gguf.planning.variants import TYPES, Candidates
 from luq_gguf.run.preflight import ModelSpec
@@ -125,7 +125,7 @@ def best_plan(
     spec, reporter, budget = session.spec, session.reporter, chosen.budget
     began, most = time.monotonic(), chosen.most_bytes(spec)
     variants.check_space(session, chosen.candidates)
-    space = chosen.space(spec, variants.errors_of(session, chosen.candidates))
+    space = _space(session, profile, chosen)
     meter = make_meter()
     rivals = _rivals(spec, profile, chosen.candidates, most)
     n_files = mixed_precision.most_files(space, most, request.swaps, len(rivals))
@@ -165,6 +165,19 @@ def best_plan(
         measured_kld=measured_kld(figures, meter),
         compared=tuple(_compared(name, rival_figure) for name, rival_figure in rival_figures.items()),
     )
+
+
+def _space(session: Session, profile: Profile | None, chosen: Choices) -> SearchSpace:
+    """The search space: with the nats that types are foretold to cost, where gradients are to be had, else with the
+    errors of some rows, whose cost is learned."""
+    of_types = chosen.candidates.types
+    costs = foretold.of_types(session, profile, {name: set(types) for name, types in of_types.items()})
+    if costs is None:
+        return chosen.space(session.spec, variants.errors_of(session, chosen.candidates))
+    errors = {
+        name: [costs[name][kind] for kind in types[: len(chosen.candidates.kinds)]] for name, types in of_types.items()
+    }
+    return replace(chosen.space(session.spec, errors), prior=sensitivity.FORETOLD)
 
 
 class _PlanMeter:

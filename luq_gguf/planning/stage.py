@@ -21,7 +21,7 @@ from luq_gguf.evaluation.questions import QuestionSet, check_questions
 from luq_gguf.hf.processor import PictureCheck
 from luq_gguf.method import orders, quality_bound, two_type_plan
 from luq_gguf.method.uniform import is_uniform
-from luq_gguf.planning import memory_budget, unprofiled, variants
+from luq_gguf.planning import foretold, memory_budget, unprofiled, variants
 from luq_gguf.planning import mixed_precision as mixed_precision_planning
 from luq_gguf.planning.memory_budget import MemoryRoom
 from luq_gguf.planning.meter import Meter, make_meter
@@ -75,6 +75,11 @@ class PlanRequest:
         """Return whether files are measured for it."""
         return self.best is not None or self.rule in orders.MEASURED or self.budget.is_quality
 
+    @property
+    def needs_f16(self) -> bool:
+        """Return whether the 16-bit file is needed for it: to measure files, or to quantize rows."""
+        return self.measures or self.rule in orders.FORETOLD
+
 
 def _check_budget(budget: Budget, *, best: bool) -> None:
     """Exactly one of the seven; for the best plan a size, and with it a speed if wanted. Raises BudgetError."""
@@ -127,6 +132,8 @@ def prepare(session: Session, request: PlanRequest, *, profiled: bool = True) ->
     """Raise, before the profile, which takes hours, where no plan is possible: BudgetError, EvaluationError.
     `profiled`: whether there is or will be one."""
     spec, budget, room, named = session.spec, request.budget, None, None
+    if request.rule in orders.FORETOLD:
+        foretold.check(session, request.rule, profiled=profiled)
     if not profiled and not request.best:
         named = unprofiled.named_order(session, request.rules, request.rule)
     if budget.memory_bytes is not None:
@@ -178,8 +185,7 @@ def make(session: Session, profile: Profile | None, prepared: PlanInputs) -> Pla
     request, speeds = prepared.request, prepared.predictor
     if not request.measures:
         return save_plan(session, unmeasured(session, profile, prepared), speeds)
-    budget, spec, named = request.budget, session.spec, prepared.named
-    counted, rule = prepared.counted, prepared.rule
+    budget, spec, counted, rule = request.budget, session.spec, prepared.counted, prepared.rule
     if request.best and prepared.choices:
         metering = make_meter(session, measured_on(request, spec))
         plan = mixed_precision_planning.best_plan(
@@ -190,6 +196,7 @@ def make(session: Session, profile: Profile | None, prepared: PlanInputs) -> Pla
     if rule in orders.MEASURED:
         order = measured_order(session, profile, request, meter, speeds)
     else:
+        named = _named(session, profile, prepared)
         order = named or orders.rank(unprofiled.layers_of(spec, profile), rule, request.seed)
     noted: dict[str, object] = counted | {"measured_on": meter.conditions().to_json()}
     if budget.is_quality:
@@ -211,10 +218,18 @@ def unmeasured(session: Session, profile: Profile | None, prepared: PlanInputs) 
         request.budget,
         rule=prepared.rule,
         seed=request.seed,
-        order=prepared.named,
+        order=_named(session, profile, prepared),
         measured=prepared.counted,
         predictor=prepared.predictor,
     )
+
+
+def _named(session: Session, profile: Profile | None, prepared: PlanInputs) -> tuple[int, ...] | None:
+    """The order of layers where it does not follow from the profile: as the user has named them, or foretold."""
+    request = prepared.request
+    if prepared.rule in orders.FORETOLD:
+        return foretold.order(session, profile, prepared.rule, request.seed)
+    return prepared.named
 
 
 def _within_quality(

@@ -37,11 +37,11 @@ def named_order(session: Session, rules: PlanRules, rule: str) -> tuple[int, ...
 def sweepable(session: Session, orders: Sequence[str]) -> tuple[str, ...]:
     """Return the orders of a sweep that need no entropies, and say which are left out. Raises BudgetError where all
     are."""
-    possible = tuple(name for name in orders if name not in ORDERS or not ORDERS[name].sign)
+    possible = tuple(name for name in orders if name not in ORDERS or not (ORDERS[name].sign or ORDERS[name].foretold))
     left_out = [name for name in orders if name not in possible]
     why = f"{session.run.path} has no profile.json with the entropies of the layers"
     if orders and not possible:
-        raise BudgetError(f"{why}, which the order {left_out[0]} goes by.", f"Give --order {' or '.join(MEASURED)}.")
+        raise BudgetError(f"{why}, which the order {left_out[0]} needs.", f"Give --order {' or '.join(MEASURED)}.")
     if left_out:
         verb = "is" if len(left_out) == 1 else "are"
         session.reporter.info(f"{why}: the order{'s' * (len(left_out) > 1)} {' and '.join(left_out)} {verb} left out")

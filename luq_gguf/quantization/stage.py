@@ -18,7 +18,7 @@ from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.llamacpp import converter, labels, quantize, tools
 from luq_gguf.llamacpp.gguf import metadata, mmproj, reader
 from luq_gguf.method import tensor_types, two_type_plan
-from luq_gguf.method.orders import MEASURED_OPTIONS
+from luq_gguf.method.orders import WHOLE_OPTIONS
 from luq_gguf.quantization import recipe, slices
 from luq_gguf.quantization.checks import check_same_columns, check_same_tensors
 from luq_gguf.run import model_files, provenance, serialization, structure
@@ -227,7 +227,7 @@ def check_slices(options: RunOptions, *, measures: bool = False) -> None:
     if options.low_disk and (options.keep_f16 or measures):
         raise BudgetError(
             "--low-disk does not write a whole 16-bit GGUF file, which --keep-f16, --max-kld, --min-accuracy, "
-            f"{MEASURED_OPTIONS} and --plan best need.",
+            f"{WHOLE_OPTIONS} and --plan best need.",
             "Leave one of them out.",
         )
 

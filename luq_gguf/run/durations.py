@@ -16,8 +16,9 @@ from luq_gguf.core import atomic, json_input, json_output, machine, paths
 from luq_gguf.core.hashing import hash_of
 from luq_gguf.core.units import format_seconds
 
-PROFILE, CONVERT, QUANTIZE, MEASURE = "profile", "16-bit files", "quantize", "measure files"
-OTHER = "other"
+PROFILE, CONVERT, FORETELL = "profile", "16-bit files", "backward pass"
+QUANTIZE, MEASURE = "quantize", "measure files"
+PARTS, OTHER = (PROFILE, CONVERT, FORETELL, QUANTIZE, MEASURE), "other"
 # Nanoseconds that a weight takes a core: of llama-quantize by type, and of the other parts.
 _BY_TYPE = {
     "F32": 10, "F16": 18, "BF16": 18, "Q8_0": 15, "Q4_0": 45, "IQ1_S": 252, "IQ1_M": 202, "IQ2_XXS": 582,
@@ -30,7 +31,10 @@ _TOKEN = 0.08  # of a token that goes forward once
 LEAST_LEARNT = 5.0  # seconds: what takes less consists of loading and of reading
 SHORTEST = 60.0  # seconds that are told apart
 SHORT = 0.02  # of all that was spent: parts below are not listed
-_STAGES = {"profile": PROFILE, "f16": CONVERT, "mmproj": CONVERT, "quantize": QUANTIZE, "baseline": QUANTIZE}
+_STAGES = {
+    "profile": PROFILE, "f16": CONVERT, "mmproj": CONVERT, "fisher": FORETELL, "quantize": QUANTIZE,
+    "baseline": QUANTIZE,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

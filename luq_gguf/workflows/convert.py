@@ -130,7 +130,7 @@ def convert(
     requests = (plan_requests,) if isinstance(plan_requests, PlanRequest) else tuple(plan_requests)
     if not requests:
         raise BudgetError("No budget was given.", "Give at least one.")
-    check_slices(options, measures=requests[0].measures)
+    check_slices(options, measures=requests[0].needs_f16)
     if target:
         publication.check(target, base_model)  # hours before it is needed
     converted = _convert(model, out, requests, calibration, options, reporter, base_model, also, check=check)
@@ -172,7 +172,7 @@ def _convert(
         stock_plans = [variants.stock_plan(session.spec, ftype) for ftype in dict.fromkeys(also)]
         largest = two_type_plan.file_bytes(session.spec.tensors, ())
         needed = len(requests) * largest + sum(plan.predicted_file_bytes for plan in stock_plans)
-        check_disk(session, needed, needs_f16=first.measures)
+        check_disk(session, needed, needs_f16=first.needs_f16)
         is_new = not run.outputs("profile") and not run.outputs("quantize")
         work = expected_work.work(session, calibration, prepared, stock_plans)
         ahead = durations.expected(work, options.threads)

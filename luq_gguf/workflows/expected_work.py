@@ -8,13 +8,14 @@ from contextlib import suppress
 from luq_gguf.core.calibration_set import CalibrationSet
 from luq_gguf.core.errors import BudgetError
 from luq_gguf.core.types import Budget, Plan
-from luq_gguf.method import mixed_precision, two_type_plan
+from luq_gguf.method import mixed_precision, orders, two_type_plan
 from luq_gguf.planning.stage import PlanInputs, measured_on
 from luq_gguf.quantization.stage import f16_name
 from luq_gguf.run import durations
 from luq_gguf.run.session import Session
 
 SAMPLE, QUESTION = 256, 256  # tokens of a sample, and of a question with its picture: before they were read
+BACKWARD = 4  # passes that the backward pass costs, which computes all layers again
 WANTED = 0.6  # of the types of a best plan's choices: the others are never quantized
 RACED = 0.5  # of the questions of its files
 RIVALS = 4  # files that a best plan is compared with
@@ -29,7 +30,7 @@ def work(
     run, spec = session.run, session.spec
     tensors = spec.tensors
     n_weights = {choice.name: choice.n_weights for choice in tensors.choices}
-    parts = dict.fromkeys((durations.PROFILE, durations.CONVERT, durations.QUANTIZE, durations.MEASURE), 0.0)
+    parts = dict.fromkeys(durations.PARTS, 0.0)
     if not run.outputs("profile"):
         parts[durations.PROFILE] = durations.token_work(tensors.n_weights, calibration.samples * SAMPLE)
     if not spec.file and not run.file(f16_name(spec.checkpoint)).exists():
@@ -38,6 +39,9 @@ def work(
         parts[durations.QUANTIZE] += durations.quantize_work(n_weights, plan.tensor_types)
     for inputs in prepared:
         parts[durations.QUANTIZE] += durations.quantize_work(n_weights, _likely_types(session, inputs))
+        if (inputs.choices or inputs.rule in orders.FORETOLD) and not run.outputs("fisher"):
+            n_passed = BACKWARD * calibration.samples * SAMPLE
+            parts[durations.FORETELL] = durations.token_work(tensors.n_weights, n_passed)
         if inputs.choices:
             candidates = inputs.choices.candidates
             for kind in range(len(candidates.kinds)):

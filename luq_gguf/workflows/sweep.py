@@ -9,13 +9,13 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from luq_gguf.core.errors import BudgetError
+from luq_gguf.core.errors import BudgetError, CalibrationError, CheckpointError
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.sweeps import Sweep, SweepPoint
 from luq_gguf.core.types import LayerEntropy, Profile
 from luq_gguf.method import uniform
-from luq_gguf.method.orders import MEASURED, ORDERS, SWEPT, UNMEASURED, Measure, is_seeded, rank
-from luq_gguf.planning import unprofiled
+from luq_gguf.method.orders import FORETOLD, MEASURED, ORDERS, SWEPT, UNMEASURED, Measure, is_seeded, rank
+from luq_gguf.planning import foretold, unprofiled
 from luq_gguf.planning.meter import Meter
 from luq_gguf.run import serialization
 from luq_gguf.run.session import Session
@@ -61,6 +61,9 @@ def sweep(session: Session, profile: Profile | None, meter: Meter, request: Swee
 
     measured_orders = [name for name in ORDERS if name in request.orders and name in MEASURED]
     orders = {name: _sets(layers, *name, counts) for name in _unmeasured(request)}
+    for name in (name for name in FORETOLD if name in request.orders):
+        if measure_alone := _foretold(session, profile, name, request):
+            orders[name, 0] = _sets(layers, name, 0, counts, measure_alone)
     for name in (name for name in measured_orders if ORDERS[name].grows):
         orders[name, 0] = _sets(layers, name, 0, counts, _steps_measured(meter, name, n, counts, reporter))
     chosen = {frozenset(low) for sets in orders.values() for low in sets}
@@ -96,6 +99,18 @@ def sweep(session: Session, profile: Profile | None, meter: Meter, request: Swee
     add(SweepPoint.of(uniform.REFERENCE, meter.sixteen_bit()))
     tick(total)
     return Sweep(tuple(points), meter.conditions())
+
+
+def _foretold(session: Session, profile: Profile | None, name: str, request: SweepRequest) -> Measure | None:
+    """What an order goes by that gradients foretell; None, which is told, where they are not to be had and there are
+    other orders. Raises children of LuqError where there are none."""
+    try:
+        return foretold.costs_alone(session, profile, name)
+    except (BudgetError, CalibrationError, CheckpointError) as error:
+        if request.orders == (name,):
+            raise
+        session.reporter.info(f"the order {name} is left out: {error.message}")
+        return None
 
 
 def _most_files(name: str, n_layers: int, n_low: int) -> int:

@@ -47,7 +47,7 @@ def test_points_have_the_contracts_keys_for_every_order_and_number(swept, run):
         assert {"order", "seed", "n_low", "n_bytes", "average_bits", "metrics"} <= set(point)
         assert {"accuracy", "kld", "same_top"} <= set(point["metrics"])
     found = [(p["order"], p["seed"], p["n_low"]) for p in points if p["n_low"] is not None]
-    assert {"entropy", "entropy-desc", "random", "kld"} <= set(SWEPT)
+    assert {"entropy", "entropy-desc", "random", "kld", "fisher"} <= set(SWEPT)
     orders = [(name, seed) for name in SWEPT for seed in range(2 if is_seeded(name) else 1)]
     assert found == [(*order, n) for order in orders for n in (0, 1, 12)]
     assert [p["order"] for p in points if p["n_low"] is None] == ["uniform Q2_K", "uniform F16"]
@@ -65,6 +65,25 @@ def test_the_ends_are_the_same_for_every_order_and_the_kld_order_begins_with_the
     assert 2.625 <= by_count[12][0]["average_bits"] < 2.725  # Q2_K, and norms and biases in 32 bits
     f16 = swept["points"][-1]
     assert f16["metrics"]["kld"]["mean"] <= f16["metrics"]["kld"]["floor"]
+
+
+def test_a_plan_by_gradients_takes_the_layers_that_are_foretold_to_cost_least(cli, run, swept):
+    """The sweep has made fisher.json already; nothing is measured, so no questions are needed."""
+    kept = (run / "fisher.json").stat().st_mtime_ns
+    done = cli("plan", run, "--rank", "fisher", "--low", "Q2_K", "--low-layers", 5, "--json")
+    assert done.returncode == 0, done.stderr
+    plan, foretold = json.loads(done.stdout), json.loads((run / "fisher.json").read_text())
+    assert (run / "fisher.json").stat().st_mtime_ns == kept
+    assert plan["ranking"] == "fisher"
+    alone = [0.0] * 12
+    for name, klds in foretold["klds"].items():
+        if name.startswith("blk."):
+            alone[int(name.split(".")[1])] += klds["Q2_K"] - min(klds.values())
+    assert sorted(plan["order"], key=lambda layer: alone[layer]) == plan["order"]
+    assert plan["low_layers"] == sorted(plan["order"][:5])
+    first = {p["order"]: p["low_layers"] for p in swept["points"] if p["n_low"] == 1}
+    assert first["fisher"] == plan["order"][:1]
+    assert foretold["n_samples"] == 16, "those with pictures"
 
 
 def test_a_point_is_what_eval_measures_of_the_small_file(cli, arguments, run, small, questions, swept):

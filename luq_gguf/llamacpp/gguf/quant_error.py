@@ -35,8 +35,12 @@ def _matrix(tensor: gguf.ReaderTensor) -> np.ndarray:
     return np.asarray(data.reshape(-1, data.shape[-1]))
 
 
+def n_rows_of(tensor: gguf.ReaderTensor) -> int:
+    return len(_matrix(tensor))
+
+
 def rows_of(tensor: gguf.ReaderTensor, most: int) -> np.ndarray:
-    n = len(_matrix(tensor))
+    n = n_rows_of(tensor)
     return np.unique(np.linspace(0, n - 1, min(most, n)).astype(np.int64))
 
 
