@@ -119,7 +119,7 @@ def draw(groups: Mapping[str, Sequence[Pair]], path: Path) -> None:
         for label, is_layer, style in (("matrix", False, ("o", "#0b559f", 14)), ("layer", True, ("^", "#b35806", 34))):
             of = [pair for pair in pairs if pair.name.startswith("layer ") == is_layer]
             marker, color, size = style
-            panel.scatter([p.foretold for p in of], [p.measured for p in of], size, color, marker, label=label)
+            panel.scatter([p.foretold for p in of], [p.measured for p in of], size, color, marker=marker, label=label)
         panel.set(
             xscale="log", yscale="log", title=title, xlabel="predicted KLD alone, nats", ylabel="measured KLD, nats"
         )

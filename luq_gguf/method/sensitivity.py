@@ -32,8 +32,8 @@ class Prior:
 LEARNED = Prior()  # errors of outputs say nothing of what they cost
 # Where errors are foretold divergences (method/fisher.py), which measured ones are off from by a factor. Of 84 matrices
 # of each trained model in IQ1_M, its logarithm had standard deviations of 0.1 over parts, 0.2 and 0.5 over layers, and
-# 0.3 and 0.6 besides (docs/best-plan.md).
-FORETOLD = Prior(common=1.0, same_part=0.2, same_layer=0.5, own=0.5)
+# 0.3 and 0.6 besides. Widths of about these found a worse plan for one of the models than wider ones.
+FORETOLD = Prior(common=1.0, same_part=0.4, same_layer=0.8, own=0.7)
 
 
 @dataclass(frozen=True)
