@@ -15,6 +15,7 @@ from luq_gguf.run import durations
 from luq_gguf.run.session import Session
 
 SAMPLE, QUESTION = 256, 256  # tokens of a sample, and of a question with its picture: before they were read
+SCORED = 32  # samples of the backward pass, at most
 BACKWARD = 4  # passes that the backward pass costs, which computes all layers again
 WANTED = 0.6  # of the types of a best plan's choices: the others are never quantized
 RACED = 0.5  # of the questions of its files
@@ -40,7 +41,7 @@ def work(
     for inputs in prepared:
         parts[durations.QUANTIZE] += durations.quantize_work(n_weights, _likely_types(session, inputs))
         if (inputs.choices or inputs.rule in orders.FORETOLD) and not run.outputs("fisher"):
-            n_passed = BACKWARD * calibration.samples * SAMPLE
+            n_passed = BACKWARD * min(calibration.samples, SCORED) * SAMPLE
             parts[durations.FORETELL] = durations.token_work(tensors.n_weights, n_passed)
         if inputs.choices:
             candidates = inputs.choices.candidates
