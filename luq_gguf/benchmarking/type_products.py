@@ -51,7 +51,7 @@ def decode_rates(
         known = {str(kind): float(rate) for kind, rate in json_input.read(path).items()}
     missing = [kind for kind in types if kind not in known and geometry.fits(kind)]
     if missing:
-        reporter.info(f"speed of {len(missing)} tensor types on this CPU: a second each")
+        reporter.info(f"speed of tensor types on this CPU, about a second each: {', '.join(missing)}")
         sizes = (str(threads), str(n_in), str(n_out), str(n_matrices))
         command = [tools.python(), "-m", __name__, str(build / "llama_cpp" / "lib"), *sizes, *missing]
         output = child.run(command, child.Failure(RunnerError, "The measurement of tensor types"))

@@ -29,7 +29,7 @@ _USUAL = 200  # of types that are not listed
 _CONVERTED = 20
 _TOKEN = 0.08  # of a token that goes forward once
 LEAST_LEARNT = 5.0  # seconds: what takes less consists of loading and of reading
-SHORTEST = 60.0  # seconds that are told apart
+SHORTEST = 60.0  # seconds: nobody asks how long less will take
 SHORT = 0.02  # of all that was spent: parts below are not listed
 _STAGES = {
     "profile": PROFILE, "f16": CONVERT, "mmproj": CONVERT, "fisher": FORETELL, "quantize": QUANTIZE,
@@ -51,10 +51,10 @@ class Durations:
     def to_json(self) -> dict[str, float]:
         return {part: round(value, 1) for part, value in self.seconds.items()}
 
-    def sentence(self) -> str:
-        """Return what is said before it starts."""
+    def sentence(self) -> str | None:
+        """Return what is said before it starts; None where it takes less than SHORTEST."""
         if self.total < SHORTEST:
-            return "expected to take less than a minute"
+            return None
         known = "" if self.is_known else ", a guess until this machine has made a file"
         return f"expected to take about {format_seconds(self.total)}{known}: {self.listed()}"
 

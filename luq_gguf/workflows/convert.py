@@ -176,7 +176,8 @@ def _convert(
         is_new = not run.outputs("profile") and not run.outputs("quantize")
         work = expected_work.work(session, calibration, prepared, stock_plans)
         ahead = durations.expected(work, options.threads)
-        reporter.info(ahead.sentence())
+        if sentence := ahead.sentence():
+            reporter.info(sentence)
         profiled_runs.store(session)
         profile = make_profile(session, calibration)
         session = session.with_dataset(profile)
@@ -198,7 +199,8 @@ def _convert(
         made_files = finished(session, profile, (*stock.values(), *files.values()), check=check)
         took = durations.spent(run.seconds)
         run.update(durations={"expected_seconds": ahead.to_json(), "seconds": took.to_json()})
-        reporter.info(f"took {format_seconds(took.total)}: {took.listed()}")
+        if took.total >= durations.SHORTEST:
+            reporter.info(f"took {format_seconds(took.total)}: {took.listed()}")
         if is_new:
             durations.learn(work, took, options.threads)
         return made_files

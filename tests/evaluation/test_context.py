@@ -34,6 +34,12 @@ def questions(tmp_path):
     return path
 
 
+@pytest.fixture(scope="module")
+def copied(small, tmp_path_factory):
+    """A command locks the folder of the file that it measures, which other workers' tests read."""
+    return small.copy(tmp_path_factory.mktemp("measured") / "run")
+
+
 def test_tokens_are_counted_as_they_are_read_by_a_header_alone(small, questions):
     from luq_gguf.llamacpp.runtime.client import LlamaClient
 
@@ -55,17 +61,17 @@ def test_the_lines_and_the_context_that_they_need_are_named(small, questions):
         check_context(small.model, small.mmproj, "q.jsonl", samples, n_ctx=needed - 1, max_tokens=32)
 
 
-def test_eval_refuses_before_the_first_question_is_asked(cli, small, questions):
-    done = cli("eval", small.model, "--data", questions, "--ctx", 256, "--max-tokens", 4)
+def test_eval_refuses_before_the_first_question_is_asked(cli, copied, questions):
+    done = cli("eval", copied.model, "--data", questions, "--ctx", 256, "--max-tokens", 4)
     assert done.returncode == 2
     assert "q.jsonl, line 3" in done.stderr
     assert "--ctx" in done.stderr
     assert "1/4" not in done.stderr
 
 
-def test_a_context_below_a_chunk_of_text_is_refused(cli, small, tmp_path):
+def test_a_context_below_a_chunk_of_text_is_refused(cli, copied, tmp_path):
     (tmp_path / "book.txt").write_text("is there a circle? no\n" * 200)
-    done = cli("eval", small.model, "--text", tmp_path / "book.txt", "--ctx", 256)
+    done = cli("eval", copied.model, "--text", tmp_path / "book.txt", "--ctx", 256)
     assert done.returncode == 2
     assert "--ctx 512" in done.stderr
 
@@ -113,7 +119,7 @@ def test_speeds_of_types_are_measured_on_request_alone(small, tmp_path, monkeypa
         assert len(measured) == 2
 
 
-def test_lines_of_all_formats_are_asked_with_all_pictures_and_turns(cli, small, questions):
+def test_lines_of_all_formats_are_asked_with_all_pictures_and_turns(cli, copied, questions):
     said = [("user", "<image>what color?"), ("assistant", "red"), ("user", "<image>and this?"), ("assistant", "red")]
     rows = [
         {"images": ["small.png", "photo.png"], "prompt": "what color?", "answers": ["red"]},
@@ -123,16 +129,16 @@ def test_lines_of_all_formats_are_asked_with_all_pictures_and_turns(cli, small, 
     ]
     questions.write_text("\n".join(map(json.dumps, rows)))
     arguments = ("--data", questions, "--max-tokens", 2, "--threads", 1, "--json")
-    too_long = cli("eval", small.model, *arguments, "--ctx", 256)
+    too_long = cli("eval", copied.model, *arguments, "--ctx", 256)
     assert too_long.returncode == 2
     assert "q.jsonl, line 1: the prompt has" in too_long.stderr
     assert "with its images" in too_long.stderr
-    done = cli("eval", small.model, *arguments)
+    done = cli("eval", copied.model, *arguments)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert (told["n_samples"], told["metric"]) == (3, "exact")  # the second and third line are the same
     rows[3]["messages"][0]["content"] = [{"type": "video", "video": "a.mp4"}]
     questions.write_text("\n".join(map(json.dumps, rows)))
-    refused = cli("eval", small.model, *arguments)
+    refused = cli("eval", copied.model, *arguments)
     assert refused.returncode == 2
     assert "q.jsonl, line 4 is not a sample: its turn 1 contains a video" in " ".join(refused.stderr.split())

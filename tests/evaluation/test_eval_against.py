@@ -84,6 +84,7 @@ def test_fitted_pictures_alone_leave_what_quantization_costs(cli, asked, compare
 
 def test_text_alone_is_refused(cli, small, tiny_model, tmp_path):
     (tmp_path / "text.txt").write_text("is there a circle? " * 400)
-    done = cli("eval", small.model, "--text", tmp_path / "text.txt", "--chunks", 1, "--against", tiny_model)
+    model = small.copy(tmp_path / "run").model
+    done = cli("eval", model, "--text", tmp_path / "text.txt", "--chunks", 1, "--against", tiny_model)
     assert done.returncode == 2
     assert "Give --data SET with --against" in done.stderr

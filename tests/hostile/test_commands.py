@@ -112,7 +112,7 @@ def test_what_is_refused_before_it(child, tmp_path, models, name):
 def test_bad_questions(cli, small, tmp_path, name):
     path = tmp_path / "a.jsonl"
     path.write_bytes(hostile.question_files()[name])
-    done = cli("eval", small.model, "--data", path, "--threads", 1)
+    done = cli("eval", small.copy(tmp_path / "run").model, "--data", path, "--threads", 1)
     assert_is_a_sentence(done, (2,))
     assert "Error: " in done.stderr
     assert "a.jsonl" in done.stderr

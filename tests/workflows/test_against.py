@@ -30,8 +30,8 @@ def agreement(before, after, *, is_16_bit: bool = True, differences: str = "", s
     return Agreement("f.gguf", is_16_bit, "tq", "float32", "on two drawn pictures", (sample, sample))
 
 
-def test_a_run_is_compared_on_its_own_calibration_samples(cli, small, tiny_model):
-    done = cli("verify", small.folder, "--against", tiny_model, "--threads", 1, "--json")
+def test_a_run_is_compared_on_its_own_calibration_samples(cli, small, tiny_model, tmp_path):
+    done = cli("verify", small.copy(tmp_path / "run").folder, "--against", tiny_model, "--threads", 1, "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads(done.stdout)["against"]
     assert (told["file"], told["is_16_bit"], told["dtype"]) == (small.f16.name, True, "float32")
@@ -100,9 +100,9 @@ def test_convert_compares_the_16_bit_file_before_it_deletes_it(cli, small, tmp_p
     assert not run.f16.exists()
 
 
-def test_another_models_checkpoint_is_refused(cli, small, models, tiny_model):
+def test_another_models_checkpoint_is_refused(cli, small, models, tiny_model, tmp_path):
     other = next(path for path in models.iterdir() if path.is_dir() and path != tiny_model and "tiny" in path.name)
-    done = cli("verify", small.folder, "--against", other, "--threads", 1)
+    done = cli("verify", small.copy(tmp_path / "run").folder, "--against", other, "--threads", 1)
     assert done.returncode == 2
     assert "Give the checkpoint that the file was made from" in done.stderr
 
