@@ -28,7 +28,7 @@ _BY_TYPE = {
 _USUAL = 200  # of types that are not listed
 _CONVERTED = 20
 _TOKEN = 0.08  # of a token that goes forward once
-LEAST_LEARNT = 5.0  # seconds: what takes less consists of loading and of reading
+LEAST_LEARNT = 5.0  # seconds, expected and taken: what takes less consists of loading and of reading
 SHORTEST = 60.0  # seconds: nobody asks how long less will take
 SHORT = 0.02  # of all that was spent: parts below are not listed
 _STAGES = {
@@ -103,7 +103,7 @@ def learn(work: Mapping[str, float], took: Durations, threads: int | None) -> No
     factors = {
         part: took.seconds[part] * n_cores / value
         for part, value in work.items()
-        if value > 0 and took.seconds.get(part, 0.0) >= LEAST_LEARNT
+        if value / n_cores >= LEAST_LEARNT and took.seconds.get(part, 0.0) >= LEAST_LEARNT
     }
     if factors:
         with suppress(OSError):  # a cache that cannot be written
