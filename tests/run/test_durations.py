@@ -33,7 +33,7 @@ def test_what_a_machine_took_is_expected_the_next_time():
     assert durations.expected(work, threads=2).seconds[durations.QUANTIZE] == 25.0, "a second consists of loading"
     little = {durations.PROFILE: 1.0}
     durations.learn(little, durations.Durations({durations.PROFILE: 60.0}), threads=2)
-    assert durations.expected(work, threads=2).seconds[durations.PROFILE] == 100.0, "of a tiny model it is loading, too"
+    assert durations.expected(work, threads=2).seconds[durations.PROFILE] == 200.0, "of a tiny model it is loading, too"
     assert durations.expected(work, threads=4).seconds[durations.PROFILE] == 25.0, "other threads, another machine"
 
 
