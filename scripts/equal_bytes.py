@@ -24,8 +24,8 @@ from luq_gguf.core.errors import BudgetError
 from luq_gguf.core.types import Budget, Plan, RunOptions
 from luq_gguf.core.units import format_size
 from luq_gguf.evaluation import evaluate as evaluation
-from luq_gguf.evaluation.logprobs import EvalTarget
 from luq_gguf.evaluation.questions import QuestionSet
+from luq_gguf.evaluation.target import EvalTarget
 from luq_gguf.method.metrics import intervals
 from luq_gguf.planning import stage as planning_stage
 from luq_gguf.planning import variants

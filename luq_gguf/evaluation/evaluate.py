@@ -23,12 +23,12 @@ from luq_gguf.evaluation import pictures, scoring
 from luq_gguf.evaluation.logprobs import (
     CHUNK,
     Case,
-    EvalTarget,
     compare,
     measure_reference,
     read_noise_floor,
     reference_answers,
 )
+from luq_gguf.evaluation.target import EvalTarget
 from luq_gguf.hf import datasets
 from luq_gguf.llamacpp import tools
 from luq_gguf.llamacpp.gguf import mmproj, reader, validate

@@ -15,7 +15,7 @@ from luq_gguf.core.measurements import EvalConditions
 from luq_gguf.core.picture_geometry import LimitOptions
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import EvalData
-from luq_gguf.evaluation.logprobs import EvalTarget
+from luq_gguf.evaluation.target import EvalTarget
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.processor import PictureCheck
 from luq_gguf.llamacpp import tools

@@ -11,71 +11,31 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from luq_gguf.core import atomic
-from luq_gguf.core.errors import EvaluationError, RunnerError
-from luq_gguf.core.hashing import content_of, hash_of
+from luq_gguf.core.errors import EvaluationError
 from luq_gguf.core.types import EvalData
 from luq_gguf.evaluation import cache as measurement_cache
-from luq_gguf.evaluation import noise_floor
 from luq_gguf.evaluation.cache import Arrays
-from luq_gguf.evaluation.context import check_context, place_of
-from luq_gguf.llamacpp import tools
-from luq_gguf.llamacpp.gguf import shards
-from luq_gguf.llamacpp.gpu import Offload
+from luq_gguf.evaluation.parts import (
+    Measure,
+    check_finite,
+    floor_file_of,
+    loaded,
+    measure_floor,
+    measure_missing,
+    measure_part,
+)
+from luq_gguf.evaluation.target import EvalTarget
 from luq_gguf.llamacpp.runtime.client import LlamaClient
 from luq_gguf.method.metrics import kld as kld_metric
 from luq_gguf.method.metrics.kld import TopLogprobs
 
-HOW = 2  # in what way prompts and pictures are measured: what was kept of other numbers is not read
-TOP = 1024  # tokens kept of a position; smaller vocabularies are kept whole
 CONTROLS = 64  # positions kept with all of the vocabulary, to say what the rest's single bucket costs
 CHUNK = 512  # tokens of text read at once, the second half is scored: as llama-perplexity does
-
-
-@dataclass(frozen=True)
-class EvalTarget:
-    """A file and how it is run. `mmproj` is only needed for images; without `answers`, a file that is compared with a
-    reference does not generate answers of its own, which takes one token at a time. `image_tokens` are libmtmd's
-    --image-min-tokens and --image-max-tokens, None for its own limits. `gpu` says how many layers run on one. `made_of`
-    is a key of all that a file was made of, which stands for its contents: it is not read for their hash then."""
-
-    model: Path
-    mmproj: Path | None = None
-    threads: int | None = None
-    n_ctx: int = 4096
-    n_batch: int = 512
-    max_tokens: int = 32
-    top: int = TOP
-    answers: bool = True
-    image_tokens: tuple[int | None, int | None] = (None, None)
-    gpu: Offload | None = None
-    made_of: str | None = None
-
-    @cached_property
-    def sha256(self) -> str:
-        """The sha256 of the model's contents. All of a file is read for it, as it is to be measured."""
-        return shards.sha256(self.model)
-
-    def key(self) -> str:
-        """Return a hash that changes with the files and with what is asked of them, but not with settings of speed, nor
-        with the context: what does not fit in it is refused before it is measured."""
-        vision = content_of(self.mmproj) if self.mmproj else None
-        contents = self.made_of or self.sha256
-        return hash_of(
-            HOW, tools.identity(), contents, vision, self.max_tokens, self.top, self.answers, *self.circumstances
-        )
-
-    @property
-    def circumstances(self) -> tuple[object, ...]:
-        """What figures depend on beside files and questions, in keys: the token limits of pictures and the GPU. Empty
-        where these are libmtmd's own and the CPU, as in keys of old."""
-        limits = () if self.image_tokens == (None, None) else (self.image_tokens,)
-        return (*limits, *([self.gpu.key] if self.gpu else []))
 
 
 @dataclass(frozen=True)
@@ -121,12 +81,9 @@ def measure_reference(
             arrays["control"] = scored.rows[at : at + 1]
         return arrays, scored.answer
 
-    floor_file = _floor_file(work, target, data) if floor else None
+    floor_file = floor_file_of(work, target, data) if floor else None
     measure_missing(target, data, folder, work, measure, progress, check=check, floor=floor_file)
     return folder
-
-
-Measure = Callable[[LlamaClient, str], tuple[Arrays, str | None]]
 
 
 def compare(
@@ -148,7 +105,7 @@ def compare(
     if reference and reference.name == _folder_name("reference", target, data):
         return [_own_case(name, arrays, answer) for name, arrays, answer in measurement_cache.read(reference, data)]
     folder = _folder(work, f"file-{reference.name if reference else 'alone'}", target, data)
-    measure, floor = _comparison(target, data, reference), _floor_file(work, target, data) if reference else None
+    measure, floor = _comparison(target, data, reference), floor_file_of(work, target, data) if reference else None
     measure_missing(target, data, folder, work, measure, progress, check=check, floor=floor)
     return _checked(target, [_case(*kept) for kept in measurement_cache.read(folder, data)])
 
@@ -169,23 +126,23 @@ def race(
     something of it is missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    measure, floor = _comparison(target, data, reference), _floor_file(folder, target, data)
+    measure, floor = _comparison(target, data, reference), floor_file_of(folder, target, data)
     cases: list[Case] = []
     with ExitStack() as stack:
 
         @cache
         def client() -> LlamaClient:
             make()
-            return stack.enter_context(_client(target, work))
+            return stack.enter_context(loaded(target, work))
 
         for name in order:
             if not goes_on(cases):
                 return _checked(target, cases)
             if not measurement_cache.path(folder, [name]).exists():
-                _measure_part(client(), [name], data, folder, measure)
+                measure_part(client(), [name], data, folder, measure)
             cases += [_case(*kept) for kept in measurement_cache.read(folder, data, [[name]])]
         if not floor.exists():
-            _measure_floor(client(), target, data, floor)
+            measure_floor(client(), target, data, floor)
     return _checked(target, cases)
 
 
@@ -218,7 +175,7 @@ def _comparison(target: EvalTarget, data: EvalData, reference: Path | None) -> M
 
 def _checked(target: EvalTarget, cases: list[Case]) -> list[Case]:
     for values in (value for case in cases for value in (case.kld, case.nll) if value is not None):
-        _check_finite(values, target.model)  # of figures that were kept by a version that did not look
+        check_finite(values, target.model)  # of figures that were kept by a version that did not look
     return cases
 
 
@@ -229,11 +186,7 @@ def reference_answers(folder: Path, data: EvalData) -> list[str]:
 
 def read_noise_floor(target: EvalTarget, data: EvalData, work: Path) -> float:
     """Return a file's noise floor, as it was measured in `work` with all else."""
-    return float(json.loads(_floor_file(work, target, data).read_text()))
-
-
-def _floor_file(work: Path, target: EvalTarget, data: EvalData) -> Path:
-    return work / f"floor-{hash_of(target.key(), data.sha256, noise_floor.HOW)}.json"
+    return float(json.loads(floor_file_of(work, target, data).read_text()))
 
 
 @dataclass(frozen=True)
@@ -253,7 +206,7 @@ def _score(
         sample = data.samples[number]
         most = target.max_tokens if target.answers or forced is None else 0
         measurement = client.measure(sample.conversation, sample.images, max_tokens=most, forced=_ints(forced))
-        _check_finite(measurement.log_probabilities, target.model)
+        check_finite(measurement.log_probabilities, target.model)
         return _CaseLogprobs(
             measurement.log_probabilities,
             np.array(measurement.prompt, np.int32),
@@ -264,18 +217,9 @@ def _score(
     chunk = data.chunks[number]
     half = CHUNK // 2
     rows = client.score_tokens(chunk[:-1], half)
-    _check_finite(rows, target.model)
+    check_finite(rows, target.model)
     nll = -np.take_along_axis(rows, np.array(chunk[half + 1 :])[:, None], axis=1)[:, 0]
     return _CaseLogprobs(rows, np.array(chunk, np.int32), np.empty(0, np.int32), None, nll)
-
-
-def _check_finite(values: np.ndarray, model: Path) -> None:
-    """Raise RunnerError where values are NaN or infinite: one such weight makes nonsense of every figure."""
-    if not np.isfinite(values).all():
-        raise RunnerError(
-            f"The logits of {model.name} are not finite: its weights are damaged.",
-            "Convert it again from a sound checkpoint; luq-gguf verify says more.",
-        )
 
 
 def _ints(tokens: np.ndarray | None) -> list[int] | None:
@@ -290,95 +234,6 @@ def _folder(work: Path, what: str, target: EvalTarget, data: EvalData) -> Path:
 
 def _folder_name(what: str, target: EvalTarget, data: EvalData) -> str:
     return f"{what}-{target.key()}-{data.asked_sha256[:16]}"
-
-
-def measure_missing(
-    target: EvalTarget,
-    data: EvalData,
-    folder: Path,
-    work: Path,
-    measure: Measure,
-    progress: Callable[[float, float], None],
-    *,
-    check: bool,
-    floor: Path | None = None,
-) -> None:
-    """Measure the cases whose parts are not in `folder`, and the noise floor where the file `floor` is wanted and not
-    there: all with one loaded model."""
-    missing = [names for names in measurement_cache.names(data) if not measurement_cache.path(folder, names).exists()]
-    total = len(data.samples) + len(data.chunks)
-    done = total - sum(map(len, missing))
-    wanted_floor = None if floor is None or floor.exists() else floor
-    if not missing and wanted_floor is None:
-        return
-    if check and missing:
-        numbers = [int(case[1:]) for names in missing for case in names if case[0] == "q"]
-        asked = {number: data.samples[number] for number in numbers}
-        room = {"n_ctx": target.n_ctx, "max_tokens": target.max_tokens}
-        check_context(target.model, target.mmproj, _set_name(data), asked, **room, image_tokens=target.image_tokens)
-    with _client(target, work) as client:
-        for names in missing:
-            _measure_part(client, names, data, folder, measure, partial(_tell, progress, done, total))
-            done += len(names)
-        if wanted_floor:
-            _measure_floor(client, target, data, wanted_floor)
-
-
-def _tell(progress: Callable[[float, float], None], before: int, total: int, done: int) -> None:
-    progress(before + done, total)
-
-
-def _client(target: EvalTarget, work: Path) -> LlamaClient:
-    embeddings = None
-    if target.mmproj:
-        made_by = (HOW, tools.identity(), content_of(target.mmproj), *target.circumstances)
-        embeddings = work / f"images-{hash_of(*made_by)[:16]}"
-        embeddings.mkdir(exist_ok=True)
-    return LlamaClient(
-        target.model,
-        target.mmproj,
-        threads=target.threads,
-        n_ctx=max(target.n_ctx, noise_floor.TOKENS),
-        n_batch=target.n_batch,
-        embeddings=embeddings,
-        image_tokens=target.image_tokens,
-        gpu=target.gpu,
-    )
-
-
-def _measure_part(
-    client: LlamaClient,
-    names: Sequence[str],
-    data: EvalData,
-    folder: Path,
-    measure: Measure,
-    progress: Callable[[int], None] = lambda done: None,
-) -> None:
-    arrays: Arrays = {}
-    answers: dict[str, str] = {}
-    for done, case in enumerate(names, 1):
-        try:
-            case_arrays, answer = measure(client, case)
-        except RunnerError as error:
-            if case[0] != "q":
-                raise
-            place = place_of(_set_name(data), number := int(case[1:]), data.samples[number])
-            raise RunnerError(f"{place}: {error.message}", error.hint) from None
-        arrays |= {f"{case}.{key}": np.ascontiguousarray(value) for key, value in case_arrays.items()}
-        if answer is not None:
-            answers[case] = answer
-        progress(done)
-    measurement_cache.save(folder, names, arrays, answers)
-
-
-def _measure_floor(client: LlamaClient, target: EvalTarget, data: EvalData, kept: Path) -> None:
-    value = noise_floor.measure(client, data, target.top)
-    _check_finite(np.array(value), target.model)
-    atomic.write_text(kept, json.dumps(value))
-
-
-def _set_name(data: EvalData) -> str:
-    return data.name.split(" + ")[0]
 
 
 def _own_case(name: str, arrays: Arrays, answer: str | None) -> Case:

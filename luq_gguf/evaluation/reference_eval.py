@@ -21,7 +21,8 @@ from luq_gguf.core.hashing import content_of, hash_of
 from luq_gguf.core.types import EvalData, Sample
 from luq_gguf.evaluation import cache, reference_model
 from luq_gguf.evaluation.cache import Arrays
-from luq_gguf.evaluation.logprobs import TOP, EvalTarget, measure_missing
+from luq_gguf.evaluation.parts import measure_missing
+from luq_gguf.evaluation.target import TOP, EvalTarget
 from luq_gguf.hf import devices
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.hf.devices import Placement

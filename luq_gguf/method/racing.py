@@ -87,8 +87,10 @@ def goes_on(measured: Sequence[float], rival: np.ndarray, aim: Aim) -> bool:
     m, n = len(measured), len(rival)
     if m >= n or m < LEAST:
         return m < n
+    foretold = estimate(measured, rival)
+    if not np.isfinite(foretold.error):  # nothing to divide by yet
+        return True
     if aim.few:
         return m < FEW * n
-    foretold = estimate(measured, rival)
     width = float(stats.t.ppf(SURE, m - 1))  # the spread of a few pairs is not well known either
     return foretold.kld * (1 - width * foretold.error) <= float(rival.sum())

@@ -24,8 +24,9 @@ from luq_gguf.core.sweeps import MeterConditions
 from luq_gguf.core.types import Budget, EvalData, Plan
 from luq_gguf.evaluation import cache, noise_floor, pictures, scoring
 from luq_gguf.evaluation import evaluate as evaluation
-from luq_gguf.evaluation.logprobs import Case, EvalTarget, measure_reference, race, read_noise_floor
+from luq_gguf.evaluation.logprobs import Case, measure_reference, race, read_noise_floor
 from luq_gguf.evaluation.questions import QuestionSet, shared_with_calibration
+from luq_gguf.evaluation.target import EvalTarget
 from luq_gguf.llamacpp import tools
 from luq_gguf.llamacpp.gguf import shards
 from luq_gguf.llamacpp.gguf.splice import Point

@@ -27,7 +27,7 @@ from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import EvalData, RunOptions
 from luq_gguf.evaluation import fitting, scoring
 from luq_gguf.evaluation.fitting import FittedData
-from luq_gguf.evaluation.logprobs import EvalTarget
+from luq_gguf.evaluation.target import EvalTarget
 from luq_gguf.hf.checkpoint import Checkpoint
 from luq_gguf.method.metrics import intervals
 from luq_gguf.run.memory import check_memory

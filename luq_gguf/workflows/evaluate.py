@@ -12,8 +12,8 @@ from luq_gguf.core.types import RunOptions
 from luq_gguf.evaluation import evaluate as evaluation
 from luq_gguf.evaluation import fitting
 from luq_gguf.evaluation.benchmarks import run as benchmarks
-from luq_gguf.evaluation.logprobs import EvalTarget
 from luq_gguf.evaluation.questions import QuestionSet, shared_with_calibration
+from luq_gguf.evaluation.target import EvalTarget
 from luq_gguf.hf.checkpoint import Checkpoint, open_checkpoint
 from luq_gguf.llamacpp import gpu
 from luq_gguf.llamacpp.gguf import shards

@@ -235,7 +235,7 @@ def test_the_top_part_of_the_vocabulary_states_what_it_misses(run, converted, qu
     from dataclasses import replace
 
     from luq_gguf.evaluation import evaluate as evaluation
-    from luq_gguf.evaluation.logprobs import EvalTarget
+    from luq_gguf.evaluation.target import EvalTarget
 
     data = evaluation.read_data(
         str(questions), None, run / converted.f16.name, n_samples=None, n_chunks=0, seed=0, cache=tmp_path

@@ -8,7 +8,7 @@ import pytest
 
 from luq_gguf.core.errors import DeviceError, RunnerError
 from luq_gguf.core.measurements import EvalConditions, EvalResult
-from luq_gguf.evaluation.logprobs import EvalTarget
+from luq_gguf.evaluation.target import EvalTarget
 from luq_gguf.llamacpp import gpu
 from luq_gguf.llamacpp.gpu import Offload
 from luq_gguf.llamacpp.runtime.client import LlamaClient

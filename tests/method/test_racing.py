@@ -62,6 +62,15 @@ def test_racing_seldom_drops_a_better_file():
     assert spent < 0.2 * 300 * 64
 
 
+@pytest.mark.parametrize("aim", [Aim(to_beat=(0,)), Aim(few=True)])
+def test_where_the_first_questions_show_no_divergence_all_are_asked(aim):
+    """An error of nothing is not known; a file that is its reference has none anywhere."""
+    rival = np.array([0.0] * 10 + [1.0] * 54)
+    assert len(run(rival, rival, aim)) >= 11
+    assert len(run(np.zeros(64), np.zeros(64), aim)) == 64
+    assert racing.estimate([0.0] * 64, np.zeros(64)).is_whole
+
+
 def test_questions_that_foretell_come_first():
     """One question is a tenth of every file's divergence; the others are noise that sums to as much."""
     rng = np.random.default_rng(3)

@@ -27,7 +27,7 @@ from luq_gguf.core.calibration_set import CalibrationSet
 from luq_gguf.core.errors import RunFolderError
 from luq_gguf.core.types import Budget
 from luq_gguf.evaluation import evaluate as evaluation
-from luq_gguf.evaluation.logprobs import EvalTarget
+from luq_gguf.evaluation.target import EvalTarget
 from luq_gguf.hf.checkpoint import open_checkpoint
 from luq_gguf.hf.processor import PictureCheck
 from luq_gguf.llamacpp import tools

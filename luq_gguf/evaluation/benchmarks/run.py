@@ -14,7 +14,7 @@ from luq_gguf.core.json_value import to_json
 from luq_gguf.core.measurements import Benchmark, BenchmarkConditions
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.evaluation.benchmarks import lmms_eval
-from luq_gguf.evaluation.logprobs import EvalTarget
+from luq_gguf.evaluation.target import EvalTarget
 from luq_gguf.llamacpp import server, tools
 from luq_gguf.llamacpp.gguf import reader
 from luq_gguf.llamacpp.runtime import chat_template
