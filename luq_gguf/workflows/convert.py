@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from luq_gguf.calibration.stage import make_profile
+from luq_gguf.core import machine
 from luq_gguf.core.agreement import Agreement
 from luq_gguf.core.calibration_set import CalibrationSet
 from luq_gguf.core.errors import BudgetError, ToolsError
@@ -184,13 +185,15 @@ def _convert(
         quantization_stage.forget_others(session)
         measures = first.measures or options.low_disk
         compared = [] if measures else [planning_stage.unmeasured(session, profile, inputs) for inputs in prepared]
+        # llama.cpp's threads wait for each other in a busy loop: with another process on a core, loading takes seconds.
+        threads = max(1, (options.threads or machine.cores()) - 1) if compared else options.threads
         stock = dict[Path, MadeFile]()
         with uniform_baseline.comparing(session, compared) as baselines:
             for stock_plan in stock_plans:
                 made = quantization_stage.make_stock(session, stock_plan)
-                _check_loads(session, made)
+                _check_loads(session, made, threads)
                 stock[made.path] = MadeFile(made, stock_plan)
-            luq = [_planned_file(session, profile, inputs) for inputs in prepared]
+            luq = [_planned_file(session, profile, inputs, threads) for inputs in prepared]
             if compared:
                 luq = [replace(f, uniform_baseline=b) for f, b in zip(luq, baselines(), strict=True)]
         files = {file.model.path: file for file in luq}
@@ -206,20 +209,20 @@ def _convert(
         return made_files
 
 
-def _planned_file(session: Session, profile: Profile, inputs: PlanInputs) -> MadeFile:
+def _planned_file(session: Session, profile: Profile, inputs: PlanInputs, threads: int | None) -> MadeFile:
     plan = planning_stage.make(session, profile, inputs)
-    return MadeFile(_made(session, plan), plan)
+    return MadeFile(_made(session, plan, threads), plan)
 
 
 def quantized(session: Session, profile: Profile | None, plan: Plan) -> Conversion:
     """Quantize as planned."""
-    return finished(session, profile, (MadeFile(_made(session, plan), plan),), check=False)
+    return finished(session, profile, (MadeFile(_made(session, plan, session.options.threads), plan),), check=False)
 
 
-def _made(session: Session, plan: Plan) -> QuantizedModel:
-    """Make a LUQ file, and load it; the 16-bit file stays for others."""
+def _made(session: Session, plan: Plan, threads: int | None) -> QuantizedModel:
+    """Make a LUQ file, and load it with so many threads; the 16-bit file stays for others."""
     made = quantization_stage.make_file(session, plan, needs_f16=True)
-    _check_loads(session, made)
+    _check_loads(session, made, threads)
     return made
 
 
@@ -245,7 +248,7 @@ def _mmproj(session: Session) -> Path | None:
     return session.run.file(name) if name else None
 
 
-def _check_loads(session: Session, made: QuantizedModel) -> None:
+def _check_loads(session: Session, made: QuantizedModel, threads: int | None) -> None:
     """Load what was written once in the pinned llama.cpp, unless these files have been."""
     vision = _mmproj(session)
     try:
@@ -257,5 +260,5 @@ def _check_loads(session: Session, made: QuantizedModel) -> None:
     key = hash_of(made.sha256, [fact["sha256"] for fact in facts], build.name)
     run, stages = session.run, ("check", f"check {made.path.name}")  # of the last file, and of each
     run.share_stage(stages[1], key, [])
-    run.run_stage(stages[1], key, [], lambda: verify.check_runs(made.path, vision, session.options.threads))
+    run.run_stage(stages[1], key, [], lambda: verify.check_runs(made.path, vision, threads))
     run.share_stage(stages[0], key, [])
