@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from msgspec import UNSET
 
 from luq_gguf.calibration import entropy_estimate
@@ -98,7 +99,9 @@ def profile(
             pass_result.reservoir.n_layers,
             str(pass_result.dtype).removeprefix("torch."),
         )
-        return finalize_profile(inputs, calibration.seed, work, key, seeds=seeds, progress=progress)
+        return finalize_profile(
+            inputs, calibration.seed, work, key, seeds=seeds, progress=progress, device=placement.device
+        )
 
 
 def finalize_profile(
@@ -109,8 +112,9 @@ def finalize_profile(
     *,
     seeds: Sequence[int] | None = None,
     progress: Progress = Progress(),
+    device: torch.device = torch.device("cpu"),
 ) -> ProfileResult:
-    """Estimate the entropies of what a pass kept; `work` keeps those of finished layers, for `key`.
+    """Estimate the entropies of what a pass kept, on `device`; `work` keeps those of finished layers, for `key`.
 
     Returns the profile, the importance matrix, and arrays: cluster histograms int [n_seeds, K] by "<group>.<layer>",
     and column energies (decoder.Matrices) by "columns.<tensor>".
@@ -118,7 +122,7 @@ def finalize_profile(
     seeds = list(seeds) if seeds is not None else [seed + i for i in range(SEEDS)]
     matrix, vectors = inputs.matrix, inputs.vectors
     layers, rankings, histograms = entropy_estimate.entropies(
-        vectors, inputs.n_layers, seeds, work, key, progress.on_layers
+        vectors, inputs.n_layers, seeds, work, key, progress.on_layers, device
     )
     estimator = EstimatorFacts(
         method=entropy_estimate.METHOD,

@@ -10,7 +10,7 @@ cores.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -26,6 +26,9 @@ _STEPS = 300
 _TOLERANCE = 1e-4  # of the vectors' variance: scikit-learn's
 
 
+Product = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of float32 [n, width] and [width, m]
+
+
 @dataclass(frozen=True)
 class Run:
     """One clustering: how many clusters, and the seed of its start."""
@@ -34,45 +37,50 @@ class Run:
     seed: int
 
 
-def cluster_histograms(vectors: np.ndarray, runs: Sequence[Run], threads: int = 1) -> list[np.ndarray]:
+def cluster_histograms(
+    vectors: np.ndarray, runs: Sequence[Run], threads: int = 1, product: Product = np.matmul
+) -> list[np.ndarray]:
     """Return tokens per cluster, int64 [k], of each run on token vectors float32 [n_tokens, width].
 
-    `threads` is how many threads compute; the result does not depend on it. Where fewer vectors differ than there are
+    `threads` is how many threads compute; the result does not depend on it. `product` computes what distances come
+    from, of up to 512 vectors at once, in any of these threads. Where fewer vectors differ than there are
     clusters, some stay empty. Raises ValueError where a run has more clusters than there are vectors.
     """
     if len(vectors) < max(run.k for run in runs):
         raise ValueError(f"{len(vectors)} token vectors cannot fill {max(run.k for run in runs)} clusters")
     with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
-        labels = _cluster(vectors, runs, pool)
+        labels = _cluster(vectors, runs, pool, product)
     return [np.bincount(of_run, minlength=run.k) for run, of_run in zip(runs, labels, strict=True)]
 
 
-def _cluster(vectors: np.ndarray, runs: Sequence[Run], pool: Executor) -> list[np.ndarray]:
+def _cluster(
+    vectors: np.ndarray, runs: Sequence[Run], pool: Executor, product: Product = np.matmul
+) -> list[np.ndarray]:
     """The label of every vector, for each run."""
     centered = np.ascontiguousarray(vectors - vectors.mean(axis=0, dtype=np.float64).astype(vectors.dtype))
     tolerance = _TOLERANCE * float(np.mean(centered.var(axis=0, dtype=np.float64)))
-    centers = _starts(centered, runs, pool)
+    centers = _starts(centered, runs, pool, product)
     coarse = np.ascontiguousarray(centered[::_COARSE])
     if len(coarse) >= 10 * max(run.k for run in runs):
-        centers = _Lloyd(coarse, centers, pool).run(_COARSE_STEPS, tolerance)[1]
-    return _Lloyd(centered, centers, pool).run(_STEPS, tolerance)[0]
+        centers = _Lloyd(coarse, centers, pool, product).run(_COARSE_STEPS, tolerance)[1]
+    return _Lloyd(centered, centers, pool, product).run(_STEPS, tolerance)[0]
 
 
-def _starts(vectors: np.ndarray, runs: Sequence[Run], pool: Executor) -> list[np.ndarray]:
+def _starts(vectors: np.ndarray, runs: Sequence[Run], pool: Executor, product: Product) -> list[np.ndarray]:
     """The centers [k, width] that each run starts from."""
     rows = np.random.default_rng(len(vectors)).permutation(len(vectors))[:_START]
     sample = vectors[np.sort(rows)]
-    distances = _distances(sample, pool)
+    distances = _distances(sample, pool, product)
     return [sample[start] for start in pool.map(lambda run: _start(distances, run), runs)]
 
 
-def _distances(vectors: np.ndarray, pool: Executor) -> np.ndarray:
+def _distances(vectors: np.ndarray, pool: Executor, product: Product) -> np.ndarray:
     """Squared distances float32 [n, n] between all vectors."""
     squares = np.einsum("ij,ij->i", vectors, vectors)
 
     def piece(start: int) -> np.ndarray:
         rows = slice(start, start + _ROWS)
-        of_rows: np.ndarray = squares[rows, None] + squares - 2 * (vectors[rows] @ vectors.T)
+        of_rows: np.ndarray = squares[rows, None] + squares - 2 * product(vectors[rows], vectors.T)
         np.maximum(of_rows, 0, out=of_rows)
         return of_rows
 
@@ -99,8 +107,8 @@ def _start(distances: np.ndarray, run: Run) -> np.ndarray:
 class _Lloyd:
     """Lloyd's steps of several runs on the same vectors: labels, and the sums and sizes of their clusters."""
 
-    def __init__(self, vectors: np.ndarray, centers: list[np.ndarray], pool: Executor) -> None:
-        self.vectors, self.centers, self.pool = vectors, list(centers), pool
+    def __init__(self, vectors: np.ndarray, centers: list[np.ndarray], pool: Executor, product: Product) -> None:
+        self.vectors, self.centers, self.pool, self.product = vectors, list(centers), pool, product
         self.labels = [np.full(len(vectors), -1) for _ in centers]
         self.sums = [np.zeros_like(of_run) for of_run in centers]
 
@@ -126,7 +134,7 @@ class _Lloyd:
         ends = np.cumsum([len(self.centers[run]) for run in runs])[:-1]
 
         def piece(start: int) -> list[np.ndarray]:
-            scores = self.vectors[start : start + _ROWS] @ stacked.T
+            scores = self.product(self.vectors[start : start + _ROWS], stacked.T)
             scores -= halves
             return [of_run.argmax(axis=1) for of_run in np.split(scores, ends, axis=1)]
 
