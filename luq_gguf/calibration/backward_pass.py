@@ -33,6 +33,7 @@ from luq_gguf.method import fisher
 
 DRAWS = 2  # directions of the logits after every token: as many more samples
 SAMPLES = 32  # with DRAWS, a prediction's own error is a fifth of it: it is off from what is measured by more
+CHUNK = 256  # tokens of a piece of text: what a prediction is off by follows from how many sequences there are
 SAVE_SECONDS = 30.0
 STATE, STATE_FILE = 1, "slopes.npz"  # what the saved state holds: other numbers are not read
 
@@ -72,7 +73,7 @@ def foretell(
     what comes out is not finite.
     """
     scored = scored_samples(calibration)
-    key = hash_of(pass_key(checkpoint, scored, placement.dtype), made_from, DRAWS, SAMPLES, STATE)
+    key = hash_of(pass_key(checkpoint, scored, placement.dtype), made_from, DRAWS, SAMPLES, CHUNK, STATE)
     path = work / STATE_FILE
     state = resume.load(path, key) or {}
     progress.on_load(0.0)
@@ -90,7 +91,7 @@ def foretell(
         resume.save(path, key, slopes.squares | {"counts": np.array([n_batches, n_samples, n_positions])})
 
     progress.on_samples(n_samples, total)
-    remaining = calibration_batches.batches(model, processor, scored, n_batches)
+    remaining = calibration_batches.batches(model, processor, scored, n_batches, chunk=CHUNK)
     while True:
         with memory_errors(placement), process_state.TORCH:
             batch = next(remaining, None)

@@ -36,9 +36,16 @@ class Batch:
 
 
 def batches(
-    model: nn.Module, processor: Any, calibration: CalibrationData, start: int = 0, share: ShardSpec = ShardSpec()
+    model: nn.Module,
+    processor: Any,
+    calibration: CalibrationData,
+    start: int = 0,
+    share: ShardSpec = ShardSpec(),
+    *,
+    chunk: int = CHUNK_TOKENS,
 ) -> Iterator[Batch]:
-    """Yield batches of the set in a fixed order: multimodal samples, then text. `start` skips whole batches.
+    """Yield batches of the set in a fixed order: multimodal samples, then text. `start` skips whole batches; `chunk` is
+    how many tokens the pieces of a document have.
 
     A share has whole batches, so each has the same samples wherever it is computed, and samples keep their
     numbers in the whole set; `start` then counts the share's own.
@@ -46,7 +53,7 @@ def batches(
     groups = _grouped_samples(processor, list(calibration.multimodal), 0, calibration.canvases)
     n_multimodal = len(calibration.multimodal)
     if calibration.document is not None:
-        rest: list[Any] = list(_chunk_groups(processor, calibration))
+        rest: list[Any] = list(_chunk_groups(processor, calibration, chunk))
     else:
         rest = _grouped_samples(processor, list(calibration.text), n_multimodal)
     for number, group in enumerate([*groups, *rest][share.index :: share.count]):
@@ -65,26 +72,26 @@ class _Chunks:
     first_id: int
 
 
-def chunk_tokens(tokenizer: Any, document: str, count: int) -> list[list[int]]:
-    """Return the first chunks of a text, each starting with BOS where the tokenizer adds it, as in llama-imatrix."""
+def chunk_tokens(tokenizer: Any, document: str, count: int, length: int = CHUNK_TOKENS) -> list[list[int]]:
+    """Return the first chunks of a text, of `length` tokens, each starting with BOS where the tokenizer adds it, as in llama-imatrix."""
     ids = tokenizer(document, add_special_tokens=False)["input_ids"]
     with_special = tokenizer("a")["input_ids"]
     bos = with_special[0] if with_special[0] == tokenizer.bos_token_id else None
     if bos is not None:
         ids = [bos, *ids]
-    chunks = [ids[at : at + CHUNK_TOKENS] for at in range(0, len(ids), CHUNK_TOKENS)][:count]
-    if len(chunks) > 1 and len(chunks[-1]) < CHUNK_TOKENS:
+    chunks = [ids[at : at + length] for at in range(0, len(ids), length)][:count]
+    if len(chunks) > 1 and len(chunks[-1]) < length:
         chunks.pop()  # llama-imatrix reads whole chunks only
     return [[bos, *chunk[1:]] if bos is not None else chunk for chunk in chunks]
 
 
-def _chunk_groups(processor: Any, calibration: CalibrationData) -> Iterator[_Chunks]:
+def _chunk_groups(processor: Any, calibration: CalibrationData, length: int) -> Iterator[_Chunks]:
     tokenizer = getattr(processor, "tokenizer", processor)
     assert calibration.document is not None
-    chunks = chunk_tokens(tokenizer, calibration.document, calibration.n_text)
+    chunks = chunk_tokens(tokenizer, calibration.document, calibration.n_text, length)
     if not chunks:
         raise CalibrationError("The calibration text has no tokens.", "Give --calib-text a longer text.")
-    size = max(1, BATCH_TOKENS // CHUNK_TOKENS)
+    size = max(1, BATCH_TOKENS // length)
     for at in range(0, len(chunks), size):
         yield _Chunks(chunks[at : at + size], len(calibration.multimodal) + at)
 

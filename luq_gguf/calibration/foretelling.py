@@ -22,7 +22,7 @@ from luq_gguf.run import serialization
 from luq_gguf.run.session import Session
 
 NAME, STAGE = "fisher.json", "fisher"
-HOW = 2  # in what way the pass is made: what another one has foretold is not read
+HOW = 3  # in what way the pass is made: what another one has foretold is not read
 
 
 def calibrated_with(session: Session, profile: Profile) -> CalibrationSet:

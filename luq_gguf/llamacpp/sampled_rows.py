@@ -23,7 +23,7 @@ from luq_gguf.llamacpp import blocks, child, tools
 from luq_gguf.llamacpp.gguf import imatrix as imatrix_file
 from luq_gguf.llamacpp.gguf import quant_error
 
-HOW = 1  # in what way rows are quantized: what was made in another one is not read
+HOW = 2  # in what way rows are quantized: what was made in another one is not read
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,15 @@ def make(
 
 
 def read(folder: Path, name: str) -> SampledRows:
-    """Return the rows of one matrix."""
+    """Return the rows of one matrix; `changes`, which are most of it, stay in their file."""
     with np.load(folder / f"{name}.npz", allow_pickle=False) as file:
         content = {key: file[key] for key in file.files}
+    content["changes"] = np.load(_changes_file(folder, name), mmap_mode="c")  # torch takes writable arrays
     return SampledRows(tuple(map(str, content.pop("types"))), int(content.pop("n_rows")), **content)
+
+
+def _changes_file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.changes.npy"
 
 
 def sampled(
@@ -93,6 +98,7 @@ def main() -> None:
         rows, n_rows = quant_error.rows_of(tensor, job["rows"]), quant_error.n_rows_of(tensor)
         columns = quant_error.columns_of(importance, tensor, rows)
         arrays = sampled(tensor, kinds, columns, rows, n_rows)
+        np.save(_changes_file(Path(job["out"]), name), arrays.pop("changes"))
         np.savez(Path(job["out"]) / f"{name}.npz", **arrays)  # type: ignore[arg-type]
 
 

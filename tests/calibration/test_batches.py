@@ -67,3 +67,18 @@ def test_the_longest_texts_of_a_conversation_are_cut_and_its_pictures_stay(tiny_
     assert (turns[0].text.startswith(first.text), turns[2].text.startswith(third.text)) == (True, True)
     short = replace(sample, turns=(*turns[:2], Turn("user", (None, "so?"))))
     assert long_prompts.shortened(tokenizer, short, 9999) == short
+
+
+@pytest.mark.parametrize("tiny_model", ["tiny-qwen2.5-vl"], indirect=True, scope="session")
+def test_a_document_is_read_in_pieces_of_as_many_tokens_as_are_asked_for(tiny_model):
+    processor = load_processor(tiny_model)
+    document = "a red circle and a blue square. " * 300
+    tokens = processor.tokenizer(document, add_special_tokens=False)["input_ids"]
+    data = CalibrationData((), (), document, 8, 0.0, 0, "f" * 64)
+    made = list(batches(nn.Linear(1, 1), processor, data, chunk=256))
+    assert [batch.ids for batch in made] == [(0, 1, 2, 3), (4, 5, 6, 7)]  # 1,024 tokens each
+    rows = [row.tolist() for batch in made for row in batch.inputs["input_ids"]]
+    assert sum(rows, []) == tokens[: 8 * 256]
+    (first, *_), (whole, *_) = made, batches(nn.Linear(1, 1), processor, data)
+    assert whole.inputs["input_ids"][0].tolist() == rows[0] + rows[1]
+    assert first.valid.all()
