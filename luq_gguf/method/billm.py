@@ -33,7 +33,7 @@ class Binarized:
     @property
     def bits(self) -> float:
         """Return bits a weight as the paper counts them: one for every sign, without scales and marks of groups."""
-        return 1.0 + self.n_salient / self.weights.shape[1]
+        return 1.0 + self.n_salient / int(self.weights.shape[1])
 
 
 def binary(weights: Weights, mask: Mask | None = None) -> Weights:
