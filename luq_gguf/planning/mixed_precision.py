@@ -216,10 +216,11 @@ class _PlanMeter:
 
     def _counted(self, plan: Plan, measure: Callable[[], RacedFile]) -> RacedFile:
         started, reporter = time.monotonic(), self._session.reporter
-        point = measure()
-        self._positions[hash_of(dict(plan.tensor_types))] = point.n_positions
+        point, key = measure(), hash_of(dict(plan.tensor_types))
+        is_new = key not in self._positions
+        self._positions[key] = point.n_positions
         n_files = len(self._positions)
-        if n_files == 2:  # the first measured the 16-bit file too
+        if is_new and n_files == 2:  # the first measured the 16-bit file too
             each = time.monotonic() - started
             reporter.info(f"a file takes {each:.0f} s: at most {max(1, round(each * self._most / 60))} min in total")
         reporter.progress("files measured", n_files, self._most)
