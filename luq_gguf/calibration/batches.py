@@ -73,7 +73,8 @@ class _Chunks:
 
 
 def chunk_tokens(tokenizer: Any, document: str, count: int, length: int = CHUNK_TOKENS) -> list[list[int]]:
-    """Return the first chunks of a text, of `length` tokens, each starting with BOS where the tokenizer adds it, as in llama-imatrix."""
+    """Return the first chunks of a text, of `length` tokens, each starting with BOS where the tokenizer adds it, as in
+    llama-imatrix."""
     ids = tokenizer(document, add_special_tokens=False)["input_ids"]
     with_special = tokenizer("a")["input_ids"]
     bos = with_special[0] if with_special[0] == tokenizer.bos_token_id else None

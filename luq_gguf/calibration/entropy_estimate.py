@@ -35,7 +35,8 @@ def entropies(
 ) -> Entropies:
     """Return layers, rankings by way of estimating, and histograms int [n_seeds, K] by "<group>.<layer>".
 
-    Products are computed on `device`. `work` keeps entropies.npz for `key`. Raises CalibrationError where tokens are fewer than clusters, or not finite.
+    Products are computed on `device`. `work` keeps entropies.npz for `key`. Raises CalibrationError where tokens are
+    fewer than clusters, or not finite.
     """
     n_tokens = sum(sampled.count(name) for name in MODALITIES)
     if n_tokens < entropy.K:

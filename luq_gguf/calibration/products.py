@@ -1,5 +1,5 @@
-"""Computes the products of K-means (method/kmeans.py) where they are fastest: on the device of the pass, and on a CPU in
-its bfloat16 units, where the vectors were computed in these.
+"""Computes the products of K-means (method/kmeans.py) where they are fastest: on the device of the pass, and on a CPU
+in its bfloat16 units, where the vectors were computed in these.
 """
 
 from __future__ import annotations
