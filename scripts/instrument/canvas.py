@@ -38,7 +38,7 @@ def pick(rng: np.random.Generator, items: Sequence[T]) -> T:
 
 
 def ground(rng: np.random.Generator) -> Image.Image:
-    """Return a pale ground, [SIDE, SIDE] in RGB: of one colour, or half of the time with a slope from one to another."""
+    """Return a pale ground, [SIDE, SIDE] in RGB: of one colour, or half of the time a slope between two."""
     base = rng.integers(205, 256, size=3)
     pixels: np.ndarray = base
     if rng.random() < 0.5:

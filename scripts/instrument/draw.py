@@ -38,7 +38,7 @@ def sample(
     return SPLITS[split](rng, test)
 
 
-def training_samples(chunk: int, n: int, easy_pictures: LabelledPictures | None = None) -> Iterator[tuple[str, Sample]]:
+def for_training(chunk: int, n: int, easy_pictures: LabelledPictures | None = None) -> Iterator[tuple[str, Sample]]:
     """Draw n samples to train on, the splits in turn, with the split's name; `chunk` numbers the stream."""
     rng = np.random.default_rng([TRAINING_SEED, chunk])
     for i in range(n):
@@ -46,14 +46,14 @@ def training_samples(chunk: int, n: int, easy_pictures: LabelledPictures | None 
         yield split, sample(rng, split, easy_pictures=easy_pictures)
 
 
-def test_questions(split: str, n: int, seed: int = TEST_SEED) -> Iterator[Question]:
+def for_tests(split: str, n: int, seed: int = TEST_SEED) -> Iterator[Question]:
     """Draw n test questions of a split, each about a picture of its own; the kinds of question take turns."""
     for i in range(n):
         rng = np.random.default_rng([seed, NAMES.index(split), i, _OF_TESTS])
         yield _one_question(split, sample(rng, split, test=True), i)
 
 
-def calibration_questions(split: str, n: int, seed: int = CALIBRATION_SEED) -> Iterator[Question]:
+def for_calibration(split: str, n: int, seed: int = CALIBRATION_SEED) -> Iterator[Question]:
     """Draw n questions of a split like those trained on, for calibration."""
     for i in range(n):
         yield _one_question(split, sample(np.random.default_rng([seed, NAMES.index(split), i]), split), i)

@@ -12,8 +12,8 @@ from instrument import draw
 from luq_gguf.core.atomic import write_text
 
 KINDS = {
-    "test": (draw.test_questions, draw.TEST_SEED),
-    "train": (draw.calibration_questions, draw.CALIBRATION_SEED),
+    "test": (draw.for_tests, draw.TEST_SEED),
+    "train": (draw.for_calibration, draw.CALIBRATION_SEED),
 }
 
 

@@ -1,0 +1,366 @@
+"""Trains a checkpoint on a pool of pictures, on a GPU or on the CPU.
+
+A run can be stopped at any time, and the same command goes on: its state is saved every so many steps, and when it is
+told to stop. What a step sees depends on the seed and on its number alone, so that with a bound in steps an interrupted
+run gives the same weights as an undisturbed one on the same machine. With a bound in seconds, the learning rate follows
+the clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from instrument import batches, checkpoints, pool, scores
+from instrument.batches import QUESTIONS, Batch, Batches
+from instrument.network import Network
+from instrument.objective import Losses, Objective
+from instrument.prompts import Prompts
+from luq_gguf.core.atomic import remove, whole
+from luq_gguf.core.errors import LuqError
+from luq_gguf.core.units import format_seconds
+
+STATE = "state.pt"
+_LARGEST_GRADIENT = 0.5
+_DECAY = 0.05  # of matrices; none of norms and biases
+_LAST_RATE = 0.01  # share of the peak that is left at the end
+_DROP_FROM, _DROP_TO = 0.4, 0.95  # shares of the run between which layers are left out
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides which weights come out. Either `steps` or `seconds` bounds the run."""
+
+    steps: int | None = None
+    seconds: float | None = None
+    batch: int = 128
+    lr: float = 1e-3
+    warmup: int = 400
+    drop: float = 0.0
+    spelling: float = 0.25
+    seed: int = 0
+
+    def share_done(self, step: int, seconds: float) -> float:
+        return step / self.steps if self.steps else seconds / (self.seconds or 1.0)
+
+    def learning_rate(self, step: int, share: float) -> float:
+        """Warm-up by steps, and half a cosine over the run down to a hundredth."""
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+        return self.lr * min(1.0, (step + 1) / self.warmup) * (_LAST_RATE + (1 - _LAST_RATE) * cosine)
+
+    def kept_layers(self, n: int, step: int, share: float) -> Tensor:
+        left_out = self.drop if _DROP_FROM < share < _DROP_TO else 0.0
+        return batches.kept_layers(n, left_out, self.seed, step)
+
+
+class Learner:
+    """The weights with what trains them; `step` of them are done, which took `seconds`."""
+
+    def __init__(self, network: Network, weights: Mapping[str, Tensor], recipe: Recipe, compiled: bool) -> None:
+        self.network, self.recipe = network, recipe
+        self.step, self.seconds, self.skipped = 0, 0.0, 0
+        self.loss: float | None = None  # the mean of the last steps that were reported
+        self.weights = {name: w.to(network.device).requires_grad_() for name, w in weights.items()}
+        torch.manual_seed(recipe.seed)  # of the speller
+        self.objective = Objective.of(network)
+        self._losses: Callable[..., Losses] = self.objective.losses
+        if compiled:
+            self._losses = torch.compile(self.objective.losses)
+        self._all = [*self.weights.values(), *self.objective.spell.parameters()]
+        groups = [
+            {"params": [w for w in self._all if w.ndim >= 2], "weight_decay": _DECAY},
+            {"params": [w for w in self._all if w.ndim < 2], "weight_decay": 0.0},
+        ]
+        self._optimizer = torch.optim.AdamW(
+            groups, lr=recipe.lr, betas=(0.9, 0.95), fused=network.device.type == "cuda"
+        )
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "seconds": self.seconds,
+            "skipped": self.skipped,
+            "loss": self.loss,
+            "weights": {name: w.detach() for name, w in self.weights.items()},
+            "speller": self.objective.spell.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+        }
+
+    @torch.no_grad()
+    def go_on_from(self, state: Mapping[str, Any]) -> None:
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.skipped, self.loss = state["skipped"], state["loss"]
+        for name, weight in self.weights.items():
+            weight.copy_(state["weights"][name])
+        self.objective.spell.load_state_dict(state["speller"])
+        self._optimizer.load_state_dict(state["optimizer"])
+
+    def learn(self, batch: Batch, share: float) -> Losses:
+        """Do one step and return what was lost before it. A step whose gradient is not finite changes nothing."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.recipe.learning_rate(self.step, share)
+        losses = self._computed(batch, share, share < self.recipe.spelling)
+        norm = nn.utils.clip_grad_norm_([w for w in self._all if w.grad is not None], _LARGEST_GRADIENT)
+        if torch.isfinite(norm):
+            self._optimizer.step()
+        else:
+            self.skipped += 1
+        self._optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return losses
+
+    def warm_up(self, batch: Batch) -> None:
+        """Compile and allocate what steps need, before the clock starts."""
+        for spelling in (True, False):
+            self._computed(batch, 0.0, spelling)
+            self._optimizer.zero_grad(set_to_none=True)
+
+    def _computed(self, batch: Batch, share: float, spelling: bool) -> Losses:
+        device, seed = self.network.device, self.recipe.seed
+        batch = batch.to(device)
+        pixels = batches.changed(self.network.pixels(batch.pictures), seed, self.step)
+        kept = self.recipe.kept_layers(self.network.n_layers, self.step, share).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            losses = self._losses(self.weights, pixels, batch, kept, spelling)
+        losses.total.backward()
+        return Losses(*(value.detach() for value in losses))
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[Callable[[], bool]]:
+    """Give a function that returns whether SIGINT or SIGTERM has come: a step is not to be cut in two. A second signal
+    interrupts at once."""
+    received: list[int] = []
+
+    def remember(number: int, frame: object) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where a run reads and writes, and how often it says and saves something; nothing here changes the weights."""
+
+    checkpoint: Path
+    pool: Path
+    out: Path
+    begin: Path | None = None
+    chunks: int | None = None  # of the pool, counted from the first; all that are there
+    device: str = "auto"
+    compile: bool = False
+    report_every: int = 20
+    save_every: int = 100
+    test_every: int = 0
+    tests: int = 250
+
+
+def train(plan: Plan, recipe: Recipe) -> dict[str, float]:
+    """Train, or go on where a run with the same recipe stopped, and return the accuracies of the splits.
+
+    Raises LuqError where the pool or the checkpoints do not fit, where `out` holds another run's state, and
+    KeyboardInterrupt, once the state is saved, where SIGINT or SIGTERM came.
+    """
+    _check(plan, recipe)
+    torch.set_float32_matmul_precision("high")  # TF32 on GPUs; nothing changes on CPUs
+    device = _device(plan.device)
+    prompts = Prompts.of(plan.checkpoint)
+    network = Network.of(plan.checkpoint, prompts, device)
+    weights = checkpoints.read_weights(plan.checkpoint)
+    if plan.begin:
+        taken = checkpoints.take_over(weights, plan.checkpoint, plan.begin)
+        print(f"{taken} of {len(weights)} tensors begin as in {plan.begin}", flush=True)
+    n_chunks = _wait_for_chunks(plan, prompts)
+    identity = asdict(recipe) | {
+        "begun_from": checkpoints.digest(weights),
+        "tokens": prompts.digest,
+        "chunks": n_chunks,
+        "pool": pool.recipe(plan.pool),
+    }
+    plan.out.mkdir(parents=True, exist_ok=True)
+    learner = Learner(network, weights, recipe, plan.compile)
+    _go_on(learner, plan.out / STATE, identity)
+    chunks = [pool.load(plan.pool, number, prompts.digest) for number in range(n_chunks)]
+    tests = scores.question_sets(prompts, plan.tests)
+    _run(learner, Batches(chunks, recipe.batch, recipe.seed), plan, tests, identity)
+    saved = {name: w.to(device).float() for name, w in checkpoints.rounded(learner.weights).items()}
+    measured = scores.accuracy(network, saved, tests)
+    record = {
+        "steps": learner.step,
+        "batch": recipe.batch,
+        "questions_a_picture": QUESTIONS,
+        "seconds": round(learner.seconds, 1),
+        "scores": measured,
+        "tests_a_split": plan.tests,
+        "loss": learner.loss,
+        "skipped_steps": learner.skipped,
+        "device": device.type,
+        "torch": torch.__version__,
+        "recipe": identity,
+    }
+    checkpoints.write_checkpoint(plan.out, plan.checkpoint, learner.weights, record)
+    remove(plan.out / STATE)
+    return measured
+
+
+def _check(plan: Plan, recipe: Recipe) -> None:
+    if (recipe.steps is None) == (recipe.seconds is None) or (recipe.steps or recipe.seconds or 0) <= 0:
+        raise LuqError("A run is bounded by steps or by seconds, more than none.", "Give one of --steps and --seconds.")
+    if recipe.batch < batches.PIECES or recipe.batch % batches.PIECES:
+        raise LuqError(f"A batch of {recipe.batch} cannot be taken in fours.", "Give a multiple of 4 as --batch.")
+    if recipe.warmup < 1:
+        raise LuqError("The learning rate needs a step to rise in.", "Give at least 1 as --warmup.")
+    if plan.out.resolve() in {folder.resolve() for folder in (plan.checkpoint, plan.begin) if folder}:
+        raise LuqError(f"{plan.out} is where the run begins.", "Write to another folder.")
+    if (plan.out / checkpoints.RECORD).exists():
+        raise LuqError(f"The run in {plan.out} is finished.", "Go on from it with it as --begin, into another folder.")
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise LuqError("torch finds no GPU here.", "Train with --device cpu, or install a build of torch for the GPU.")
+    if name != "auto":
+        return torch.device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _wait_for_chunks(plan: Plan, prompts: Prompts) -> int:
+    """How many chunks to train on. The first that were asked for may still be being drawn."""
+    there = pool.complete(plan.pool, prompts.digest)
+    if not there and plan.chunks is None:
+        raise LuqError(
+            f"{plan.pool} has no questions in the tokens of {plan.checkpoint}.", "Add them with the command pool."
+        )
+    wanted = plan.chunks or there
+    while there < wanted:
+        print(f"waiting for chunks: {there} of {wanted}", flush=True)
+        time.sleep(10)
+        there = pool.complete(plan.pool, prompts.digest)
+    return wanted
+
+
+def _go_on(learner: Learner, path: Path, identity: Mapping[str, Any]) -> None:
+    if not path.exists():
+        return
+    saved = torch.load(path, map_location=learner.network.device, weights_only=True)
+    other = [f"{name} {saved['identity'].get(name)}, not {value}" for name, value in identity.items()
+             if saved["identity"].get(name) != value]  # fmt: skip
+    if other:
+        raise LuqError(
+            f"{path.parent} holds the state of another run: {'; '.join(other)}.",
+            f"Repeat its command, write to another folder, or remove {path}.",
+        )
+    learner.go_on_from(saved)
+    print(f"goes on at step {learner.step}", flush=True)
+
+
+def _run(
+    learner: Learner,
+    from_pool: Batches,
+    plan: Plan,
+    tests: Mapping[str, scores.QuestionSet],
+    identity: Mapping[str, Any],
+) -> None:
+    """Do what is left of the steps, and say and save what there is to."""
+    recipe, network = learner.recipe, learner.network
+    if network.device.type == "cuda":
+        learner.warm_up(from_pool.of(learner.step))
+    began = time.monotonic() - learner.seconds
+    seen: list[Tensor] = []
+
+    def save() -> None:
+        with whole(plan.out / STATE) as part:
+            torch.save(learner.state() | {"identity": dict(identity)}, part)
+
+    with _told_to_stop() as stop:
+        for batch in from_pool.following(learner.step):
+            share = recipe.share_done(learner.step, time.monotonic() - began)
+            if share >= 1:
+                return
+            seen.append(torch.stack(learner.learn(batch, share)))
+            learner.seconds = time.monotonic() - began
+            share = recipe.share_done(learner.step, learner.seconds)
+            if learner.step % plan.report_every == 0 or share >= 1:
+                _report(learner, seen, share)
+                seen.clear()
+            if stop() or learner.step % plan.save_every == 0:
+                save()
+            if stop():
+                raise KeyboardInterrupt
+            if plan.test_every and learner.step % plan.test_every == 0 and share < 1:
+                print(f"step {learner.step}: {scores.accuracy(network, learner.weights, tests)}", flush=True)
+
+
+def _report(learner: Learner, seen: list[Tensor], share: float) -> None:
+    text, spelling, right = torch.stack(seen).mean(0).tolist()
+    rate = f"{learner.step * learner.recipe.batch / learner.seconds:.0f} pictures/s"
+    left = format_seconds(learner.seconds * max(0.0, 1 - share) / share)
+    told = f"step {learner.step}  loss {text:.4f}  spelling {spelling:.3f}  right {right:.4f}  {rate}  {left} left"
+    print(told + (f"  {learner.skipped} skipped" if learner.skipped else ""), flush=True)
+    learner.loss = round(text, 4)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=Path, help="what to train: of the command prepare, or a trained one")
+    parser.add_argument("pool", type=Path, help="the pool with pictures and questions in its tokens")
+    parser.add_argument("out", type=Path, help="the folder of the new checkpoint; the state of the run is kept in it")
+    bound = parser.add_mutually_exclusive_group(required=True)
+    bound.add_argument("--steps", type=int, help="train for so many steps")
+    bound.add_argument("--seconds", type=float, help="train for so many seconds")
+    parser.add_argument(
+        "--begin", type=Path, help="begin with the weights of this checkpoint wherever names and shapes are the same"
+    )
+    parser.add_argument("--batch", type=int, default=128, help="pictures of a step (default: 128)")
+    parser.add_argument("--lr", type=float, default=1e-3, help="the largest learning rate (default: 0.001)")
+    parser.add_argument("--warmup", type=int, default=400, help="steps until it is reached (default: 400)")
+    parser.add_argument(
+        "--spelling",
+        type=float,
+        default=0.25,
+        help="first share of the run in which the vision tower also learns to spell; 0 for a trained one (default: 0.25)",
+    )
+    parser.add_argument(
+        "--drop",
+        type=float,
+        default=0.0,
+        help="probability that a step leaves a decoder layer out, in the middle of the run (default: 0)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of everything random in the run (default: 0)")
+    parser.add_argument(
+        "--chunks", type=int, help="train on the pool's first N chunks, and wait for them (default: all that are there)"
+    )
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where to train (default: a GPU if there is one)",
+    )
+    parser.add_argument("--compile", action="store_true", help="compile the forward pass: for long runs on a GPU")
+    parser.add_argument("--report-every", type=int, default=20, help="steps between lines of progress (default: 20)")
+    parser.add_argument("--save-every", type=int, default=100, help="steps between saved states (default: 100)")
+    parser.add_argument("--test-every", type=int, default=0, help="steps between tests (default: only at the end)")
+    parser.add_argument("--tests", type=int, default=250, help="test questions of each split (default: 250)")
+
+
+def run(args: argparse.Namespace) -> None:
+    given = vars(args)
+    recipe = Recipe(**{name: given[name] for name in Recipe.__dataclass_fields__})
+    plan = Plan(**{name: given[name] for name in Plan.__dataclass_fields__})
+    print(f"done: {train(plan, recipe)}")
