@@ -58,9 +58,13 @@ def load(pool: Path, number: int, digest: str) -> Chunk:
 def complete(pool: Path, digest: str) -> int:
     """Return how many chunks, counted from the first, are there in the tokens of this digest."""
     number = 0
-    while _questions(pool, number, digest).exists() and _pictures(pool, number).exists():
+    while _is_there(pool, number, digest):
         number += 1
     return number
+
+
+def _is_there(pool: Path, number: int, digest: str) -> bool:
+    return _questions(pool, number, digest).exists() and _pictures(pool, number).exists()
 
 
 def _pictures(pool: Path, number: int) -> Path:
@@ -121,10 +125,7 @@ def fill(
     sizes of chunks, or drawn with or without easy-VQA's pictures."""
     pool.mkdir(parents=True, exist_ok=True)
     _same_recipe(pool, f"{size} pictures a chunk, {'with' if easy else 'without'} pictures of easy-VQA")
-    missing = [
-        k for k in range(n)
-        if not all(path.exists() for path in (_pictures(pool, k), *(_questions(pool, k, one.digest) for one in prompts)))
-    ]  # fmt: skip
+    missing = [k for k in range(n) if not all(_is_there(pool, k, one.digest) for one in prompts)]
     began = time.monotonic()
     with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (easy,)) as executor:
         drawn = [executor.submit(_work, pool, number, prompts, size) for number in missing]

@@ -303,6 +303,7 @@ def _run(
             if stop() or learner.step % plan.save_every == 0:
                 save()
             if stop():
+                print(f"stopped at step {learner.step}; the same command goes on", flush=True)
                 raise KeyboardInterrupt
             if plan.test_every and learner.step % plan.test_every == 0 and share < 1:
                 print(f"step {learner.step}: {scores.accuracy(network, learner.weights, tests)}", flush=True)
@@ -334,7 +335,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--spelling",
         type=float,
         default=0.25,
-        help="first share of the run in which the vision tower also learns to spell; 0 for a trained one (default: 0.25)",
+        help="first share of the run in which the tower also learns to spell; 0 if it can read (default: 0.25)",
     )
     parser.add_argument(
         "--drop",
