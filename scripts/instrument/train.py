@@ -83,7 +83,8 @@ def train(plan: Plan, recipe: Recipe) -> dict[str, float]:
     if plan.begin:
         taken = checkpoints.take_over(weights, plan.checkpoint, plan.begin)
         print(f"{taken} of {len(weights)} tensors begin as in {plan.begin}", flush=True)
-    n_chunks = _wait_for_chunks(plan, prompts)
+    state = _saved_state(plan.out / STATE, device)
+    n_chunks = _wait_for_chunks(plan, prompts, state)
     identity = asdict(recipe) | {
         "begun_from": checkpoints.digest(weights),
         "tokens": prompts.digest,
@@ -92,7 +93,10 @@ def train(plan: Plan, recipe: Recipe) -> dict[str, float]:
     }
     plan.out.mkdir(parents=True, exist_ok=True)
     learner = Learner(network, weights, recipe, plan.compile)
-    _go_on(learner, plan.out / STATE, identity)
+    if state:
+        _check_same(state["identity"], identity, plan.out)
+        learner.go_on_from(state)
+        print(f"goes on at step {learner.step}", flush=True)
     chunks = [pool.load(plan.pool, number, prompts.digest) for number in range(n_chunks)]
     tests = scores.question_sets(prompts, plan.tests)
     _run(learner, Batches(chunks, recipe.batch, recipe.seed), plan, tests, identity)
@@ -108,7 +112,7 @@ def train(plan: Plan, recipe: Recipe) -> dict[str, float]:
         "loss": learner.loss,
         "skipped_steps": learner.skipped,
         "device": device.type,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "recipe": identity,
     }
     checkpoints.write_checkpoint(plan.out, plan.checkpoint, learner.weights, record)
@@ -137,14 +141,19 @@ def _device(name: str) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _wait_for_chunks(plan: Plan, prompts: Prompts) -> int:
-    """How many chunks to train on. The first that were asked for may still be being drawn."""
+def _saved_state(path: Path, device: torch.device) -> dict[str, Any] | None:
+    return torch.load(path, map_location=device, weights_only=True) if path.exists() else None
+
+
+def _wait_for_chunks(plan: Plan, prompts: Prompts, state: Mapping[str, Any] | None) -> int:
+    """How many chunks to train on. The first that were asked for may still be being drawn, and a run that goes on has
+    those that it began with, although there may be more by now."""
     there = pool.complete(plan.pool, prompts.digest)
     if not there and plan.chunks is None:
         raise LuqError(
             f"{plan.pool} has no questions in the tokens of {plan.checkpoint}.", "Add them with the command pool."
         )
-    wanted = plan.chunks or there
+    wanted = plan.chunks or (state["identity"]["chunks"] if state else there)
     while there < wanted:
         print(f"waiting for chunks: {there} of {wanted}", flush=True)
         time.sleep(10)
@@ -152,19 +161,13 @@ def _wait_for_chunks(plan: Plan, prompts: Prompts) -> int:
     return wanted
 
 
-def _go_on(learner: Learner, path: Path, identity: Mapping[str, Any]) -> None:
-    if not path.exists():
-        return
-    saved = torch.load(path, map_location=learner.network.device, weights_only=True)
-    other = [f"{name} {saved['identity'].get(name)}, not {value}" for name, value in identity.items()
-             if saved["identity"].get(name) != value]  # fmt: skip
+def _check_same(begun: Mapping[str, Any], wanted: Mapping[str, Any], out: Path) -> None:
+    other = [f"{name} {begun.get(name)}, not {value}" for name, value in wanted.items() if begun.get(name) != value]
     if other:
         raise LuqError(
-            f"{path.parent} holds the state of another run: {'; '.join(other)}.",
-            f"Repeat its command, write to another folder, or remove {path}.",
+            f"{out} holds the state of another run: {'; '.join(other)}.",
+            f"Repeat its command, write to another folder, or remove {out / STATE}.",
         )
-    learner.go_on_from(saved)
-    print(f"goes on at step {learner.step}", flush=True)
 
 
 def _run(
@@ -224,22 +227,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--begin", type=Path, help="begin with the weights of this checkpoint wherever names and shapes are the same"
     )
-    parser.add_argument("--batch", type=int, default=128, help="pictures of a step (default: 128)")
-    parser.add_argument("--lr", type=float, default=1e-3, help="the largest learning rate (default: 0.001)")
-    parser.add_argument("--warmup", type=int, default=400, help="steps until it is reached (default: 400)")
+    parser.add_argument("--batch", type=int, default=Recipe.batch, help="pictures of a step (default: %(default)s)")
+    parser.add_argument("--lr", type=float, default=Recipe.lr, help="the largest learning rate (default: %(default)s)")
+    parser.add_argument(
+        "--warmup", type=int, default=Recipe.warmup, help="steps until it is reached (default: %(default)s)"
+    )
     parser.add_argument(
         "--spelling",
         type=float,
-        default=0.25,
-        help="first share of the run in which the tower also learns to spell; 0 if it can read (default: 0.25)",
+        default=Recipe.spelling,
+        help="first share of the run in which the tower also learns to spell; 0 if it can read (default: %(default)s)",
     )
     parser.add_argument(
         "--drop",
         type=float,
-        default=0.0,
+        default=Recipe.drop,
         help="probability that a step leaves a decoder layer out, in the middle of the run (default: 0)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of everything random in the run (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=Recipe.seed, help="of everything random in the run (default: %(default)s)"
+    )
     parser.add_argument(
         "--chunks", type=int, help="train on the pool's first N chunks, and wait for them (default: all that are there)"
     )
@@ -250,10 +257,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where to train (default: a GPU if there is one)",
     )
     parser.add_argument("--compile", action="store_true", help="compile the forward pass: for long runs on a GPU")
-    parser.add_argument("--report-every", type=int, default=20, help="steps between lines of progress (default: 20)")
-    parser.add_argument("--save-every", type=int, default=100, help="steps between saved states (default: 100)")
-    parser.add_argument("--test-every", type=int, default=0, help="steps between tests (default: only at the end)")
-    parser.add_argument("--tests", type=int, default=250, help="test questions of each split (default: 250)")
+    parser.add_argument(
+        "--report-every",
+        type=int,
+        default=Plan.report_every,
+        help="steps between lines of progress (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--save-every", type=int, default=Plan.save_every, help="steps between saved states (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--test-every", type=int, default=Plan.test_every, help="steps between tests (default: only at the end)"
+    )
+    parser.add_argument(
+        "--tests", type=int, default=Plan.tests, help="test questions of each split (default: %(default)s)"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
