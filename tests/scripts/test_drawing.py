@@ -224,7 +224,7 @@ def test_letters_lie_as_it_is_said(monkeypatch):
         asked = drawn("relation", seed).asked
         shape_of, color_of, at = {}, {}, {}
         for (shape, color, center), (_, (x, y), letter) in zip(shapes_of(calls), texts, strict=True):
-            assert (x, y - 1) == center
+            assert (x, y) == (center[0], center[1] + 1)
             shape_of[letter], color_of[letter], at[letter] = shape, color, center
         for question, answer in asked:
             kind, words = parsed(question)
