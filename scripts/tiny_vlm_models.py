@@ -1,4 +1,4 @@
-"""The two tiny models that train_tiny_vlm.py trains: configuration, tokenizer, processor."""
+"""The tiny models of both architectures that are trained here: configuration, tokenizer, processor."""
 
 from __future__ import annotations
 
@@ -49,19 +49,29 @@ A model reads the picture and answers the question with one word: yes or no, a s
 """
 
 
-def build(architecture: str, folder: Path, questions: list[str], answers: tuple[str, ...]):
-    """Return a random model and its processor; tokenizer, processor and configuration are saved in the folder."""
+def build(
+    architecture: str,
+    folder: Path,
+    questions: list[str],
+    answers: tuple[str, ...],
+    layers: int = 12,
+    tower_blocks: int | None = None,
+):
+    """Return a random model and its processor; tokenizer, processor and configuration are saved in the folder.
+
+    `layers` are the decoder's; `tower_blocks` those of the vision tower, 4 (Qwen) or 5 (LLaVA, which does not read the
+    last) if not given.
+    """
     tokenizer = _tokenizer(architecture, folder, questions, answers)
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in _CONTROLS[architecture]}
     if architecture == "qwen2.5-vl":
-        model, processor = _qwen(tokenizer, ids)
+        model, processor = _qwen(tokenizer, ids, layers, tower_blocks or 4)
     else:
-        model, processor = _llava(tokenizer, ids)
+        model, processor = _llava(tokenizer, ids, layers, tower_blocks or 5)
     processor.save_pretrained(folder)
     complete_tokenizer_config(folder / "tokenizer_config.json", architecture == "llava-1.5")
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    _one_attention_call_for_all_images()
     return model, processor
 
 
@@ -132,35 +142,35 @@ def train_tokenizer(
     return tokenizer
 
 
-def _text_config() -> dict:
+def _text_config(layers: int) -> dict:
     return {
         "vocab_size": VOCAB,
         "hidden_size": 256,
         "intermediate_size": 512,
-        "num_hidden_layers": 12,
+        "num_hidden_layers": layers,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "max_position_embeddings": 2048,
     }
 
 
-def _qwen(tokenizer, ids: dict[str, int]):
+def _qwen(tokenizer, ids: dict[str, int], layers: int, tower_blocks: int):
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-    text = _text_config() | {
+    text = _text_config(layers) | {
         "rms_norm_eps": 1e-6,
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 12, 12]},
     }
     vision = {
-        "depth": 4,
+        "depth": tower_blocks,
         "hidden_size": 192,
         "intermediate_size": 512,
         "num_heads": 6,
         "out_hidden_size": 256,
-        "fullatt_block_indexes": [1, 3],
+        "fullatt_block_indexes": list(range(1, tower_blocks, 2)),
         "window_size": 112,
         "tokens_per_second": 2,
     }
@@ -180,12 +190,12 @@ def _qwen(tokenizer, ids: dict[str, int]):
     return Qwen2_5_VLForConditionalGeneration(config), processor
 
 
-def _llava(tokenizer, ids: dict[str, int]):
+def _llava(tokenizer, ids: dict[str, int], layers: int, tower_blocks: int):
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     text = LlamaConfig(
-        **_text_config(),
+        **_text_config(layers),
         rms_norm_eps=1e-5,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -195,7 +205,7 @@ def _llava(tokenizer, ids: dict[str, int]):
         hidden_size=192,
         intermediate_size=512,
         projection_dim=192,
-        num_hidden_layers=5,
+        num_hidden_layers=tower_blocks,
         num_attention_heads=6,
         image_size=SIDE,
         patch_size=14,
@@ -222,8 +232,9 @@ def _llava(tokenizer, ids: dict[str, int]):
     return LlavaForConditionalGeneration(config), processor
 
 
-def _one_attention_call_for_all_images() -> None:
-    """transformers calls attention once per image; here all images are of one size, so one call a layer does."""
+def one_attention_call_for_all_images() -> None:
+    """Change transformers in this process: it calls attention once per image; here all images are of one size, so one
+    call a layer does."""
     from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen
 
     def attend(self, hidden_states, cu_seqlens, position_embeddings=None, **_):

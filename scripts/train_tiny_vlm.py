@@ -43,10 +43,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from easy_vqa_data import ANSWERS, COLORS, SHAPES, all_questions, ask, draw, labelled_train_images
+from exact_bfloat16 import ExactBfloat16
 from luq_gguf.hf.devices import has_fast_bfloat16
 from luq_gguf.hf.processor import load_processor
 from luq_gguf.workflows.easy_vqa import SIDE, load_image, normalize, questions
-from tiny_vlm_models import ARCHITECTURES, build, image_inputs
+from tiny_vlm_models import ARCHITECTURES, build, image_inputs, one_attention_call_for_all_images
 
 SAVE_SECONDS = 240
 TOPICS = (*SHAPES, *COLORS)
@@ -311,6 +312,7 @@ def learning_rate(step: int, tower: int, steps: int, peak: float) -> float:
 
 
 def train(model, processor, out: Path, args: argparse.Namespace, device: torch.device) -> None:
+    one_attention_call_for_all_images()
     initialise(model, args.seed)
     if args.decoder_from:
         begin_as(model, processor.tokenizer, args.decoder_from)
@@ -383,26 +385,6 @@ def train(model, processor, out: Path, args: argparse.Namespace, device: torch.d
             beside = state_path.with_suffix(".part")
             torch.save(state | {"step": step + 1, "seconds": spent + saved - started}, beside)
             os.replace(beside, state_path)
-
-
-class ExactBfloat16(torch.overrides.TorchFunctionMode):
-    """bfloat16 products on a CPU without such units: computed in float32, the result rounded.
-
-    That is what hardware with bfloat16 units and float32 accumulation computes, a hundred times as fast as torch's
-    own fallback.
-    """
-
-    PRODUCTS = (F.linear, F.scaled_dot_product_attention, F.conv3d, F.conv2d)
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if func in self.PRODUCTS and args[0].dtype == torch.bfloat16 and args[0].device.type == "cpu":
-            wide = [a.float() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args]
-            options = {
-                k: a.float() if isinstance(a, Tensor) and a.is_floating_point() else a for k, a in kwargs.items()
-            }
-            return func(*wide, **options).to(torch.bfloat16)
-        return func(*args, **kwargs)
 
 
 @torch.no_grad()

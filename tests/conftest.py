@@ -45,7 +45,7 @@ QUICK = (
     "hf/test_checkpoint", "hf/test_datasets", "hf/test_devices", "hf/test_slices", "hostile/test_reader",
     "llamacpp/gguf/test_point",
     "llamacpp/runtime/test_chat_template", "llamacpp/test_children", "method/", "reporting/", "run/test_folder",
-    "run/test_memory", "run/test_serialization", "vendor/test_build", "vendor/test_cpu",
+    "run/test_memory", "run/test_serialization", "scripts/test_drawing", "vendor/test_build", "vendor/test_cpu",
     "e2e/test_convert.py::test_a_second_run_repeats_no_stage[tiny-qwen2.5-vl]",
 )  # fmt: skip
 # `scripts/check-slow`, not CI: minutes each for what changes seldom, and second cases of what CI runs once.
