@@ -81,7 +81,7 @@ def mcnemar(worse: int, better: int) -> float:
     for k in range(min(worse, better) + 1):  # whole numbers: binomial coefficients of thousands of pairs are no floats
         tail += term
         term = term * (n - k) // (k + 1)
-    return min(1.0, 2 * tail / 2**n)
+    return min(1.0, 2 * tail / (1 << n))
 
 
 def ratio_of_means(first: Sequence[np.ndarray], second: Sequence[np.ndarray], seed: int = 0) -> Estimate:
