@@ -9,6 +9,7 @@ import click
 
 from luq_gguf.cli import options, output
 from luq_gguf.core.json_value import given
+from luq_gguf.method.metrics import pairs
 from luq_gguf.reporting import tables
 from luq_gguf.reporting.progress import progress
 
@@ -73,9 +74,11 @@ def command(
         else:
             files = {"reference": reference, "mmproj": mmproj, "benchmarks": benchmarks}
             results = (api.evaluate(file, questions, **files, **shared, reporter=reporter),)
+    differences = pairs.all_between(results)
     if as_json:
         contents = [result.to_json() for result in results]
-        output.print_json({"files": contents} if file.is_dir() else contents[0])
+        paired = {"differences": [difference.to_json() for difference in differences]}
+        output.print_json({"files": contents, **paired} if file.is_dir() else contents[0])
         return
     for result in results:
         output.print_table(tables.eval_table(result))
@@ -83,3 +86,5 @@ def command(
             output.print_table(tables.reference_table(compared))
     if len(results) > 1:
         output.print_table(tables.evals_table(results))
+    if differences:
+        output.print_table(tables.differences_table(differences))

@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec import UNSET, UnsetType
 
+from luq_gguf.core import question_scores
 from luq_gguf.core.json_value import JsonValue, given
 
 
@@ -21,6 +22,31 @@ class Estimate(JsonValue):
     value: float
     low: float | None
     high: float | None
+
+
+@dataclass(frozen=True)
+class Difference(Estimate):
+    """The mean of second - first over the same questions. `p_value` is that of McNemar's exact test, where every answer
+    is right or wrong; files of older versions have neither."""
+
+    n_questions: int | UnsetType = UNSET
+    p_value: float | UnsetType = UNSET
+
+
+@dataclass(frozen=True)
+class SplitFigures(JsonValue):
+    """What was measured on the questions of one split of a set, as EvalResult has it of all of them. `scores` as in
+    `question_scores`."""
+
+    n_samples: int
+    accuracy: Estimate | None
+    reference_accuracy: Estimate | UnsetType = UNSET
+    accuracy_change: Difference | UnsetType = UNSET
+    kld: Estimate | UnsetType = UNSET
+    scores: str | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        question_scores.check(given(self.scores))
 
 
 @dataclass(frozen=True)
@@ -48,16 +74,22 @@ class Divergence(Spread):
 
 @dataclass(frozen=True)
 class Metrics:
-    """What is kept of a file that a plan or a sweep measures; None where it was not asked for."""
+    """What is kept of a file that a plan or a sweep measures; None where it was not asked for. `scores` are those of
+    the questions, as in `question_scores`, and `splits` what was measured on each split, where the set has any."""
 
     accuracy: Estimate | None
-    accuracy_change: Estimate | None
+    accuracy_change: Difference | None
     kld: Divergence | None
     kld_answer: Spread | None
     kld_text: Spread | None
     same_top: float | None
     perplexity: float | None
     metric: str | None
+    scores: str | UnsetType = UNSET
+    splits: Mapping[str, SplitFigures] | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        question_scores.check(given(self.scores))
 
     @property
     def divergence(self) -> Divergence:
@@ -172,16 +204,18 @@ class ComparedModel:
     `name` is REFERENCE, WIDE or FILE; `pictures` is AS_IS or FITTED where llama.cpp saw any. All else is compared with
     transformers: `accuracy_change` over the same questions, `kld` in nats from its predictions over the prompts' text
     behind the picture (all of it where there is none), and the shares of equal top tokens there and of equal answers.
+    `splits` has accuracy and its change on each split of the set, where it has any.
     """
 
     name: str
     file: str | None = None
     pictures: str | None = None
     accuracy: Estimate | None
-    accuracy_change: Estimate | None = None
+    accuracy_change: Difference | None = None
     kld: Estimate | None = None
     same_top: float | None = None
     same_answers: float | None = None
+    splits: Mapping[str, SplitFigures] | UnsetType = UNSET
 
 
 @dataclass(frozen=True)
@@ -201,7 +235,9 @@ class ReferenceComparison:
 class EvalResult(JsonValue):
     """What eval.json says of a file; None for what was not asked, UNSET for what its metric or the absence of a
     reference leaves out, and what the first versions did not write. `n_scored`: the questions that have answers, where
-    not all have."""
+    not all have. `scores`: those of these questions, as in `question_scores`, which pair the file with others.
+    `splits`: what was measured on each split of the set, in the set's order, and `splits_sha256` of which question is
+    of which; UNSET where the set has none."""
 
     file: str
     file_sha256: str | UnsetType = UNSET
@@ -211,7 +247,7 @@ class EvalResult(JsonValue):
     accuracy: Estimate | None
     f1: float | UnsetType = UNSET
     reference_accuracy: Estimate | UnsetType = UNSET
-    accuracy_change: Estimate | UnsetType = UNSET
+    accuracy_change: Difference | UnsetType = UNSET
     kld: Divergence | None
     kld_prompt: Spread | None
     kld_answer: Spread | None
@@ -223,6 +259,12 @@ class EvalResult(JsonValue):
     benchmarks: Mapping[str, Benchmark] | UnsetType | None = UNSET
     n_scored: int | UnsetType = UNSET
     against: ReferenceComparison | UnsetType = UNSET
+    scores: str | UnsetType = UNSET
+    splits: Mapping[str, SplitFigures] | UnsetType = UNSET
+    splits_sha256: str | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        question_scores.check(given(self.scores))
 
     @property
     def extent(self) -> tuple[int, int, int]:
@@ -252,7 +294,18 @@ class EvalResult(JsonValue):
             self.same_top,
             self.perplexity,
         )
-        return Metrics(*measured, self.metric)
+        return Metrics(*measured, self.metric, self.scores, self.splits)
+
+
+@dataclass(frozen=True)
+class FileDifference(JsonValue):
+    """How the accuracy of the file `second` differs from that of `first` over the same questions, and over those of
+    each split, where the set has any."""
+
+    first: str
+    second: str
+    accuracy_change: Difference
+    splits: Mapping[str, Difference] | UnsetType = UNSET
 
 
 def largest(results: Iterable[EvalResult]) -> EvalResult | None:

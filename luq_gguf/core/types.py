@@ -34,7 +34,8 @@ class Sample:
     """A prompt with pictures before it (multimodal) or without (text only), and the answers that people gave, if known.
 
     Of a conversation, `turns` are all turns before the answer, with the places of `images` among their texts, and
-    `prompt` is the text of the last one. `line` is that of a .jsonl, for messages.
+    `prompt` is the text of the last one. `line` is that of a .jsonl, for messages. `split` is the part of a set of
+    questions that it belongs to, where the set has any; it is no part of what is asked.
     """
 
     prompt: str
@@ -42,6 +43,7 @@ class Sample:
     answers: tuple[str, ...] = ()
     line: int | None = field(default=None, compare=False)
     turns: tuple[Turn, ...] = ()
+    split: str | None = field(default=None, compare=False)
 
     @classmethod
     def of_turns(
@@ -93,6 +95,11 @@ class EvalData:
     sha256: str
     asked_sha256: str
     n_repeated: int = 0
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names of the set's splits, in its order; none where it has none."""
+        return tuple(dict.fromkeys(sample.split for sample in self.samples if sample.split is not None))
 
 
 @dataclass(frozen=True)

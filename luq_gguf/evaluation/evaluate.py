@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 from msgspec import UNSET
 
-from luq_gguf.core import paths, text_input
+from luq_gguf.core import paths, question_scores, text_input
 from luq_gguf.core.errors import EvaluationError
 from luq_gguf.core.images import content_key
 from luq_gguf.core.measurements import Divergence, EvalConditions, EvalResult, Spread
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.sample_content import asked as asked_of
 from luq_gguf.core.types import EvalData, Sample
-from luq_gguf.evaluation import pictures, scoring
+from luq_gguf.evaluation import pictures, scoring, splits
 from luq_gguf.evaluation.logprobs import (
     CHUNK,
     Case,
@@ -210,6 +210,7 @@ def evaluate(
     main = asked or read
     same = [case.same_top for case in main if case.same_top is not None]
     nll = [case.nll for case in cases if case.nll is not None]
+    klds = {int(case.name[1:]): case.kld for case in asked if case.kld is not None}
     result = EvalResult(
         file=target.model.name,
         file_sha256=UNSET if target.made_of else target.sha256,
@@ -238,6 +239,9 @@ def evaluate(
             gpus=target.gpu.devices if target.gpu else UNSET,
         ),
         n_scored=UNSET if scores is None or len(scores) == len(data.samples) else len(scores),
+        scores=UNSET if scores is None else question_scores.packed(scores),
+        splits=splits.by_split(data, chosen, scores, before, klds),
+        splits_sha256=splits.sha256(data),
     )
     return Evaluation(result, scores, tuple(cases))
 

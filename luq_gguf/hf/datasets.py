@@ -141,7 +141,7 @@ def read_questions(
 ) -> tuple[Sample, ...]:
     """Return the questions to measure with, all of them or a random sample. Raises CalibrationError where an image is
     missing, or `check` raises ValueError for it."""
-    samples = list(_read_set(source, seed, n_samples, cache, TO_MEASURE))
+    samples = _with_splits(source, list(_read_set(source, seed, n_samples, cache, TO_MEASURE)))
     if not samples:
         raise CalibrationError(
             f"{source} contains no questions.", 'Give a .jsonl file with lines of {"image", "prompt", "answers"}.'
@@ -157,6 +157,20 @@ def read_questions(
             "Results on an incomplete set would be misleading: repair the set.",
         )
     return tuple(samples)
+
+
+def _with_splits(source: str, samples: list[Sample]) -> list[Sample]:
+    """The samples of a set of which all have a split, or none has. Raises CalibrationError for a file where some lines
+    have none; a Hub dataset, which cannot be mended here, has no splits then."""
+    without = next((sample for sample in samples if sample.split is None), None)
+    if without is None or all(sample.split is None for sample in samples):
+        return samples
+    if without.line is None:
+        return [replace(sample, split=None) for sample in samples]
+    raise CalibrationError(
+        f'{source_name(source)}, line {without.line} has no "split", and other lines have one.',
+        'Give every line a "split", or none of them.',
+    )
 
 
 def _check_picture(path: Path, check: PictureCheck | None) -> None:
@@ -229,7 +243,7 @@ def _samples(source: str, seed: int, n_samples: int | None, cache: Path, splits:
         files = [file for file in folders.visible_files(path) if file.suffix.lower() in IMAGE_SUFFIXES]
         return iter([Sample(FOLDER_PROMPT, (file,)) for file in files])
     if path.is_file():
-        return read_jsonl(path)
+        return read_jsonl(path, with_splits=splits == TO_MEASURE)
     if "/" in source and not source.startswith((".", "/", "~")) and path.suffix != ".jsonl":
         return samples_from_rows(hub_datasets.rows(source, seed, splits), n_samples, cache)
     raise CalibrationError(
@@ -250,7 +264,15 @@ def samples_from_rows(rows: Iterable[dict[str, Any]], count: int | None, cache: 
             sample = Sample(FOLDER_PROMPT, tuple(_kept(image, cache) for image in images), _answers_of_row(row))
         if sample is None or (not sample.images and any(hasattr(value, "save") for value in row.values())):
             raise _no_image_column()
-        yield sample
+        yield replace(sample, split=_split_of_row(row))
+
+
+def _split_of_row(row: Mapping[str, Any]) -> str | None:
+    """The split of a row; None where its column of that name holds something else than names."""
+    try:
+        return sample_rows.split_of(row)
+    except ValueError:
+        return None
 
 
 def _kept(image: Any, cache: Path) -> Path:

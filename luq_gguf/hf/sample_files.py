@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from luq_gguf.core import json_input, text_input
@@ -14,9 +15,10 @@ from luq_gguf.hf import sample_rows
 LONGEST_LINE = 4 * 1024 * 1024  # characters
 
 
-def read_jsonl(path: Path) -> Iterator[Sample]:
+def read_jsonl(path: Path, *, with_splits: bool = False) -> Iterator[Sample]:
     """Yield a sample for each line {"image", "prompt", "answers"}, {"messages"} or {"conversations"}; paths are
-    relative to the file. Raises CalibrationError with the line number and the reason."""
+    relative to the file. Only measuring reads its "split". Raises CalibrationError with the line number and the
+    reason."""
     if what := text_input.problem(path):
         raise CalibrationError(f"{path.name} is {what}.", text_input.HINT)
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
@@ -26,7 +28,7 @@ def read_jsonl(path: Path) -> Iterator[Sample]:
             if not line:
                 continue
             try:
-                yield _sample(line, number, path.parent)
+                yield _sample(line, number, path.parent, with_splits=with_splits)
             except ValueError as error:
                 if number == 1 and line.startswith("["):
                     raise _json_list(path) from None
@@ -43,7 +45,7 @@ def _json_list(path: Path) -> CalibrationError:
     )
 
 
-def _sample(line: str, number: int, folder: Path) -> Sample:
+def _sample(line: str, number: int, folder: Path, *, with_splits: bool) -> Sample:
     """Return the sample of a line of that number. Raises ValueError with the reason where it is none."""
     if text_input.not_decoded(line) is not None:
         raise ValueError("it is not UTF-8")
@@ -65,4 +67,4 @@ def _sample(line: str, number: int, folder: Path) -> Sample:
         sample_rows.check_no_other_image(row)
     for text in (*(turn.text for turn in sample.conversation), *sample.answers):
         sample_rows.check_text(text)
-    return sample
+    return replace(sample, split=sample_rows.split_of(row)) if with_splits else sample

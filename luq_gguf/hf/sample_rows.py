@@ -21,10 +21,12 @@ from luq_gguf.hf import conversations
 
 PROMPTS = ("prompt", "question", "query")
 ANSWERS = ("answers", "direct_answers", "answer", "label")
+SPLIT = "split"
 IMAGES = ("image", "images")
 VIDEOS = ("video", "videos")
 OPTIONS = ("choices", "options")
 LONGEST_NAME = 4096  # characters of a path on Linux
+LONGEST_SPLIT = 60  # characters of a head in tables
 _OTHER_IMAGE = re.compile(r"(images?|img|picture|photo|video|audio)|file_?name$", re.IGNORECASE)
 _FURTHER_IMAGE = re.compile(r"(image|img|picture|photo)[ _-]?\d+$", re.IGNORECASE)
 _SCHEME = re.compile(r"(data|https?|ftp|s3|gs|hf|file):", re.IGNORECASE)
@@ -56,6 +58,20 @@ def answers_of(row: Mapping[str, Any]) -> tuple[str, ...]:
         if given:
             return given
     return ()
+
+
+def split_of(row: Mapping[str, Any]) -> str | None:
+    """Return the name of the split that a question belongs to; None where the key is missing, null or empty."""
+    value = row.get(SPLIT)
+    if _is_missing(value):
+        return None
+    if not isinstance(value, str):
+        raise ValueError(f'its "{SPLIT}" is not text')
+    name = " ".join(value.split())
+    check_text(name)
+    if len(name) > LONGEST_SPLIT or not name.isprintable():
+        raise ValueError(f'its "{SPLIT}" is not a name of at most {LONGEST_SPLIT} printable characters')
+    return name
 
 
 def _is_number(value: Any) -> bool:

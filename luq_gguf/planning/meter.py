@@ -8,23 +8,24 @@ again. The file lies where a run folder keeps what is half-written, so that it e
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache as cache_of
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from msgspec import UNSET, UnsetType
 
-from luq_gguf.core import atomic
+from luq_gguf.core import atomic, question_scores
 from luq_gguf.core.hashing import content_of, hash_of
-from luq_gguf.core.json_value import JsonValue
-from luq_gguf.core.measurements import Figures, SharedCounts
+from luq_gguf.core.json_value import JsonValue, given
+from luq_gguf.core.measurements import Figures, SharedCounts, SplitFigures
 from luq_gguf.core.sweeps import MeterConditions
 from luq_gguf.core.types import Budget, EvalData, Plan
-from luq_gguf.evaluation import cache, noise_floor, pictures, scoring
+from luq_gguf.evaluation import cache, noise_floor, pictures, scoring, splits
 from luq_gguf.evaluation import evaluate as evaluation
-from luq_gguf.evaluation.logprobs import Case, measure_reference, race, read_noise_floor
+from luq_gguf.evaluation.logprobs import Case, measure_reference, race, read_noise_floor, reference_answers
 from luq_gguf.evaluation.questions import QuestionSet, shared_with_calibration
 from luq_gguf.evaluation.target import EvalTarget
 from luq_gguf.llamacpp import tools
@@ -70,6 +71,8 @@ class Meter:
     """Measures choices of low layers of one model on one set of data against its 16-bit file.
 
     The session's run folder has the importance matrix. `home` keeps what was measured, where that is another one.
+    `with_splits`: figures of the set's splits are wanted, so what older versions measured without keeping scores is
+    measured again if the set has any.
     """
 
     def __init__(
@@ -80,12 +83,16 @@ class Meter:
         metric: str,
         home: RunFolder | None = None,
         point: Point | None = None,
+        *,
+        with_splits: bool = False,
     ) -> None:
         self._session, self._reference, self._data, self._metric = session, reference, data, metric
         self._run, self._spec, self._home = session.run, session.spec, home or session.run
         self._work = self._home.work / "eval"
         self._points = self._home.work / "points"
+        self._with_splits = with_splits
         self._whole: dict[str, WholeFile] = {}
+        self._splits: dict[str, Mapping[str, SplitFigures] | UnsetType] = {}  # by the scores of a file
         self._files = self._home.work / f"points{atomic.SUFFIX}"
         for folder in (self._work, self._points, self._files):
             folder.mkdir(exist_ok=True)
@@ -93,7 +100,8 @@ class Meter:
 
     def with_importance_of(self, session: Session) -> Meter:
         """Return a meter that measures files quantized with another run folder's importance matrix."""
-        return Meter(session, self._reference, self._data, self._metric, self._home, self._point)
+        shared = (self._reference, self._data, self._metric, self._home, self._point)
+        return Meter(session, *shared, with_splits=self._with_splits)
 
     def close(self) -> None:
         """Remove the file of the last choice, where its room is wanted; what is measured later is written whole."""
@@ -158,7 +166,7 @@ class Meter:
         evaluated = evaluation.evaluate(self._reference, self._reference, self._data, self._work, metric=self._metric)
         file, n_bytes = self._spec.file, shards.n_bytes(self._reference.model)
         bits = file.bpw if file else 16.0
-        return Figures(n_bytes, bits, evaluated.result.metrics, average_bits=bits)
+        return self._by_split(Figures(n_bytes, bits, evaluated.result.metrics, average_bits=bits))
 
     def conditions(self) -> MeterConditions:
         """Return what all points share."""
@@ -186,8 +194,8 @@ class Meter:
         cached, folder = self._points / f"{key}.json", self._points / key
         beaten = self._whole.get(self._key(rival)) if rival else next(iter(self._whole.values()), None)
         rival_sums = beaten.in_order(self._order) if beaten and aim != Aim() else None
-        if cached.exists():
-            whole = serialization.read_value(cached, WholeFile, "sweep")
+        if (kept := self._kept(cached)) is not None:
+            whole = kept
             measured = [] if rival_sums is None else _as_raced(whole.in_order(self._order), rival_sums, aim)
         else:
             make = cache_of(make)  # once, and only if something is to be measured
@@ -211,7 +219,35 @@ class Meter:
             n_positions = sum(beaten.counts[number] for number in self._order[: len(measured)])
             return RacedFile(replace(total, kld=total.kld / sum(beaten.counts)), n_positions)
         self._whole[key] = whole
-        return RacedFile(Measurement(whole.figures.metrics.divergence.mean), sum(whole.counts), whole.figures)
+        figures = self._by_split(whole.figures)
+        return RacedFile(Measurement(figures.metrics.divergence.mean), sum(whole.counts), figures)
+
+    def _kept(self, path: Path) -> WholeFile | None:
+        """A file that was measured before; None where it was not, or without the scores that splits are wanted of."""
+        if not path.exists():
+            return None
+        whole = serialization.read_value(path, WholeFile, "sweep")
+        metrics = whole.figures.metrics
+        lacks_scores = metrics.accuracy is not None and given(metrics.scores) is None
+        return None if lacks_scores and self._with_splits and self._data.splits else whole
+
+    def _by_split(self, figures: Figures) -> Figures:
+        """Figures with those of the set's splits as it has them now, which are no part of what is measured."""
+        scores = given(figures.metrics.scores) if self._data.splits else None
+        if scores is not None and scores not in self._splits:  # the same file is asked for in several orders
+            ours = np.array(question_scores.unpacked(scores))
+            self._splits[scores] = splits.by_split(self._data, self._chosen, ours, self._reference_scores)
+        found = UNSET if scores is None else self._splits[scores]
+        return replace(figures, metrics=replace(figures.metrics, splits=found))
+
+    @cached_property
+    def _chosen(self) -> tuple[str | None, ...] | None:
+        return scoring.choose_metrics(self._metric, self._data.samples)
+
+    @cached_property
+    def _reference_scores(self) -> np.ndarray | None:
+        folder = measure_reference(self._reference, self._data, self._work)
+        return scoring.scores(reference_answers(folder, self._data), self._data, self._chosen)
 
     def _finished(self, plan: Plan, target: EvalTarget, folder: Path) -> WholeFile:
         """What is known of a file that was measured on all questions; on texts too, where the data have both."""
@@ -228,7 +264,8 @@ class Meter:
             floor=read_noise_floor(target, self._data, folder),
         )
         main = [case for case in cases if case.name in set(self._names)]
-        figures = Figures(target.model.stat().st_size, plan.bpw, evaluated.result.metrics)
+        metrics = replace(evaluated.result.metrics, splits=UNSET)
+        figures = Figures(target.model.stat().st_size, plan.bpw, metrics)
         counts = tuple(0 if case.kld is None else len(case.kld) for case in main)
         return WholeFile(figures, tuple(sum_of(case) for case in main), counts)
 
@@ -269,7 +306,7 @@ def sum_of(case: Case) -> float:
     return 0.0 if case.kld is None else float(case.kld.sum(dtype=np.float64))
 
 
-def make_meter(session: Session, questions: QuestionSet) -> Callable[[], Meter]:
+def make_meter(session: Session, questions: QuestionSet, *, with_splits: bool = False) -> Callable[[], Meter]:
     """Return a function that makes the meter: the 16-bit files, the two variants that layers are spliced from, and the
     questions."""
 
@@ -290,7 +327,7 @@ def make_meter(session: Session, questions: QuestionSet) -> Callable[[], Meter]:
             max_tokens=questions.max_tokens,
             answers=questions.metric != "none",
         )
-        meter = Meter(session, reference, data, questions.metric)
+        meter = Meter(session, reference, data, questions.metric, with_splits=with_splits)
         if caveat := meter.conditions().caveat:
             session.reporter.info(caveat)
         return meter

@@ -59,6 +59,9 @@ class CardContent:
     llama_cpp: str
     pins: Sequence[tuple[str, str]]
     licence: str
+    split_heads: Sequence[str] = ()
+    splits: Sequence[Sequence[str]] = ()
+    split_conditions: str = ""
     limits: str = ""
     pictures: Sequence[str] = ()
     fit_program: str = ""

@@ -15,7 +15,7 @@ from luq_gguf.publishing import card_plan, card_table
 from luq_gguf.publishing.artifacts import RunArtifacts
 from luq_gguf.publishing.card import BaseCard, CardContent, Figure, Result, cell
 from luq_gguf.quantization import recipe
-from luq_gguf.reporting import comparison_text, picture_text
+from luq_gguf.reporting import comparison_text, picture_text, split_text
 from luq_gguf.reporting.plan_text import describe
 from luq_gguf.run import serialization
 
@@ -41,6 +41,7 @@ def make_card_content(
     """
     plan, profile = artifacts.plan, artifacts.profile
     heads, cells, conditions = card_table.measured(artifacts)
+    split_heads, splits = card_table.by_split(artifacts)
     by_hand, own = _by_hand(artifacts), shards[artifacts.model.name]
     compared = next((c for r in artifacts.evals.get(artifacts.model.name, ()) if (c := given(r.against))), None)
     base_link = f"[{cell(base_model)}](https://huggingface.co/{base_model})" if base_model else cell(profile.model)
@@ -75,6 +76,9 @@ def make_card_content(
         llama_cpp=str(tools.pin()["version"]),
         pins=_pins(artifacts, base_model),
         licence=_licence(base, base_model),
+        split_heads=split_heads,
+        splits=splits,
+        split_conditions=f"{split_text.PER_QUESTION} {split_text.PAIRED}",
         limits="".join(f" {part}" for part in shown.limits.arguments),
         pictures=_shown(shown),
         fit_program=shown.rule.program if shown.rule and shown.differs else "",

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from luq_gguf.core.json_value import given
-from luq_gguf.core.measurements import Benchmark, Estimate, EvalResult, largest
+from luq_gguf.core.measurements import Benchmark, EvalResult, largest
 from luq_gguf.core.picture_geometry import LimitOptions
 from luq_gguf.core.speeds import BUSY, ON_CPU, Bench
 from luq_gguf.core.types import STOCK, Plan
 from luq_gguf.core.units import format_bpw, format_size
 from luq_gguf.llamacpp import labels
-from luq_gguf.method.metrics import intervals
+from luq_gguf.method.metrics import intervals, pairs
 from luq_gguf.method.metrics.intervals import format_ratio
 from luq_gguf.publishing import card_plan
 from luq_gguf.publishing.artifacts import OutputFile, RunArtifacts
 from luq_gguf.publishing.card import FileRow, cell
-from luq_gguf.reporting import choice_text
+from luq_gguf.reporting import choice_text, split_text
 
 
 def measured(artifacts: RunArtifacts) -> tuple[list[str], dict[str, list[str]], list[str]]:
@@ -35,6 +35,7 @@ def measured(artifacts: RunArtifacts) -> tuple[list[str], dict[str, list[str]], 
         if n_others:
             listed = "another measurement" if n_others == 1 else f"{n_others} other measurements"
             conditions.append(f"This is the measurement on the most samples; eval.json has {listed} of this file.")
+        conditions += _differences(artifacts, main)
         conditions += card_plan.better_elsewhere(artifacts)
     if artifacts.speeds and artifacts.bench:
         _add_speed(artifacts, heads, cells)
@@ -83,8 +84,7 @@ def _pictures(main: EvalResult) -> str:
 
 
 def _add_quality(artifacts: RunArtifacts, main: EvalResult, heads: list[str], cells: dict[str, list[str]]) -> None:
-    same = {name: _same_data(artifacts.evals.get(name, ()), main) for name in cells}
-    same[artifacts.model.name] = main
+    same = _same(artifacts, main)
     if main.kld:
         heads += ["mean KLD", "same top token"]
         for name, result in same.items():
@@ -96,15 +96,46 @@ def _add_quality(artifacts: RunArtifacts, main: EvalResult, heads: list[str], ce
             share = result.accuracy if result else None
             if share is None and name == main.reference:
                 share = given(main.reference_accuracy)
-            cells[name].append(_with_interval(share, ".1%"))
-        if artifacts.others and any(changes.values()):
+            cells[name].append(split_text.share(share))
+        if any(changes.values()):
             heads.append("accuracy, change from 16 bit")
             for name, change in changes.items():
-                cells[name].append(_with_interval(change, "+.1%"))
+                cells[name].append("" if name == main.reference else split_text.change(change))
     if main.perplexity:
         heads.append("perplexity")
         for name, result in same.items():
             cells[name].append(f"{result.perplexity:.4f}" if result and result.perplexity else "")
+
+
+def _differences(artifacts: RunArtifacts, main: EvalResult) -> list[str]:
+    """A sentence for every other file that answered the same questions, except for the one that `main` is compared with
+    anyway."""
+    others = [result for name, result in _same(artifacts, main).items() if result and name != main.file]
+    paired = [other for other in others if other.file != main.reference and pairs.why_not(other, main) is None]
+    return [
+        f"Accuracy of {cell(main.file)} minus that of {cell(other.file)}, over the same questions: "
+        f"{split_text.change(pairs.between(other, main).accuracy_change)}."
+        for other in paired
+    ]
+
+
+def by_split(artifacts: RunArtifacts) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of the table of accuracy by split: of the main file, and of others that were asked the same; none
+    where the questions have no splits."""
+    main = largest(artifacts.evals.get(artifacts.model.name, ()))
+    if main is None:
+        return [], []
+    shown = split_text.alike([main, *(r for r in _same(artifacts, main).values() if r and r.file != main.file)])
+    if main not in shown:
+        return [], []
+    rows = [[cell(text) for text in row] for row in split_text.accuracy_rows(shown)]
+    return ["file", *(cell(head) for head in split_text.heads(given(main.splits) or {}))], rows
+
+
+def _same(artifacts: RunArtifacts, main: EvalResult) -> dict[str, EvalResult | None]:
+    """The measurement of every file under the conditions of `main`."""
+    names = [file.name for file in (*artifacts.models, *artifacts.compared)]
+    return {name: _same_data(artifacts.evals.get(name, ()), main) for name in names} | {artifacts.model.name: main}
 
 
 def _divergence(result: EvalResult) -> list[str]:
@@ -196,12 +227,6 @@ def benchmarks(results: Sequence[EvalResult]) -> dict[str, Benchmark]:
             if name not in measured or benchmark.n_samples > measured[name].n_samples:
                 measured[name] = benchmark
     return measured
-
-
-def _with_interval(estimate: Estimate | None, spec: str) -> str:
-    if estimate is None:
-        return ""
-    return intervals.with_interval(f"{estimate.value:{spec}}", estimate.low, estimate.high, spec)
 
 
 def _layers_on(bench: Bench) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from luq_gguf.core import atomic
 from luq_gguf.llamacpp.gguf import mmproj, reader
 from luq_gguf.method.tensor_types import layer_of
-from luq_gguf.reporting import page, type_map
+from luq_gguf.reporting import page, split_sections, type_map
 from luq_gguf.run import gguf_source, serialization
 from luq_gguf.run.folder import RunFolder
 
@@ -32,6 +32,8 @@ def report(run_dir: Path) -> list[Path]:
             ("sweep", serialization.read_sweep, lambda swept: page.sweep_section(swept, folder)),
             ("alpha", serialization.read_mix, lambda mix: page.mix_section(mix, folder)),
             ("eval", serialization.read_evals, page.eval_section),
+            ("eval", serialization.read_evals, split_sections.splits_section),
+            ("eval", serialization.read_evals, split_sections.differences_section),
             ("eval", serialization.read_evals, page.reference_section),
             ("bench", serialization.read_bench, lambda bench: page.throughput_section(bench, folder)),
             ("eval", serialization.read_evals, page.benchmarks_section),

@@ -21,21 +21,22 @@ STYLES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def _save(
+def save(
     path: Path,
     draw: Callable[[Any], None],
     size: tuple[float, float] = (6.4, 3.8),
     grid: str = "y",
     columns: int = 1,
+    rows: int = 1,
 ) -> None:
-    """Save a PNG whose bytes depend only on what is drawn; with several columns, `draw` gets all axes."""
+    """Save a PNG whose bytes depend only on what is drawn; with several columns, `draw` gets all axes, row by row."""
     from matplotlib.figure import Figure
 
     with plain_text():
         figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots(1, columns, squeeze=False)
-        draw(axes[0] if columns > 1 else axes[0][0])
-        for panel in axes[0]:
+        axes = figure.subplots(rows, columns, squeeze=False).flatten()
+        draw(axes if columns > 1 else axes[0])
+        for panel in axes:
             panel.spines[["top", "right"]].set_visible(False)
             panel.grid(axis=grid, linewidth=0.4, alpha=0.6)
             panel.set_axisbelow(True)
@@ -72,7 +73,7 @@ def entropy_by_layer(profile: Profile, low_layers: Sequence[int], path: Path) ->
         if low_layers:
             axes.legend(frameon=False, title="plan")
 
-    _save(path, draw)
+    save(path, draw)
 
 
 def entropy_by_modality(profile: Profile, path: Path) -> bool:
@@ -88,7 +89,7 @@ def entropy_by_modality(profile: Profile, path: Path) -> bool:
         axes.set(xlabel="decoder layer", ylabel="entropy, bits")
         axes.legend(frameon=False)
 
-    _save(path, draw)
+    save(path, draw)
     return True
 
 
@@ -125,7 +126,7 @@ def order_matters(points: Sequence[SweepPoint], metric: str, path: Path) -> bool
         axes.set(xlabel="number of low layers")
         axes.legend(frameon=False, fontsize=8)
 
-    _save(path, draw)
+    save(path, draw)
     return True
 
 
@@ -163,7 +164,7 @@ def mix_effect(points: Sequence[MixPoint], n_low: int, metric: str, path: Path) 
         axes.set_ylim(bottom=0 if metric == "kld" else None)
         axes.legend(frameon=False, fontsize=8, title="what changes with alpha", title_fontsize=8)
 
-    _save(path, draw)
+    save(path, draw)
     return True
 
 
@@ -187,7 +188,7 @@ def sizes(files: Sequence[tuple[str, Mapping[str, int]]], path: Path) -> None:
         axes.set(xlabel=f"size, {name}", xlim=(0, max(left) * 1.12))
         axes.figure.legend(frameon=False, fontsize=8, ncols=4, loc="outside upper center")
 
-    _save(path, draw, (6.4, 1.2 + 0.45 * len(files)), grid="x")
+    save(path, draw, (6.4, 1.2 + 0.45 * len(files)), grid="x")
 
 
 def throughput(rows: Sequence[BenchRow], path: Path) -> None:
@@ -210,7 +211,7 @@ def throughput(rows: Sequence[BenchRow], path: Path) -> None:
             panel.set(xlabel=f"{title}, tokens/s", xlim=(0, None))
         axes[1].set_yticklabels([])
 
-    _save(path, draw, (7.6, 1.2 + 0.45 * len(rows)), grid="x", columns=2)
+    save(path, draw, (7.6, 1.2 + 0.45 * len(rows)), grid="x", columns=2)
 
 
 def unit_of(n_bytes: int) -> tuple[int, str]:
@@ -249,5 +250,5 @@ def trade_off(points: Sequence[SweepPoint], path: Path) -> bool:
         _log_scale(axes)
         axes.legend(frameon=False, fontsize=8)
 
-    _save(path, draw)
+    save(path, draw)
     return True

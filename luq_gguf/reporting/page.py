@@ -18,8 +18,7 @@ from luq_gguf.core.types import Plan, Profile
 from luq_gguf.core.units import format_bpw, format_size
 from luq_gguf.method.metrics import intervals
 from luq_gguf.method.metrics.intervals import format_ratio
-from luq_gguf.method.uniform import ftype_of
-from luq_gguf.reporting import comparison_text, figures
+from luq_gguf.reporting import comparison_text, figures, split_figures, split_text
 from luq_gguf.reporting.plan_text import better_line, describe, unsettled_line
 
 _BENCHMARK_HEAD = ("file", "benchmark", "value", "standard error", "samples")
@@ -131,12 +130,24 @@ def sweep_section(swept: Sweep, folder: Path) -> Section:
     if figures.trade_off(points, folder / "trade-off.png"):
         what = "Trade-off: KL divergence by file size, compared with llama-quantize's uniform files"
         images.append(_image(folder / "trade-off.png", what, conditions))
-    uniform = sorted((p for p in points if p.n_low is None), key=lambda p: (p.n_bytes, p.order))
-    rows = [_row(ftype_of(point.order), point) for point in uniform]
-    paper = [point for point in points if point.order == "entropy"]
-    rows += [_row(f"LUQ, {point.n_low} low", point) for point in sorted(paper, key=lambda p: p.n_low or 0)]
-    head = ("file", "size", "bits per weight of layers", "mean KLD", "95% interval", "same top token", "accuracy")
-    return Section("Sweep", (), head, rows, images, _conditions_line(swept.conditions.to_json()))
+    if split_figures.accuracy_by_split(points, folder / "splits.png"):
+        what = (
+            "Accuracy by split, and its mean over all questions, by the number of low layers; shaded: 95% interval of "
+        )
+        what += "the paired change from the 16-bit file, in the paper's order"
+        images.append(_image(folder / "splits.png", what, conditions))
+    scored = any(point.metrics.accuracy for point in points)
+    names = list(split_text.splits_of(points))
+    rows = []
+    for name, point in split_text.named(points):
+        cells = [split_text.change(point.metrics.accuracy_change)] if scored else []
+        cells += [split_text.against_luq(points, point) if point.n_low is None else ""] if scored else []
+        rows.append([*_row(name, point), *cells, *split_text.metrics_cells(point.metrics, names)])
+    head = ["file", "size", "bits per weight of layers", "mean KLD", "95% interval", "same top token", "accuracy"]
+    head += ["change from the 16-bit file", "LUQ of the same size minus this file"] if scored else []
+    head += [f"{split_text.head(name, splits)}; change" for name, splits in split_text.splits_of(points).items()]
+    texts = (split_text.PAIRED,) if scored else ()
+    return Section("Sweep", texts, head, rows, images, _conditions_line(swept.conditions.to_json()))
 
 
 def _measured_on(conditions: MeterConditions) -> str:
@@ -214,11 +225,16 @@ def _row(name: str, point: SweepPoint | MixPoint) -> list[str]:
     ]
 
 
+def largest_of_each(results: Sequence[EvalResult]) -> list[EvalResult]:
+    """Return the measurement on the most samples of every file."""
+    names = dict.fromkeys(result.file for result in results)
+    return [main for name in names if (main := largest(result for result in results if result.file == name))]
+
+
 def eval_section(results: Sequence[EvalResult]) -> Section:
     """Make the section on eval.json: of every file the largest measurement, with the conditions of the last file's,
     which comes first."""
-    names = dict.fromkeys(result.file for result in results)
-    shown = [main for name in names if (main := largest(result for result in results if result.file == name))]
+    shown = largest_of_each(results)
     n_others = sum(result.is_measured for result in results) - len(shown)
     rows = [
         [
@@ -227,13 +243,14 @@ def eval_section(results: Sequence[EvalResult]) -> Section:
             f"{result.kld.floor:.1e}" if result.kld and result.kld.floor is not None else "",
             f"{result.same_top:.1%}" if result.same_top is not None else "",
             f"{result.accuracy.value:.1%}" if result.accuracy else "",
+            split_text.change(given(result.accuracy_change)),
             f"{result.perplexity:.4f}" if result.perplexity else "",
             str(result.n_samples),
             str(result.conditions.data or "") + (", fitted pictures" if result.conditions.has_fitted_images else ""),
         ]
         for result in shown
     ]
-    head = ("file", "mean KLD", "noise floor", "same top token", "accuracy", "perplexity", "samples", "data")
+    head = ("file", "mean KLD", "noise floor", "same top token", "accuracy", "change", "perplexity", "samples", "data")
     texts = ["Of every file, the measurement on the most samples is shown."] if n_others else []
     texts += [f"eval.json has {n_others} more."] if n_others else []
     conditions = _conditions_line((shown or results)[0].conditions.to_json())

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from luq_gguf.core.json_value import given
-from luq_gguf.core.measurements import Estimate, EvalResult, Metrics, ReferenceComparison, Spread
+from luq_gguf.core.measurements import Estimate, EvalResult, FileDifference, Metrics, ReferenceComparison, Spread
 from luq_gguf.core.speeds import Bench, Samples, TypeSpeeds
 from luq_gguf.core.sweeps import CalibrationMix, Sweep
 from luq_gguf.core.types import Plan, QuantizedModel
@@ -18,7 +18,7 @@ from luq_gguf.method.metrics import intervals
 from luq_gguf.method.metrics.intervals import format_ratio
 from luq_gguf.method.orders import is_seeded
 from luq_gguf.method.uniform import ftype_of
-from luq_gguf.reporting import comparison_text, plan_text
+from luq_gguf.reporting import comparison_text, plan_text, split_text
 
 
 def evals_table(results: Sequence[EvalResult]) -> Table:
@@ -28,15 +28,25 @@ def evals_table(results: Sequence[EvalResult]) -> Table:
     for name in heads:
         table.add_column(name, justify="right" if name != "file" else "left", overflow="fold")
     for result in results:
-        accuracy, change = result.accuracy, given(result.accuracy_change)
+        accuracy = result.accuracy
         cells = [
             f"{result.kld.mean:.2e}" if result.kld else "",
             "" if result.same_top is None else f"{result.same_top:.1%}",
             f"{accuracy.value:.1%}" if accuracy else "",
-            f"{change.value:+.1%}" if change else "",
+            split_text.change(given(result.accuracy_change)),
             f"{result.perplexity:.4f}" if result.perplexity else "",
         ]
         table.add_row(Text(result.file), *cells)
+    return table
+
+
+def differences_table(differences: Sequence[FileDifference]) -> Table:
+    """Make a table of how the accuracies of files differ over the same questions, two files per row."""
+    table = Table(title="Differences, paired question by question")
+    for name in split_text.difference_heads(differences):
+        table.add_column(Text(name), justify="left" if name == "accuracy" else "right", overflow="fold")
+    for row in split_text.difference_rows(differences):
+        table.add_row(*map(Text, row))
     return table
 
 
@@ -64,7 +74,7 @@ def eval_table(result: EvalResult) -> Table:
     def add_share(name: str, share: Estimate | None, sign: str = "") -> None:
         if share:
             interval = intervals.between(share.low, share.high, f"{sign}.1%") or intervals.NO_INTERVAL
-            table.add_row(name, f"{share.value:{sign}.1%}", interval)
+            table.add_row(Text(name), f"{share.value:{sign}.1%}", interval)
 
     def add_spread(name: str, spread: Spread | None) -> None:
         if spread:
@@ -77,10 +87,20 @@ def eval_table(result: EvalResult) -> Table:
             )
 
     scored = f", {result.n_scored} questions" if given(result.n_scored) else ""
-    add_share(f"accuracy ({result.metric}{scored})", result.accuracy)
+    splits = given(result.splits) or {}
+    mean = (", mean of all" if scored else f", {split_text.all_head(splits)}") if splits else ""
+    add_share(f"accuracy ({result.metric}{scored}){mean}", result.accuracy)
+    for name, figures in splits.items():
+        add_share(f"- {split_text.head(name, figures)}", figures.accuracy)
     add_share("- of the reference", given(result.reference_accuracy))
     add_share("- change", given(result.accuracy_change), "+")
+    for name, figures in splits.items():
+        add_share(f"- change, {name}", given(figures.accuracy_change), "+")
     add_spread("KLD, nats", result.kld)
+    for name, figures in splits.items():
+        if kld := given(figures.kld):
+            inside = intervals.between(kld.low, kld.high, ".1e") or intervals.NO_INTERVAL
+            table.add_row(Text(f"- {split_text.head(name, figures)}"), f"{kld.value:.1e}", inside)
     add_spread("- on prompts", result.kld_prompt)
     add_spread("- on answers", result.kld_answer)
     add_spread("KLD on text", result.kld_text)
@@ -104,7 +124,7 @@ def reference_table(compared: ReferenceComparison) -> Table:
     for name in comparison_text.HEAD:
         table.add_column(name, justify="left" if not name else "right", no_wrap=bool(name))
     for row in comparison_text.rows(compared):
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     table.caption = comparison_text.conditions(compared)
     return table
 
@@ -125,15 +145,34 @@ def sweep_tables(swept: Sweep) -> list[Table]:
         size = next(point.n_bytes for point in row if point)
         by_count.add_row(str(count), format_size(size), *(_figures(point.metrics if point else None) for point in row))
     uniform = Table(title="uniform files")
-    for name in ("file", "size", "bpw", "mean KLD (accuracy)", "LUQ at the same size"):
+    scored = any(point.metrics.accuracy for point in swept.points)
+    more = ("LUQ minus this file",) if scored else ()
+    for name in ("file", "size", "bpw", "mean KLD (accuracy)", "LUQ at the same size", *more):
         uniform.add_column(name, justify="left" if name == "file" else "right")
-    paper = {n_low: point for (order, _, n_low), point in points.items() if order == "entropy"}
     for point in sorted((p for p in swept.points if p.n_low is None), key=lambda p: p.n_bytes):
-        n_low = min((n for n, other in paper.items() if other.n_bytes <= point.n_bytes), default=None)
-        luq_cell = "none that small" if n_low is None else f"{n_low} low: {_figures(paper[n_low].metrics)}"
-        cells = (format_size(point.n_bytes), format_bpw(point.bpw), _figures(point.metrics), luq_cell)
-        uniform.add_row(ftype_of(point.order), *cells)
-    return [by_count, uniform]
+        luq = split_text.same_size(swept.points, point)
+        luq_cell = f"{luq.n_low} low: {_figures(luq.metrics)}" if luq else "none that small"
+        cells = [format_size(point.n_bytes), format_bpw(point.bpw), _figures(point.metrics), luq_cell]
+        uniform.add_row(ftype_of(point.order), *cells, *([split_text.against_luq(swept.points, point)] if more else []))
+    by_split = _by_split(swept)
+    return [by_count, uniform, *([by_split] if by_split else [])]
+
+
+def _by_split(swept: Sweep) -> Table | None:
+    """A table of accuracy by split, in the paper's order and of uniform files; None where there are no splits."""
+    splits = split_text.splits_of(swept.points)
+    if not splits:
+        return None
+    table = Table(title=f"accuracy by split, in the order entropy\n{swept.conditions.amount}")
+    table.add_column("file")
+    for name in (*split_text.heads(splits), "change from the 16-bit file"):
+        table.add_column(Text(name), justify="right", overflow="fold")
+    for name, point in split_text.named(swept.points):
+        metrics = point.metrics
+        parts = [metrics.accuracy, *(figures.accuracy for figures in (given(metrics.splits) or {}).values())]
+        cells = [f"{part.value:.1%}" if part else "" for part in parts]
+        table.add_row(name, *cells, split_text.change(metrics.accuracy_change))
+    return table
 
 
 def mix_table(mix: CalibrationMix) -> Table:

@@ -20,12 +20,12 @@ from luq_gguf.core.measurements import (
     REFERENCE,
     WIDE,
     ComparedModel,
-    Estimate,
+    Difference,
     ReferenceComparison,
 )
 from luq_gguf.core.reporter import Reporter
 from luq_gguf.core.types import EvalData, RunOptions
-from luq_gguf.evaluation import fitting, scoring
+from luq_gguf.evaluation import fitting, scoring, splits
 from luq_gguf.evaluation.fitting import FittedData
 from luq_gguf.evaluation.target import EvalTarget
 from luq_gguf.hf.checkpoint import Checkpoint
@@ -101,7 +101,8 @@ def compare(
     chosen = scoring.choose_metrics(metric, data.samples)
     answers = reference_eval.answers(reference, data)
     scores = scoring.scores(answers, data, chosen)
-    models = [ComparedModel(name=REFERENCE, accuracy=None if scores is None else intervals.accuracy(scores))]
+    accuracy = None if scores is None else intervals.accuracy(scores)
+    models = [ComparedModel(name=REFERENCE, accuracy=accuracy, splits=splits.by_split(data, chosen, scores))]
     for file in files:
         told = partial(reporter.progress, " ".join(filter(None, (file.target.model.name, _way(file)))))
         asked = replace(file.data, chunks=())
@@ -117,6 +118,7 @@ def compare(
                 kld=intervals.mean_over_positions([case.kld for case in cases]),
                 same_top=float(np.concatenate([case.same_top for case in cases]).mean()),
                 same_answers=float(np.mean([a == case.answer for a, case in zip(answers, cases, strict=True)])),
+                splits=splits.by_split(data, chosen, theirs, scores),
             )
         )
     name = scoring.metric_name(chosen)
@@ -130,5 +132,5 @@ def _way(file: AskedFile) -> str:
     return "with fitted pictures" if file.pictures == FITTED else ""
 
 
-def _change(before: np.ndarray | None, after: np.ndarray | None) -> Estimate | None:
+def _change(before: np.ndarray | None, after: np.ndarray | None) -> Difference | None:
     return None if before is None or after is None else intervals.paired_difference(before, after)

@@ -129,7 +129,7 @@ def sweep(
         if mix_request and profiled:
             check_mix(session, profiled, mix_request)
         profiled_runs.store(session)
-        meter = make_meter(session, questions)()
+        meter = make_meter(session, questions, with_splits=True)()
         swept = sweep_workflow.sweep(session, profiled, meter, request)
         if "best" in request.orders:
             swept = planning_stage.add_best_points(session, profiled, meter, swept)

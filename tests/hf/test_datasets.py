@@ -303,3 +303,24 @@ def test_images_of_a_dataset_are_seen_as_images_in_files(tmp_path):
         assert np.array_equal(np.asarray(kept), np.dstack([np.rot90(deep >> 8, -1)] * 3))
     with pytest.raises(CalibrationError, match="32-bit values from 0 to 0.5"):
         list(samples_from_rows([{"image": Image.fromarray(np.float32([[0, 0.5]])), "question": "?"}], 1, tmp_path))
+
+
+def test_questions_have_their_splits_also_where_some_are_drawn(tmp_path):
+    rows = [{"prompt": f"{i}?", "answers": ["a"], "split": ("read", "count")[i % 2]} for i in range(10)]
+    path = write_lines(tmp_path / "set.jsonl", *rows)
+    assert [s.split for s in read_questions(str(path), None, 0, tmp_path)] == ["read", "count"] * 5
+    drawn = read_questions(str(path), 4, 0, tmp_path)
+    assert [s.split for s in drawn] == [("read", "count")[int(s.prompt[:-1]) % 2] for s in drawn]
+
+
+def test_a_line_without_the_split_that_others_have_is_named(tmp_path):
+    rows = [{"prompt": f"{i}?", "split": "read"} for i in range(3)] + [{"prompt": "last?"}]
+    with pytest.raises(CalibrationError) as caught:
+        read_questions(str(write_lines(tmp_path / "set.jsonl", *rows)), None, 0, tmp_path)
+    assert caught.value.message == 'set.jsonl, line 4 has no "split", and other lines have one.'
+    assert caught.value.hint == 'Give every line a "split", or none of them.'
+
+
+def test_rows_of_a_dataset_have_splits_where_their_column_names_them(tmp_path):
+    rows = [{"question": "a?", "split": "read"}, {"question": "b?", "split": 3}]
+    assert [s.split for s in samples_from_rows(rows, None, tmp_path)] == ["read", None]

@@ -182,3 +182,38 @@ def test_a_json_list_is_named(tmp_path, indent):
         list(read_jsonl(path))
     assert caught.value.message == "list.json is a JSON list, and not one object per line."
     assert caught.value.hint == "Run jq -c '.[]' list.json > list.jsonl."
+
+
+def splits_of(folder, *rows):
+    path = folder / "set.jsonl"
+    path.write_text("".join(json.dumps({"prompt": "what color?", "answers": ["red"]} | row) + "\n" for row in rows))
+    return [sample.split for sample in read_jsonl(path, with_splits=True)]
+
+
+def test_a_split_is_read_where_files_are_measured_and_is_no_part_of_the_question(tmp_path):
+    assert splits_of(tmp_path, {"split": "read"}, {"split": "  count  it "}, {}, {"split": None}, {"split": " "}) == [
+        *("read", "count it"), None, None, None
+    ]  # fmt: skip
+    conversation = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}
+    (tmp_path / "talk.jsonl").write_text(json.dumps(conversation | {"split": "talk"}))
+    assert [sample.split for sample in read_jsonl(tmp_path / "talk.jsonl", with_splits=True)] == ["talk"]
+    assert Sample("a", split="read") == Sample("a", split="count")
+    assert hash(Sample("a", split="read")) == hash(Sample("a"))
+
+
+@pytest.mark.parametrize(
+    ("split", "why"),
+    [
+        (3, 'its "split" is not text'),
+        (["read"], 'its "split" is not text'),
+        (True, 'its "split" is not text'),
+        ("x" * 61, 'its "split" is not a name of at most 60 printable characters'),
+        ("a\u0007b", 'its "split" is not a name of at most 60 printable characters'),
+        ("a\ud800", "it contains half of a surrogate pair"),
+    ],
+)
+def test_a_split_that_is_no_name_is_refused_with_its_line(tmp_path, split, why):
+    with pytest.raises(CalibrationError) as caught:
+        splits_of(tmp_path, {"split": "read"}, {"split": split})
+    assert caught.value.message == f"set.jsonl, line 2 is not a sample: {why}."
+    assert [sample.split for sample in read_jsonl(tmp_path / "set.jsonl")] == [None, None], "calibration needs none"

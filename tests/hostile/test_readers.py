@@ -276,6 +276,11 @@ BAD_POINTS = {
     "metrics-a-list": POINT | {"metrics": [METRICS]},
     "kld-a-number": POINT | {"metrics": METRICS | {"kld": 0.1}},
     "kld-cut": POINT | {"metrics": METRICS | {"kld": {"mean": 0.1}}},
+    "scores-a-number": POINT | {"metrics": METRICS | {"scores": 1}},
+    "scores-of-words": POINT | {"metrics": METRICS | {"scores": "1 right 0"}},
+    "scores-not-finite": POINT | {"metrics": METRICS | {"scores": "1 nan"}},
+    "splits-a-list": POINT | {"metrics": METRICS | {"splits": [1]}},
+    "splits-of-nothing": POINT | {"metrics": METRICS | {"splits": {"read": {}}}},
     "accuracy-of-lists": POINT | {"metrics": METRICS | {"accuracy": {"value": [], "low": [], "high": []}}},
 }
 

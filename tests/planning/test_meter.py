@@ -1,11 +1,13 @@
 """What a measured file costs beside llama.cpp: its header is not read again, its model is loaded once, and only what
 has changed is written; its figures are those of a file that is spliced anew."""
 
+import json
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from msgspec import UNSET
 
 from luq_gguf.core import atomic
 from luq_gguf.evaluation import evaluate as evaluation
@@ -126,3 +128,50 @@ def test_what_is_left_of_a_killed_run_is_not_believed(metering):
     assert reader.read(path).types == dict(plan.tensor_types)
     meter.close()
     assert not path.exists()
+
+
+def test_splits_are_those_that_the_set_has_now_and_points_of_before_stay(metering, spied):
+    """A set gets splits after points were measured on it, and then others: nothing is asked again for them."""
+    meter, plan, files = metering.meter, metering.plan(8), metering.files
+    reference = replace(meter._reference, answers=True)
+
+    def with_splits(*names):
+        samples = tuple(replace(s, split=name) for s, name in zip(meter._data.samples, names, strict=True))
+        return meters.Meter(meter._session, reference, replace(meter._data, samples=samples), "exact")
+
+    plain = with_splits(None, None, None).spliced(plan, files)
+    assert plain.metrics.splits is UNSET
+    asked = dict(spied.asked)
+    found = with_splits("read", "count", "read").spliced(plan, files)
+    assert replace(found, metrics=replace(found.metrics, splits=UNSET)) == plain
+    scores = plain.metrics.scores.split()
+    assert {name: part.scores for name, part in found.metrics.splits.items()} == {
+        "read": f"{scores[0]} {scores[2]}",
+        "count": scores[1],
+    }
+    assert found.metrics.splits["read"].accuracy_change.n_questions == 2
+    others = with_splits("a", "a", "a").spliced(plan, files)
+    assert list(others.metrics.splits) == ["a"]
+    wide = with_splits("read", "count", "read").sixteen_bit().metrics.splits["read"]
+    assert (wide.accuracy_change.value, wide.kld) == (0, UNSET)
+    assert dict(spied.asked) == asked
+
+
+def test_a_point_of_before_scores_were_kept_is_measured_again_only_for_splits(metering, spied):
+    meter, plan, files = metering.meter, metering.plan(6), metering.files
+    reference = replace(meter._reference, answers=True)
+    samples = tuple(replace(sample, split="read") for sample in meter._data.samples)
+    plain = meters.Meter(meter._session, reference, meter._data, "exact")
+    data = replace(meter._data, samples=samples)
+    split = meters.Meter(meter._session, reference, data, "exact", with_splits=True)
+    measured = plain.spliced(plan, files)
+    kept = plain._points / f"{plain._key(plan)}.json"
+    content = json.loads(kept.read_text())
+    del content["figures"]["metrics"]["scores"]
+    kept.write_text(json.dumps(content))
+    spied.asked.clear()
+    assert plain.spliced(plan, files).metrics.scores is UNSET
+    assert meters.Meter(meter._session, reference, data, "exact").spliced(plan, files).metrics.splits is UNSET
+    assert not spied.asked
+    assert split.spliced(plan, files).metrics.splits["read"].scores == measured.metrics.scores
+    assert spied.asked == {"point.gguf": 3}

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import msgspec
 import pytest
+from builders import eval_of
 
 from luq_gguf.core.errors import RunFolderError
 from luq_gguf.core.measurements import (
@@ -20,6 +21,7 @@ from luq_gguf.core.measurements import (
 from luq_gguf.core.profile_facts import CalibrationFacts
 from luq_gguf.core.speeds import BenchRow, Ratio, Samples
 from luq_gguf.core.sweeps import CalibrationMix, MeterConditions, MixConditions, MixPoint, MixRanking, Sweep, SweepPoint
+from luq_gguf.method.metrics import intervals
 from luq_gguf.reporting import page
 from luq_gguf.run import serialization
 
@@ -263,3 +265,34 @@ def test_evaluations_of_a_former_file_of_the_same_name_go(tmp_path):
     for result in (measured(), measured(n_samples=1), measured(file="g.gguf"), measured(file_sha256="0b")):
         serialization.add_eval(path, result)
     assert [(r.file, r.file_sha256) for r in serialization.read_evals(path)] == [("f.gguf", "0b"), ("g.gguf", "0a")]
+
+
+def test_splits_and_scores_read_as_they_were_written_and_damaged_ones_are_refused(tmp_path):
+    path = tmp_path / "eval.json"
+    result = eval_of("f.gguf", [1, 0, 0.3, 1], {"read": [0, 1], "count": [2, 3]}, [1, 1, 1, 1])
+    serialization.add_eval(path, result)
+    assert serialization.read_evals(path) == (result,)
+    content = json.loads(path.read_text())
+    assert content["scores"] == "1 0 0.3 1"
+    assert list(content["splits"]) == ["read", "count"]
+    keys = ["n_samples", "accuracy", "reference_accuracy", "accuracy_change", "scores"]
+    assert [list(part) for part in content["splits"].values()] == [keys, keys]
+    assert list(content["accuracy_change"]) == ["value", "low", "high", "n_questions"]
+    for key, bad in (("scores", "1 x"), ("scores", 1), ("splits", ["read"]), ("splits", {"read": {"n_samples": "1"}})):
+        serialization.write_json(path, content | {key: bad})
+        with pytest.raises(RunFolderError, match="is not a valid luq-gguf eval"):
+            serialization.read_evals(path)
+
+
+def test_the_same_questions_with_splits_take_the_place_of_those_without(tmp_path):
+    path = tmp_path / "eval.json"
+    serialization.add_eval(path, eval_of("f.gguf", [1, 0]))
+    split = eval_of("f.gguf", [1, 0], {"read": [0], "count": [1]})
+    serialization.add_eval(path, split)
+    assert serialization.read_evals(path) == (split,)
+
+
+def test_a_change_of_an_older_file_has_no_number_of_questions():
+    older = msgspec.convert(EVAL | {"accuracy_change": {"value": -0.02, "low": -0.05, "high": 0.01}}, EvalResult)
+    assert intervals.in_points(older.accuracy_change) == "-2.0 points (-5.0 to +1.0)"
+    assert page.eval_section([older]).rows[0][5] == "-2.0 points (-5.0 to +1.0)"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
-from luq_gguf.core.measurements import Estimate
+from luq_gguf.core.json_value import given
+from luq_gguf.core.measurements import Difference, Estimate
 from luq_gguf.core.speeds import Ratio, Samples
 
 RESAMPLES = 10_000
@@ -56,17 +58,30 @@ def accuracy(scores: np.ndarray, seed: int = 0) -> Estimate:
     return interval
 
 
-def paired_difference(first: np.ndarray, second: np.ndarray, seed: int = 0) -> Estimate:
+def paired_difference(first: np.ndarray, second: np.ndarray, seed: int = 0) -> Difference:
     """Return the mean of second - first over the same samples, with its interval, which is far narrower than two
-    separate intervals."""
+    separate intervals; of shares, values that are each 0 or 1, with McNemar's p-value."""
     if first.shape != second.shape:
         raise ValueError("paired values must come from the same samples")
     differences = second.astype(np.float64) - first.astype(np.float64)
-    interval = bootstrap(differences, seed)
+    mean = bootstrap(differences, seed)
+    found = Difference(mean.value, mean.low, mean.high, len(first))
     if not differences.any():  # no pair differs: as many samples as these leave this much doubt
         width = share_bounds(0, len(first), "exact")[1]
-        return Estimate(0.0, -width, width)
-    return interval
+        found = Difference(0.0, -width, width, len(first))
+    if not (np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all()):
+        return found
+    return replace(found, p_value=mcnemar(int((differences < 0).sum()), int((differences > 0).sum())))
+
+
+def mcnemar(worse: int, better: int) -> float:
+    """Return the two-sided p-value of McNemar's exact test: how probable so uneven a split of the pairs that differ, or
+    a more uneven one, would be if either direction were as probable as the other."""
+    n, tail, term = worse + better, 0, 1
+    for k in range(min(worse, better) + 1):  # whole numbers: binomial coefficients of thousands of pairs are no floats
+        tail += term
+        term = term * (n - k) // (k + 1)
+    return min(1.0, 2 * tail / (1 << n))
 
 
 def ratio_of_means(first: Sequence[np.ndarray], second: Sequence[np.ndarray], seed: int = 0) -> Estimate:
@@ -124,6 +139,19 @@ def between(low: float | None, high: float | None, form: str) -> str:
 def with_interval(value: str, low: float | None, high: float | None, form: str) -> str:
     """Return a formatted value with its interval in brackets, or the reason why it has none."""
     return f"{value} ({between(low, high, form) or NO_INTERVAL})"
+
+
+def in_points(difference: Difference) -> str:
+    """Format a difference of shares for people: "-2.6 points (-4.1 to -1.2), 1,024 questions"."""
+    value, *ends = (_points(share) for share in (difference.value, difference.low, difference.high))
+    n = given(difference.n_questions)
+    counted = "" if n is None else f", {n:,} question{'' if n == 1 else 's'}"
+    return f"{value} points ({NO_INTERVAL if None in ends else ' to '.join(map(str, ends))}){counted}"
+
+
+def _points(share: float | None) -> str | None:
+    """A difference in percentage points; what rounds to zero has no minus."""
+    return None if share is None else f"{round(100 * share, 1) + 0.0:+.1f}"
 
 
 def format_ratio(ratio: Ratio | None) -> str:

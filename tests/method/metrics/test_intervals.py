@@ -1,6 +1,9 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from luq_gguf.core.measurements import Difference
 from luq_gguf.core.speeds import Ratio
 from luq_gguf.method.metrics.intervals import (
     LEAST,
@@ -8,6 +11,8 @@ from luq_gguf.method.metrics.intervals import (
     between,
     bootstrap,
     format_ratio,
+    in_points,
+    mcnemar,
     mean_over_positions,
     paired_difference,
     paired_ratio,
@@ -62,6 +67,71 @@ def test_pairs_that_always_differ_by_the_same_are_certain():
     assert (found.value, found.low, found.high) == pytest.approx((-0.5, -0.5, -0.5))
     with pytest.raises(ValueError, match="same samples"):
         paired_difference(noisy, noisy[:3])
+
+
+def shares(both, first, second, neither):
+    """Right and wrong answers of two files: so many questions that both, only one or none of them answers."""
+    pairs = [(1, 1)] * both + [(1, 0)] * first + [(0, 1)] * second + [(0, 0)] * neither
+    return tuple(np.array(side, float) for side in zip(*pairs, strict=True))
+
+
+def test_a_paired_difference_of_shares_is_that_of_the_questions_that_differ():
+    found = paired_difference(*shares(700, 60, 33, 231))
+    n, moved = 1024, (33 - 60) / 1024
+    half = 1.96 * np.sqrt(((60 + 33) / n - moved**2) / n)  # Wald's interval of a paired difference
+    assert found.value == pytest.approx(moved)
+    assert (found.low, found.high) == pytest.approx((moved - half, moved + half), abs=2e-3)
+    assert found.n_questions == n
+    assert found.p_value == pytest.approx(mcnemar(60, 33))
+    separate = [accuracy(side) for side in shares(700, 60, 33, 231)]
+    assert separate[1].high > separate[0].low, "their own intervals overlap"
+    assert found.high < 0
+
+
+@pytest.mark.parametrize(
+    ("worse", "better", "p_value"), [(0, 0, 1.0), (5, 0, 2 / 32), (3, 1, 10 / 16), (2, 2, 1.0), (10, 2, 158 / 4096)]
+)
+def test_mcnemars_exact_p_value_is_both_tails_of_the_binomial(worse, better, p_value):
+    assert mcnemar(worse, better) == mcnemar(better, worse) == pytest.approx(p_value)
+
+
+def test_of_thousands_of_pairs_it_is_still_a_number():
+    assert mcnemar(3000, 3000) == 1
+    assert mcnemar(4000, 2000) < 1e-100
+    assert mcnemar(3080, 2920) == pytest.approx(0.040, abs=5e-4)  # scipy.stats.binomtest(2920, 6000)
+
+
+def test_soft_scores_have_no_p_value():
+    found = paired_difference(np.full(20, 0.3), np.arange(20) / 20)
+    assert found.to_json().keys() == {"value", "low", "high", "n_questions"}
+
+
+score_lists = st.lists(st.tuples(st.sampled_from([0, 0.3, 0.6, 1]), st.sampled_from([0, 0.3, 0.6, 1])), min_size=1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(score_lists)
+def test_the_other_way_round_is_the_same_with_the_other_sign(pairs):
+    first, second = np.array(pairs).T
+    there, back = paired_difference(first, second), paired_difference(second, first)
+    assert back.value == pytest.approx(-there.value)
+    assert there.value == pytest.approx(second.mean() - first.mean())
+    assert (there.p_value, there.n_questions) == (back.p_value, back.n_questions)
+    if there.low is None:
+        assert (back.low, len(pairs) < LEAST) == (None, True)
+    else:
+        assert (back.low, back.high) == pytest.approx((-there.high, -there.low))
+        assert there.low <= there.value <= there.high
+
+
+def test_a_difference_is_told_in_points():
+    told = in_points(Difference(-0.0262, -0.0412, -0.0118, 1024))
+    assert told == "-2.6 points (-4.1 to -1.2), 1,024 questions"
+    assert in_points(Difference(-0.0, -0.0001, 0.25, 9)) == "+0.0 points (+0.0 to +25.0), 9 questions"
+    assert in_points(Difference(1.0, None, None, 1)) == (
+        "+100.0 points (no interval: fewer than 8 samples), 1 question"
+    )
+    assert in_points(Difference(0.01, 0.0, 0.02)) == "+1.0 points (+0.0 to +2.0)", "of older files"
 
 
 def test_no_mistake_in_so_many_is_not_certainty():
