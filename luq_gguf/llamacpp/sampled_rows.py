@@ -60,7 +60,8 @@ def read(folder: Path, name: str) -> SampledRows:
     """Return the rows of one matrix; `changes`, which are most of it, stay in their file."""
     with np.load(folder / f"{name}.npz", allow_pickle=False) as file:
         content = {key: file[key] for key in file.files}
-    content["changes"] = np.load(_changes_file(folder, name), mmap_mode="c")  # torch takes writable arrays
+    changes = _changes_file(folder, name)
+    content["changes"] = np.load(changes, mmap_mode="c", allow_pickle=False)  # torch takes writable arrays
     return SampledRows(tuple(map(str, content.pop("types"))), int(content.pop("n_rows")), **content)
 
 
