@@ -50,7 +50,7 @@ X86_OFF = tuple(f"-DGGML_{name}=OFF" for name in ("NATIVE", "SSE42", "AVX", "AVX
 def _recipe() -> str:
     """What decides a build besides the CPU: the pin, and how its targets are compiled."""
     digest = hashlib.sha256()
-    for name in ("llama.cpp.cmake", "amx_tile_config.h"):
+    for name in ("llama.cpp.cmake", "amx_tile_config.h", "amx_batches.cpp"):
         digest.update((HERE / name).read_bytes())
     keys = ("version", "sha256", "cmake_args", "tools", "converter")
     return hashlib.sha256((json.dumps([PIN[key] for key in keys]) + digest.hexdigest()).encode()).hexdigest()

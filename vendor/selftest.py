@@ -3,10 +3,10 @@
 
     python vendor/selftest.py LIBRARIES [TOOLS]      a table of what was tried; exit code 1 where something failed
 
-In child processes, since what fails may crash: for every tensor type that files are planned with, a matrix product
-through each buffer type that the CPU backend offers for it (plain, repacked, AMX), with 1 and with 64 columns and
-several threads, against the product of the dequantized weights. Then, where tools are given, a tiny file through
-llama-quantize and llama-bench. Standard library only.
+In child processes, since what fails may crash: for every tensor type that files are planned with, matrix products
+through each buffer type that the CPU backend offers for it (plain, repacked, AMX), with 1 and with 64 columns, with
+columns in two batches, and of two matrices at once, with several threads, against the product of the dequantized
+weights. Then, where tools are given, a tiny file through llama-quantize and llama-bench. Standard library only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import tempfile
 from array import array
 from collections.abc import Iterator
 from ctypes import POINTER, c_bool, c_char_p, c_int, c_int64, c_size_t, c_void_p
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from operator import mul
 from pathlib import Path
 
@@ -34,7 +34,8 @@ TYPES = {
     "IQ4_XS": 23, "IQ1_M": 29, "BF16": 30, "TQ1_0": 34, "TQ2_0": 35,
 }  # fmt: skip
 N_IN, N_OUT = 512, 64  # AMX takes rows in pairs of tiles of 16; blocks have up to 256 weights
-COLUMNS = (1, 64)
+# Products: columns, how many batches they come in, and how many matrices the rows are divided into.
+SHAPES = ((1, 1, 1), (64, 1, 1), (64, 2, 1), (64, 2, 2))
 COMPARED = (0, 1, 7, 8, 31, 32, 62, 63)  # of 64 columns: first, last, and where tiles meet
 THREADS = 2  # also those that did not initialize a CPU feature must be able to use it
 TOLERANCE = 0.03  # of the product's norm: activations are rounded to 8 bits, which costs about 0.005
@@ -49,6 +50,8 @@ class Result:
     type: str
     buffer: str
     columns: int
+    batches: int = 1
+    matrices: int = 1
     failure: str = ""
     error: float | None = None
 
@@ -59,7 +62,9 @@ class Result:
     def __str__(self) -> str:
         if self.buffer == "file":
             return f"a tiny {self.type} file {self.failure or 'ran'}"
-        where = f"{self.type} in buffer {self.buffer} with {self.columns} column{'s' * (self.columns > 1)}"
+        of = f" of {self.matrices} matrices" if self.matrices > 1 else ""
+        where = f"{self.type}{of} in buffer {self.buffer} with {self.columns} column{'s' * (self.columns > 1)}"
+        where += f" in {self.batches} batches" if self.batches > 1 else ""
         return f"{where} {self.failure or 'computes'}"
 
 
@@ -90,7 +95,7 @@ def run(libraries: Path, tools: Path | None = None, temporary: Path | None = Non
         how = ended(child.returncode)
         if last is None:  # it did not come to the first product
             told = " ".join(err.split()[-40:])
-            return [*results, Result("ggml", "CPU", 0, f"cannot be loaded: it {how} {told}".strip())]
+            return [*results, Result("ggml", "CPU", 0, failure=f"cannot be loaded: it {how} {told}".strip())]
         number, *what = last
         results.append(Result(*what, failure=how))
         begin = number
@@ -134,7 +139,8 @@ _SIGNATURES = {
     "ggml_cpu_init": (None, []),
     "ggml_init": (c_void_p, [_Params]),
     "ggml_free": (None, [c_void_p]),
-    "ggml_new_tensor_2d": (c_void_p, [c_void_p, c_int, c_int64, c_int64]),
+    "ggml_new_tensor_3d": (c_void_p, [c_void_p, c_int, c_int64, c_int64, c_int64]),
+    "ggml_permute": (c_void_p, [c_void_p, c_void_p, c_int, c_int, c_int, c_int]),
     "ggml_mul_mat": (c_void_p, [c_void_p, c_void_p, c_void_p]),
     "ggml_new_graph": (c_void_p, [c_void_p]),
     "ggml_build_forward_expand": (None, [c_void_p, c_void_p]),
@@ -189,28 +195,27 @@ def _products(folder: Path, begin: int) -> None:
     """Say each product before it is begun, and its result."""
     ggml = _Ggml(folder)
     random.seed(0)
-    inputs = array("f", (random.gauss(0, 1) for _ in range(max(COLUMNS) * N_IN)))
+    inputs = array("f", (random.gauss(0, 1) for _ in range(max(columns for columns, *_ in SHAPES) * N_IN)))
     weights = array("f", (random.gauss(0, 0.05) for _ in range(N_OUT * N_IN)))
     ones = array("f", [1.0] * N_IN)
     number = 0
     for kind, code in TYPES.items():
         quantized, wanted = None, array("f")
         for name, buffer in ggml.buffers():
-            for columns in COLUMNS:
+            for shape in SHAPES:
                 number += 1
                 if number <= begin:
                     continue
                 if quantized is None:
                     quantized = _quantize(ggml, code, weights, ones)
                     wanted = _reference(ggml, code, quantized, inputs)
-                _say({"begin": [number, kind, name, columns]})
-                product = _Product(ggml, code, buffer, columns)
+                _say({"begin": [number, kind, name, *shape]})
+                product = _Product(ggml, code, buffer, *shape)
                 if product.offered:
-                    error = _error(product.compute(quantized, inputs), wanted)
+                    error = _error(product.compute(quantized, inputs), wanted, *shape)
                     wrong = "" if error < TOLERANCE else f"computes something else (off by {error:.2g} of its norm)"
-                    _say(
-                        {"result": {"type": kind, "buffer": name, "columns": columns, "failure": wrong, "error": error}}
-                    )
+                    result = Result(kind, name, *shape, failure=wrong, error=error)
+                    _say({"result": asdict(result)})
                 product.free()
 
 
@@ -257,27 +262,41 @@ def _reference(ggml: _Ggml, code: int, blocks: ctypes.Array[ctypes.c_char], inpu
     return array("f", (sum(map(mul, row, column)) for column in columns for row in rows))
 
 
-def _error(found: array[float], wanted: array[float]) -> float:
+def _error(found: array[float], wanted: array[float], columns: int, batches: int, matrices: int) -> float:
     """The norm of the difference over the norm; infinite where a value is not finite."""
-    n_columns = len(found) // N_OUT
-    compared = (found[c * N_OUT : (c + 1) * N_OUT] for c in COMPARED if c < n_columns)
-    found = array("f", (value for column in compared for value in column))
-    wanted = wanted[: len(found)]
-    off = sum((a - b) ** 2 for a, b in zip(found, wanted, strict=True)) / sum(b * b for b in wanted)
+    rows = N_OUT // matrices
+    difference = norm = 0.0
+    for k, column in enumerate(COMPARED):
+        if column < columns:
+            batch, place = divmod(column, columns // batches)
+            if matrices > 1:
+                place, batch = divmod(column, batches)
+            ours = found[(batch * (columns // batches) + place) * rows :][:rows]
+            theirs = wanted[k * N_OUT + (batch * rows if matrices > 1 else 0) :][:rows]
+            difference += sum((a - b) ** 2 for a, b in zip(ours, theirs, strict=True))
+            norm += sum(b * b for b in theirs)
+    off = difference / norm
     return off**0.5 if off == off else float("inf")
 
 
 class _Product:
-    """A matrix in a buffer type, and its product with so many columns; `offered` is whether the backend has it."""
+    """A matrix in a buffer type, and its product with so many columns; `offered` is whether the backend has it.
 
-    def __init__(self, ggml: _Ggml, code: int, buffer: int, columns: int) -> None:
-        self._ggml, self._columns = ggml, columns
+    Of several matrices, each has a batch of the columns, which take turns in memory as those of attention heads do.
+    """
+
+    def __init__(self, ggml: _Ggml, code: int, buffer: int, columns: int, batches: int, matrices: int) -> None:
+        self._ggml, self._columns, self._rows = ggml, columns, N_OUT // matrices
         self._backend = ggml.ggml_backend_cpu_init()
         ggml.ggml_backend_cpu_set_n_threads(self._backend, THREADS)
         held, rest = self._contexts = [ggml.ggml_init(_Params(1 << 20, None, True)) for _ in range(2)]
-        self._weights = ggml.ggml_new_tensor_2d(held, code, N_IN, N_OUT)
-        self._inputs = ggml.ggml_new_tensor_2d(rest, 0, N_IN, columns)
-        self._result = ggml.ggml_mul_mat(rest, self._weights, self._inputs)
+        self._weights = ggml.ggml_new_tensor_3d(held, code, N_IN, N_OUT // matrices, matrices)
+        if matrices == 1:
+            self._inputs = in_order = ggml.ggml_new_tensor_3d(rest, 0, N_IN, columns // batches, batches)
+        else:
+            self._inputs = ggml.ggml_new_tensor_3d(rest, 0, N_IN, batches, columns // batches)
+            in_order = ggml.ggml_permute(rest, self._inputs, 0, 2, 1, 3)
+        self._result = ggml.ggml_mul_mat(rest, self._weights, in_order)
         self._graph = ggml.ggml_new_graph(rest)
         ggml.ggml_build_forward_expand(self._graph, self._result)
         self._buffers = [
@@ -287,7 +306,7 @@ class _Product:
         self.offered = bool(ggml.ggml_backend_dev_supports_op(ggml.device, self._result))
 
     def compute(self, blocks: ctypes.Array[ctypes.c_char], inputs: array[float]) -> array[float]:
-        ggml, out = self._ggml, array("f", bytes(4 * N_OUT * self._columns))
+        ggml, out = self._ggml, array("f", bytes(4 * self._rows * self._columns))
         ggml.ggml_backend_tensor_set(self._weights, ctypes.addressof(blocks), 0, len(blocks))
         ggml.ggml_backend_tensor_set(self._inputs, _address(inputs), 0, 4 * N_IN * self._columns)
         if ggml.ggml_backend_graph_compute(self._backend, self._graph):
@@ -364,7 +383,7 @@ def run_tools(tools: Path, temporary: Path | None = None) -> Iterator[Result]:
                 except OSError as error:
                     how = f"cannot be run: {error.strerror}"
                 if how:
-                    yield Result(kind, "file", 0, f"in {Path(command[0]).name}: {how.strip()}")
+                    yield Result(kind, "file", 0, failure=f"in {Path(command[0]).name}: {how.strip()}")
                     break
             else:
                 yield Result(kind, "file", 0)

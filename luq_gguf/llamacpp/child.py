@@ -47,7 +47,8 @@ def start(
 ) -> Popen[str]:
     """Start a child in text mode, for `end`. It has its own session, so that Ctrl-C reaches only us and we end it.
 
-    Python programs take paths and print as UTF-8, whatever the locale.
+    Python programs take paths and print as UTF-8, whatever the locale. ggml calls no debugger when it aborts, whose
+    words would come after its own.
     """
     return Popen(
         [str(part) for part in command],
@@ -55,7 +56,7 @@ def start(
         stdout=stdout,
         stderr=stderr,
         cwd=cwd,
-        env={**environment, "PYTHONUTF8": "1"},
+        env={**environment, "PYTHONUTF8": "1", "GGML_NO_BACKTRACE": "1"},
         encoding="utf-8",
         errors="replace",
         start_new_session=True,

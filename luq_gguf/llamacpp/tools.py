@@ -134,11 +134,13 @@ def build_facts() -> dict[str, object]:
 
 @dataclass(frozen=True)
 class SelfTest:
-    """What was computed: results by type, buffer and number of columns, and sentences about those that failed."""
+    """What was computed: how much and in which buffers, and sentences about what failed. `failures` are of products
+    that every model needs; `in_batches` of those that only some models ask for (see vendor/amx_batches.cpp)."""
 
     n_results: int
     buffers: tuple[str, ...]
     failures: tuple[str, ...]
+    in_batches: tuple[str, ...] = ()
 
 
 def self_test(llama: LlamaCpp) -> SelfTest:
@@ -155,7 +157,9 @@ def self_test(llama: LlamaCpp) -> SelfTest:
             "Free some space there, or set TMPDIR to another folder.",
         ) from None
     buffers = dict.fromkeys(result.buffer for result in results if result.buffer != "file")
-    return SelfTest(len(results), tuple(buffers), tuple(str(result) for result in results if not result.ok))
+    wrong = [result for result in results if not result.ok]
+    failures, in_batches = (tuple(str(r) for r in wrong if (r.batches > 1) is several) for several in (False, True))
+    return SelfTest(len(results), tuple(buffers), failures, in_batches)
 
 
 def _hint() -> str:

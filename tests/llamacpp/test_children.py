@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from commands import in_child
 
-from luq_gguf.core.errors import ConversionError, ToolsError
+from luq_gguf.core.errors import ConversionError, RunnerError, ToolsError
 from luq_gguf.diagnostics import doctor
 from luq_gguf.llamacpp import child, quantize, tools
 from luq_gguf.llamacpp.tools import LlamaCpp
@@ -158,6 +158,24 @@ def test_a_users_own_build_is_tested_when_first_met(llama, cannot_start, tmp_pat
     assert tools.find().tools == own / "bin"
     assert len(list((tmp_path / "cache" / "luq-gguf" / "selftests").iterdir())) == 1
     assert tools.find().libraries == own / "lib"
+
+
+def test_a_users_own_build_may_fail_what_only_some_models_need(llama, monkeypatch):
+    """As ggml's AMX code does with batches; such a build is right for the others."""
+    wrong = tools.vendor("selftest").Result("F16", "AMX", 64, 2, failure="crashed (segmentation fault)")
+    monkeypatch.setattr(tools.vendor("selftest"), "run", lambda *_: [wrong])
+    test = tools.self_test(llama)
+    assert test.failures == ()
+    assert test.in_batches == ("F16 in buffer AMX with 64 columns in 2 batches crashed (segmentation fault)",)
+
+
+def test_an_assertion_is_told_in_ggmls_own_words(llama, tmp_path):
+    """No debugger's lines follow, though one may be installed."""
+    program = "from llama_cpp._ggml import libggml; libggml.ggml_abort(b'here.c', 7, b'so it ends')"
+    command = [tools.python(), "-c", program]
+    failure = child.Failure(RunnerError, "It", "")
+    with pytest.raises(RunnerError, match=r"^It crashed \(aborted\):\nhere.c:7: so it ends$"):
+        child.run(command, failure, environment=tools.bindings_environment())
 
 
 def test_a_self_test_that_cannot_write_its_file_blames_no_build(llama, tmp_path, monkeypatch):

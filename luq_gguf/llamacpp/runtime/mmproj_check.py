@@ -32,8 +32,7 @@ def check(header: Path, tensors: Mapping[str, tuple[str, tuple[int, ...]]], name
     try:
         metadata = header_only.write(path, header, tensors).metadata
         command: list[str | Path] = [tools.python(), _PROGRAM, tools.pinned_libraries(), path]
-        environment = {"GGML_NO_BACKTRACE": "1"}  # which would be a debugger's
-        child.run(command, child.Failure(CheckpointError, "it"), on_line=lines.append, environment=environment)
+        child.run(command, child.Failure(CheckpointError, "it"), on_line=lines.append)
     except CheckpointError as error:
         output = "\n".join(lines)
         if missing := _MISSING.search(output):
